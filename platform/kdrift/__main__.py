@@ -1,0 +1,7 @@
+"""`python -m kdrift` is the `kdrift` command."""
+
+import sys
+
+from kdrift.cli import main
+
+sys.exit(main())

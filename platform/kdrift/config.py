@@ -1,0 +1,120 @@
+"""Strict loading of YAML and plain mappings into frozen dataclasses.
+
+Every configuration of kdrift is a dataclass that stands beside what it configures. An unknown key is an error that
+suggests the nearest known one; values are checked against the annotations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration") -> T:
+    """Build the dataclass `cls` from a nested mapping.
+
+    Raises
+    ------
+    ValueError
+        For an unknown key (the nearest known key is suggested) or a value of the wrong type or range.
+    """
+    _check_keys(cls, values, where, "")
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(root)"
+        raise ValueError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from None
+
+
+def load_config(cls: type[T], path: str | Path | None, overrides: Iterable[str] = ()) -> T:
+    """Read one complete YAML file (or none: all defaults), apply dotted `key=value` overrides, and parse it."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
+        values = loaded or {}
+    for override in overrides:
+        key, value = parse_override(override)
+        _set_dotted(values, key, value)
+    return parse(cls, values, str(path or "configuration"))
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `key=value`; the value is read as YAML, so `lr=1e-3`, `flip=true` and `betas=[0.9,0.99]` are typed."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"expected key=value, got {text!r}")
+    parsed = yaml.safe_load(value)
+    if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    return key.strip(), parsed
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a dataclass as nested plain mappings, lists and scalars (what YAML and JSON can hold)."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys, as MLflow parameters want them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ', did you mean X?' for the nearest known name, else the list of what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: {prefix.rstrip('.') or '(root)'}: expected a mapping, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {prefix + str(key)!r}{suggest(str(key), known)}")
+        for inner in (hints[key], *typing.get_args(hints[key])):
+            if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+                _check_keys(inner, value, where, f"{prefix}{key}.")
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"cannot set {key}: {parent} is not a section")
+    values[last] = value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

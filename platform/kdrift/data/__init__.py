@@ -1,0 +1,1 @@
+"""Data: file formats, the zarr store, conversion, simulation, the phantom and training datasets."""

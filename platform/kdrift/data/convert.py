@@ -1,0 +1,254 @@
+"""Conversion of scans to a store on Ray: one task, and so one writer, a volume; resumable and idempotent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdrift.data.convert_sources import Source, assign_names, find_all, fingerprint, is_same
+from kdrift.data.formats import open_volume
+from kdrift.data.store import Store, open_store
+from kdrift.data.store_write import Derive, remove_leftovers, write_volume
+from kdrift.data.volume import Volume, centre_crop
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did; `failed` maps a source to the reason."""
+
+    converted: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: dict[str, str]
+    num_bytes: int
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        """One line: counts, bytes and rate."""
+        rate = self.num_bytes / 1e6 / max(self.seconds, 1e-9)
+        return (
+            f"{len(self.converted)} converted, {len(self.skipped)} unchanged, {len(self.failed)} failed;"
+            f" {self.num_bytes / 1e6:.1f} MB in {self.seconds:.1f} s ({rate:.0f} MB/s)"
+        )
+
+
+def convert(
+    sources: Sequence[str],
+    store: str,
+    *,
+    smaps: bool = False,
+    target: bool = False,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    address: str | None = None,
+) -> ConversionReport:
+    """Convert scans (files, folders, globs, URLs) to volumes of a store.
+
+    A source that is in the store already, unchanged and with the arrays asked for, is skipped. `smaps` adds
+    ESPIRiT maps of each slice, `target` the root-sum-of-squares image where fully sampled k-space comes
+    without a reference. A bad file does not stop the others. `workers` bounds the tasks at a time (default:
+    the CPUs of the cluster). Ray is started here, privately, unless it runs already or `address` names a
+    cluster; then all nodes must see the paths.
+
+    Raises
+    ------
+    ValueError
+        If a source names nothing, the store is of another schema, or another conversion is writing to it.
+    """
+    started = time.perf_counter()
+    requested = [name for name, wanted in (("smaps", smaps), ("target", target)) if wanted]
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
+    found = find_all(sources)
+    opened = open_store(store, "a")
+    with _only_writer(opened):
+        stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
+        names = assign_names(found, stored)
+        remove_leftovers(opened)
+        work, skipped = [], []
+        for source in found:
+            name = names[source.path]
+            previous = stored.get(name)
+            unchanged = previous is not None and set(requested) <= set(previous.get("requested", []))
+            if unchanged and not overwrite and previous is not None and is_same(previous, source.path):
+                skipped.append(name)
+            else:
+                work.append((source, name))
+        converted, failed, num_bytes = (
+            _run(opened, work, requested, workers, address, progress) if work else ([], {}, 0)
+        )
+    return ConversionReport(
+        tuple(converted), tuple(sorted(skipped)), failed, num_bytes, time.perf_counter() - started
+    )
+
+
+def convert_one(store: Store, path: str, name: str, requested: Sequence[str] = ()) -> int:
+    """Convert one source to the volume `name` in this process and return the bytes written."""
+    with open_volume(path) as volume:
+        source = {**fingerprint(path, with_hash=True), "requested": list(requested)}
+        return write_volume(store, name, volume, source=source, derive=_derived(volume, requested))
+
+
+def rss_target(kspace: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Root sum of squares over coils of fully sampled k-space (slice, coil, row, col), float32 (slice, rows,
+    cols)."""
+    import torch
+
+    from kdrift.fourier import ifft2c
+
+    images = ifft2c(torch.from_numpy(kspace)).abs().square().sum(1).sqrt().numpy()
+    return np.ascontiguousarray(centre_crop(images, rows, cols))
+
+
+def _derived(volume: Volume, requested: Sequence[str]) -> dict[str, Derive]:
+    """Return what to compute of each block of k-space; an undersampled scan has no target."""
+    info = volume.info
+    derive: dict[str, Derive] = {}
+    if info.kind != "kspace":
+        return derive
+    mask = volume.mask()
+    if "target" in requested and mask is None:
+        derive["target"] = lambda kspace: rss_target(kspace, info.recon_rows, info.recon_cols)
+    if "smaps" in requested:
+        derive["smaps"] = _estimate_smaps
+    return derive
+
+
+def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:
+    import torch
+
+    from kdrift.coils import espirit_maps
+
+    return espirit_maps(torch.from_numpy(kspace)).numpy()
+
+
+def _run(
+    store: Store,
+    work: list[tuple[Source, str]],
+    requested: list[str],
+    workers: int | None,
+    address: str | None,
+    progress: bool,
+) -> tuple[list[str], dict[str, str], int]:
+    """Run one Ray task a volume, at most `workers` at a time; return names converted, failures and bytes."""
+    import ray
+
+    converted: list[str] = []
+    failed: dict[str, str] = {}
+    num_bytes = 0
+    with _ray_session(workers, address), _progress_bar(len(work), progress) as advance:
+        task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
+        limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting = list(reversed(work))
+        running: dict[Any, tuple[Source, str]] = {}
+        while waiting or running:
+            while waiting and len(running) < limit:
+                source, name = waiting.pop()
+                running[task.remote(store, source.path, name, requested)] = (source, name)
+            done, _ = ray.wait(list(running), num_returns=1)
+            source, name = running.pop(done[0])
+            try:
+                written, reason = ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                written, reason = 0, f"worker failed: {str(error).strip().splitlines()[0]}"
+            if reason:
+                failed[source.path] = reason
+            else:
+                converted.append(name)
+                num_bytes += written
+            advance(written)
+    return sorted(converted), dict(sorted(failed.items())), num_bytes
+
+
+def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) -> tuple[int, str]:
+    """Ray task: return bytes written and, if it failed, the reason."""
+    try:
+        return convert_one(store, path, name, requested), ""
+    except Exception as error:  # one bad file must not stop the others; its reason is reported
+        text = " ".join(str(error).split()) or type(error).__name__
+        return 0, text.removeprefix(f"{path}: ")
+
+
+@contextlib.contextmanager
+def _ray_session(workers: int | None, address: str | None) -> Iterator[None]:
+    """Use the Ray that runs, or connect to `address` / RAY_ADDRESS, or start a private one for the block."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address:
+        ray.init(address=address, namespace="kdrift", log_to_driver=False)
+    else:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to anything else that runs
+        cpus = min(workers or os.cpu_count() or 1, os.cpu_count() or 1)
+        ray.init(
+            num_cpus=max(1, cpus),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace="kdrift",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _only_writer(store: Store) -> Iterator[None]:
+    """Hold a lock on a local store; the kernel releases it when its owner dies. Object stores have none."""
+    if not store.is_local:
+        yield
+        return
+    import fcntl
+
+    handle = os.open(store.location, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another conversion is writing to {store.location}; wait for it to end"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _progress_bar(num_volumes: int, show: bool) -> Iterator[Any]:
+    """Yield `advance(bytes)`, which moves a bar of volumes with MB/s and the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("convert"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("volumes {task.fields[rate]}"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), disable=not show) as bar:
+        started, total = time.perf_counter(), 0
+        task = bar.add_task("convert", total=num_volumes, rate="")
+
+        def advance(num_bytes: int) -> None:
+            nonlocal total
+            total += num_bytes
+            rate = f"{total / 1e6 / (time.perf_counter() - started):.0f} MB/s"
+            bar.update(task, advance=1, rate=rate)
+
+        yield advance

@@ -1,0 +1,269 @@
+"""Training images for a prior: crops of magnitude slices, scaled to about 1, cached in memory.
+
+Item `index` counts images over the whole training without bound and is a pure function of (seed, index):
+slice, crop and augmentation. So any number of workers, any batch split and any resume see the same images.
+zarr is imported where it is first used, in the process that reads.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from kdrift.data.augment import augment, crop_centre, crop_random, shrink
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images a prior is trained on and how they are varied."""
+
+    stores: list[str] = field(default_factory=list)
+    """Stores (paths or URLs) or compact array files (.npy (slice, row, col); .npz of such arrays)."""
+    include: list[str] = field(default_factory=lambda: ["*"])
+    """Glob patterns of volume names to use; a name is used if any matches."""
+    exclude: list[str] = field(default_factory=list)
+    """Glob patterns of volume names to leave out, in either split."""
+    validation: list[str] = field(default_factory=list)
+    """Glob patterns of volume names held out for validation. Split by patient, never by slice."""
+    drop_first: int = 0
+    """Slices left out at the start of every volume (Score-MRI: 5)."""
+    drop_last: int = 0
+    """Slices left out at the end of every volume (Score-MRI: 5)."""
+    crop: int = 128
+    """Rows and columns of a training image; a smaller slice is padded with zeros."""
+    normalise: Literal["volume", "slice"] = "volume"
+    """What the scale is taken from: the whole volume or each slice."""
+    quantile: float = 0.99
+    """Scale = this quantile of the magnitudes, which becomes 1; reconstruction must scale alike."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of a random shrinking of each crop, e.g. [0.6, 1.0]: scanners interpolate magnitude images,
+    shrunken ones have the sharpness of raw data."""
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Range of a random factor on each training image, log-uniform, e.g. [0.7, 1.3]."""
+    flip: bool = True
+    """Flip at random along either axis."""
+    rot90: bool = True
+    """Turn at random by a multiple of 90 degrees."""
+    augment_phase: Literal["none", "sign", "smooth"] = "none"
+    """none: magnitudes. sign: times -1 at random. smooth: real part of image * exp(i phi), phi a uniform
+    constant plus a random smooth field. A magnitude never goes negative, real and imaginary parts do: a prior
+    that scores them separately should have seen both signs."""
+    phase_rad: float = 1.5
+    """Standard deviation of the smooth part of phi at the knots of its field, in radians."""
+    min_foreground: float = 0.1
+    """Least fraction of pixels above 0.05 in a random crop; the best of 8 tries is taken if none has it."""
+    cache_mib: int = 4096
+    """Images are held in memory as float16 if they need no more than this, else read slice by slice."""
+
+    def __post_init__(self) -> None:
+        if self.crop < 1:
+            raise ValueError(f"crop is {self.crop}, expected at least 1")
+        if not 0 < self.quantile <= 1:
+            raise ValueError(f"quantile is {self.quantile}, expected a number in (0, 1]")
+        if not 0 < self.zoom[0] <= self.zoom[1] <= 1:
+            raise ValueError(f"zoom is {list(self.zoom)}, expected 0 < low <= high <= 1")
+        low, high = self.scale_jitter
+        if not 0 < low <= high:
+            raise ValueError(f"scale_jitter is [{low}, {high}], expected 0 < low <= high")
+        if self.drop_first < 0 or self.drop_last < 0:
+            raise ValueError(
+                f"drop_first {self.drop_first} and drop_last {self.drop_last} must not be negative"
+            )
+        if not 0 <= self.min_foreground < 1:
+            raise ValueError(f"min_foreground is {self.min_foreground}, expected a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class VolumeEntry:
+    """One volume in the data: `start:stop` are the slices used of its (slice, row, col)."""
+
+    location: str
+    name: str
+    start: int
+    stop: int
+    rows: int
+    cols: int
+
+
+class TrainingImages:
+    """Images of one split. Pickles without its cache, so it may be sent to workers."""
+
+    def __init__(self, config: DataConfig, split: Split = "train", seed: int = 0) -> None:
+        self.config, self.split, self.seed = config, split, seed
+        self.volumes = tuple(find_volumes(config, split))
+        if not self.volumes:
+            raise ValueError(_nothing_found(config, split))
+        counts = [entry.stop - entry.start for entry in self.volumes]
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        num_bytes = sum(
+            2 * n * entry.rows * entry.cols for n, entry in zip(counts, self.volumes, strict=True)
+        )
+        self._in_memory = num_bytes <= config.cache_mib * 2**20
+        self._cache: dict[int, np.ndarray] = {}
+        self._scales: dict[int, np.ndarray] = {}
+        self._readers: dict[int, Any] = {}
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    @property
+    def num_slices(self) -> int:
+        """Number of slices, which is the length of an epoch."""
+        return int(self._first[-1])
+
+    def __len__(self) -> int:
+        return self.num_slices
+
+    def item(self, index: int) -> np.ndarray:
+        """Return training image `index` (any count >= 0) as float32 (crop, crop)."""
+        if index < 0:
+            raise ValueError(f"image index is {index}, expected at least 0")
+        epoch, position = divmod(index, self.num_slices)
+        image = self.slice(int(self._permutation(epoch)[position]))
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, 1, index))))
+        size = round(self.config.crop / rng.uniform(*self.config.zoom))
+        size = min(size, max(self.config.crop, *image.shape))  # a small image is padded to the crop
+        crop = crop_random(image, size, self.config.min_foreground, rng)
+        return augment(shrink(crop, self.config.crop), self.config, rng)
+
+    def batch(self, indices: Iterable[int]) -> torch.Tensor:
+        """Return training images as float32 (batch, 1, crop, crop)."""
+        return torch.from_numpy(np.stack([self.item(int(index)) for index in indices])[:, None])
+
+    def validation_batch(self, num_images: int, start: int = 0) -> torch.Tensor:
+        """Return centre crops without augmentation, float32 (batch, 1, crop, crop), spread evenly over the
+        slices.
+
+        With `num_images` as large as the split every slice comes once; more than that is an error.
+        """
+        if not 0 < num_images <= self.num_slices:
+            raise ValueError(f"num_images is {num_images}, the split has {self.num_slices} slices")
+        picks = (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices
+        return torch.from_numpy(
+            np.stack([crop_centre(self.slice(int(i)), self.config.crop) for i in picks])[:, None]
+        )
+
+    def slice(self, number: int) -> np.ndarray:
+        """Return slice `number` of the split, scaled, float32 (row, col), uncropped."""
+        which = int(np.searchsorted(self._first, number, side="right")) - 1
+        local = int(number - self._first[which])
+        if self._in_memory:
+            return self._volume(which)[local].astype(np.float32)
+        entry = self.volumes[which]
+        image = self._read(which, entry.start + local, entry.start + local + 1)[0]
+        scale = (
+            _scale(image, self.config.quantile) if self.config.normalise == "slice" else self._scale_of(which)
+        )
+        return image / scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}, "_readers": {}}
+
+    def _volume(self, which: int) -> np.ndarray:
+        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image
+        noise."""
+        if which not in self._cache:
+            entry = self.volumes[which]
+            images = self._read(which, entry.start, entry.stop)
+            if self.config.normalise == "slice":
+                scales = np.array([_scale(image, self.config.quantile) for image in images], dtype=np.float32)
+                images = images / scales[:, None, None]
+            else:
+                images = images / _scale(images, self.config.quantile)
+            self._cache[which] = images.astype(np.float16)
+        return self._cache[which]
+
+    def _scale_of(self, which: int) -> np.ndarray:
+        if which not in self._scales:
+            entry = self.volumes[which]
+            self._scales[which] = _scale(self._read(which, entry.start, entry.stop), self.config.quantile)
+        return self._scales[which]
+
+    def _read(self, which: int, start: int, stop: int) -> np.ndarray:
+        if which not in self._readers:
+            self._readers[which] = _open(self.volumes[which])
+        return np.asarray(self._readers[which](start, stop), dtype=np.float32)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, 0, epoch))))
+            self._order = (epoch, rng.permutation(self.num_slices))
+        return self._order[1]
+
+
+def find_volumes(config: DataConfig, split: Split) -> list[VolumeEntry]:
+    """List the volumes of a split over all stores and array files, in order of store and name."""
+    if not config.stores:
+        raise ValueError("data.stores is empty: name at least one store or array file")
+    entries: list[VolumeEntry] = []
+    for location in config.stores:
+        for name, (slices, rows, cols) in _shapes(location).items():
+            held_out = _matches(name, config.validation)
+            wanted = _matches(name, config.include) and not _matches(name, config.exclude)
+            stop = slices - config.drop_last
+            if wanted and held_out == (split == "validation") and stop > config.drop_first:
+                entries.append(VolumeEntry(location, name, config.drop_first, stop, rows, cols))
+    return entries
+
+
+def _shapes(location: str) -> dict[str, tuple[int, int, int]]:
+    """Return the shapes of all image series at a location by name."""
+    if location.endswith((".npy", ".npz")):
+        arrays = _open_arrays(location)
+        for name, array in arrays.items():
+            if array.ndim != 3 or array.dtype.kind not in "fiu":
+                have = f"{name} has shape {array.shape} of {array.dtype}"
+                raise ValueError(f"{location}: {have}, expected real (slice, row, col)")
+        return {name: array.shape for name, array in arrays.items()}
+    from kdrift.data.store import iterate_volumes, open_store
+
+    shapes = {}
+    for volume in iterate_volumes(open_store(location)):
+        info = volume.info
+        if info.kind == "image" or info.has_reference:
+            shapes[info.name] = (info.num_slices, info.recon_rows, info.recon_cols)
+    return shapes
+
+
+def _open(entry: VolumeEntry) -> Any:
+    """Return a function (start, stop) -> images of one volume."""
+    if entry.location.endswith((".npy", ".npz")):
+        array = _open_arrays(entry.location)[entry.name]
+        return lambda start, stop: array[start:stop]
+    from kdrift.data.store import open_store
+
+    return open_store(entry.location).read_volume(entry.name).read_image
+
+
+def _open_arrays(location: str) -> dict[str, np.ndarray]:
+    if location.endswith(".npy"):
+        return {Path(location).stem: np.load(location, mmap_mode="r", allow_pickle=False)}
+    with np.load(location, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _scale(images: np.ndarray, quantile: float) -> np.ndarray:
+    """Return the quantile of the magnitudes, or 1 for an empty image, which stays empty."""
+    value = np.quantile(images, quantile)
+    return np.asarray(
+        value if value > 0 else max(float(images.max(initial=0.0)), 0.0) or 1.0, dtype=np.float32
+    )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _nothing_found(config: DataConfig, split: Split) -> str:
+    names = [name for location in config.stores for name in _shapes(location)]
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "no image volumes"
+    return (
+        f"no volume for the {split} split: include {config.include}, exclude {config.exclude}, validation"
+        f" {config.validation}, drop {config.drop_first} + {config.drop_last} slices; there is {listed}"
+    )

@@ -1,0 +1,194 @@
+"""File formats: `open_volume` finds the reader of a file by its content, then by its suffix.
+
+A new format is one file with an `open_*(path, name) -> Volume` function and one line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from kdrift.data.formats.bart import open_bart
+from kdrift.data.formats.dicom import list_series, open_dicom
+from kdrift.data.formats.fastmri import open_fastmri
+from kdrift.data.formats.hdf5 import keys, open_file
+from kdrift.data.formats.ismrmrd import open_ismrmrd
+from kdrift.data.formats.nifti import open_nifti
+from kdrift.data.formats.numpy import open_numpy
+from kdrift.data.volume import BadVolume, Volume, VolumeInfo, naming
+
+__all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "open_volume", "volume_name"]
+
+
+def open_hdf5(path: str, name: str, stream: IO[bytes] | None = None) -> Volume:
+    """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
+    resources = contextlib.ExitStack()
+    with resources:
+        file = open_file(path, resources, stream)
+        with naming(path, "not a readable HDF5 file (truncated or damaged)"):
+            groups = [key for key in keys(path, file) if f"{key}/xml" in file]
+            if groups and "kspace" not in file:
+                volume = open_ismrmrd(path, name, file, groups[0], resources, stream)
+            else:
+                volume = open_fastmri(path, name, file, resources, stream)
+        volume.resources = resources.pop_all()
+    return volume
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of `FORMATS`."""
+
+    suffixes: tuple[str, ...]
+    is_content: Callable[[bytes], bool]
+    """Whether the first 1024 bytes of a file belong to this format."""
+    open: Callable[[str, str], Volume]
+    """Open a local path under a volume name."""
+
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+FORMATS: dict[str, Format] = {
+    "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
+    "numpy": Format(
+        (".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy
+    ),
+    "nifti": Format((".nii.gz", ".nii"), lambda head: b"n+" in (head[344:346], head[4:6]), open_nifti),
+    "dicom": Format((".dcm", ".ima"), lambda head: head[128:132] == b"DICM", open_dicom),
+    "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
+}
+"""Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
+
+
+def open_volume(path_or_url: str | os.PathLike[str]) -> Volume:
+    """Open a scan of any known format; nothing but its header is read.
+
+    Parameters
+    ----------
+    path_or_url
+        A file, a BART pair by either name or without suffix, a folder with one DICOM series,
+        `folder#SeriesUID`, or any of them as an fsspec URL (`s3://bucket/scan.h5`). HDF5 is read in place;
+        the others are copied to a temporary folder first, which `Volume.close` removes.
+
+    Raises
+    ------
+    BadVolume
+        When it does not exist, is of no known format, or its header is wrong.
+    """
+    path = os.fspath(path_or_url)
+    if "://" in path:
+        return _open_url(path)
+    return _open_local(path, path)
+
+
+def volume_name(path_or_url: str) -> str:
+    """Return the last part of a path or URL without a known suffix."""
+    base = path_or_url.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
+    for suffix in (suffix for row in FORMATS.values() for suffix in row.suffixes):
+        if base.lower().endswith(suffix) and len(base) > len(suffix):
+            return base[: -len(suffix)]
+    return base
+
+
+def find_sources(path: str | os.PathLike[str]) -> list[str]:
+    """Return what `open_volume` opens under a local path: a file itself, else all volumes in the folder tree.
+
+    A DICOM series is one volume, a BART pair one, every other file with a known suffix one.
+    """
+    path = os.fspath(path)
+    if "://" in path or not os.path.isdir(path):
+        return [path]
+    found: list[str] = []
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
+        dicom = [name for name in names if _suffix_format(name) == "dicom"]
+        if dicom:
+            with contextlib.suppress(
+                BadVolume
+            ):  # then the folder itself is listed, and opening it names the file
+                series = list_series(folder)
+                found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
+                dicom = []
+            found += [folder] if dicom else []
+        for name in sorted(names):
+            kind = _suffix_format(name)
+            paired = name.lower().endswith(".hdr") and f"{name[:-4]}.cfl" in names
+            if kind not in (None, "dicom") and not paired:
+                found.append(os.path.join(folder, name))
+    return found
+
+
+def _open_local(path: str, shown: str) -> Volume:
+    series_uid: str | None = None
+    if not os.path.exists(path) and "#" in path:
+        path, series_uid = path.rsplit("#", 1)
+    name = volume_name(shown)
+    if os.path.isdir(path):
+        return open_dicom(path, name, series_uid)
+    if not os.path.exists(path):
+        if os.path.exists(f"{path}.cfl") or os.path.exists(f"{path}.hdr"):
+            return open_bart(path, name)
+        raise BadVolume(shown, "no such file")
+    with naming(shown, "cannot be opened"), open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise BadVolume(shown, "file is empty")
+    by_suffix = _suffix_format(path)
+    if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
+        return FORMATS[by_suffix].open(
+            path, name
+        )  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
+    for row in FORMATS.values():
+        if row.is_content(head):
+            return row.open(path, name)
+    expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
+    raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
+
+
+def _open_url(url: str) -> Volume:
+    import fsspec
+
+    resources = contextlib.ExitStack()
+    with resources:
+        with _as_url(url), naming(url, "cannot be reached"):
+            filesystem, remote = fsspec.core.url_to_fs(url)
+            if _suffix_format(url) == "hdf5":
+                stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
+                volume = open_hdf5(url, volume_name(url), stream)
+            else:
+                folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
+                volume = _open_local(_download(filesystem, remote, folder), url)
+        volume.path = url
+        volume.resources.push(resources.pop_all())
+    return volume
+
+
+@contextlib.contextmanager
+def _as_url(url: str) -> Iterator[None]:
+    """Name the URL, not its temporary copy, in errors."""
+    try:
+        yield
+    except BadVolume as error:
+        raise BadVolume(url, error.reason) from None
+
+
+def _download(filesystem: Any, remote: str, folder: str) -> str:
+    """Copy a remote file, BART pair or DICOM folder into `folder` and return its local path."""
+    remote, _, series_uid = remote.partition("#")
+    if filesystem.isdir(remote):
+        filesystem.get(remote.rstrip("/") + "/", folder + "/", recursive=True)
+        return f"{folder}#{series_uid}" if series_uid else folder
+    stem, suffix = os.path.splitext(remote)
+    remotes = [remote] if suffix not in (".cfl", ".hdr") else [f"{stem}.cfl", f"{stem}.hdr"]
+    for source in remotes:
+        filesystem.get_file(source, os.path.join(folder, os.path.basename(source)))
+    return os.path.join(folder, os.path.basename(remote))
+
+
+def _suffix_format(path: str) -> str | None:
+    lower = path.partition("#")[0].lower()
+    return next((name for name, row in FORMATS.items() if lower.endswith(row.suffixes)), None)

@@ -1,0 +1,128 @@
+"""BART .cfl/.hdr pairs: complex64 in column-major order, dimensions named by position."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdrift.data.formats.kspace import (
+    check_partitions,
+    kspace_volume,
+    mask_from_pattern,
+    partitions_to_slices,
+)
+from kdrift.data.volume import BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+
+_DIMENSIONS = (
+    "read", "phase 1", "phase 2", "coil", "maps", "TE", "coeff", "coeff 2", "iteration", "cshift", "time",
+    "time 2", "level", "slice", "average", "batch",
+)  # fmt: skip
+_SLICE, _MAX_HEADER_BYTES = 13, 1 << 20
+
+
+def open_bart(path: str, name: str) -> Volume:
+    """Open a BART pair as k-space; `path` is either file or their common stem.
+
+    BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase
+    encoding (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of
+    3-D k-space, which an inverse FFT makes slices; then every partition has to be sampled alike. Where
+    dimension 0 is 1 and dimensions 1 and 2 are not (an already transformed readout), those two are rows and
+    columns. All other dimensions must be 1. Exact zeros in all coils are unsampled positions.
+
+    Raises
+    ------
+    BadVolume
+        When one of the two files is missing, malformed, truncated, or has other dimensions.
+    """
+    stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
+    for part in (f"{stem}.hdr", f"{stem}.cfl"):
+        if not os.path.isfile(part):
+            raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")
+    dims = _read_dims(path, f"{stem}.hdr")
+    for index, size in enumerate(dims):
+        if size != 1 and index not in (0, 1, 2, 3, _SLICE):
+            raise BadVolume(path, f"BART dimension {index} ({_DIMENSIONS[index]}) is {size}, expected 1")
+    read, phase, partitions, coils, num_slices = (dims[index] for index in (0, 1, 2, 3, _SLICE))
+    if read == 1 and phase > 1 and partitions > 1:
+        read, phase, partitions = phase, partitions, 1
+    check_dims(path, slices=num_slices * partitions, coils=coils, rows=read, columns=phase)
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(f"{stem}.cfl"))
+    with naming(path, "BART data cannot be mapped"):
+        stored = np.memmap(
+            f"{stem}.cfl", np.complex64, "r", shape=(num_slices, coils, partitions, phase, read)
+        )
+        array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
+        if partitions == 1:
+            return kspace_volume(path, name, array[:, 0], "bart")
+        return _volume_3d(path, name, array)
+
+
+def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
+    """Write `(slice, coil, row, col)` as `stem.hdr` and `stem.cfl`: rows in dimension 0, slices in 13.
+
+    The header is renamed into place last, so a killed write leaves no readable pair.
+
+    Raises
+    ------
+    ValueError
+        When the array does not have these four axes.
+    """
+    if kspace.ndim != 4 or 0 in kspace.shape:
+        raise ValueError(f"kspace has shape {kspace.shape}, expected (slice, coil, row, col)")
+    num_slices, coils, rows, cols = kspace.shape
+    dims = [rows, cols, 1, coils, *(1,) * 9, num_slices, 1, 1]
+    temporary = f"{os.fspath(stem)}.{os.getpid()}.tmp"
+    header = "# Dimensions\n" + " ".join(str(size) for size in dims) + "\n"
+    stored = np.ascontiguousarray(kspace.transpose(0, 1, 3, 2), dtype=np.complex64)
+    for suffix, data in ((".cfl", stored.tobytes()), (".hdr", header.encode())):
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.replace(temporary, f"{os.fspath(stem)}{suffix}")
+
+
+def _volume_3d(path: str, name: str, array: npt.NDArray[Any]) -> Volume:
+    slabs, partitions, coils, rows, cols = array.shape
+    sampled = np.zeros((partitions, rows, cols), dtype=bool)
+    for slab in range(slabs):
+        for partition in range(partitions):
+            sampled[partition] |= (array[slab, partition] != 0).any(axis=0)
+    mask = mask_from_pattern(check_partitions(path, sampled))
+
+    @functools.lru_cache(maxsize=1)  # neighbouring slices come from the same transform
+    def slab_slices(slab: int) -> npt.NDArray[Any]:
+        return partitions_to_slices(np.asarray(array[slab]), axis=0)
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        return np.stack([slab_slices(i // partitions)[i % partitions] for i in range(start, stop)])
+
+    info = VolumeInfo(
+        name, "kspace", slabs * partitions, coils, rows, cols, rows, cols,
+        has_mask=mask is not None, attrs={"source_format": "bart", "encoded_slices": partitions},
+    )  # fmt: skip
+    return Volume(path, info, load_kspace=load, load_mask=(lambda: mask) if mask is not None else None)
+
+
+def _read_dims(path: str, header: str) -> list[int]:
+    with naming(path, "BART header cannot be read"):
+        if os.path.getsize(header) > _MAX_HEADER_BYTES:
+            raise BadVolume(path, "BART header is over 1 MiB, expected a few lines of text")
+        with open(header, encoding="ascii", errors="replace") as file:
+            lines = [line.strip() for line in file]
+    for title, values in itertools.pairwise(lines):
+        if title == "# Dimensions":
+            words = values.split()
+            if not 0 < len(words) <= len(_DIMENSIONS) or not all(w.isascii() and w.isdigit() for w in words):
+                raise BadVolume(
+                    path, f"BART dimensions are {values[:80]!r}, expected 1 to 16 positive integers"
+                )
+            if any(len(word) > 12 for word in words):
+                raise BadVolume(path, f"BART dimensions are {values[:80]!r}: impossibly large")
+            dims = [int(word) for word in words]
+            return dims + [1] * (len(_DIMENSIONS) - len(dims))
+    raise BadVolume(path, "not a BART header: there is no '# Dimensions' line")

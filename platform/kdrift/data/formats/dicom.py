@@ -1,0 +1,173 @@
+"""DICOM magnitude series: a folder with one series, or a single (possibly multi-frame) file, as images."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+
+_TAGS = [
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient",
+    "ImageOrientationPatient", "InstanceNumber", "SeriesInstanceUID", "SeriesDescription", "PatientID",
+    "MagneticFieldStrength", "PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    header: Any
+    position: tuple[float, float, str]
+    """Place along the slice normal, instance number, file name: the order of slices."""
+
+
+def is_dicom(path: str) -> bool:
+    """Return whether a file carries the DICOM preamble."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def list_series(folder: str) -> dict[str, list[str]]:
+    """Return the DICOM files directly in `folder`, by SeriesInstanceUID.
+
+    Raises
+    ------
+    BadVolume
+        When a file with the suffix of DICOM is none, or a header cannot be read.
+    """
+    series: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_file():
+            continue
+        if is_dicom(entry.path):
+            uid = str(_read(entry.path, headers_only=True).get("SeriesInstanceUID", ""))
+            series.setdefault(uid, []).append(entry.path)
+        elif entry.name.lower().endswith((".dcm", ".ima")):
+            raise BadVolume(entry.path, "not a DICOM file: the DICM preamble is missing")
+    return series
+
+
+def open_dicom(path: str, name: str, series_uid: str | None = None) -> Volume:
+    """Open a DICOM series as images `(slice, row, col)`, sorted along the slice normal and rescaled.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder that directly holds the files of the series (other files in it are ignored).
+    series_uid
+        Which series, where the folder holds several.
+
+    Raises
+    ------
+    BadVolume
+        When there is no DICOM file, several series and none chosen, slices of different size, colour
+        images, or more declared than stored.
+    """
+    if os.path.isdir(path):
+        series = list_series(path)
+        if not series:
+            raise BadVolume(path, "folder holds no DICOM files")
+        if series_uid is None and len(series) > 1:
+            raise BadVolume(
+                path, f"folder holds {len(series)} series: choose one as {path}#{next(iter(series))}"
+            )
+        if (chosen := series_uid or next(iter(series))) not in series:
+            raise BadVolume(path, f"folder holds no series {chosen}, it holds {', '.join(series)}")
+        paths = series[chosen]
+    else:
+        paths = [path]
+    with naming(path, "not a readable DICOM series"):
+        files = sorted((_describe(file) for file in paths), key=lambda file: file.position)
+        return _volume(path, name, files)
+
+
+def _volume(path: str, name: str, files: list[_File]) -> Volume:
+    first = files[0].header
+    rows, cols = int(first.Rows), int(first.Columns)
+    index: list[tuple[str, int]] = []
+    for file in files:
+        header = file.header
+        if (int(header.Rows), int(header.Columns)) != (rows, cols):
+            shape = f"{header.Rows}x{header.Columns}"
+            raise BadVolume(
+                file.path, f"slice is {shape}, but {os.path.basename(files[0].path)} is {rows}x{cols}"
+            )
+        if int(header.get("SamplesPerPixel", 1)) != 1:
+            raise BadVolume(
+                file.path, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)"
+            )
+        frames = int(header.get("NumberOfFrames", 1) or 1)
+        check_dims(file.path, slices=frames, rows=rows, columns=cols)
+        declared = frames * rows * cols * int(header.BitsAllocated) // 8
+        native = not header.file_meta.TransferSyntaxUID.is_compressed
+        check_declared(file.path, declared, os.path.getsize(file.path), compressed=not native)
+        index += [(file.path, frame) for frame in range(frames)]
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        wanted = index[start:stop]
+        pixels = {file: _pixels(file) for file in dict.fromkeys(file for file, _ in wanted)}
+        return np.stack([pixels[file][frame] for file, frame in wanted])
+
+    info = VolumeInfo(name, "image", len(index), 1, rows, cols, rows, cols, attrs=_attrs(first, rows, cols))
+    return Volume(path, info, load_image=load)
+
+
+def _attrs(header: Any, rows: int, cols: int) -> dict[str, Attr]:
+    attrs: dict[str, Attr] = {"source_format": "dicom"}
+    for key, tag in (("acquisition", "SeriesDescription"), ("patient_id", "PatientID")):
+        if header.get(tag):
+            attrs[key] = str(header.get(tag))
+    numbers = (("field_T", "MagneticFieldStrength"), ("echo_time_ms", "EchoTime"))
+    for key, tag in (*numbers, ("repetition_time_ms", "RepetitionTime")):
+        if header.get(tag) is not None:
+            attrs[key] = float(header.get(tag))
+    spacing = header.get("PixelSpacing")
+    if spacing is not None and len(spacing) == 2:
+        depth = float(header.get("SliceThickness") or 0)
+        attrs["fov_mm"] = f"{float(spacing[0]) * rows:g} x {float(spacing[1]) * cols:g} x {depth:g}"
+    return attrs
+
+
+def _describe(path: str) -> _File:
+    header = _read(path, headers_only=True)
+    for tag in ("Rows", "Columns", "BitsAllocated"):
+        if header.get(tag) is None:
+            raise BadVolume(path, f"DICOM tag {tag} is missing: not an image")
+    place, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
+    along = 0.0
+    if place is not None and orientation is not None and len(place) == 3 and len(orientation) == 6:
+        row, col = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
+        along = float(np.dot(np.cross(row, col), np.array(place, dtype=float)))
+    instance = header.get("InstanceNumber")
+    return _File(
+        path, header, (along, float(instance) if instance is not None else 0.0, os.path.basename(path))
+    )
+
+
+def _pixels(path: str) -> npt.NDArray[Any]:
+    """Return the rescaled frames `(frame, row, col)` of one file."""
+    dataset = _read(path, headers_only=False)
+    with naming(path, "pixel data cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels = dataset.pixel_array.astype(np.float32)
+        pixels *= np.float32(dataset.get("RescaleSlope", 1) or 1)
+        pixels += np.float32(dataset.get("RescaleIntercept", 0) or 0)
+    return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def _read(path: str, headers_only: bool) -> Any:
+    try:
+        import pydicom
+    except ImportError:
+        raise ValueError("reading DICOM needs pydicom: pip install 'kdrift[dicom]'") from None
+    with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values that break the standard are common and harmless here
+        if headers_only:
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return pydicom.dcmread(path)

@@ -1,0 +1,206 @@
+"""The fastMRI HDF5 layout: k-space, its reference image and its header, reading and writing.
+
+Layout: Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated MRI" (2018), section 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import IO, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from kdrift.data.formats.hdf5 import attributes, dataset, text
+from kdrift.data.formats.header import Header, read_header, write_header
+from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, centre_crop, check_dims
+
+REFERENCES = ("reconstruction_rss", "reconstruction_esc")
+IMAGES = (*REFERENCES, "reconstruction")
+
+
+def open_fastmri(
+    path: str,
+    name: str,
+    file: h5py.File,
+    resources: contextlib.ExitStack,
+    stream: IO[bytes] | None = None,
+) -> Volume:
+    """Open a file in the fastMRI layout.
+
+    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled)
+    readout; optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data
+    is really undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as
+    images. The image size is that of the reference, else of the header's reconSpace, and never larger than
+    the k-space (some published references are: they are cropped).
+
+    Raises
+    ------
+    BadVolume
+        For missing keys, wrong types or shapes, or a hostile header.
+    """
+    xml = dataset(path, file, "ismrmrd_header")
+    header = read_header(path, text(path, xml, stream)) if xml is not None else Header()
+    attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(path, file)}
+    references = [(key, node) for key in IMAGES if (node := dataset(path, file, key)) is not None]
+    kspace = dataset(path, file, "kspace")
+    if kspace is None:
+        if not references:
+            raise BadVolume(
+                path, f"found keys {', '.join(file)}, expected kspace or one of {', '.join(IMAGES)}"
+            )
+        return _images(path, name, references[0][1], attrs, resources)
+    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
+        expected = "complex (slice, coil, row, col) or (slice, row, col)"
+        raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
+    num_slices, rows, cols = kspace.shape[0], kspace.shape[-2], kspace.shape[-1]
+    coils = kspace.shape[1] if kspace.ndim == 4 else 1
+    check_dims(path, slices=num_slices, coils=coils, rows=rows, columns=cols)
+    recon = (header.recon[0], header.recon[1]) if header.recon is not None else (rows, cols)
+    reference = next((node for key, node in references if key in REFERENCES), None)
+    if reference is not None:
+        _check_images(path, reference)
+        if reference.shape[0] != num_slices:
+            raise BadVolume(path, f"reference has {reference.shape[0]} slices, kspace has {num_slices}")
+        recon = reference.shape[1:]
+    recon_rows, recon_cols = min(recon[0], rows), min(recon[1], cols)
+    mask = dataset(path, file, "mask")
+
+    def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
+        data = kspace[start:stop]
+        return data if data.ndim == 4 else data[:, None]
+
+    def load_image(start: int, stop: int) -> npt.NDArray[Any]:
+        assert reference is not None
+        return centre_crop(reference[start:stop], recon_rows, recon_cols)
+
+    def load_mask() -> npt.NDArray[Any]:
+        assert mask is not None
+        values = mask[()]
+        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise BadVolume(path, f"mask is {values.dtype} or not finite, expected 0 and 1")
+        values = np.squeeze(values) if values.ndim > 2 else values
+        if not values.any():
+            raise BadVolume(path, "mask samples nothing")
+        return values
+
+    info = VolumeInfo(
+        name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
+        has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
+    )  # fmt: skip
+    return Volume(
+        path,
+        info,
+        load_kspace,
+        load_image if reference is not None else None,
+        load_mask if mask is not None else None,
+        resources=resources,
+    )
+
+
+def write_fastmri(
+    path: str | os.PathLike[str],
+    kspace: npt.NDArray[Any],
+    *,
+    reference: npt.NDArray[Any] | None = None,
+    mask: npt.NDArray[Any] | None = None,
+    recon_size: tuple[int, int] | None = None,
+    fov_mm: tuple[float, float, float] = (220.0, 220.0, 5.0),
+    attrs: Mapping[str, Attr] | None = None,
+) -> None:
+    """Write k-space in the fastMRI layout, atomically.
+
+    Parameters
+    ----------
+    kspace
+        `(slice, coil, row, col)`, or `(slice, row, col)` for single-coil; stored as complex64.
+    reference
+        `(slice, recon_row, recon_col)`: `reconstruction_rss` for multi-coil, `reconstruction_esc` for
+        single-coil; gives the attributes `max` and `norm`.
+    mask
+        `(col,)` or `(row, col)` for really undersampled data.
+    recon_size
+        Rows and columns of reconSpace, where there is no reference; default that of the k-space.
+    fov_mm
+        Field of view of the image: readout, phase encoding, slice thickness.
+    attrs
+        Attributes of the file; `field_T`, `receiver_channels` and `patient_id` also go into the header.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit together.
+    """
+    if kspace.ndim not in (3, 4) or not np.iscomplexobj(kspace) or 0 in kspace.shape:
+        raise ValueError(f"kspace is {kspace.dtype} {kspace.shape}, expected complex (slice, coil, row, col)")
+    rows, cols = kspace.shape[-2:]
+    if reference is not None and (reference.ndim != 3 or len(reference) != len(kspace)):
+        raise ValueError(f"reference has shape {reference.shape}, expected ({len(kspace)}, row, col)")
+    if mask is not None and mask.shape not in ((cols,), (rows, cols)):
+        raise ValueError(f"mask has shape {mask.shape}, expected ({cols},) or ({rows}, {cols})")
+    size = (reference.shape[1], reference.shape[2]) if reference is not None else recon_size or (rows, cols)
+    values: dict[str, Attr] = {"acquisition": "unknown", "patient_id": "unknown", **(attrs or {})}
+    if reference is not None:
+        values["max"] = float(reference.max())
+        values["norm"] = float(np.linalg.norm(reference.astype(np.float64)))
+    fields = {"receiver_channels": kspace.shape[1] if kspace.ndim == 4 else 1, **values}
+    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    try:
+        with h5py.File(temporary, "w") as file:
+            file["kspace"] = kspace.astype(np.complex64, copy=False)
+            if reference is not None:
+                key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
+                file[key] = reference.astype(np.float32, copy=False)
+            if mask is not None:
+                file["mask"] = mask.astype(np.uint8)
+            file["ismrmrd_header"] = write_header((rows, cols), size, fov_mm, fields)
+            file.attrs.update(values)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def remove_readout_oversampling(kspace: npt.NDArray[Any], recon_rows: int) -> npt.NDArray[Any]:
+    """Return k-space `(*batch, recon_rows, col)` of the central rows of the image: inverse FFT, crop, FFT.
+
+    Scanners sample the readout twice as densely as needed; the doubled field of view holds only air. The
+    FFTs are centred and orthonormal, the precision stays.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer than `recon_rows` rows.
+    """
+    rows, cols = kspace.shape[-2:]
+    if rows == recon_rows:
+        return kspace
+    shifted = scipy.fft.ifftshift(kspace, axes=-2)
+    image = scipy.fft.fftshift(scipy.fft.ifft(shifted, axis=-2, norm="ortho"), axes=-2)
+    cropped = scipy.fft.ifftshift(centre_crop(image, recon_rows, cols), axes=-2)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.fft(cropped, axis=-2, norm="ortho"), axes=-2))
+
+
+def _images(
+    path: str, name: str, node: h5py.Dataset, attrs: dict[str, Attr], resources: contextlib.ExitStack
+) -> Volume:
+    _check_images(path, node)
+    num_slices, rows, cols = node.shape
+    check_dims(path, slices=num_slices, rows=rows, columns=cols)
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        data = node[start:stop]
+        return np.abs(data) if np.iscomplexobj(data) else data
+
+    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
+    return Volume(path, info, load_image=load, resources=resources)
+
+
+def _check_images(path: str, node: h5py.Dataset) -> None:
+    if node.ndim != 3 or node.dtype.kind not in "iufc":
+        key = str(node.name).lstrip("/")
+        raise BadVolume(path, f"{key} is {node.dtype} {node.shape}, expected numbers (slice, row, col)")

@@ -1,0 +1,118 @@
+"""What readers of plain k-space arrays share: finding the sampling mask, and 3-D k-space as slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from kdrift.data.volume import BadVolume, BoolArray, Volume, VolumeInfo
+
+_MEASURED_ZEROS = 0.02  # integer data holds a few measured exact zeros: fewer than this are no mask
+_SAME_PATTERN = 0.9
+
+
+def sampled_positions(kspace: npt.NDArray[Any]) -> BoolArray:
+    """Return where `(slice, coil, row, col)` is not exactly zero in every coil, `(slice, row, col)`."""
+    return np.asarray((kspace != 0).any(axis=-3))
+
+
+def mask_from_pattern(sampled: BoolArray) -> BoolArray | None:
+    """Return the mask of a pattern `(row, col)`: `(col,)` where all rows agree, None where it is full.
+
+    A few scattered zeros are measured values, not missing samples, unless a whole row or column of them is.
+    """
+    whole_lines = sampled.any(axis=0).all() and sampled.any(axis=1).all()
+    if whole_lines and 1 - sampled.mean() < _MEASURED_ZEROS:
+        return None
+    return np.asarray(sampled[0] if (sampled == sampled[0]).all() else sampled)
+
+
+def is_undersampled(volume_slices: Iterable[npt.NDArray[Any]]) -> bool:
+    """Return whether some slices `(coil, row, col)` together leave positions unsampled."""
+    union = np.logical_or.reduce([sampled_positions(kspace) for kspace in volume_slices])
+    return bool(union.any()) and mask_from_pattern(union) is not None
+
+
+def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]]) -> BoolArray:
+    """Return the mask common to all slices, reading one slice `(coil, row, col)` at a time.
+
+    Raises
+    ------
+    BadVolume
+        When slices are sampled at different positions: one volume has one mask.
+    """
+    union = sampled_positions(read(0))
+    counts = [int(union.sum())]
+    for index in range(1, num_slices):
+        sampled = sampled_positions(read(index))
+        counts.append(int(sampled.sum()))
+        union |= sampled
+    for index, count in enumerate(counts):
+        if 0 < count < _SAME_PATTERN * union.sum():
+            raise BadVolume(
+                path, f"slice {index} is sampled at other positions than the rest, expected one mask"
+            )
+    mask = mask_from_pattern(union)
+    return mask if mask is not None else np.ones(union.shape[-1], dtype=bool)
+
+
+def kspace_volume(
+    path: str,
+    name: str,
+    slices: npt.NDArray[Any],
+    source_format: str,
+) -> Volume:
+    """Return a volume over a (mapped) array `(slice, coil, row, col)`; exact zeros give its mask."""
+    num_slices, coils, rows, cols = slices.shape
+    probes = sorted({0, num_slices // 2, num_slices - 1})
+    has_mask = is_undersampled(slices[index] for index in probes)
+    info = VolumeInfo(
+        name, "kspace", num_slices, coils, rows, cols, rows, cols,
+        has_mask=has_mask, attrs={"source_format": source_format},
+    )  # fmt: skip
+    return Volume(
+        path,
+        info,
+        load_kspace=lambda start, stop: slices[start:stop],
+        load_mask=(lambda: find_mask(path, num_slices, lambda index: slices[index])) if has_mask else None,
+    )
+
+
+def partitions_to_slices(kspace: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """Return 3-D k-space as slices: the centred orthonormal inverse FFT along the phase encoding `axis`."""
+    shifted = scipy.fft.ifftshift(kspace, axes=axis)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.ifft(shifted, axis=axis, norm="ortho"), axes=axis))
+
+
+def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
+    """Return the pattern `(row, col)` that all slices share, from that of `(partition, row, col)`.
+
+    Slices are independent only when every partition is sampled alike. Partitions missing at the ends
+    (partial Fourier) and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is
+    zero-filling.
+
+    Raises
+    ------
+    BadVolume
+        When partitions in between are missing or sampled differently.
+    """
+    acquired = np.flatnonzero(sampled.any(axis=(1, 2)))
+    if len(acquired) == 0:
+        raise BadVolume(path, "no sampled position")
+    union = np.asarray(sampled.any(axis=0))
+    inside = sampled[acquired[0] : acquired[-1] + 1]
+    num_partitions, _, cols = sampled.shape
+    z = (np.arange(acquired[0], acquired[-1] + 1) - num_partitions // 2) / (num_partitions / 2)
+    y = (np.arange(cols) - cols // 2) / (cols / 2)
+    ellipse = (z[:, None, None] ** 2 + y**2) < 0.98
+    if ((union & ~inside) & ellipse).any():
+        raise BadVolume(
+            path,
+            "3-D k-space is undersampled along its second phase encoding: expected every partition sampled"
+            " alike, or the slices cannot be separated",
+        )
+    return union

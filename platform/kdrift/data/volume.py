@@ -1,0 +1,208 @@
+"""The volume model: what every file format reader returns.
+
+A volume is one scan: either k-space `(slice, coil, row, col)` or magnitude images `(slice, row, col)`. Rows
+are the readout direction, columns the phase-encoding direction. Data is read by slices; opening reads
+headers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Attr = str | int | float | bool
+ComplexArray = npt.NDArray[np.complex64]
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+Loader = Callable[[int, int], npt.NDArray[Any]]
+
+MAX_SLICE_BYTES = 4 << 30  # no MR slice is larger; a header that claims more is hostile or broken
+
+
+class BadVolume(ValueError):
+    """A file that cannot be read as a volume: names the file and the reason."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that the error survives pickling (Ray)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """What is known of a volume from its header."""
+
+    name: str
+    """File or folder name without its suffix."""
+    kind: Literal["kspace", "image"]
+    num_slices: int
+    num_coils: int
+    """1 for images and single-coil k-space."""
+    rows: int
+    cols: int
+    recon_rows: int
+    """Rows after readout oversampling is removed (fastMRI reconSpace), never more than `rows`."""
+    recon_cols: int
+    """Columns after the centre crop, never more than `cols`."""
+    has_mask: bool = False
+    """Whether the k-space is really (prospectively) undersampled and its mask is known."""
+    has_reference: bool = False
+    """Whether k-space comes with a stored reference image."""
+    attrs: dict[str, Attr] = field(default_factory=dict)
+    """acquisition, patient_id, field_T, fov_mm "rows x cols x slice", padding_left, padding_right, max, norm,
+    simulated, source_format, citation, ... where the file says so."""
+
+
+@dataclass
+class Volume:
+    """An open volume. Use as a context manager; arrays come out checked for shape and finite values."""
+
+    path: str
+    info: VolumeInfo
+    load_kspace: Loader | None = None
+    load_image: Loader | None = None
+    load_mask: Callable[[], npt.NDArray[Any] | None] | None = None
+    load_noise_cov: Callable[[], npt.NDArray[Any] | None] | None = None
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Open files and temporary copies, released by `close`."""
+
+    def read_kspace(self, start: int, stop: int) -> ComplexArray:
+        """Return k-space of slices `start:stop`, complex64 `(slice, coil, row, col)`.
+
+        Raises
+        ------
+        BadVolume
+            When the data cannot be read or holds NaN or infinite values (the slice is named).
+        ValueError
+            When the volume has no k-space or the range lies outside of it.
+        """
+        if self.load_kspace is None:
+            raise ValueError(f"{self.path} holds images, not k-space: simulate k-space from it first")
+        shape = (stop - start, self.info.num_coils, self.info.rows, self.info.cols)
+        return self._read(self.load_kspace, start, stop, shape, np.dtype(np.complex64))
+
+    def read_image(self, start: int, stop: int) -> FloatArray:
+        """Return magnitude images of slices `start:stop`, float32 `(slice, recon_row, recon_col)`.
+
+        For k-space this is the stored reference (fastMRI `reconstruction_rss` or `reconstruction_esc`).
+        Errors as in `read_kspace`.
+        """
+        if self.load_image is None:
+            raise ValueError(f"{self.path} holds no reference image")
+        shape = (stop - start, self.info.recon_rows, self.info.recon_cols)
+        return self._read(self.load_image, start, stop, shape, np.dtype(np.float32))
+
+    def mask(self) -> BoolArray | None:
+        """Return the sampling mask, `(col,)` or `(row, col)`, or None for fully sampled data and images."""
+        if self.load_mask is None:
+            return None
+        with naming(self.path, "mask cannot be read"):
+            mask = self.load_mask()
+        if mask is None:
+            return None
+        rows, cols = self.info.rows, self.info.cols
+        if mask.shape not in ((cols,), (rows, cols)):
+            raise BadVolume(self.path, f"mask has shape {mask.shape}, expected ({cols},) or ({rows}, {cols})")
+        return np.asarray(mask != 0)
+
+    def noise_cov(self) -> npt.NDArray[np.complex128] | None:
+        """Return the noise covariance `(coil, coil)` measured in the same scan, or None."""
+        if self.load_noise_cov is None:
+            return None
+        with naming(self.path, "noise scan cannot be read"), _quiet():
+            return self.load_noise_cov()
+
+    def close(self) -> None:
+        """Close the files and remove temporary copies."""
+        self.resources.close()
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(
+        self, load: Loader, start: int, stop: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
+        if not 0 <= start < stop <= self.info.num_slices:
+            raise ValueError(f"{self.path} has {self.info.num_slices} slices, asked for {start}:{stop}")
+        with naming(self.path, f"slices {start}:{stop} cannot be read"), _quiet():
+            loaded = load(start, stop)
+            if loaded.shape != shape:
+                raise BadVolume(
+                    self.path, f"slices {start}:{stop} have shape {loaded.shape}, expected {shape}"
+                )
+            data = np.ascontiguousarray(loaded, dtype=dtype)
+        finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
+        if not finite.all():
+            first = start + int(np.argmin(finite))
+            raise BadVolume(self.path, f"slice {first} holds NaN or infinite values")
+        return data
+
+
+def _quiet() -> np.errstate:
+    """Silence what NaN and overflowing values cause: they are found by the check of the result."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+@contextlib.contextmanager
+def naming(path: str, what: str) -> Iterator[None]:
+    """Turn whatever a parser of foreign bytes raises inside the block into a `BadVolume`."""
+    try:
+        yield
+    except BadVolume:
+        raise
+    except Exception as error:  # parsers of hostile bytes raise nearly anything
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise BadVolume(path, f"{what}: {text[:300]}") from error
+
+
+def check_dims(path: str, **dims: int) -> None:
+    """Raise `BadVolume` unless all dimensions are positive and one slice has a possible size."""
+    for name, value in dims.items():
+        if value < 1:
+            raise BadVolume(path, f"number of {name} is {value}, expected at least 1")
+    per_slice = 8
+    for name, value in dims.items():
+        per_slice *= value if name != "slices" else 1
+    if per_slice > MAX_SLICE_BYTES:
+        shape = " x ".join(f"{value} {name}" for name, value in dims.items())
+        raise BadVolume(path, f"header claims {shape}: one slice is over {MAX_SLICE_BYTES >> 30} GiB")
+
+
+def check_declared(path: str, declared: int, stored: int, compressed: bool = False) -> None:
+    """Raise `BadVolume` when a header declares more bytes than the file can hold.
+
+    Deflate cannot expand by more than a factor of 1032, so neither can an honest compressed file.
+    """
+    if declared > stored * (1032 if compressed else 1):
+        raise BadVolume(
+            path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?"
+        )
+
+
+def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:
+    """Return the centre `(*batch, rows, cols)` of `array`; index n//2 stays the centre, as in centred FFTs.
+
+    Raises
+    ------
+    ValueError
+        When `array` is smaller than the crop.
+    """
+    have_rows, have_cols = array.shape[-2:]
+    if not (0 < rows <= have_rows and 0 < cols <= have_cols):
+        raise ValueError(f"cannot crop {rows}x{cols} from {have_rows}x{have_cols}")
+    top, left = have_rows // 2 - rows // 2, have_cols // 2 - cols // 2
+    return array[..., top : top + rows, left : left + cols]

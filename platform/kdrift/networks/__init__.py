@@ -1,0 +1,36 @@
+"""Score networks: plain PyTorch modules called as `network(x, sigma)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from kdrift.networks.edm import EDMDenoiser
+from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
+
+__all__ = ["EDMDenoiser", "NCSNpp", "NCSNppConfig", "NetworkConfig", "build_network"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A network and what it returns."""
+
+    ncsnpp: NCSNppConfig = field(default_factory=NCSNppConfig)
+    """Architecture."""
+    preconditioning: str = "none"
+    """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image."""
+    sigma_data: float = 0.3
+    """Standard deviation of the training images, used by `edm`."""
+
+    def __post_init__(self) -> None:
+        if self.preconditioning not in ("none", "edm"):
+            raise ValueError(f"preconditioning is 'none' or 'edm', got {self.preconditioning!r}")
+        if self.preconditioning == "edm" and (self.ncsnpp.scale_by_sigma or not self.ncsnpp.centered):
+            raise ValueError("edm preconditioning needs ncsnpp.scale_by_sigma: false and ncsnpp.centered: true")
+
+
+def build_network(config: NetworkConfig) -> nn.Module:
+    """Build the module of a configuration, with fresh weights."""
+    network = NCSNpp(config.ncsnpp)
+    return EDMDenoiser(network, config.sigma_data) if config.preconditioning == "edm" else network

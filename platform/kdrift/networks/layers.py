@@ -1,0 +1,184 @@
+"""Layers of the NCSN++ network (Song et al. 2021, Appendix H) in plain PyTorch.
+
+Attribute names (`GroupNorm_0`, `Conv_0`, `NIN_0`, ...) and their order are those of the published checkpoints, so that
+state dicts and flat EMA lists load unchanged. All maps are `(batch, channel, row, col)`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdrift.networks.group_norm import GroupNorm
+
+SQRT_HALF = math.sqrt(0.5)
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def group_norm(channels: int) -> GroupNorm:
+    """Group normalisation with four channels a group and at most 32 groups."""
+    return GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
+
+
+def conv3x3(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Conv2d:
+    """3x3 convolution, same size, with variance-scaling (fan-average, uniform) initialisation."""
+    return _initialised(nn.Conv2d(inputs, outputs, 3, padding=1), init_scale)
+
+
+def conv1x1(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Conv2d:
+    """1x1 convolution with the same initialisation as `conv3x3`."""
+    return _initialised(nn.Conv2d(inputs, outputs, 1), init_scale)
+
+
+def dense(inputs: int, outputs: int) -> nn.Linear:
+    """Fully connected layer with variance-scaling initialisation and zero bias."""
+    return _initialised(nn.Linear(inputs, outputs), 1.0)
+
+
+def _initialised(layer: Layer, scale: float) -> Layer:
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def fir_downsample(x: Tensor) -> Tensor:
+    """Halve the size with the FIR kernel (1, 3, 3, 1) in each direction and zero padding of one pixel."""
+    return _fir(x, stride=2, padding=1)
+
+
+def fir_upsample(x: Tensor) -> Tensor:
+    """Double the size with the FIR kernel (1, 3, 3, 1) in each direction.
+
+    The two phases of this filter, (1, 3)/4 and (3, 1)/4, are those of bilinear interpolation at pixel centres; only the
+    border differs, where a ring of zeros gives the zero padding of the published filter.
+    """
+    doubled = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False)
+    return doubled[..., 2:-2, 2:-2]
+
+
+def _fir(x: Tensor, stride: int, padding: int) -> Tensor:
+    taps = torch.tensor((1.0, 3.0, 3.0, 1.0), dtype=x.dtype, device=x.device) / 8
+    channels = x.shape[1]
+    kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
+    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=channels)
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of a scalar; the frequencies are fixed (no gradient), hence not in an EMA list."""
+
+    def __init__(self, size: int, scale: float) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Map `(batch,)` to `(batch, 2 size)`."""
+        angle = value[:, None] * self.W[None, :] * (2 * math.pi)
+        return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
+
+
+class NIN(nn.Module):
+    """A 1x1 convolution stored as a matrix `(input, output)`, as the published attention blocks store it."""
+
+    def __init__(self, inputs: int, outputs: int, init_scale: float = 0.1) -> None:
+        super().__init__()
+        weight = torch.empty(inputs, outputs)
+        nn.init.xavier_uniform_(weight, gain=math.sqrt(init_scale or 1e-10))
+        self.W = nn.Parameter(weight)
+        self.b = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to `(batch, position, channel)`."""
+        return x @ self.W + self.b
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions with a residual connection."""
+
+    def __init__(self, channels: int, init_scale: float, skip_rescale: bool) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(channels)
+        self.NIN_0 = NIN(channels, channels)
+        self.NIN_1 = NIN(channels, channels)
+        self.NIN_2 = NIN(channels, channels)
+        self.NIN_3 = NIN(channels, channels, init_scale)
+        self.scale = SQRT_HALF if skip_rescale else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape `(batch, channel, row, col)`."""
+        tokens = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
+        query, key, value = self.NIN_0(tokens), self.NIN_1(tokens), self.NIN_2(tokens)
+        attended = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        return (x + attended.transpose(1, 2).reshape(x.shape)) * self.scale
+
+
+class ResidualBlock(nn.Module):
+    """BigGAN residual block, optionally changing the size by two, conditioned on the noise embedding.
+
+    Parameters
+    ----------
+    resample : 'none', 'up' or 'down'; with `fir` by the (1, 3, 3, 1) filter, else nearest / mean of 2x2.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        *,
+        resample: str = "none",
+        fir: bool = True,
+        dropout: float = 0.0,
+        init_scale: float = 0.0,
+        skip_rescale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(inputs)
+        self.Conv_0 = conv3x3(inputs, outputs)
+        self.Dense_0 = dense(embedding, outputs)
+        self.GroupNorm_1 = group_norm(outputs)
+        self.Dropout_0 = nn.Dropout(dropout)
+        self.Conv_1 = conv3x3(outputs, outputs, init_scale)
+        self.Conv_2 = conv1x1(inputs, outputs) if inputs != outputs or resample != "none" else None
+        self.resample = resample
+        self.fir = fir
+        self.scale = SQRT_HALF if skip_rescale else 1.0
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map `(batch, inputs, row, col)` to `(batch, outputs, row', col')`; `embedding` is already activated."""
+        h = self._resize(F.silu(self.GroupNorm_0(x)))
+        h = self.Conv_0(h) + self.Dense_0(embedding)[:, :, None, None]
+        h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
+        x = self._resize(x)
+        if self.Conv_2 is not None:
+            x = self.Conv_2(x)
+        return (x + h) * self.scale
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return fir_upsample(x) if self.fir else F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if self.resample == "down":
+            return fir_downsample(x) if self.fir else F.avg_pool2d(x, 2)
+        return x
+
+
+class PyramidDownsample(nn.Module):
+    """Halve the input pyramid and change its channels: FIR (1, 3, 3, 1) then a 3x3 convolution of stride two."""
+
+    def __init__(self, inputs: int, outputs: int, fir: bool = True) -> None:
+        super().__init__()
+        self.fir = fir
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=0 if fir else 1)
+        _initialised(convolution, 1.0)
+        if fir:
+            self.Conv2d_0 = convolution
+        else:
+            self.Conv_0 = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, inputs, row, col)` to `(batch, outputs, row/2, col/2)`."""
+        return self.Conv2d_0(_fir(x, stride=1, padding=2)) if self.fir else self.Conv_0(x)

@@ -1,0 +1,142 @@
+"""A prior is a folder: `model.safetensors`, `config.yaml`, `README.md` (its card) and `SHA256SUMS`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kdrift.config import parse, suggest, to_dict
+from kdrift.networks import NetworkConfig, build_network
+from kdrift.score import MagnitudeScore
+
+SHIPPED = Path(__file__).parent / "priors"
+WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A trained network and what is needed to use it."""
+
+    name: str
+    network: nn.Module
+    """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode."""
+    network_config: NetworkConfig
+    metadata: dict[str, Any]
+    """What training recorded: `sigma_min`, `sigma_max`, `image_scale`, data, versions."""
+    sha256: str
+    """Of the weights file; names the prior in every result."""
+
+    def score(self, *, max_images: int = 8, fast: bool | None = None) -> MagnitudeScore:
+        """Return the score model of complex images (a one-channel prior scores both parts)."""
+        channels = self.network_config.ncsnpp.channels
+        if channels != 1:
+            raise ValueError(f"prior {self.name} has {channels} image channels; a magnitude prior has 1")
+        return MagnitudeScore(
+            self.network,
+            returns_denoised=self.network_config.preconditioning == "edm",
+            size_multiple=self.network_config.ncsnpp.size_multiple,
+            max_images=max_images,
+            fast=fast,
+        )
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Noise levels the prior was trained for, in units of the normalised image."""
+        return float(self.metadata["sigma_min"]), float(self.metadata["sigma_max"])
+
+
+def shipped_priors() -> list[str]:
+    """Names of the priors that come with kdrift."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / WEIGHTS).is_file())
+
+
+def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
+    """Load a shipped prior by name or any bundle by the path of its folder; the checksum is verified.
+
+    Raises
+    ------
+    ValueError
+        When there is no such prior, a file is missing or damaged, or a parameter is missing or left over.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        folder = SHIPPED / str(name_or_path)
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"no prior {str(name_or_path)!r}: neither a shipped name nor a folder with {WEIGHTS}"
+            f"{suggest(str(name_or_path), shipped_priors())}"
+        )
+    sums = read_sums(folder)
+    for file in (WEIGHTS, CONFIG):
+        if sums.get(file) != file_sha256(folder / file):
+            raise ValueError(f"prior {folder}: {file} does not match {SUMS}; copy the folder again")
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    network_config = parse(NetworkConfig, config["network"], f"{folder / CONFIG}: network")
+    network = build_network(network_config)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(f"prior {folder}: weights do not fit {CONFIG}: {first}") from None
+    network = network.to(device).eval().requires_grad_(False)
+    return Prior(folder.resolve().name, network, network_config, dict(config["metadata"]), sums[WEIGHTS])
+
+
+def save_prior(
+    folder: str | Path,
+    network: nn.Module,
+    network_config: NetworkConfig,
+    *,
+    card: str,
+    metadata: Mapping[str, Any],
+) -> Path:
+    """Write a bundle; it appears whole or not at all, and replaces an older one of the same path.
+
+    `metadata` needs `sigma_min` and `sigma_max`, the noise levels the network was trained for.
+    """
+    missing = {"sigma_min", "sigma_max"} - set(metadata)
+    if missing:
+        raise ValueError(f"prior metadata lacks {', '.join(sorted(missing))}")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS)
+        config = {"network": to_dict(network_config), "metadata": dict(metadata)}
+        (temporary / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        (temporary / CARD).write_text(card)
+        lines = [f"{file_sha256(temporary / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
+        (temporary / SUMS).write_text("".join(lines))
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Read `SHA256SUMS` as a mapping from file name to digest."""
+    if not (folder / SUMS).is_file():
+        raise ValueError(f"prior {folder}: {SUMS} is missing; a bundle is written by kdrift train")
+    pairs = (line.split(maxsplit=1) for line in (folder / SUMS).read_text().splitlines() if line.strip())
+    return {name.strip(): digest for digest, name in pairs}
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""Posterior samplers, one table: a new sampler is one file and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from kdrift.samplers.annealed import AnnealedOptions, annealed
+from kdrift.samplers.chains import ChainNoise
+from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.score_mri import (
+    HybridOptions,
+    ScoreMRIOptions,
+    score_mri,
+    score_mri_hybrid,
+    score_mri_real,
+    score_mri_ssos,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler with its presets."""
+
+    sample: Callable[..., Tensor]
+    """Called `(score, sde, measurement, *, rng, options, callback)`; returns samples `(sample, ...)`."""
+    options: type[Any]
+    """Dataclass of its settings."""
+    presets: Mapping[str, Any]
+    """Named settings; `tuned`, else `paper`, is used where none is named."""
+    chains: Literal["image", "coil"]
+    """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS."""
+    summary: str
+
+    def preset(self, name: str | None) -> tuple[str, Any]:
+        """Return the name and the settings of a preset, by default `tuned` if there is one, else `paper`."""
+        name = name or ("tuned" if "tuned" in self.presets else "paper")
+        if name not in self.presets:
+            raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
+        return name, self.presets[name]
+
+
+_HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's
+_RELEASED_HYBRID = HybridOptions(
+    num_steps=500, discretisation="released", sense_interval=50, lambda_steps=2000, coupling="broadcast"
+)
+_RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
+_RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
+
+METHODS: dict[str, Method] = {
+    "annealed": Method(
+        annealed, AnnealedOptions, {"tuned": AnnealedOptions()}, "image",
+        "kdrift's default: annealed posterior sampling that knows the data's noise level, tens of evaluations",
+    ),
+    "score_mri_real": Method(
+        score_mri_real, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        "Score-MRI Algorithm 2: real-valued images",
+    ),
+    "score_mri": Method(
+        score_mri, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        "Score-MRI Algorithm 3: complex images, SENSE operator where there are coils",
+    ),
+    "score_mri_ssos": Method(
+        score_mri_ssos, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED_SSOS}, "coil",
+        "Score-MRI Algorithm 4: every coil image on its own, root sum of squares",
+    ),
+    "score_mri_hybrid": Method(
+        score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coil",
+        "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+    ),
+}  # fmt: skip
+
+__all__ = ["METHODS", "Callback", "ChainNoise", "Measurement", "Method"]

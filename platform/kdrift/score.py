@@ -1,0 +1,123 @@
+"""Score models on complex images, and the adapters that turn a network into one.
+
+A score model is called as `score(x, sigma)`: `x` complex `(*batch, row, col)`, `sigma` the noise level of each real
+component, a float or a tensor that broadcasts over `*batch`. It returns d log p / d Re x + i d log p / d Im x. The
+view of complex images as real channels, the padding a network needs and its precision live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ScoreModel(Protocol):
+    """The score of noisy images; see the module's text for shapes and units."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return the score at `x`, of the shape of `x`."""
+        ...
+
+
+def denoise(score: ScoreModel, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Posterior mean E[x_0 | x_sigma] = x + sigma^2 score(x, sigma) (Tweedie's formula, VE kernel)."""
+    level = _per_image(sigma, x)
+    return x + level**2 * score(x, sigma)
+
+
+class MagnitudeScore:
+    """Score of complex images from a one-channel prior of magnitude images (Score-MRI, Algorithm 3).
+
+    Real and imaginary parts are scored as separate images of one batch. A magnitude is never negative while the parts
+    are, so a prior for this use is best trained with sign or phase augmentation.
+
+    Parameters
+    ----------
+    network : called `(x: float (batch, 1, row, col), sigma: (batch,))`; returns the score, or with
+        `returns_denoised` the denoised image.
+    size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
+    max_images : network images evaluated at a time; bounds memory.
+    fast : bfloat16 autocast and channels_last (used where the hardware has them; see `has_fast_bfloat16`).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        returns_denoised: bool,
+        size_multiple: int = 1,
+        max_images: int = 8,
+        fast: bool | None = None,
+    ) -> None:
+        device = next(network.parameters()).device
+        self.fast = has_fast_bfloat16(device) if fast is None else fast
+        memory_format = torch.channels_last if self.fast else torch.contiguous_format
+        self.network = network.eval().to(memory_format=memory_format)
+        self.device = device
+        self.returns_denoised = returns_denoised
+        self.size_multiple = size_multiple
+        self.max_images = max_images
+        self.num_images = 0
+        """Network images evaluated so far (two for each complex image)."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return the score at `x` `(*batch, row, col)`; a real `x` is one network image, a complex one two."""
+        output = self._evaluate(x, sigma)
+        if not self.returns_denoised:
+            return output
+        return (output - x) / _per_image(sigma, x) ** 2
+
+    def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        rows, cols = x.shape[-2:]
+        images = x.reshape(-1, 1, rows, cols)
+        if x.is_complex():
+            images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, 1, rows, cols)
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[:-2]).reshape(-1)
+        levels = levels.repeat_interleave(2 if x.is_complex() else 1)
+        output = torch.empty_like(images)
+        for start in range(0, len(images), self.max_images):
+            part = slice(start, start + self.max_images)
+            output[part] = self._network_images(images[part], levels[part])
+        self.num_images += len(images)
+        if not x.is_complex():
+            return output.reshape(x.shape)
+        pairs = output.reshape(-1, 2, rows, cols).permute(0, 2, 3, 1).contiguous()
+        return torch.view_as_complex(pairs).reshape(x.shape)
+
+    @torch.no_grad()
+    def _network_images(self, images: Tensor, levels: Tensor) -> Tensor:
+        rows, cols = images.shape[-2:]
+        padded = pad_to_multiple(images, self.size_multiple).to(self.device, torch.float32)
+        if self.fast:
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
+            output = self.network(padded, levels.to(self.device))
+        return output[..., :rows, :cols].to(images.device, images.dtype)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Reflect `(batch, channel, row, col)` at the lower and right border up to multiples of `multiple`."""
+    rows, cols = images.shape[-2:]
+    down, right = -rows % multiple, -cols % multiple
+    if not down and not right:
+        return images
+    mode = "reflect" if down < rows and right < cols else "constant"
+    return F.pad(images, (0, right, 0, down), mode=mode)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 are faster than in float32 on this device (detected, not assumed)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def _per_image(sigma: float | Tensor, x: Tensor) -> Tensor:
+    level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
+    return level.reshape(*level.shape, 1, 1) if level.ndim else level

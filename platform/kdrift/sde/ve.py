@@ -1,0 +1,57 @@
+"""Variance-exploding SDE (Song et al. 2021, Eq. 9; Score-MRI Eqs. 3 and 19)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VESDE:
+    """dx = sqrt(d sigma^2/dt) dw with sigma(t) = sigma_min (sigma_max / sigma_min)^t.
+
+    `sigma` is the standard deviation of each real component; the kernel is x_t = x_0 + sigma(t) z.
+    """
+
+    sigma_min: float = 0.01
+    """Noise level at t = 0, in units of the normalised image."""
+    sigma_max: float = 378.0
+    """Noise level at t = 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"expected 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise level at time t (Score-MRI Eq. 19)."""
+        return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Time at which the noise level is `sigma`; the inverse of `sigma`."""
+        return torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return f(x, t) = 0, of the shape of x."""
+        return torch.zeros_like(x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Return g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
+        return self.sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
+
+    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of p(x_t | x_0); `t` broadcasts against leading dimensions."""
+        return x0, self.sigma(t)
+
+    def prior_sample(self, noise: Tensor) -> Tensor:
+        """Turn unit noise into a sample at t = 1."""
+        return self.sigma_max * noise
+
+    def levels(self, num_steps: int) -> list[float]:
+        """Return sigma_0 < ... < sigma_{N-1}, geometric from sigma_min to sigma_max (the discrete SDE)."""
+        if num_steps < 2:
+            raise ValueError(f"a discretised SDE needs at least 2 steps, got {num_steps}")
+        ratio = math.log(self.sigma_max / self.sigma_min) / (num_steps - 1)
+        return [self.sigma_min * math.exp(i * ratio) for i in range(num_steps)]

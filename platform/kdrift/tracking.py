@@ -1,0 +1,153 @@
+"""MLflow: one run a training, whatever happens to its workers, and the registry of finished priors.
+
+Only `MlflowClient` is used: no global state, so a worker that takes over a run cannot open a second one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "kdrift"
+ALIAS = "champion"
+
+
+def default_uri(out: Path) -> str:
+    """Return the tracking URI of the SQLite file in an output folder."""
+    return f"sqlite:///{out.resolve() / 'mlflow.db'}"
+
+
+def ui_command(uri: str) -> str:
+    """Return the shell command that shows the runs of a tracking URI."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {uri}"
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri {uri}"
+
+
+def client(uri: str) -> MlflowClient:
+    """Return a client for tracking and registry at one URI, without telemetry or database chatter."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path) -> str:
+    """Create a run and return its id; a local database keeps the files of its runs in `artifacts`."""
+    from mlflow.entities import Param
+
+    mlflow = client(uri)
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        experiment_id = experiment.experiment_id
+    elif uri.startswith(("http://", "https://")):
+        experiment_id = mlflow.create_experiment(EXPERIMENT)
+    else:
+        experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.resolve().as_uri())
+    run_id = mlflow.create_run(experiment_id, run_name=name).info.run_id
+    mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
+    return run_id
+
+
+def resume_run(uri: str, run_id: str) -> None:
+    """Mark an earlier run as running again.
+
+    Raises
+    ------
+    ValueError
+        If the tracking store does not know the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow = client(uri)
+        if "stopped" in mlflow.get_run(run_id).data.tags:
+            mlflow.delete_tag(run_id, "stopped")
+        mlflow.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        raise ValueError(f"cannot resume MLflow run {run_id} at {uri}: {error.message}") from None
+
+
+def log_metrics(uri: str, run_id: str, values: Mapping[str, float], step: int) -> None:
+    """Log values at a step, which is the number of images seen; replaying a step is harmless."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
+    client(uri).log_batch(run_id, metrics=metrics)
+
+
+def log_file(uri: str, run_id: str, path: Path, folder: str | None = None) -> None:
+    """Copy a file to the run's artifacts."""
+    client(uri).log_artifact(run_id, str(path), folder)
+
+
+def finish_run(uri: str, run_id: str, status: str, reason: str = "") -> None:
+    """End a run as FINISHED, FAILED or KILLED; the reason becomes its tag `stopped`."""
+    mlflow = client(uri)
+    if reason:
+        mlflow.set_tag(run_id, "stopped", reason[:5000])
+    mlflow.set_terminated(run_id, status=status)
+
+
+def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
+    """Register a bundle folder as a new version of `name`, alias `champion`, and return the version.
+
+    A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow, tags = client(uri), {"sha256": bundle_sha256(bundle)}
+    mlflow.log_artifacts(run_id, str(bundle), "prior")
+    try:
+        mlflow.get_registered_model(name)
+    except MlflowException:
+        mlflow.create_registered_model(name, description="kdrift prior")
+    source = f"{mlflow.get_run(run_id).info.artifact_uri}/prior"
+    version = mlflow.create_model_version(name, source, run_id, tags=tags).version
+    mlflow.set_registered_model_alias(name, ALIAS, version)
+    return str(version)
+
+
+def bundle_sha256(bundle: Path) -> str:
+    """Return the sha256 of a bundle's weights."""
+    import hashlib
+
+    with (bundle / "model.safetensors").open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
+    """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
+
+    Returns
+    -------
+    The bundle's path and its version, to be pinned: the alias may move.
+
+    Raises
+    ------
+    ValueError
+        If the registry has no such prior.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(uri)
+    try:
+        version = version or str(mlflow.get_model_version_by_alias(name, ALIAS).version)
+        source = mlflow.get_model_version_download_uri(name, version)
+    except MlflowException as error:
+        raise ValueError(f"no prior {name} (version {version or ALIAS}) at {uri}: {error.message}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version

@@ -1,0 +1,1 @@
+"""Training of score priors: a plain PyTorch loop, and Ray Train around it."""

@@ -1,0 +1,267 @@
+"""The training loop in plain PyTorch. It knows neither Ray nor MLflow: what it reports goes through `Hooks`.
+
+Everything random is a function of (seed, global image index), so the number of images seen is the whole
+position of a run: any split over workers and any resumption sees the same images, noise levels and noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from kdrift.networks import build_network
+from kdrift.training.config import OptimisationConfig, TrainConfig
+from kdrift.training.loss import derive_seed, draw_noise, noise_left, training_loss
+
+_VALIDATION_BATCH = 8
+_NON_FINITE = (
+    "loss {loss} (gradient norm {norm}) at image {images}: stopped before the step; lower "
+    "optimisation.learning_rate or look at the data, then resume from the last checkpoint"
+)
+
+
+class ImageSource(Protocol):
+    """Training images as a pure function of the global image index."""
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Return `(batch, channel, row, col)` float32."""
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or its gradient is NaN or infinite; the weights are those before this step."""
+
+
+@dataclass
+class TrainState:
+    """Everything that a checkpoint holds."""
+
+    network: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    images: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only."""
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "images": self.images,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` returned."""
+        self.network.load_state_dict(state["network"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.images = state["images"]
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Where the loop reports to; each is called at the same images on every rank."""
+
+    progress: Callable[[int, float, float], None] = _ignore
+    """(images, loss, images/s) after every step."""
+    metrics: Callable[[int, dict[str, float]], None] = _ignore
+    """(images, name -> value)."""
+    preview: Callable[[TrainState], None] = _ignore
+    """Called after each validation."""
+    checkpoint: Callable[[TrainState], None] = _ignore
+    """Called when a checkpoint is due."""
+
+
+@dataclass
+class _Meter:
+    """Mean loss and speed since the last log."""
+
+    loss: float = 0.0
+    steps: int = 0
+    images: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, loss: float, images: int) -> None:
+        self.loss += loss
+        self.steps += 1
+        self.images += images
+
+    def images_per_second(self) -> float:
+        return self.images / max(time.monotonic() - self.since, 1e-9)
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively (avx512_bf16 or amx_bf16; CUDA from Ampere on)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Return the autocast context of the configured precision."""
+    precision = config.hardware.precision
+    enabled = precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def new_state(config: TrainConfig, device: torch.device) -> TrainState:
+    """Build network, moving average and optimiser of a fresh run; the weights depend on the seed alone."""
+    torch.manual_seed(derive_seed(config.seed))
+    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    network = build_network(config.network).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    options = config.optimisation
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rate, decay = options.learning_rate, options.weight_decay
+    optimizer = kind(trained, lr=rate, betas=options.betas, weight_decay=decay)
+    return TrainState(network, copy.deepcopy(network).requires_grad_(False).eval(), optimizer)
+
+
+def learning_rate(config: OptimisationConfig, images: int, total_images: int) -> float:
+    """Rate of the step that ends at `images`: linear warm-up, then constant or half a cosine to zero."""
+    if images < config.warmup_images:
+        return config.learning_rate * images / config.warmup_images
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (images - config.warmup_images) / max(total_images - config.warmup_images, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@torch.no_grad()
+def update_ema(state: TrainState, config: OptimisationConfig, batch_size: int) -> None:
+    """Move the average by one batch; its half-life is counted in images and grows with the run at first."""
+    halflife = min(config.ema_halflife_images, config.ema_rampup * state.images)
+    average = get_ema_multi_avg_fn(0.5 ** (batch_size / max(halflife, 1e-9)))
+    average(list(state.ema.parameters()), list(state.network.parameters()), torch.tensor(0))
+    for target, source in zip(state.ema.buffers(), state.network.buffers(), strict=True):
+        target.copy_(source)
+
+
+def fit(
+    config: TrainConfig,
+    state: TrainState,
+    data: ImageSource,
+    hooks: Hooks,
+    *,
+    validation: Tensor | None = None,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> None:
+    """Train `state` from its position to `config.total_images`.
+
+    `validation` are `(image, channel, row, col)` images that training never sees, or None.
+    `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
+
+    Raises
+    ------
+    ValueError
+        If the batch does not divide among the workers.
+    NonFiniteLossError
+        Before the optimiser steps; nothing has been reported or written for the step.
+    """
+    if config.batch_size % world_size:
+        raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
+    share = config.batch_size // world_size
+    network = wrap(state.network)
+    network.train()
+    trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
+    kind, sigma_data = config.network.preconditioning, config.network.sigma_data
+
+    def load(start: int) -> tuple[Tensor, Tensor, Tensor]:
+        indices = range(start + rank * share, start + (rank + 1) * share)
+        image = data.batch(indices)
+        sigma, noise = draw_noise(config.noise, kind, config.seed, indices, image.shape[1:])
+        return image.to(device), sigma.to(device), noise.to(device)
+
+    meter = _Meter()
+    with ThreadPoolExecutor(1, "loader") as loader:
+        pending = loader.submit(load, state.images)
+        while state.images < config.total_images:
+            image, sigma, noise = pending.result()
+            before, after = state.images, state.images + config.batch_size
+            if after < config.total_images:
+                pending = loader.submit(load, after)
+            rate = learning_rate(config.optimisation, after, config.total_images)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            # dropout's randomness, the same after a resumption
+            torch.manual_seed(derive_seed(config.seed, before, rank, 1))
+            state.optimizer.zero_grad(set_to_none=True)
+            with autocast(config, device):
+                loss = training_loss(network, kind, sigma_data, image, sigma, noise)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
+            value = float(loss.detach())
+            # a bad gradient on one rank is on all of them after the all-reduce, so all stop here together
+            if not (math.isfinite(value) and math.isfinite(float(norm))):
+                raise NonFiniteLossError(_NON_FINITE.format(loss=value, norm=float(norm), images=before))
+            state.optimizer.step()
+            state.images = after
+            update_ema(state, config.optimisation, config.batch_size)
+            meter.add(value, config.batch_size)
+            hooks.progress(after, value, meter.images_per_second())
+            last = after >= config.total_images
+            if last or _due(config.monitoring.log_every_images, before, after):
+                values = {
+                    "train/loss": _mean_over_ranks(meter.loss / meter.steps, device),
+                    "train/learning_rate": rate,
+                    "train/gradient_norm": float(norm),
+                    "train/images_per_second": meter.images_per_second(),
+                }
+                hooks.metrics(after, values)
+                meter = _Meter()
+            if last or _due(config.monitoring.validate_every_images, before, after):
+                started = time.monotonic()
+                if rank == 0:  # the others wait for it at the next step
+                    if validation is not None:
+                        hooks.metrics(after, validate(config, state.ema, validation, device))
+                    hooks.preview(state)
+                meter.since += time.monotonic() - started
+            if last or _due(config.checkpoint.every_images, before, after):
+                hooks.checkpoint(state)
+
+
+@torch.no_grad()
+def validate(
+    config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device
+) -> dict[str, float]:
+    """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
+    kind = config.network.preconditioning
+    sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
+    for start in range(0, len(images), _VALIDATION_BATCH):
+        image = images[start : start + _VALIDATION_BATCH]
+        seed = derive_seed(config.seed, 2)  # the same noise every time, so that values compare
+        _, noise = draw_noise(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
+        for sigma in sums:
+            with autocast(config, device):
+                left = noise_left(network, kind, image.to(device), sigma, noise.to(device))
+            sums[sigma] += left * len(image)
+    return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
+
+
+def _due(every: int, before: int, after: int) -> bool:
+    return after // every > before // every
+
+
+def _mean_over_ranks(value: float, device: torch.device) -> float:
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = torch.tensor(value, device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()

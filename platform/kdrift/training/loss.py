@@ -1,0 +1,91 @@
+"""Training losses and their noise, drawn image by image so that no split of the work changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdrift.sde import VESDE
+from kdrift.training.config import NoiseConfig
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+def derive_seed(*keys: int) -> int:
+    """Return a 63-bit seed that depends on every key and on their order."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def draw_noise(
+    config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Draw a noise level and unit noise for each image, a pure function of (seed, global image index).
+
+    `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and
+    sigma(t) = sigma_min (sigma_max / sigma_min)^t (Score-MRI, Eq. 7).
+
+    Returns
+    -------
+    sigma (batch,) and noise (batch, *shape), float32 on the CPU.
+    """
+    levels = torch.empty(len(indices))
+    noise = torch.empty(len(indices), *shape)
+    generator = torch.Generator()
+    for position, index in enumerate(indices):
+        generator.manual_seed(derive_seed(seed, int(index)))
+        if preconditioning == "edm":
+            levels[position] = torch.randn((), generator=generator)
+        else:
+            levels[position] = torch.rand((), generator=generator)
+        noise[position].normal_(generator=generator)
+    if preconditioning == "edm":
+        return (config.log_sigma_mean + config.log_sigma_std * levels).exp(), noise
+    times = config.t_min + (1 - config.t_min) * levels
+    return VESDE(config.sigma_min, config.sigma_max).sigma(times), noise
+
+
+def edm_loss(network: Network, image: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float) -> Tensor:
+    """EDM loss lambda(sigma) |D(y + n; sigma) - y|^2, mean over pixels (Karras et al. 2022, Eq. 8).
+
+    lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1). `image` and `noise` are
+    `(batch, channel, row, col)`.
+    """
+    level = sigma[:, None, None, None]
+    weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+    denoised = network(image + level * noise, sigma).to(torch.float32)
+    return (weight * (denoised - image) ** 2).mean()
+
+
+def score_matching_loss(network: Network, image: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Denoising score matching |sigma s(x + sigma z, sigma) + z|^2, mean over pixels (Score-MRI, Eq. 17)."""
+    level = sigma[:, None, None, None]
+    score = network(image + level * noise, sigma).to(torch.float32)
+    return ((level * score + noise) ** 2).mean()
+
+
+def training_loss(
+    network: Network, preconditioning: str, sigma_data: float, image: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """Return the loss that belongs to the network's preconditioning."""
+    if preconditioning == "edm":
+        return edm_loss(network, image, sigma, noise, sigma_data)
+    return score_matching_loss(network, image, sigma, noise)
+
+
+def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[x_0 | x], from a denoiser as it is and from a score by Tweedie's formula x + sigma^2 s."""
+    output = network(x, sigma).to(torch.float32)
+    return output if preconditioning == "edm" else x + sigma[:, None, None, None] ** 2 * output
+
+
+def noise_left(network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor) -> float:
+    """Mean of |D(y + sigma z) - y|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+
+    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network.
+    """
+    levels = torch.full((len(image),), sigma, device=image.device)
+    denoised = denoise(network, preconditioning, image + sigma * noise, levels)
+    return float(((denoised - image) ** 2).mean()) / sigma**2

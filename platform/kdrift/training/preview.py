@@ -1,0 +1,64 @@
+"""Pictures of what a prior has learned so far: denoised validation images and unconditional samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdrift.training.config import NoiseConfig, TrainConfig
+from kdrift.training.loop import autocast
+from kdrift.training.loss import denoise, derive_seed
+
+
+def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
+    """Return `num_steps` levels from sigma_max to sigma_min and a zero (Karras et al. 2022, Eq. 5)."""
+    ramp = torch.linspace(0, 1, num_steps)
+    high, low = config.sigma_max ** (1 / 7), config.sigma_min ** (1 / 7)
+    return torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
+
+
+@torch.no_grad()
+def draw_samples(config: TrainConfig, network: nn.Module, size: int, device: torch.device) -> Tensor:
+    """Unconditional samples `(sample, 1, size, size)` by Euler steps (Karras et al. 2022, Alg. 1)."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
+    shape = (config.monitoring.num_samples, 1, size, size)
+    levels = noise_schedule(config.noise, config.monitoring.sample_steps)
+    x = (levels[0] * torch.randn(shape, generator=generator)).to(device)
+    for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        with autocast(config, device):
+            sigma = torch.full((len(x),), now, device=device)
+            denoised = denoise(network, config.network.preconditioning, x, sigma)
+        x = denoised + (after / now) * (x - denoised)
+    return x.cpu()
+
+
+@torch.no_grad()
+def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Rows for three noise levels, columns noisy, denoised, clean, of one image each: `(9, 1, row, col)`."""
+    sigmas = config.monitoring.validation_sigmas
+    chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, 4))
+    tiles = []
+    for number, sigma in enumerate(chosen):
+        clean = images[number * len(images) // len(chosen)][None]
+        noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+        with autocast(config, device):
+            level = torch.full((1,), sigma, device=device)
+            denoised = denoise(network, config.network.preconditioning, noisy.to(device), level)
+        tiles += [noisy, denoised.cpu(), clean]
+    return torch.cat(tiles)
+
+
+def save_sheet(path: Path, images: Tensor, columns: int) -> None:
+    """Write `(image, 1, row, col)` images of scale 1 as one PNG, negative values by their magnitude."""
+    import matplotlib.image
+
+    count, _, rows, cols = images.shape
+    sheet = torch.zeros(-(-count // columns) * rows, columns * cols)
+    for number, image in enumerate(images):
+        top, left = divmod(number, columns)
+        sheet[top * rows : (top + 1) * rows, left * cols : (left + 1) * cols] = image[0].abs()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.image.imsave(str(path), sheet.clamp(0, 1.2).numpy(), cmap="gray", vmin=0, vmax=1.2)

@@ -1,0 +1,258 @@
+"""`kdrift train`: start the workers on Ray Train, watch them, and turn the last checkpoint into a prior."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdrift import tracking
+from kdrift.config import flatten, to_dict
+from kdrift.data.dataset import TrainingImages
+from kdrift.prior import save_prior
+from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
+from kdrift.training.config import TrainConfig, check_resumable
+from kdrift.training.loop import new_state
+from kdrift.training.progress import read_json, watch, write_json
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run left its things."""
+
+    prior: Path
+    images: int
+    seconds: float
+    tracking_uri: str
+    run_id: str
+    registered: str
+    """`models:/name/version`."""
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    workers: int = 1,
+    resume: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> TrainResult:
+    """Train a prior on `workers` data-parallel Ray workers and register it.
+
+    `out` (on a cluster: a folder that all nodes share) receives `config.yaml`, `checkpoints/`, `previews/`,
+    `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
+
+    Raises
+    ------
+    ValueError
+        If the data has no image; if `out` holds a run and `resume` is false, or the reverse, or its run has
+        another configuration; if the cluster is too small; if the loss became non-finite.
+    OSError
+        If workers failed more often than `checkpoint.max_failures`.
+    KeyboardInterrupt
+        On Ctrl-C, after the workers have ended; the last checkpoint can be resumed.
+    """
+    started = time.monotonic()
+    out = out.resolve()
+    config = _absolute(config)
+    if workers < 1 or config.batch_size % workers:
+        raise ValueError(f"batch_size {config.batch_size} does not divide among {workers} workers")
+    # data that cannot be used is named before anything starts
+    num_slices = len(TrainingImages(config.data, "train", config.seed))
+    if config.data.validation:
+        TrainingImages(config.data, "validation", config.seed)
+    settings = to_dict(config)
+    run = _open_run(config, settings, out, resume, tracking_uri)
+    uri, run_id = run["tracking_uri"], run["run_id"]
+    (out / "progress.json").unlink(missing_ok=True)
+    job = {"config": settings, "out": str(out), "tracking_uri": uri, "run_id": run_id}
+    epochs = config.total_images / num_slices
+    echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
+    echo(f"{workers} worker(s), output in {out}")
+    try:
+        outcome = _fit(config, job, out, workers, address, echo)
+        if outcome["stopped"]:
+            raise ValueError(outcome["stopped"])
+        bundle = _export(config, out, run_id)
+        version = tracking.register_prior(uri, run_id, bundle, config.name)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        tracking.finish_run(uri, run_id, "KILLED" if interrupted else "FAILED", str(error) or "interrupted")
+        raise
+    tracking.finish_run(uri, run_id, "FINISHED")
+    return TrainResult(
+        bundle, outcome["images"], time.monotonic() - started, uri, run_id, f"models:/{config.name}/{version}"
+    )
+
+
+def _absolute(config: TrainConfig) -> TrainConfig:
+    """Make local stores absolute: workers run in a folder of their own."""
+    stores = [store if "://" in store else str(Path(store).resolve()) for store in config.data.stores]
+    return replace(config, data=replace(config.data, stores=stores))
+
+
+def _open_run(
+    config: TrainConfig, settings: dict[str, Any], out: Path, resume: bool, tracking_uri: str | None
+) -> dict[str, str]:
+    """Create or take up the run of an output folder: its configuration and its one MLflow run."""
+    run: dict[str, str] = read_json(out / "run.json")
+    if run and not resume:
+        raise ValueError(f"{out} already holds a run: pass --resume to continue it, or another --out")
+    if resume:
+        if not run:
+            raise ValueError(f"{out} holds no run to resume")
+        check_resumable(yaml.safe_load((out / "config.yaml").read_text()), settings)
+        if tracking_uri not in (None, run["tracking_uri"]):
+            raise ValueError(f"the run in {out} is tracked at {run['tracking_uri']}, got {tracking_uri}")
+        tracking.resume_run(run["tracking_uri"], run["run_id"])
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        uri = tracking_uri or tracking.default_uri(out)
+        run_id = tracking.start_run(uri, config.name, flatten(settings), out / "artifacts")
+        run = {"tracking_uri": uri, "run_id": run_id}
+    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_json(out / "run.json", run)
+    tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
+    return run
+
+
+def _fit(
+    config: TrainConfig,
+    job: dict[str, Any],
+    out: Path,
+    workers: int,
+    address: str | None,
+    echo: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run the workers to the end and return rank 0's answer."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from kdrift.training.worker import train_worker
+
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    threads, use_gpu = worker_resources(ray.nodes(), workers)
+    resources = {"CPU": threads, "GPU": int(use_gpu)}
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]
+        train_loop_config={**job, "threads": threads},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            # a new name each time: a used one would resume by Ray's rules, not ours
+            name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            storage_path=str(out / "ray"),
+            failure_config=FailureConfig(max_failures=config.checkpoint.max_failures),
+            worker_runtime_env={"env_vars": worker_environment(threads)},  # type: ignore[call-arg]
+        ),
+    )
+    done = threading.Event()
+    shown = (out / "progress.json", config.total_images, done, echo)
+    watcher = threading.Thread(target=watch, args=shown, daemon=True)
+    watcher.start()
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise OSError(_first_cause(error)) from None
+    except SystemExit:  # what Ray's own handler makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        done.set()
+        watcher.join()
+    return result.return_value  # type: ignore[attr-defined]
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a worker: a malloc that keeps large tensors, as many threads as CPUs lent."""
+    return {
+        # by default glibc maps and page-faults every tensor over 32 MiB anew: 2-3 times slower
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
+        "OMP_NUM_THREADS": str(threads),
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def worker_resources(nodes: list[dict[str, Any]], workers: int) -> tuple[int, bool]:
+    """Return CPUs a worker, as many as let all workers run at once, and whether each gets a GPU.
+
+    `nodes` is what `ray.nodes()` returns.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    use_gpu = sum(int(node.get("GPU", 0)) for node in alive) >= workers
+    room = [(int(node.get("CPU", 0)), int(node.get("GPU", 0)) if use_gpu else workers) for node in alive]
+    for count in range(max((cpus for cpus, _ in room), default=0), 0, -1):
+        if sum(min(cpus // count, most) for cpus, most in room) >= workers:
+            return count, use_gpu
+    total = sum(cpus for cpus, _ in room)
+    raise ValueError(f"{workers} workers need {workers} CPUs, the Ray cluster has {total}")
+
+
+def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
+    """Write the moving average of the last checkpoint to `out/prior`."""
+    import torch
+
+    newest = newest_checkpoint(out / "checkpoints")
+    if newest is None:
+        raise ValueError(f"{out / 'checkpoints'} holds no checkpoint")
+    content = load_checkpoint(newest)
+    state = new_state(config, torch.device("cpu"))
+    state.load_state_dict(content)
+    metadata = {
+        "sigma_min": config.noise.sigma_min,
+        "sigma_max": config.noise.sigma_max,
+        "scale_quantile": config.data.quantile,
+        "images": content["images"],
+        "metrics": content["metrics"],
+        "mlflow_run": run_id,
+        "train": to_dict(config),
+    }
+    card = model_card(config, content["images"], content["metrics"])
+    save_prior(out / "prior", state.ema, config.network, card=card, metadata=metadata)
+    return out / "prior"
+
+
+def model_card(config: TrainConfig, images: int, metrics: dict[str, float]) -> str:
+    """Return the model card in Markdown: what it is for, how it was trained, what was measured."""
+    text = config.card.strip() or "A score prior for MR images, trained with kdrift."
+    lines = [f"# {config.name}", "", text, ""]
+    lines += [
+        "## Training",
+        "",
+        f"- {images} images of {config.data.crop} x {config.data.crop}",
+        f"- batch {config.batch_size}, seed {config.seed}",
+        f"- preconditioning {config.network.preconditioning}, sigma_data {config.network.sigma_data}",
+        f"- scale: the {config.data.quantile} quantile of each {config.data.normalise}'s magnitudes is 1",
+        f"- sign and phase augmentation: {config.data.augment_phase}",
+        f"- weights: moving average, half-life {config.optimisation.ema_halflife_images:g} images",
+        "",
+    ]
+    measured = {key: value for key, value in metrics.items() if key.startswith("validation/")}
+    if measured:
+        lines += ["## Validation", ""]
+        lines += ["Fraction of the noise's power left after denoising held-out images.", ""]
+        lines += ["| sigma | noise left |", "|---|---|"]
+        lines += [f"| {key.rpartition('_')[2]} | {value:.4f} |" for key, value in measured.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _first_cause(error: Exception) -> str:
+    """Return one line of a worker group's failure: the last line of the first worker's traceback."""
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    rank, cause = next(iter(causes.items()))
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return f"training failed on worker {rank}: {lines[-1] if lines else type(cause).__name__}"

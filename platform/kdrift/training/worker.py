@@ -1,0 +1,106 @@
+"""What runs in each Ray Train worker: the loop of `loop.py`, its hooks tied to files, MLflow and Ray."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+from torch import nn
+
+from kdrift import tracking
+from kdrift.config import parse
+from kdrift.data.dataset import TrainingImages
+from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from kdrift.training.config import TrainConfig
+from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
+from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
+from kdrift.training.progress import ProgressWriter
+
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Train one rank of a job `{config, out, tracking_uri, run_id, threads}` from its newest checkpoint on.
+
+    Returns `{images, stopped}`; a non-finite loss is an answer, not a failure that Ray would retry.
+    """
+    config = parse(TrainConfig, job["config"])
+    out = Path(job["out"])
+    context = ray.train.get_context()
+    rank, device = context.get_world_rank(), ray.train.torch.get_device()
+    torch.set_num_threads(job["threads"])
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    state = new_state(config, device)
+    # rank 0 decides: another node may see the folder later
+    found = ray.train.collective.broadcast_from_rank_zero(str(newest_checkpoint(out / "checkpoints") or ""))
+    if found:
+        state.load_state_dict(load_checkpoint(Path(found)))
+    validation = None
+    if rank == 0 and config.data.validation and config.monitoring.validation_images:
+        images = TrainingImages(config.data, "validation", config.seed)
+        validation = images.validation_batch(min(config.monitoring.validation_images, len(images)))
+
+    def wrap(network: nn.Module) -> nn.Module:
+        if config.hardware.compile:
+            network.compile()
+        return ray.train.torch.prepare_model(
+            network, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
+        )
+
+    hooks = _hooks(job, config, out, state, validation, rank, device)
+    data = TrainingImages(config.data, "train", config.seed)
+    try:
+        fit(
+            config, state, data, hooks, validation=validation, device=device, rank=rank,
+            world_size=context.get_world_size(), wrap=wrap,
+        )  # fmt: skip
+    except NonFiniteLossError as error:
+        return {"images": state.images, "stopped": str(error)}
+    return {"images": state.images, "stopped": None}
+
+
+def _hooks(
+    job: dict[str, Any],
+    config: TrainConfig,
+    out: Path,
+    state: TrainState,
+    validation: torch.Tensor | None,
+    rank: int,
+    device: torch.device,
+) -> Hooks:
+    """Tie the loop's reports to the outside; only rank 0 writes, all ranks meet Ray at each checkpoint."""
+    latest: dict[str, float] = {}
+
+    def metrics(images: int, values: dict[str, float]) -> None:
+        latest.update(values)
+        tracking.log_metrics(job["tracking_uri"], job["run_id"], values, images)
+        with (out / "log.jsonl").open("a") as stream:
+            stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
+
+    def preview(state: TrainState) -> None:
+        sheets = {}
+        if validation is not None and config.monitoring.validation_sigmas:
+            sheets["denoised"] = (draw_denoised(config, state.ema, validation, device), 3)
+        if config.monitoring.num_samples:
+            sheets["samples"] = (draw_samples(config, state.ema, config.data.crop, device), 4)
+        for name, (images, columns) in sheets.items():
+            path = out / "previews" / f"{name}_{state.images:012d}.png"
+            save_sheet(path, images, columns)
+            tracking.log_file(job["tracking_uri"], job["run_id"], path, "previews")
+
+    def checkpoint(state: TrainState) -> None:
+        if rank == 0:
+            content = {**state.state_dict(), "config": job["config"], "metrics": latest}
+            save_checkpoint(out / "checkpoints", content, images=state.images, keep=config.checkpoint.keep)
+        ray.train.report({"images": state.images, **latest})
+
+    if rank != 0:
+        return Hooks(checkpoint=checkpoint)
+    progress = ProgressWriter(out / "progress.json", state.images)
+    return Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)

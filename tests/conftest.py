@@ -1,0 +1,41 @@
+"""Shared fixtures. Real data is read from KDRIFT_DATA (default: ../shared/data beside the checkout)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real MR data; tests that ask for it are skipped where it is absent."""
+    folder = Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data folder {folder} is absent (set KDRIFT_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """Folder with outputs of published code; tests that ask for it are skipped where it is absent."""
+    folder = Path(os.environ.get("KDRIFT_REFERENCE", REPOSITORY.parent / "shared" / "reference"))
+    if not folder.is_dir():
+        pytest.skip(f"reference outputs folder {folder} is absent (set KDRIFT_REFERENCE)")
+    return folder
+
+
+torch.set_num_threads(1)  # the tensors of tests are small, and a busy machine makes thread barriers slow
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
