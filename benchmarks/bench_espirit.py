@@ -37,7 +37,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     _sigpy_maps(simulated_volume(1, 2, 32)[0])  # compiles
     seconds, maps = _fastest(ours, 3)
     # A whole volume would take minutes, so one slice is timed.
-    seconds_sigpy, reference = _fastest(sigpys, 3 if quick else 1)
+    seconds_sigpy, reference = _fastest(sigpys, 3)
     per_slice = seconds / slices
     title = f"ESPIRiT {coils}x{size}x{size}, {torch.get_num_threads()} threads"
     return [

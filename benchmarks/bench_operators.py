@@ -185,9 +185,7 @@ def main() -> int:
         names = list(rows[0]["all_ms"])
         print("median ms".ljust(52), *(name.rjust(12) for name in names), "ratio".rjust(7))
         for row in rows:
-            print(
-                row["name"].ljust(52), *(f"{row['all_ms'][n]:12.2f}" for n in names), f"{row['ratio']:7.2f}"
-            )
+            print(row["name"].ljust(52), *(f"{row['all_ms'][n]:12.2f}" for n in names), f"{row['ratio']:7.2f}")
     return 0
 
 

@@ -245,34 +245,22 @@ def write(path: Path, text: str) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for table.md, results.json and the pictures"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for table.md, results.json and the pictures")
     default = os.environ.get("KDRIFT_DATA", str(REPOSITORY.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default), help="folder that holds kspace/")
     parser.add_argument("--only", choices=sorted({case.group for case in CASES}), action="append")
     parser.add_argument("--prior", help="prior of the posterior rows; default: the shipped one")
     parser.add_argument("--method", default="annealed", help="sampler of the posterior row")
     parser.add_argument("--preset", help="preset of the sampler")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the sampler"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the sampler")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument("--mask-seed", type=int, default=0)
-    parser.add_argument(
-        "--every-rth-line", action="store_true", help="equispaced: spacing R plus ACS, net below R"
-    )
-    parser.add_argument(
-        "--crop", type=float, default=0.0, help="ESPIRiT: eigenvalue below which maps are zero"
-    )
+    parser.add_argument("--every-rth-line", action="store_true", help="equispaced: spacing R plus ACS, net below R")
+    parser.add_argument("--crop", type=float, default=0.0, help="ESPIRiT: eigenvalue below which maps are zero")
     parser.add_argument("--kernel-size", type=int, default=6, help="ESPIRiT")
-    parser.add_argument(
-        "--threshold", type=float, default=0.02, help="ESPIRiT: singular values kept, of the largest"
-    )
+    parser.add_argument("--threshold", type=float, default=0.02, help="ESPIRiT: singular values kept, of the largest")
     parser.add_argument("--baselines-only", action="store_true", help="leave the posterior out")
     return parser.parse_args()
 

@@ -9,15 +9,16 @@ import h5py
 import nibabel
 import numpy as np
 import pydicom
-from kdrift.data.formats.bart import write_bart
-from kdrift.data.formats.fastmri import write_fastmri
-from kdrift.data.formats.header import write_header
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from kdrift.data.formats.bart import write_bart
+from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.formats.header import write_header
+
 _INDEX = [(name, "<u2") for name in (
-    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set",
-    "segment",
+    "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition",
+    "set", "segment",
 )]  # fmt: skip
 HEAD = np.dtype([
     ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"),
@@ -100,9 +101,7 @@ def write_dicom(path: Path, pixels: np.ndarray, *, position: float, series: str,
 
 def _fastmri(folder: Path) -> Path:
     kspace, reference = random_kspace((3, 4, 12, 10)), np.ones((3, 8, 8), dtype=np.float32)
-    write_fastmri(
-        folder / "a.h5", kspace, reference=reference, mask=np.arange(10) % 2, attrs={"field_T": 3.0}
-    )
+    write_fastmri(folder / "a.h5", kspace, reference=reference, mask=np.arange(10) % 2, attrs={"field_T": 3.0})
     return folder / "a.h5"
 
 
@@ -132,9 +131,7 @@ def _npy(folder: Path) -> Path:
 
 def _npz(folder: Path) -> Path:
     kspace = random_kspace((2, 3, 12, 10))
-    np.savez_compressed(
-        folder / "k.npz", kspace=kspace, mask=np.arange(10) % 2, reference=np.ones((2, 12, 10))
-    )
+    np.savez_compressed(folder / "k.npz", kspace=kspace, mask=np.arange(10) % 2, reference=np.ones((2, 12, 10)))
     return folder / "k.npz"
 
 

@@ -75,9 +75,7 @@ def test_scale_of_the_data_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_repeats_exactly_draws_nothing_and_leaves_its_input_alone(
-    name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_repeats_exactly_draws_nothing_and_leaves_its_input_alone(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     _, kspace, mask, smaps = problem()
     given = kspace.clone()
     first = BASELINES[name](kspace, mask, smaps, max_iter=10)
@@ -117,9 +115,7 @@ def tv_objective(image: Tensor, kspace: Tensor, mask: Tensor, smaps: Tensor, wei
 def test_total_variation_reaches_its_minimum() -> None:
     image, kspace, mask, smaps = problem()
     weight = 2e-3
-    best = tv_objective(
-        total_variation(kspace, mask, smaps, weight=weight, max_iter=3000), kspace, mask, smaps, weight
-    )
+    best = tv_objective(total_variation(kspace, mask, smaps, weight=weight, max_iter=3000), kspace, mask, smaps, weight)
     default = tv_objective(total_variation(kspace, mask, smaps, weight=weight), kspace, mask, smaps, weight)
     assert default <= 1.01 * best
     for other in (image, zero_filled(kspace, mask, smaps), cg_sense(kspace, mask, smaps)):

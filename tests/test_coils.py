@@ -71,9 +71,7 @@ def test_maps_agree_with_sigpy_within_1_percent(coils, rows, cols):
 def test_maps_of_a_real_slice_agree_with_sigpy(shared_data: Path):
     with h5py.File(shared_data / "kspace" / "graz_t2_4ch.h5") as file:
         kspace = torch.as_tensor(file["kspace"][0])
-    reference = torch.as_tensor(
-        sigpy.mri.app.EspiritCalib(kspace.numpy(), show_pbar=False, max_iter=300).run()
-    )
+    reference = torch.as_tensor(sigpy.mri.app.EspiritCalib(kspace.numpy(), show_pbar=False, max_iter=300).run())
     maps = espirit_maps(kspace, acs=centre(256, 256))
     image = rss(ifft2c(kspace))
     signal = (image > 0.05 * image.max()) & (reference != 0).any(0)

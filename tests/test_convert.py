@@ -65,9 +65,7 @@ def cluster(s3: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def make_scan(
-    path: Path, seed: int = 0, slices: int = 2, coils: int = 4, size: int = 48, full: bool = True
-) -> None:
+def make_scan(path: Path, seed: int = 0, slices: int = 2, coils: int = 4, size: int = 48, full: bool = True) -> None:
     rng = np.random.default_rng(seed)
     images = rng.random((slices, size, size), dtype=np.float32)
     kspace, reference = simulate_volume(images, birdcage_maps(coils, size, size), seed=seed)

@@ -45,13 +45,9 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_split_patterns_and_dropped_slices(location: str) -> None:
-    config = replace(
-        PLAIN, stores=[location], validation=["p2_*"], exclude=["*_T2"], drop_first=1, drop_last=1
-    )
+    config = replace(PLAIN, stores=[location], validation=["p2_*"], exclude=["*_T2"], drop_first=1, drop_last=1)
     train, held = TrainingImages(config), TrainingImages(config, "validation")
-    assert [(v.name, v.start, v.stop) for v in train.volumes] == [
-        ("p1_T1", 1, 4)
-    ]  # p3_raw has 2 slices, both dropped
+    assert [(v.name, v.start, v.stop) for v in train.volumes] == [("p1_T1", 1, 4)]  # p3_raw has 2 slices, both dropped
     assert [(v.name, v.start, v.stop) for v in held.volumes] == [("p2_T1", 1, 5)]
     everything = TrainingImages(replace(PLAIN, stores=[location]))
     assert [v.name for v in everything.volumes] == ["p1_T1", "p1_T2", "p2_T1", "p3_raw"]
@@ -92,9 +88,7 @@ def test_reading_lazily_gives_the_same_images(location: str) -> None:
 def test_scale_is_the_quantile(location: str) -> None:
     by_volume = TrainingImages(replace(PLAIN, stores=[location], include=["p1_T1"], quantile=0.9))
     assert np.quantile([by_volume.slice(i) for i in range(5)], 0.9) == pytest.approx(1, abs=2e-3)
-    by_slice = TrainingImages(
-        replace(PLAIN, stores=[location], include=["p1_T1"], quantile=0.9, normalise="slice")
-    )
+    by_slice = TrainingImages(replace(PLAIN, stores=[location], include=["p1_T1"], quantile=0.9, normalise="slice"))
     for i in range(5):
         assert np.quantile(by_slice.slice(i), 0.9) == pytest.approx(1, abs=2e-3)
 
@@ -103,9 +97,7 @@ def test_array_files_serve_as_stores(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((4, 20, 20), dtype=np.float32)
     np.save(tmp_path / "a.npy", images)
     np.savez(tmp_path / "b.npz", first=images, second=images[:2])
-    data = TrainingImages(
-        replace(PLAIN, stores=[str(tmp_path / "a.npy"), str(tmp_path / "b.npz")], quantile=1.0)
-    )
+    data = TrainingImages(replace(PLAIN, stores=[str(tmp_path / "a.npy"), str(tmp_path / "b.npz")], quantile=1.0))
     assert [(v.name, v.stop) for v in data.volumes] == [("a", 4), ("first", 4), ("second", 2)]
     np.testing.assert_allclose(data.slice(1), images[1] / images.max(), atol=1e-3)
     np.save(tmp_path / "c.npy", images[0])
@@ -114,9 +106,7 @@ def test_array_files_serve_as_stores(tmp_path: Path) -> None:
 
 
 def test_validation_batch_is_centred_and_spread(location: str) -> None:
-    data = TrainingImages(
-        replace(PLAIN, stores=[location], validation=["p2_*"], crop=30), "validation", seed=0
-    )
+    data = TrainingImages(replace(PLAIN, stores=[location], validation=["p2_*"], crop=30), "validation", seed=0)
     batch = data.validation_batch(3)
     assert torch.equal(batch, TrainingImages(data.config, "validation", seed=9).validation_batch(3))
     np.testing.assert_array_equal(batch[1, 0], crop_centre(data.slice(2), 30))
@@ -159,9 +149,7 @@ def test_zoom_shrinks_crops_and_pads_small_images(location: str) -> None:
     assert batch.shape == (40, 1, 12, 12)
     plain = TrainingImages(replace(PLAIN, stores=[location], crop=12)).batch(range(40))
     assert float(batch.std()) < float(plain.std())  # white noise is averaged
-    assert (
-        TrainingImages(replace(PLAIN, stores=[location], zoom=(0.5, 1.0), crop=30)).batch([3]).shape[-1] == 30
-    )
+    assert TrainingImages(replace(PLAIN, stores=[location], zoom=(0.5, 1.0), crop=30)).batch([3]).shape[-1] == 30
     with pytest.raises(ValueError, match="zoom is"):
         DataConfig(zoom=(0.5, 2.0))
 

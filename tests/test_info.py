@@ -32,9 +32,7 @@ def store(tmp_path: Path) -> Path:
     kspace = np.ones((2, 3, 600, 500), np.complex64)
     info = VolumeInfo("scan", "kspace", 2, 3, 600, 500, 320, 320, attrs={"acquisition": "T2"})
     with open_store(tmp_path / "x.zarr", "a") as opened:
-        write_volume(
-            opened, "scan", Volume("scan", info, lambda a, b: kspace[a:b]), source={"path": "scan.h5"}
-        )
+        write_volume(opened, "scan", Volume("scan", info, lambda a, b: kspace[a:b]), source={"path": "scan.h5"})
     return tmp_path / "x.zarr"
 
 
@@ -81,9 +79,7 @@ def test_scans_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_prior_bundle(tmp_path: Path) -> None:
-    save_file(
-        {"a.weight": torch.ones(3, 4), "b": torch.ones(())}, tmp_path / "model.safetensors", {"kind": "ema"}
-    )
+    save_file({"a.weight": torch.ones(3, 4), "b": torch.ones(())}, tmp_path / "model.safetensors", {"kind": "ema"})
     (tmp_path / "config.yaml").write_text("channels: 64\n")
     (tmp_path / "card.md").write_text("# Small brain prior\n\nText.\n")
     found = describe(str(tmp_path))

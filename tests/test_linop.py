@@ -37,9 +37,7 @@ def primitives(coils: int, rows: int, cols: int) -> list[LinearOperator]:
     cols=st.integers(1, 7),
     batch=st.lists(st.integers(1, 3), max_size=2),
 )
-def test_primitives_their_adjoints_and_compositions(
-    coils: int, rows: int, cols: int, batch: list[int]
-) -> None:
+def test_primitives_their_adjoints_and_compositions(coils: int, rows: int, cols: int, batch: list[int]) -> None:
     identity, fourier, sampling, lines, maps, two_sets = primitives(coils, rows, cols)
     for operator in (
         identity,
@@ -95,9 +93,7 @@ def test_wrong_lam_and_first_iterate_are_named() -> None:
         operator.solve_normal(b, -1.0)
     with pytest.raises(ValueError, match=r"lam must be real, got torch.complex64"):
         operator.solve_normal(b, torch.ones(3) + 0j)
-    with pytest.raises(
-        ValueError, match=r"lam has shape \(2,\), which does not broadcast to the batch \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"lam has shape \(2,\), which does not broadcast to the batch \(3,\)"):
         operator.solve_normal(b, torch.ones(2))
     with pytest.raises(ValueError, match=r"x0 has shape \(4, 5\), expected that of b, \(3, 4, 5\)"):
         operator.solve_normal(b, 1.0, x0=b[0])

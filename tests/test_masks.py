@@ -112,8 +112,7 @@ def test_poisson_keeps_its_distance_and_thins_out():
 
 def test_masks_of_a_seed_are_the_same_on_every_platform():
     drawn = b"".join(
-        np.packbits(make_mask(kind, (48, 64), acceleration=4, seed=7).mask.numpy()).tobytes()
-        for kind in sorted(KINDS)
+        np.packbits(make_mask(kind, (48, 64), acceleration=4, seed=7).mask.numpy()).tobytes() for kind in sorted(KINDS)
     )
     assert hashlib.sha256(drawn).hexdigest() == GOLDEN
 

@@ -29,13 +29,10 @@ def test_volume_metrics_agree_with_scikit_image(shape, seed):
     r, i = torch.as_tensor(reference), torch.as_tensor(image)
     largest = reference.max()
     per_slice = [
-        structural_similarity(a, b, data_range=largest, win_size=7)
-        for a, b in zip(reference, image, strict=True)
+        structural_similarity(a, b, data_range=largest, win_size=7) for a, b in zip(reference, image, strict=True)
     ]
     assert ssim(r, i) == pytest.approx(np.mean(per_slice), abs=1e-6)
-    assert psnr(r, i) == pytest.approx(
-        peak_signal_noise_ratio(reference, image, data_range=largest), abs=1e-6
-    )
+    assert psnr(r, i) == pytest.approx(peak_signal_noise_ratio(reference, image, data_range=largest), abs=1e-6)
     expected = np.linalg.norm(reference - image) ** 2 / np.linalg.norm(reference) ** 2
     assert nmse(r, i) == pytest.approx(expected, rel=1e-9)
 

@@ -57,6 +57,12 @@ def test_fir_resampling_equals_its_definition(size: tuple[int, int]) -> None:
         torch.testing.assert_close(fir_downsample(x), _upfirdn(x, 1, 2, (1, 1), 1.0))
 
 
+def test_fir_gradients_are_the_adjoints() -> None:
+    x = torch.randn(1, 2, 6, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fir_downsample, x)
+    assert torch.autograd.gradcheck(fir_upsample, x)
+
+
 def test_group_norm_gradient_in_bfloat16_is_that_of_float64() -> None:
     layer = GroupNorm(4, 16)
     torch.nn.init.normal_(layer.weight)

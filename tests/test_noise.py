@@ -125,11 +125,7 @@ def test_sigma_of_a_real_slice_agrees_with_its_background(shared_data: Path):
         kspace = torch.as_tensor(file["kspace"][0])
     image = ifft2c(kspace)
     corners = torch.cat(
-        [
-            image[:, a, b].flatten(1)
-            for a in (slice(16), slice(-16, None))
-            for b in (slice(16), slice(-16, None))
-        ],
+        [image[:, a, b].flatten(1) for a in (slice(16), slice(-16, None)) for b in (slice(16), slice(-16, None))],
         1,
     )
     background = corners.abs().median(1).values / RAYLEIGH_MEDIAN

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kdrift.commands import phantom as command
 from kdrift.data.formats import open_volume
 from kdrift.data.phantom import birdcage_maps, phantom_images, phantom_volume
@@ -60,9 +61,7 @@ def test_seeds() -> None:
 
 
 def test_contrasts() -> None:
-    bright = {
-        name: phantom_images(1, 128, 128, seed=2, contrast=name)[0] for name in ("T1", "T2", "FLAIR", "PD")
-    }
+    bright = {name: phantom_images(1, 128, 128, seed=2, contrast=name)[0] for name in ("T1", "T2", "FLAIR", "PD")}
     assert len({round(float(image.mean()), 3) for image in bright.values()}) == 4
     for image in bright.values():
         assert image[:4].max() == 0  # air

@@ -68,7 +68,13 @@ def _z_scores(samples: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float,
 def test_annealed_meets_the_gaussian_posterior(coils: int, chains: int, steps: int) -> None:
     problem = _problem(coils, 5, 6, noise=0.3)
     options = AnnealedOptions(
-        num_steps=steps, sigma_max=20.0, sigma_min=0.01, prior_sigma=TAU, spread=1.0, eta=1.0, cg_iterations=25
+        num_steps=steps,
+        sigma_max=20.0,
+        sigma_min=0.01,
+        prior_sigma=TAU,
+        spread=1.0,
+        eta=1.0,
+        cg_iterations=25,
     )
     rng = ChainNoise(3, 0, range(chains), dtype=torch.complex128)
     samples = annealed(gaussian_score, SDE, problem, rng=rng, options=options)
@@ -179,7 +185,9 @@ def test_chains_do_not_depend_on_their_batch(name: str) -> None:
         return method.sample(gaussian_score, SDE, problem, rng=rng, options=options)
 
     together = samples(range(4))
-    torch.testing.assert_close(torch.cat([samples(range(i, i + 1)) for i in range(4)]), together, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        torch.cat([samples(range(i, i + 1)) for i in range(4)]), together, rtol=1e-10, atol=1e-10
+    )
     torch.testing.assert_close(torch.cat([samples(range(3)), samples(range(3, 4))]), together, rtol=1e-10, atol=1e-10)
 
 

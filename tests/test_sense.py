@@ -31,9 +31,7 @@ def make_mask(kind: str, rows: int, cols: int, seed: int = 0) -> Tensor:
     }[kind]
 
 
-def make_maps(
-    coils: int, rows: int, cols: int, sets: int = 1, dtype: torch.dtype = torch.complex128
-) -> Tensor:
+def make_maps(coils: int, rows: int, cols: int, sets: int = 1, dtype: torch.dtype = torch.complex128) -> Tensor:
     """Orthonormal maps: S^H S = 1 (one set), or the identity between two sets where the coils allow it."""
     maps = complex_normal((rows, cols, coils, sets), seed=coils, dtype=dtype)
     maps = torch.linalg.qr(maps).Q if coils >= sets else maps / maps.norm(dim=-1, keepdim=True)
@@ -53,9 +51,7 @@ def make_maps(
 def test_sense_operator_is_an_operator(
     coils: int, rows: int, cols: int, sets: int, kind: str, batch: list[int]
 ) -> None:
-    check_operator(
-        sense_operator(make_maps(coils, rows, cols, sets), make_mask(kind, rows, cols)), batch=tuple(batch)
-    )
+    check_operator(sense_operator(make_maps(coils, rows, cols, sets), make_mask(kind, rows, cols)), batch=tuple(batch))
 
 
 @quick
@@ -141,9 +137,7 @@ def solve_dense(operator: LinearOperator, b: Tensor, lam: Tensor) -> Tensor:
     sets=st.sampled_from([1, 2]),
     kind=st.sampled_from(MASKS),
 )
-def test_solve_normal_meets_the_dense_solution(
-    coils: int, rows: int, cols: int, sets: int, kind: str
-) -> None:
+def test_solve_normal_meets_the_dense_solution(coils: int, rows: int, cols: int, sets: int, kind: str) -> None:
     """Conjugate gradients, and the closed forms for one unit coil, full sampling and coil images."""
     mask = make_mask(kind, rows, cols)
     lam = torch.tensor([0.1, 2.0], dtype=torch.float64)

@@ -62,9 +62,7 @@ def test_noise_free_combination_is_the_image(slices: int, coils: int, rows: int,
 def test_measured_snr_is_the_stated_one(snr_db: float) -> None:
     images = disc(4, 96, 96)
     config = SimulationConfig(num_coils=6, snr_db=snr_db, seed=5)
-    noisy, clean = (
-        simulated(magnitude_volume(images), replace(config, snr_db=snr)) for snr in (snr_db, None)
-    )
+    noisy, clean = (simulated(magnitude_volume(images), replace(config, snr_db=snr)) for snr in (snr_db, None))
     smaps = coil_maps(config, 96, 96)
     noise = combine(noisy.read_kspace(0, 4) - clean.read_kspace(0, 4), smaps)
     for part in (noise.real, noise.imag):  # std of each real component, 36864 samples: 0.4 %

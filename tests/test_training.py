@@ -159,9 +159,7 @@ def test_training_lowers_the_validation_loss(images: Path) -> None:
     for name in before:
         assert after[name] < before[name]
     assert sorted(seen) == list(range(16, 801, 16))
-    assert {"train/loss", "train/learning_rate", "train/gradient_norm", "train/images_per_second"} <= set(
-        seen[16]
-    )
+    assert {"train/loss", "train/learning_rate", "train/gradient_norm", "train/images_per_second"} <= set(seen[16])
 
 
 def test_non_finite_loss_stops_before_the_step(images: Path, tmp_path: Path) -> None:

@@ -126,9 +126,7 @@ def test_one_worker_equals_two(killed: Killed) -> None:
 
     reference = new_state(config, torch.device("cpu"))
     data = TrainingImages(config.data, "train", config.seed)
-    fit(
-        replace(config, total_images=800), reference, data, Hooks(checkpoint=keep), device=torch.device("cpu")
-    )
+    fit(replace(config, total_images=800), reference, data, Hooks(checkpoint=keep), device=torch.device("cpu"))
     for count, tolerance in ((160, 1e-5), (800, 1e-3)):
         saved = load_checkpoint(killed.out / "checkpoints" / f"images_{count:012d}")["network"]
         for ours, theirs in zip(found[count], saved.values(), strict=True):

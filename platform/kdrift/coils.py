@@ -89,9 +89,7 @@ def espirit_maps(
     target = kspace.device if device is None else torch.device(device)
     out = torch.empty((len(calibration), num_sets, coils, rows, cols), dtype=kspace.dtype, device=target)
     for index, piece in enumerate(calibration):
-        out[index] = _maps(
-            piece.to(target), (rows, cols), kernel_size, threshold, crop, num_sets, max_iter, tol
-        )
+        out[index] = _maps(piece.to(target), (rows, cols), kernel_size, threshold, crop, num_sets, max_iter, tol)
     out = out.reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
 
@@ -228,9 +226,7 @@ def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: fl
         kernels = right[:, values > threshold**2 * values[-1]]
     projector = (kernels.conj() @ kernels.mT).reshape(coils, *size, coils, *size)
 
-    lags = torch.zeros(
-        (2 * size[0] - 1, 2 * size[1] - 1, coils, coils), dtype=projector.dtype, device=projector.device
-    )
+    lags = torch.zeros((2 * size[0] - 1, 2 * size[1] - 1, coils, coils), dtype=projector.dtype, device=projector.device)
     for y in range(size[0]):
         for x in range(size[1]):
             # p = (y, x), all q at once: lag p - q runs backwards over a block of the kernel's size.

@@ -237,8 +237,7 @@ class Sensitivities(LinearOperator):
     def __post_init__(self) -> None:
         if self.smaps.ndim not in (3, 4):
             raise ValueError(
-                "smaps must be (coil, row, col) or (set, coil, row, col), got shape "
-                f"{tuple(self.smaps.shape)}"
+                f"smaps must be (coil, row, col) or (set, coil, row, col), got shape {tuple(self.smaps.shape)}"
             )
         if not self.smaps.is_complex():
             raise ValueError(f"smaps must be complex, got {self.smaps.dtype}: pass smaps.to(torch.complex64)")
@@ -290,9 +289,7 @@ def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     if lam.ndim > len(batch) or any(
         n not in (1, m) for n, m in zip(reversed(lam.shape), reversed(batch), strict=False)
     ):
-        raise ValueError(
-            f"lam has shape {tuple(lam.shape)}, which does not broadcast to the batch {tuple(batch)}"
-        )
+        raise ValueError(f"lam has shape {tuple(lam.shape)}, which does not broadcast to the batch {tuple(batch)}")
     return lam.to(b.device, b.real.dtype).reshape((*lam.shape, *(1,) * num_axes))
 
 
@@ -304,9 +301,7 @@ def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
 def check_shape(operator: LinearOperator, what: str, shape: Shape, x: Tensor) -> None:
     """Raise a ValueError that names both shapes unless the trailing shape of ``x`` is ``shape``."""
     if x.shape[max(x.ndim - len(shape), 0) :] != shape:
-        raise ValueError(
-            f"{_name(operator)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})"
-        )
+        raise ValueError(f"{_name(operator)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
 
 def _name(operator: LinearOperator) -> str:

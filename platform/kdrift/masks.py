@@ -261,9 +261,7 @@ def _gaussian2d(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolAr
     return _weighted_draw(density[0][:, None] + density[1][None, :], acs, acceleration, rng)
 
 
-def _weighted_draw(
-    log_density: npt.NDArray[np.float64], acs: BoolArray, acceleration: float, rng: Rng
-) -> BoolArray:
+def _weighted_draw(log_density: npt.NDArray[np.float64], acs: BoolArray, acceleration: float, rng: Rng) -> BoolArray:
     """The ACS and draws without replacement up to N/R samples (Gumbel top-k: keys log p + Gumbel noise)."""
     keys = log_density - np.log(-np.log(rng.random(log_density.shape)))
     keys[acs] = np.inf

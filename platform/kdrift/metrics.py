@@ -64,9 +64,7 @@ def ssim(
     """
     reference, image = _magnitudes(reference, image)
     if min(reference.shape[-2:]) < WINDOW:
-        raise ValueError(
-            f"SSIM needs slices of at least {WINDOW} x {WINDOW}, got {tuple(reference.shape[-2:])}"
-        )
+        raise ValueError(f"SSIM needs slices of at least {WINDOW} x {WINDOW}, got {tuple(reference.shape[-2:])}")
     return _average(reference, image, data_range, per, _ssim)
 
 
@@ -79,9 +77,7 @@ def _magnitudes(reference: torch.Tensor, image: torch.Tensor) -> tuple[torch.Ten
     if reference.shape != image.shape:
         raise ValueError(f"reference has shape {tuple(reference.shape)}, image has {tuple(image.shape)}")
     if reference.ndim not in (2, 3):
-        raise ValueError(
-            f"images need axes (slice, row, col) or (row, col), got shape {tuple(reference.shape)}"
-        )
+        raise ValueError(f"images need axes (slice, row, col) or (row, col), got shape {tuple(reference.shape)}")
     pair = [x.detach().abs() if x.is_complex() else x.detach() for x in (reference, image)]
     first, second = (x.to(dtype=torch.float64).reshape(-1, *x.shape[-2:]) for x in pair)
     return first, second.to(first.device)

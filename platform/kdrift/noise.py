@@ -28,9 +28,7 @@ def noise_covariance(noise: Tensor) -> Tensor:
     """
     samples = noise.reshape(len(noise), -1)
     if samples.shape[1] < len(samples):
-        raise ValueError(
-            f"noise has {samples.shape[1]} samples for {len(samples)} coils: give at least as many"
-        )
+        raise ValueError(f"noise has {samples.shape[1]} samples for {len(samples)} coils: give at least as many")
     return samples @ samples.mH / (2 * samples.shape[1])
 
 
@@ -45,9 +43,7 @@ def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
         raise ValueError(f"noise_cov has shape {tuple(noise_cov.shape)}, kspace has {coils} coils")
     factor, info = torch.linalg.cholesky_ex(noise_cov.to(kspace.device, torch.complex128))
     if int(info) != 0:
-        raise ValueError(
-            "noise_cov is not positive definite: take it from more noise samples, all coils connected"
-        )
+        raise ValueError("noise_cov is not positive definite: take it from more noise samples, all coils connected")
     inverse = torch.linalg.solve_triangular(factor, torch.eye(coils).to(factor), upper=False)
     return torch.einsum("vc,...cyx->...vyx", inverse.to(kspace.dtype), kspace)
 

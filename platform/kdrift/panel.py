@@ -96,9 +96,7 @@ def save_panel(
     shape = images[mean_title].shape
     for name, shown in {**images, "std": spread, "reference": truth}.items():
         if shown is not None and shown.shape != shape:
-            raise ValueError(
-                f"{name} is {shown.shape}, mean is {shape}: all images of a panel have one shape"
-            )
+            raise ValueError(f"{name} is {shown.shape}, mean is {shape}: all images of a panel have one shape")
     kept = None if mask is None else _image("mask", mask) != 0
 
     guide = images[mean_title] if truth is None else truth
@@ -262,9 +260,7 @@ def _draw_cell(
         figure.text(*place, cell.caption, color=FOREGROUND, fontsize=size, ha="center", va="center")
     if cell.boxed:
         top, left, rows, cols = region
-        axes.add_patch(
-            Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, edgecolor=ACCENT, linewidth=1.0)
-        )
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, edgecolor=ACCENT, linewidth=1.0))
     if cell.inset is not None:
         small = axes.inset_axes((0.02, 0.02, 0.28, 0.28))
         small.imshow(cell.inset, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", aspect="equal")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ from kdrift.uncertainty import RunningMoments
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-magnitude-small"
 SCALE_QUANTILE = 0.99
-BASELINE_WEIGHTS = {"zero_filled": 0.0, "cg_sense": 1e-2, "tv": 3e-3, "l1_wavelet": 3e-3}
-"""Regularisation of the classical methods where none is given; a comparison tunes it on the data at hand."""
 
 Progress = Callable[[int, int, int], None]
 """Called with (slice position, sampler steps done, steps in all)."""
@@ -51,8 +49,14 @@ class Plan:
     batch_samples: int = 8
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
+    precision: Literal["auto", "float32"] = "auto"
+    """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
     """ESPIRiT map sets, 1 or 2."""
+    map_crop: float = 0.0
+    """ESPIRiT maps are zero where their eigenvalue is not above this; 0 keeps the background, as RSS images do."""
+    map_threshold: float = 0.02
+    """Singular values of the calibration matrix below this fraction of the largest are null space."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def reconstruct(
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         with _timed(stages, "coil_maps"):
-            maps = _slice_maps(data, full_mask, plan.num_map_sets) if smaps is None else smaps[position]
+            maps = _slice_maps(data, plan) if smaps is None else smaps[position]
         all_maps.append(maps)
         level = estimate_noise_sigma(data, full_mask) if noise_sigma is None else noise_sigma
         steps = None if progress is None else _step_callback(progress, position, plan)
@@ -167,7 +171,14 @@ class _Classical:
     config: dict[str, Any]
 
     def slice(
-        self, kspace: Tensor, mask: Tensor, smaps: Tensor, noise: float, index: int, stages: dict[str, float], steps: Any
+        self,
+        kspace: Tensor,
+        mask: Tensor,
+        smaps: Tensor,
+        noise: float,
+        index: int,
+        stages: dict[str, float],
+        steps: Any,
     ) -> _Slice:
         if smaps.ndim != 3:
             raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(smaps)}")
@@ -189,14 +200,21 @@ class _Sampling:
     prior: Prior
 
     def slice(
-        self, kspace: Tensor, mask: Tensor, smaps: Tensor, noise: float, index: int, stages: dict[str, float], steps: Any
+        self,
+        kspace: Tensor,
+        mask: Tensor,
+        smaps: Tensor,
+        noise: float,
+        index: int,
+        stages: dict[str, float],
+        steps: Any,
     ) -> _Slice:
         method = METHODS[self.plan.method]
         scale = image_scale(kspace, smaps)
         measurement = Measurement(kspace / scale, mask, smaps, noise / scale)
         coils = method.chains == "coil"
         parts = len(kspace) if coils else (len(smaps) if smaps.ndim == 4 else None)
-        score = _TimedScore(self.prior.score())
+        score = _TimedScore(self.prior.score(fast=None if self.plan.precision == "auto" else False))
         moments, kept, residuals = None, [], []
         for first in range(0, self.plan.num_samples, self.plan.batch_samples):
             block = range(first, min(first + self.plan.batch_samples, self.plan.num_samples))
@@ -239,13 +257,17 @@ class _TimedScore:
 
 def _resolve(plan: Plan, prior: Prior | str | None) -> _Classical | _Sampling:
     """Turn names into functions, settings and the prior; every mistake in them is found here."""
-    common = {"method": plan.method, "num_samples": plan.num_samples, "seed": plan.seed, "map_sets": plan.num_map_sets}
+    maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
+    common = {"method": plan.method, "num_samples": plan.num_samples, "seed": plan.seed, "maps": maps}
+    common["precision"] = plan.precision
     if plan.num_samples < 1 or plan.batch_samples < 1:
-        raise ValueError(f"num_samples and batch_samples must be at least 1, got {plan.num_samples}, {plan.batch_samples}")
+        raise ValueError(
+            f"num_samples and batch_samples must be at least 1, got {plan.num_samples}, {plan.batch_samples}"
+        )
     if plan.method in BASELINES:
         if plan.preset:
             raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
-        options = {"weight": BASELINE_WEIGHTS[plan.method], **plan.settings}
+        options = dict(plan.settings)
         unknown = set(options) - {"weight", "max_iter"}
         if unknown:
             raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
@@ -277,10 +299,10 @@ def image_scale(kspace: Tensor, smaps: Tensor) -> float:
     return scale
 
 
-def _slice_maps(kspace: Tensor, mask: Tensor, num_sets: int) -> Tensor:
+def _slice_maps(kspace: Tensor, plan: Plan) -> Tensor:
     if len(kspace) == 1:
         return torch.ones_like(kspace)
-    return espirit_maps(kspace, num_sets=num_sets)
+    return espirit_maps(kspace, num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold)
 
 
 def _zero_filled(kspace: Tensor, smaps: Tensor) -> Tensor:

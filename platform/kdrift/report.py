@@ -23,7 +23,12 @@ PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
 
 
 def save_result(
-    out: Path, acquisition: Acquisition, result: ReconstructionResult, *, keep_smaps: bool = False, nifti: bool = False
+    out: Path,
+    acquisition: Acquisition,
+    result: ReconstructionResult,
+    *,
+    keep_smaps: bool = False,
+    nifti: bool = False,
 ) -> dict[str, Any]:
     """Write all files into the folder `out`, each whole or not at all, and return what `metrics.json` holds."""
     out.mkdir(parents=True, exist_ok=True)
@@ -66,14 +71,21 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "noise_sigma": result.noise_sigma,
         "seed": result.config["seed"],
         "config": result.config,
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in PACKAGES},
+        },
         "hardware": {"device": str(result.mean.device), "threads": torch.get_num_threads()},
     }
     return report
 
 
 def _write_h5(
-    path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any], keep_smaps: bool
+    path: Path,
+    acquisition: Acquisition,
+    result: ReconstructionResult,
+    report: dict[str, Any],
+    keep_smaps: bool,
 ) -> None:
     mean = acquisition.crop(result.mean).numpy()
 
@@ -98,9 +110,7 @@ def _write_h5(
     _replace(path, write)
 
 
-def _write_panel(
-    path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]
-) -> None:
+def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> None:
     middle = len(result.mean) // 2
     config = result.config
     label = " ".join(part for part in (config["method"], config["preset"]) if part)

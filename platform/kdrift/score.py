@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrift.hardware import has_fast_bfloat16
+
 
 class ScoreModel(Protocol):
     """The score of noisy images; see the module's text for shapes and units."""
@@ -40,7 +42,7 @@ class MagnitudeScore:
         `returns_denoised` the denoised image.
     size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
     max_images : network images evaluated at a time; bounds memory.
-    fast : bfloat16 autocast and channels_last (used where the hardware has them; see `has_fast_bfloat16`).
+    fast : bfloat16 autocast and channels_last (None: where the hardware has them).
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class MagnitudeScore:
         device = next(network.parameters()).device
         self.fast = has_fast_bfloat16(device) if fast is None else fast
         memory_format = torch.channels_last if self.fast else torch.contiguous_format
-        self.network = network.eval().to(memory_format=memory_format)
+        self.network = network.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
         self.device = device
         self.returns_denoised = returns_denoised
         self.size_multiple = size_multiple
@@ -106,16 +108,6 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
         return images
     mode = "reflect" if down < rows and right < cols else "constant"
     return F.pad(images, (0, right, 0, down), mode=mode)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are faster than in float32 on this device (detected, not assumed)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
 
 
 def _per_image(sigma: float | Tensor, x: Tensor) -> Tensor:

@@ -55,9 +55,7 @@ def check_operator(
     _close(normal, operator.adjoint(forward), tol, "normal and adjoint(forward)")
     _close(_gradient(operator.forward, x, y), adjoint, tol, "gradient of forward and adjoint")
     _close(_gradient(operator.adjoint, y, x), operator.forward(x), tol, "gradient of adjoint and forward")
-    _close(
-        _gradient(operator.normal, x, normal), operator.normal(normal), tol, "gradient of normal and normal"
-    )
+    _close(_gradient(operator.normal, x, normal), operator.normal(normal), tol, "gradient of normal and normal")
     if batch:
         first = (0,) * len(batch)
         _close(operator.forward(x[first]), forward[first], tol, "forward of one element and of the batch")

@@ -35,9 +35,7 @@ class RunningMoments:
     def merge(self, other: RunningMoments) -> RunningMoments:
         """Moments of both sets of samples together. Raises ValueError for samples of another shape."""
         if self.mean.shape != other.mean.shape:
-            raise ValueError(
-                f"samples have shape {tuple(self.mean.shape)} here and {tuple(other.mean.shape)} there"
-            )
+            raise ValueError(f"samples have shape {tuple(self.mean.shape)} here and {tuple(other.mean.shape)} there")
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)

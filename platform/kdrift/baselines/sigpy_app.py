@@ -50,9 +50,7 @@ def checked_maps(kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
             raise ValueError(f"kspace has {kspace.shape[0]} coils and no smaps: estimate maps first")
         return torch.ones_like(kspace)
     if smaps.shape != kspace.shape:
-        raise ValueError(
-            f"smaps is {tuple(smaps.shape)}, kspace is {tuple(kspace.shape)}: give one set of its shape"
-        )
+        raise ValueError(f"smaps is {tuple(smaps.shape)}, kspace is {tuple(kspace.shape)}: give one set of its shape")
     return smaps.to(kspace)
 
 
@@ -66,9 +64,7 @@ def coil_images(kspace: Tensor, mask: Tensor) -> Tensor:
     return ifft2c(kspace * mask)
 
 
-def run_app(
-    make_app: Callable[[ScaledProblem], Any], kspace: Tensor, mask: Tensor, smaps: Tensor | None
-) -> Tensor:
+def run_app(make_app: Callable[[ScaledProblem], Any], kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
     """Solve one slice with the sigpy app that `make_app` builds from the scaled problem; image (row, col)."""
     smaps = checked_maps(kspace, mask, smaps)
     start = combine(kspace, mask, smaps)

@@ -14,9 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SRC", help="file, folder, glob or URL (s3://...)")
     parser.add_argument("--store", required=True, metavar="X.zarr", help="folder or URL of the store")
     parser.add_argument("--smaps", action="store_true", help="also compute ESPIRiT coil maps")
-    parser.add_argument(
-        "--target", action="store_true", help="also compute the RSS image where there is no reference"
-    )
+    parser.add_argument("--target", action="store_true", help="also compute the RSS image where there is no reference")
     parser.add_argument("--workers", type=int, default=None, help="volumes at a time (default: all CPUs)")
     parser.add_argument("--overwrite", action="store_true", help="convert unchanged sources again")
     parser.add_argument("--address", default=None, help="Ray cluster to use (default: a private one)")

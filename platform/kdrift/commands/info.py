@@ -13,16 +13,10 @@ LONG = 24
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.description = (
-        "Describe stores, scans of any format, prior bundles, published checkpoints and results."
-    )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="file, folder or URL; STORE/volume for one volume"
-    )
+    parser.description = "Describe stores, scans of any format, prior bundles, published checkpoints and results."
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder or URL; STORE/volume for one volume")
     parser.add_argument("--json", action="store_true", help="print one JSON list, nothing shortened")
-    parser.add_argument(
-        "--verify", action="store_true", help="recompute the checksums of a store (reads all of it)"
-    )
+    parser.add_argument("--verify", action="store_true", help="recompute the checksums of a store (reads all of it)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,18 +8,14 @@ import math
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.description = (
-        "Write a simulated multi-coil head phantom in the fastMRI layout, labelled simulated."
-    )
+    parser.description = "Write a simulated multi-coil head phantom in the fastMRI layout, labelled simulated."
     parser.add_argument("--out", metavar="FILE.h5", required=True, help="file to write")
     parser.add_argument("--slices", type=int, default=8, help="number of slices (default 8)")
     parser.add_argument("--size", metavar="N|ROWSxCOLS", default="256", help="matrix size (default 256)")
     parser.add_argument("--coils", type=int, default=8, help="number of receive coils (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="anatomy, contrast, phase and noise (default 0)")
     parser.add_argument("--contrast", choices=("T1", "T2", "FLAIR", "PD"), help="default: by the seed")
-    parser.add_argument(
-        "--snr", metavar="DB", default="35", help="dB in the coil-combined image, or none (default 35)"
-    )
+    parser.add_argument("--snr", metavar="DB", default="35", help="dB in the coil-combined image, or none (default 35)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,9 +30,7 @@ def run(args: argparse.Namespace) -> int:
     phantom = phantom_volume(args.slices, rows, cols, args.coils, args.seed, snr_db, args.contrast)
     write_fastmri(args.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
     shape = " x ".join(str(n) for n in phantom.kspace.shape)
-    print(
-        f"{args.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}"
-    )
+    print(f"{args.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}")
     return 0
 
 

@@ -37,8 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     mask.add_argument("--mask-seed", type=int, default=0, metavar="S", help="seed of the mask (default: 0)")
     mask.add_argument("--mask-released", action="store_true", help="draw as the published code does")
     parser.add_argument("--map-sets", type=int, default=1, choices=(1, 2), help="ESPIRiT map sets (default: 1)")
+    parser.add_argument(
+        "--map-crop", type=float, default=0.0, help="ESPIRiT eigenvalue below which maps are 0 (default: 0)"
+    )
     parser.add_argument("--virtual-coils", type=int, metavar="N", help="compress to N coils first")
     parser.add_argument("--batch-samples", type=int, default=8, metavar="B", help="samples at a time; bounds memory")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32"), default="auto", help="of the network (default: auto)"
+    )
     parser.add_argument("--save-samples", action="store_true", help="store every sample in reconstruction.h5")
     parser.add_argument("--save-smaps", action="store_true", help="store the coil maps in reconstruction.h5")
     parser.add_argument("--nifti", action="store_true", help="also write mean.nii.gz and std.nii.gz")
@@ -49,16 +55,23 @@ def run(args: argparse.Namespace) -> int:
     """Reconstruct, write the results and print the figures."""
     from kdrift.acquisition import MaskRequest, load_acquisition
     from kdrift.config import parse_override
+    from kdrift.hardware import keep_freed_memory
     from kdrift.reconstruct import DEFAULT_PRIOR, Plan, reconstruct
     from kdrift.report import save_result
 
+    keep_freed_memory()
     settings: dict[str, Any] = dict(parse_override(text) for text in args.set)
     if args.steps is not None:
         settings["num_steps"] = args.steps
     request = None
     if args.mask:
         request = MaskRequest(
-            args.mask, args.acceleration, args.acs_fraction, args.acs_lines, args.mask_seed, args.mask_released
+            args.mask,
+            args.acceleration,
+            args.acs_fraction,
+            args.acs_lines,
+            args.mask_seed,
+            args.mask_released,
         )
     acquisition = load_acquisition(
         args.input, mask=request, slices=_slices(args.slices), num_virtual_coils=args.virtual_coils
@@ -71,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         batch_samples=args.batch_samples,
         keep_samples=args.save_samples,
+        precision=args.precision,
         num_map_sets=args.map_sets,
+        map_crop=args.map_crop,
     )
     result = reconstruct(
         acquisition.kspace,

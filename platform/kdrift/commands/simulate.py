@@ -12,30 +12,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Simulate multi-coil k-space from magnitude volumes (NIfTI, DICOM, ...): coil maps, phase, noise."
         " What it makes is labelled simulated."
     )
-    parser.add_argument(
-        "sources", nargs="+", metavar="SRC", help="magnitude volume: file, folder, glob or URL"
-    )
+    parser.add_argument("sources", nargs="+", metavar="SRC", help="magnitude volume: file, folder, glob or URL")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "--out", metavar="FILE.h5|DIR", help="fastMRI HDF5 file, or a folder for one file a volume"
-    )
+    where.add_argument("--out", metavar="FILE.h5|DIR", help="fastMRI HDF5 file, or a folder for one file a volume")
     where.add_argument("--store", metavar="X.zarr", help="store to add the volumes to")
     parser.add_argument(
         "--coils", type=int, default=None, help="coils, or virtual coils of --maps (default: 8, or all)"
     )
-    parser.add_argument(
-        "--maps", metavar="FILE.npy", default=None, help="measured coil maps (coil, row, col)"
-    )
-    parser.add_argument(
-        "--snr", default="30", metavar="DB", help="dB in the coil-combined image, or none (default 30)"
-    )
+    parser.add_argument("--maps", metavar="FILE.npy", default=None, help="measured coil maps (coil, row, col)")
+    parser.add_argument("--snr", default="30", metavar="DB", help="dB in the coil-combined image, or none (default 30)")
     parser.add_argument("--phase-order", type=int, default=3, help="order of the smooth phase (default 3)")
-    parser.add_argument(
-        "--phase-rad", type=float, default=1.0, help="spread of the phase in radians (default 1)"
-    )
-    parser.add_argument(
-        "--size", metavar="ROWSxCOLS", default=None, help="crop or pad the images to this size"
-    )
+    parser.add_argument("--phase-rad", type=float, default=1.0, help="spread of the phase in radians (default 1)")
+    parser.add_argument("--size", metavar="ROWSxCOLS", default=None, help="crop or pad the images to this size")
     parser.add_argument("--slices", metavar="A:B", default=None, help="slices to use (default: all)")
     parser.add_argument("--seed", type=int, default=0)
 

@@ -10,20 +10,12 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `kdrift train`."""
     parser.description = "Train a score prior on Ray Train; log to MLflow; register the finished prior."
-    parser.add_argument(
-        "--config", required=True, metavar="YAML", help="training configuration, see configs/train/"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, dotted"
-    )
+    parser.add_argument("--config", required=True, metavar="YAML", help="training configuration, see configs/train/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, dotted")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/train/NAME)")
     parser.add_argument("--name", help="name of the run and of the registered prior")
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="data-parallel workers (default: 1)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in --out from its last checkpoint"
-    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers (default: 1)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
     parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a local one)")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
 

@@ -76,9 +76,7 @@ def augment(image: np.ndarray, how: DataConfig, rng: np.random.Generator) -> np.
     return np.ascontiguousarray(image * factor, dtype=np.float32)
 
 
-def smooth_phase(
-    shape: tuple[int, ...], std_rad: float, rng: np.random.Generator, knots: int = KNOTS
-) -> np.ndarray:
+def smooth_phase(shape: tuple[int, ...], std_rad: float, rng: np.random.Generator, knots: int = KNOTS) -> np.ndarray:
     """Return a random smooth phase in radians, float32 (row, col): a uniform constant plus a smooth surface.
 
     The surface passes through `knots` x `knots` values N(0, std_rad^2), interpolated by polynomials of degree

@@ -88,9 +88,7 @@ def convert(
         converted, failed, num_bytes = (
             _run(opened, work, requested, workers, address, progress) if work else ([], {}, 0)
         )
-    return ConversionReport(
-        tuple(converted), tuple(sorted(skipped)), failed, num_bytes, time.perf_counter() - started
-    )
+    return ConversionReport(tuple(converted), tuple(sorted(skipped)), failed, num_bytes, time.perf_counter() - started)
 
 
 def convert_one(store: Store, path: str, name: str, requested: Sequence[str] = ()) -> int:
@@ -222,9 +220,7 @@ def _only_writer(store: Store) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"another conversion is writing to {store.location}; wait for it to end"
-            ) from None
+            raise ValueError(f"another conversion is writing to {store.location}; wait for it to end") from None
         yield
     finally:
         os.close(handle)

@@ -79,10 +79,7 @@ def is_same(stored: Mapping[str, Any], path: str) -> bool:
             return False
         if stored.get("path") == path and stored.get("version") == now["version"]:
             return True
-        return (
-            stored.get("sha256") is not None
-            and fingerprint(path, with_hash=True)["sha256"] == stored["sha256"]
-        )
+        return stored.get("sha256") is not None and fingerprint(path, with_hash=True)["sha256"] == stored["sha256"]
     except OSError:
         return False
 
@@ -106,8 +103,7 @@ def assign_names(sources: Iterable[Source], stored: Mapping[str, Mapping[str, An
             for source in rest
             if depth[source.path] < len(source.parts)
             and (
-                count[name := proposed[source.path]] > 1
-                or (name in stored and not is_same(stored[name], source.path))
+                count[name := proposed[source.path]] > 1 or (name in stored and not is_same(stored[name], source.path))
             )
         ]
         if not clashes:

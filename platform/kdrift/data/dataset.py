@@ -74,9 +74,7 @@ class DataConfig:
         if not 0 < low <= high:
             raise ValueError(f"scale_jitter is [{low}, {high}], expected 0 < low <= high")
         if self.drop_first < 0 or self.drop_last < 0:
-            raise ValueError(
-                f"drop_first {self.drop_first} and drop_last {self.drop_last} must not be negative"
-            )
+            raise ValueError(f"drop_first {self.drop_first} and drop_last {self.drop_last} must not be negative")
         if not 0 <= self.min_foreground < 1:
             raise ValueError(f"min_foreground is {self.min_foreground}, expected a number in [0, 1)")
 
@@ -103,9 +101,7 @@ class TrainingImages:
             raise ValueError(_nothing_found(config, split))
         counts = [entry.stop - entry.start for entry in self.volumes]
         self._first = np.concatenate([[0], np.cumsum(counts)])
-        num_bytes = sum(
-            2 * n * entry.rows * entry.cols for n, entry in zip(counts, self.volumes, strict=True)
-        )
+        num_bytes = sum(2 * n * entry.rows * entry.cols for n, entry in zip(counts, self.volumes, strict=True))
         self._in_memory = num_bytes <= config.cache_mib * 2**20
         self._cache: dict[int, np.ndarray] = {}
         self._scales: dict[int, np.ndarray] = {}
@@ -145,9 +141,7 @@ class TrainingImages:
         if not 0 < num_images <= self.num_slices:
             raise ValueError(f"num_images is {num_images}, the split has {self.num_slices} slices")
         picks = (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices
-        return torch.from_numpy(
-            np.stack([crop_centre(self.slice(int(i)), self.config.crop) for i in picks])[:, None]
-        )
+        return torch.from_numpy(np.stack([crop_centre(self.slice(int(i)), self.config.crop) for i in picks])[:, None])
 
     def slice(self, number: int) -> np.ndarray:
         """Return slice `number` of the split, scaled, float32 (row, col), uncropped."""
@@ -157,9 +151,7 @@ class TrainingImages:
             return self._volume(which)[local].astype(np.float32)
         entry = self.volumes[which]
         image = self._read(which, entry.start + local, entry.start + local + 1)[0]
-        scale = (
-            _scale(image, self.config.quantile) if self.config.normalise == "slice" else self._scale_of(which)
-        )
+        scale = _scale(image, self.config.quantile) if self.config.normalise == "slice" else self._scale_of(which)
         return image / scale
 
     def __getstate__(self) -> dict[str, Any]:
@@ -251,9 +243,7 @@ def _open_arrays(location: str) -> dict[str, np.ndarray]:
 def _scale(images: np.ndarray, quantile: float) -> np.ndarray:
     """Return the quantile of the magnitudes, or 1 for an empty image, which stays empty."""
     value = np.quantile(images, quantile)
-    return np.asarray(
-        value if value > 0 else max(float(images.max(initial=0.0)), 0.0) or 1.0, dtype=np.float32
-    )
+    return np.asarray(value if value > 0 else max(float(images.max(initial=0.0)), 0.0) or 1.0, dtype=np.float32)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -44,11 +44,7 @@ def describe(path: str, verify: bool = False) -> Description:
         return {"what": "stored volume", "path": path, **_stored(volume)}
     if "://" in path:
         return _describe_scan(path)
-    if (
-        not os.path.exists(path)
-        and not any(os.path.exists(path + end) for end in (".cfl", ".hdr"))
-        and "#" not in path
-    ):
+    if not os.path.exists(path) and not any(os.path.exists(path + end) for end in (".cfl", ".hdr")) and "#" not in path:
         raise ValueError(f"{path}: no such file or folder")
     if all((Path(path) / name).is_file() for name in BUNDLE_FILES):
         return _describe_bundle(Path(path))
@@ -147,9 +143,7 @@ def _describe_folder(path: str) -> Description:
             description = _describe_scan(source)
             scans.append({key: description[key] for key in ("path", "kind", "shape")})
         except ValueError as error:
-            scans.append(
-                {"path": source, "kind": "unreadable", "reason": str(error).removeprefix(f"{source}: ")}
-            )
+            scans.append({"path": source, "kind": "unreadable", "reason": str(error).removeprefix(f"{source}: ")})
     return {"what": "folder of scans", "path": path, "num_scans": len(scans), "scans": scans}
 
 
@@ -169,9 +163,7 @@ def _describe_bundle(path: Path) -> Description:
         "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
         "config": config,
     }
-    cards = [
-        file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")
-    ]
+    cards = [file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")]
     if cards:
         lines = [line.strip("# ").strip() for line in cards[0].read_text().splitlines()]
         description["card"] = next((line for line in lines if line), "(empty)")
@@ -208,11 +200,7 @@ def _describe_checkpoint(path: str) -> Description:
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
     entries = (
-        content.items()
-        if isinstance(content, Mapping)
-        else enumerate(content)
-        if isinstance(content, list)
-        else []
+        content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else []
     )
     return {
         "what": "checkpoint",

@@ -136,14 +136,9 @@ def phantom_images(
     scale = 1 + rng.normal(0.0, [0.03, 0.03, 0.03])
     tilt = rng.normal(0.0, 4.0)
     shift = rng.normal(0.0, 0.015, 2)
-    levels = dict(
-        zip(_TISSUES, _INTENSITY[contrast] * (1 + rng.normal(0.0, 0.04, len(_TISSUES))), strict=True)
-    )
+    levels = dict(zip(_TISSUES, _INTENSITY[contrast] * (1 + rng.normal(0.0, 0.04, len(_TISSUES))), strict=True))
     folds, texture = _waves(rng, 40, 15.0, 30.0), _waves(rng, 24, 2.0, 12.0)
-    inner = [
-        (tissue, *(np.array(shape) * np.append(1 + rng.normal(0.0, 0.08, 6), 1.0)))
-        for tissue, *shape in _INNER
-    ]
+    inner = [(tissue, *(np.array(shape) * np.append(1 + rng.normal(0.0, 0.08, 6), 1.0))) for tissue, *shape in _INNER]
     lesions = [_lesion(rng) for _ in range(rng.integers(0, 6))]
     edge = 1.0 / min(rows, cols)  # half a pixel: edges as soft as the sampling
     y, x = _plane(rows, cols)
@@ -177,10 +172,10 @@ def phantom_images(
 def birdcage_maps(num_coils: int, rows: int, cols: int, z: float = 0.0) -> ComplexArray:
     """Return smooth coil maps complex64 `(coil, row, col)` with sum |S|^2 = 1.
 
-    Loops of radius a stand round the field of view [-1, 1]^2 on one to three rings. With v from the loop and its
-    normal m, the field is that of the vector potential m x v / (|v|^2 + a^2)^(3/2), which is exact on the axis and
-    a dipole's far away: `B = (3 (m . v) v - |v|^2 m + 2 a^2 m) / (|v|^2 + a^2)^(5/2)`. The sensitivity is
-    `B_x - i B_y` (reciprocity: Hoult, Concepts Magn. Reson. 12:173, 2000).
+    Loops of radius a stand round the field of view [-1, 1]^2 on one to three rings. With v from the loop
+    and its normal m, the field is that of the vector potential m x v / (|v|^2 + a^2)^(3/2), which is exact
+    on the axis and a dipole's far away: `B = (3 (m . v) v - |v|^2 m + 2 a^2 m) / (|v|^2 + a^2)^(5/2)`. The
+    sensitivity is `B_x - i B_y` (reciprocity: Hoult, Concepts Magn. Reson. 12:173, 2000).
 
     Parameters
     ----------

@@ -94,9 +94,7 @@ def simulate_volume(
         If the shapes of images and maps differ.
     """
     if images.ndim != 3 or smaps.ndim != 3 or images.shape[1:] != smaps.shape[1:]:
-        raise ValueError(
-            f"images have shape {images.shape}, smaps {smaps.shape}: rows and columns must agree"
-        )
+        raise ValueError(f"images have shape {images.shape}, smaps {smaps.shape}: rows and columns must agree")
     kspace = np.empty((len(images), *smaps.shape), dtype=np.complex64)
     for i, magnitude in enumerate(images):
         rng = np.random.default_rng((seed, first_slice + i))
@@ -117,9 +115,7 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     """
     info = source.info
     if info.kind == "kspace" and not info.has_reference:
-        raise ValueError(
-            f"{source.path} is k-space without a reference image; simulation needs magnitude images"
-        )
+        raise ValueError(f"{source.path} is k-space without a reference image; simulation needs magnitude images")
     last = info.num_slices if last is None else min(last, info.num_slices)
     if not 0 <= first < last:
         raise ValueError(f"slices {first}:{last} are empty, {source.path} has {info.num_slices}")
@@ -182,9 +178,7 @@ def load_maps(path: str | Path) -> np.ndarray:
     """Read measured coil maps from .npy, complex (coil, row, col)."""
     maps = np.load(path, allow_pickle=False)
     if maps.ndim != 3 or maps.dtype.kind != "c" or not np.isfinite(maps).all():
-        raise ValueError(
-            f"{path}: maps are {maps.dtype} {maps.shape}, expected finite complex (coil, row, col)"
-        )
+        raise ValueError(f"{path}: maps are {maps.dtype} {maps.shape}, expected finite complex (coil, row, col)")
     return maps
 
 
@@ -202,8 +196,7 @@ def resize_maps(maps: np.ndarray, rows: int, cols: int, num_coils: int | None = 
         maps = (vectors[:, ::-1][:, :num_coils].conj().T @ flat).reshape(num_coils, *maps.shape[1:])
     zoom = (1, rows / maps.shape[1], cols / maps.shape[2])
     real, imag = (
-        scipy.ndimage.zoom(part, zoom, order=3, mode="nearest", grid_mode=True)
-        for part in (maps.real, maps.imag)
+        scipy.ndimage.zoom(part, zoom, order=3, mode="nearest", grid_mode=True) for part in (maps.real, maps.imag)
     )
     return normalise_maps(real + 1j * imag)
 
@@ -224,8 +217,7 @@ def fit(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """Crop or pad with zeros the last two axes around the centre."""
     have = images.shape[-2:]
     padding = [
-        (max(0, n // 2 - h // 2), max(0, (n - n // 2) - (h - h // 2)))
-        for n, h in zip((rows, cols), have, strict=True)
+        (max(0, n // 2 - h // 2), max(0, (n - n // 2) - (h - h // 2))) for n, h in zip((rows, cols), have, strict=True)
     ]
     padded = np.pad(images, [(0, 0)] * (images.ndim - 2) + padding)
     return np.ascontiguousarray(centre_crop(padded, rows, cols))

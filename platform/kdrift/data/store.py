@@ -67,9 +67,7 @@ class Store:
         try:
             info = VolumeInfo(**attributes["info"])
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.location}/{name}: attributes are not of {SCHEMA} {VERSION}: {error}"
-            ) from None
+            raise ValueError(f"{self.location}/{name}: attributes are not of {SCHEMA} {VERSION}: {error}") from None
         arrays = attributes["arrays"]
 
         @functools.cache
@@ -165,9 +163,7 @@ class Store:
             )
         if attributes.get("version") != VERSION:
             found = attributes.get("version")
-            raise ValueError(
-                f"{self.location} has {SCHEMA} version {found!r}, this kdrift reads version {VERSION}"
-            )
+            raise ValueError(f"{self.location} has {SCHEMA} version {found!r}, this kdrift reads version {VERSION}")
 
     def _folders(self) -> list[str]:
         if self.is_local:
@@ -177,10 +173,7 @@ class Store:
         else:
             self._filesystem.invalidate_cache()
             try:
-                names = [
-                    path.rstrip("/").rsplit("/", 1)[-1]
-                    for path in self._filesystem.ls(self._root, detail=False)
-                ]
+                names = [path.rstrip("/").rsplit("/", 1)[-1] for path in self._filesystem.ls(self._root, detail=False)]
             except FileNotFoundError:
                 return []
         return sorted(name for name in names if SAFE_NAME.match(name) and name != "zarr.json")
@@ -232,9 +225,7 @@ class StoredVolume(Volume):
         return np.asarray(self.open_array("smaps")[start:stop])
 
 
-def open_store(
-    location: str | Path, mode: Mode = "r", storage_options: dict[str, Any] | None = None
-) -> Store:
+def open_store(location: str | Path, mode: Mode = "r", storage_options: dict[str, Any] | None = None) -> Store:
     """Open a store: mode `r` reads an existing one, `a` also writes and creates it if absent.
 
     Raises

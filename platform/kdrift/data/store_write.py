@@ -127,9 +127,7 @@ def _destination(store: Store, name: str) -> Iterator[str]:
         raise
 
 
-def _copy_slices(
-    zarr_store: Any, path: str, volume: Volume, derive: Mapping[str, Derive]
-) -> dict[str, _SliceWriter]:
+def _copy_slices(zarr_store: Any, path: str, volume: Volume, derive: Mapping[str, Derive]) -> dict[str, _SliceWriter]:
     """Copy all slices block by block and return the writers, which hold the checksums."""
     info = volume.info
     writers: dict[str, _SliceWriter] = {}
@@ -150,9 +148,7 @@ def _copy_slices(
             if array_name != "target" or target is None:
                 computed = function(block)
                 if not np.isfinite(computed).all():
-                    raise ValueError(
-                        f"{array_name} computed of slices {start}:{stop} holds NaN or infinite values"
-                    )
+                    raise ValueError(f"{array_name} computed of slices {start}:{stop} holds NaN or infinite values")
                 put(array_name, computed)
     return writers
 

@@ -141,9 +141,7 @@ class Volume:
         with naming(self.path, f"slices {start}:{stop} cannot be read"), _quiet():
             loaded = load(start, stop)
             if loaded.shape != shape:
-                raise BadVolume(
-                    self.path, f"slices {start}:{stop} have shape {loaded.shape}, expected {shape}"
-                )
+                raise BadVolume(self.path, f"slices {start}:{stop} have shape {loaded.shape}, expected {shape}")
             data = np.ascontiguousarray(loaded, dtype=dtype)
         finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
         if not finite.all():
@@ -188,9 +186,7 @@ def check_declared(path: str, declared: int, stored: int, compressed: bool = Fal
     Deflate cannot expand by more than a factor of 1032, so neither can an honest compressed file.
     """
     if declared > stored * (1032 if compressed else 1):
-        raise BadVolume(
-            path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?"
-        )
+        raise BadVolume(path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?")
 
 
 def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:

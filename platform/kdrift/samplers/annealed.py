@@ -1,9 +1,9 @@
 """Annealed posterior sampling with a Gaussian data step: kdrift's fast default.
 
-At each noise level the denoised image and its remaining variance stand for p(x_0 | x_sigma) as a Gaussian; combined with
-the data and their noise level that gives p(x_0 | x_sigma, y) in closed form up to one linear solve (the Gaussian of
-PiGDM, Song et al. 2023; the decoupled annealing of DAPS, Zhang et al. 2024, with the solve in place of Langevin steps).
-A draw from it, noised to the next lower level, is a draw of that level's posterior.
+At each noise level the denoised image and its remaining variance stand for p(x_0 | x_sigma) as a Gaussian; combined
+with the data and their noise level that gives p(x_0 | x_sigma, y) in closed form up to one linear solve (the Gaussian
+of PiGDM, Song et al. 2023; the decoupled annealing of DAPS, Zhang et al. 2024, with the solve in place of Langevin
+steps). A draw from it, noised to the next lower level, is a draw of that level's posterior.
 """
 
 from __future__ import annotations
@@ -93,10 +93,8 @@ def annealed(
 def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
     """Noise of covariance s^2 (A^H A + g), whose solve has covariance s^2 (A^H A + g)^-1 (perturb and solve)."""
     coil, rows, cols = operator.oshape
-    if len(rng.shape) == 1:
-        noise = rng(coil, rows, cols)
-    else:
-        noise = rng(coil, rows, cols)[:, 0]  # with two map sets one draw of k-space noise serves both
+    drawn = rng(coil, rows, cols)
+    noise = drawn if len(rng.shape) == 1 else drawn[:, 0]  # one draw of k-space noise serves both map sets
     return s * operator.adjoint(noise) + prior_weight * rng(rows, cols)
 
 

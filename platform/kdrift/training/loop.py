@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
 from kdrift.training.config import OptimisationConfig, TrainConfig
 from kdrift.training.loss import derive_seed, draw_noise, noise_left, training_loss
@@ -103,18 +104,10 @@ class _Meter:
         return self.images / max(time.monotonic() - self.since, 1e-9)
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively (avx512_bf16 or amx_bf16; CUDA from Ampere on)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     """Return the autocast context of the configured precision."""
     precision = config.hardware.precision
-    enabled = precision == "bfloat16" or (precision == "auto" and native_bfloat16(device))
+    enabled = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
@@ -238,9 +231,7 @@ def fit(
 
 
 @torch.no_grad()
-def validate(
-    config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device
-) -> dict[str, float]:
+def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
     """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
     kind = config.network.preconditioning
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)

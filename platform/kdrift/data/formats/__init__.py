@@ -28,13 +28,14 @@ def open_hdf5(path: str, name: str, stream: IO[bytes] | None = None) -> Volume:
     """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
     resources = contextlib.ExitStack()
     with resources:
-        file = open_file(path, resources, stream)
+        source = open_file(path, resources, stream)
         with naming(path, "not a readable HDF5 file (truncated or damaged)"):
-            groups = [key for key in keys(path, file) if f"{key}/xml" in file]
-            if groups and "kspace" not in file:
-                volume = open_ismrmrd(path, name, file, groups[0], resources, stream)
+            names = keys(source)
+            groups = [key for key in names if f"{key}/xml" in source.file]
+            if groups and "kspace" not in names:
+                volume = open_ismrmrd(source, name, groups[0], resources)
             else:
-                volume = open_fastmri(path, name, file, resources, stream)
+                volume = open_fastmri(source, name, resources)
         volume.resources = resources.pop_all()
     return volume
 
@@ -54,9 +55,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
-    "numpy": Format(
-        (".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy
-    ),
+    "numpy": Format((".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy),
     "nifti": Format((".nii.gz", ".nii"), lambda head: b"n+" in (head[344:346], head[4:6]), open_nifti),
     "dicom": Format((".dcm", ".ima"), lambda head: head[128:132] == b"DICM", open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
@@ -107,9 +106,7 @@ def find_sources(path: str | os.PathLike[str]) -> list[str]:
         subfolders.sort()
         dicom = [name for name in names if _suffix_format(name) == "dicom"]
         if dicom:
-            with contextlib.suppress(
-                BadVolume
-            ):  # then the folder itself is listed, and opening it names the file
+            with contextlib.suppress(BadVolume):  # then the folder itself is listed, and opening it names the file
                 series = list_series(folder)
                 found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
                 dicom = []
@@ -139,9 +136,7 @@ def _open_local(path: str, shown: str) -> Volume:
         raise BadVolume(shown, "file is empty")
     by_suffix = _suffix_format(path)
     if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
-        return FORMATS[by_suffix].open(
-            path, name
-        )  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
+        return FORMATS[by_suffix].open(path, name)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
     for row in FORMATS.values():
         if row.is_content(head):
             return row.open(path, name)

@@ -54,9 +54,7 @@ def open_bart(path: str, name: str) -> Volume:
     check_dims(path, slices=num_slices * partitions, coils=coils, rows=read, columns=phase)
     check_declared(path, 8 * math.prod(dims), os.path.getsize(f"{stem}.cfl"))
     with naming(path, "BART data cannot be mapped"):
-        stored = np.memmap(
-            f"{stem}.cfl", np.complex64, "r", shape=(num_slices, coils, partitions, phase, read)
-        )
+        stored = np.memmap(f"{stem}.cfl", np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
         array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
         if partitions == 1:
             return kspace_volume(path, name, array[:, 0], "bart")
@@ -118,9 +116,7 @@ def _read_dims(path: str, header: str) -> list[int]:
         if title == "# Dimensions":
             words = values.split()
             if not 0 < len(words) <= len(_DIMENSIONS) or not all(w.isascii() and w.isdigit() for w in words):
-                raise BadVolume(
-                    path, f"BART dimensions are {values[:80]!r}, expected 1 to 16 positive integers"
-                )
+                raise BadVolume(path, f"BART dimensions are {values[:80]!r}, expected 1 to 16 positive integers")
             if any(len(word) > 12 for word in words):
                 raise BadVolume(path, f"BART dimensions are {values[:80]!r}: impossibly large")
             dims = [int(word) for word in words]

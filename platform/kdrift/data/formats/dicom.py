@@ -74,9 +74,7 @@ def open_dicom(path: str, name: str, series_uid: str | None = None) -> Volume:
         if not series:
             raise BadVolume(path, "folder holds no DICOM files")
         if series_uid is None and len(series) > 1:
-            raise BadVolume(
-                path, f"folder holds {len(series)} series: choose one as {path}#{next(iter(series))}"
-            )
+            raise BadVolume(path, f"folder holds {len(series)} series: choose one as {path}#{next(iter(series))}")
         if (chosen := series_uid or next(iter(series))) not in series:
             raise BadVolume(path, f"folder holds no series {chosen}, it holds {', '.join(series)}")
         paths = series[chosen]
@@ -95,13 +93,9 @@ def _volume(path: str, name: str, files: list[_File]) -> Volume:
         header = file.header
         if (int(header.Rows), int(header.Columns)) != (rows, cols):
             shape = f"{header.Rows}x{header.Columns}"
-            raise BadVolume(
-                file.path, f"slice is {shape}, but {os.path.basename(files[0].path)} is {rows}x{cols}"
-            )
+            raise BadVolume(file.path, f"slice is {shape}, but {os.path.basename(files[0].path)} is {rows}x{cols}")
         if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise BadVolume(
-                file.path, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)"
-            )
+            raise BadVolume(file.path, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)")
         frames = int(header.get("NumberOfFrames", 1) or 1)
         check_dims(file.path, slices=frames, rows=rows, columns=cols)
         declared = frames * rows * cols * int(header.BitsAllocated) // 8
@@ -145,9 +139,7 @@ def _describe(path: str) -> _File:
         row, col = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
         along = float(np.dot(np.cross(row, col), np.array(place, dtype=float)))
     instance = header.get("InstanceNumber")
-    return _File(
-        path, header, (along, float(instance) if instance is not None else 0.0, os.path.basename(path))
-    )
+    return _File(path, header, (along, float(instance) if instance is not None else 0.0, os.path.basename(path)))
 
 
 def _pixels(path: str) -> npt.NDArray[Any]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from kdrift.data.formats.hdf5 import attributes, dataset, text
+from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
 from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, centre_crop, check_dims
 
@@ -23,13 +23,7 @@ REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 IMAGES = (*REFERENCES, "reconstruction")
 
 
-def open_fastmri(
-    path: str,
-    name: str,
-    file: h5py.File,
-    resources: contextlib.ExitStack,
-    stream: IO[bytes] | None = None,
-) -> Volume:
+def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Volume:
     """Open a file in the fastMRI layout.
 
     `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled)
@@ -43,15 +37,16 @@ def open_fastmri(
     BadVolume
         For missing keys, wrong types or shapes, or a hostile header.
     """
-    xml = dataset(path, file, "ismrmrd_header")
-    header = read_header(path, text(path, xml, stream)) if xml is not None else Header()
-    attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(path, file)}
-    references = [(key, node) for key in IMAGES if (node := dataset(path, file, key)) is not None]
-    kspace = dataset(path, file, "kspace")
+    path = source.path
+    xml = dataset(source, "ismrmrd_header")
+    header = read_header(path, text(source, xml)) if xml is not None else Header()
+    attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(source)}
+    references = [(key, node) for key in IMAGES if (node := dataset(source, key)) is not None]
+    kspace = dataset(source, "kspace")
     if kspace is None:
         if not references:
             raise BadVolume(
-                path, f"found keys {', '.join(file)}, expected kspace or one of {', '.join(IMAGES)}"
+                path, f"found keys {', '.join(keys(source))}, expected kspace or one of {', '.join(IMAGES)}"
             )
         return _images(path, name, references[0][1], attrs, resources)
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
@@ -68,7 +63,7 @@ def open_fastmri(
             raise BadVolume(path, f"reference has {reference.shape[0]} slices, kspace has {num_slices}")
         recon = reference.shape[1:]
     recon_rows, recon_cols = min(recon[0], rows), min(recon[1], cols)
-    mask = dataset(path, file, "mask")
+    mask = dataset(source, "mask")
 
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
         data = kspace[start:stop]

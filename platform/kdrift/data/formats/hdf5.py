@@ -1,9 +1,18 @@
-"""Safe access to HDF5 files of unknown origin."""
+"""Safe access to HDF5 files of unknown origin.
+
+libhdf5 believes the lengths it finds in a file and can loop for ever in a damaged heap of variable-length
+items. What a file claims is therefore checked in its own bytes before libhdf5 reads it. Layout: "HDF5 File
+Format Specification Version 3.0", sections III.E (global heap) and IV.A.2.d (datatypes of variable length).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import h5py
@@ -12,15 +21,42 @@ import numpy as np
 from kdrift.data.formats.header import MAX_HEADER_BYTES
 from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, naming
 
+ITEM = np.dtype({"names": ["length", "heap", "index"], "formats": ["<u4", "<u8", "<u4"], "itemsize": 16})
+"""How an item of variable length is stored: its length and its place in the global heap."""
+_HEAP_MAGIC = b"GCOL\x01\0\0\0"
+_BLOCK = 1 << 20
 
-def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | None = None) -> h5py.File:
+
+@dataclass(frozen=True)
+class Hdf5:
+    """An open file and its bytes."""
+
+    path: str
+    file: h5py.File
+    raw: IO[bytes]
+    checked_heaps: set[int] = field(default_factory=set)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`."""
+        self.raw.seek(offset)
+        return self.raw.read(length)
+
+    def size(self) -> int:
+        """Return the size of the file in bytes."""
+        return self.raw.seek(0, os.SEEK_END)
+
+
+def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | None = None) -> Hdf5:
     """Open an HDF5 file for reading, from a path or a seekable binary stream (fsspec)."""
     with naming(path, "not a readable HDF5 file (truncated or damaged)"):
-        return resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
+        raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
+        resources.callback(raw.close)
+        file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
+        return Hdf5(path, file, raw)
 
 
-def dataset(path: str, file: h5py.File, key: str) -> h5py.Dataset | None:
-    """Return the dataset at `key`, or None where there is none.
+def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
+    """Return the dataset at `key`, or None.
 
     Raises
     ------
@@ -28,7 +64,8 @@ def dataset(path: str, file: h5py.File, key: str) -> h5py.Dataset | None:
         When it is reached by a link or stored outside of the file (either could make the reader open any
         other file of this machine), is no dataset, or declares more data than the file holds.
     """
-    node: Any = file
+    node: Any = source.file
+    path = source.path
     with naming(path, f"{key} cannot be opened"):
         for part in key.split("/"):
             if not isinstance(node, h5py.Group) or part not in node:
@@ -45,44 +82,43 @@ def dataset(path: str, file: h5py.File, key: str) -> h5py.Dataset | None:
         if node.shape and 0 in node.shape:
             raise BadVolume(path, f"{key} has shape {node.shape}: a dimension is 0")
         compressed = node.id.get_create_plist().get_nfilters() > 0
-        check_declared(
-            path, math.prod(node.shape) * node.dtype.itemsize, node.id.get_storage_size(), compressed
-        )
+        check_declared(path, node.size * node.dtype.itemsize, node.id.get_storage_size(), compressed)
         if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > MAX_SLICE_BYTES:
             raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
     return node
 
 
-def text(path: str, node: h5py.Dataset, stream: IO[bytes] | None = None) -> bytes:
+def text(source: Hdf5, node: h5py.Dataset) -> bytes:
     """Return a scalar or one-element string dataset as bytes."""
-    with naming(path, "XML header cannot be read"):
+    with naming(source.path, "XML header cannot be read"):
         if h5py.check_string_dtype(node.dtype) is None or node.size != 1:
-            raise BadVolume(path, f"{node.name} is {node.dtype} {node.shape}, expected one text")
+            raise BadVolume(source.path, f"{node.name} is {node.dtype} {node.shape}, expected one text")
         size = node.dtype.itemsize
         if h5py.check_vlen_dtype(node.dtype) is not None:
-            size = int(np.frombuffer(raw_table(path, node, stream), "<u4")[0])
+            item = np.frombuffer(raw_table(source, node), ITEM)[0]
+            size = int(item["length"])
+            check_heaps(source, [int(item["heap"])])
         if size > MAX_HEADER_BYTES:
-            raise BadVolume(path, f"XML header claims {size} bytes, expected at most {MAX_HEADER_BYTES}")
+            expected = f"expected at most {MAX_HEADER_BYTES}"
+            raise BadVolume(source.path, f"XML header claims {size} bytes, {expected}")
         value: Any = node[()] if node.shape == () else node[(0,) * node.ndim]
         return value.encode() if isinstance(value, str) else bytes(value)
 
 
-def raw_table(path: str, node: h5py.Dataset, stream: IO[bytes] | None = None) -> bytes:
-    """Return the stored bytes of a dataset with items of variable length, without fetching these items.
+def raw_table(source: Hdf5, node: h5py.Dataset) -> bytes:
+    """Return the stored bytes of a dataset with items of variable length (`ITEM`), without fetching these.
 
-    An item is stored as its length (little-endian uint32) and its place. h5py fetches all of them with any field of
-    a record, and libhdf5 believes any length it finds, so lengths are checked in these bytes first.
+    h5py would fetch all of them with any field of a record.
 
     Raises
     ------
     BadVolume
         When the table is compressed, compact or incomplete.
     """
-    total = node.size * node.dtype.itemsize
+    path = source.path
+    total = node.size * (node.dtype.itemsize if node.dtype.names else ITEM.itemsize)
     if node.id.get_create_plist().get_nfilters() > 0 or node.id.get_storage_size() < total:
-        raise BadVolume(
-            path, f"{node.name} is compressed or incomplete (h5repack -f NONE removes compression)"
-        )
+        raise BadVolume(path, f"{node.name} is compressed or incomplete (h5repack -f NONE decompresses)")
     if node.chunks is not None:
         if node.ndim != 1:
             raise BadVolume(path, f"{node.name} has shape {node.shape}, expected one dimension")
@@ -91,23 +127,29 @@ def raw_table(path: str, node: h5py.Dataset, stream: IO[bytes] | None = None) ->
     offset = node.id.get_offset()
     if offset is None:
         raise BadVolume(path, f"{node.name} has a compact layout (h5repack -l CONTI changes it)")
-    with contextlib.ExitStack() as stack:
-        file = stream if stream is not None else stack.enter_context(open(path, "rb"))
-        file.seek(offset)
-        content = file.read(total)
+    content = source.read_at(offset, total)
     if len(content) != total:
         raise BadVolume(path, f"{node.name} is truncated")
     return content
 
 
-def attributes(path: str, file: h5py.File) -> dict[str, Attr]:
+def check_heaps(source: Hdf5, addresses: Iterable[int]) -> None:
+    """Raise `BadVolume` unless the heap collections at these addresses are sound; each is checked once."""
+    for address in addresses:
+        if address and address not in source.checked_heaps:
+            _check_heap(source, address + source.file.userblock_size)
+            source.checked_heaps.add(address)
+
+
+def attributes(source: Hdf5) -> dict[str, Attr]:
     """Return the scalar attributes of a file; arrays and numbers that are not finite are left out."""
     found: dict[str, Attr] = {}
-    with naming(path, "attributes cannot be read"):
-        for name, value in file.attrs.items():
-            scalar = (
-                value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
-            )
+    with naming(source.path, "attributes cannot be read"):
+        if len(source.file.attrs) == 0:
+            return found
+        _check_heaps_between(source)
+        for name, value in source.file.attrs.items():
+            scalar = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
             if isinstance(scalar, bytes):
                 scalar = scalar.decode(errors="replace")
             if isinstance(scalar, (str, int, bool)) or (isinstance(scalar, float) and math.isfinite(scalar)):
@@ -115,7 +157,54 @@ def attributes(path: str, file: h5py.File) -> dict[str, Attr]:
     return found
 
 
-def keys(path: str, file: h5py.File) -> list[str]:
+def keys(source: Hdf5) -> list[str]:
     """Return the names at the top of a file."""
-    with naming(path, "not a readable HDF5 file"):
-        return sorted(str(key) for key in file)
+    with naming(source.path, "not a readable HDF5 file"):
+        return sorted(str(key) for key in source.file)
+
+
+def _check_heap(source: Hdf5, start: int) -> int:
+    """Walk the objects of one collection as libhdf5 will, and return where it ends."""
+    damaged = BadVolume(source.path, f"heap of variable-length items at byte {start} is damaged")
+    head = source.read_at(start, 16)
+    if len(head) < 16 or head[:8] != _HEAP_MAGIC:
+        raise damaged
+    end = start + struct.unpack("<Q", head[8:])[0]
+    if not start + 16 <= end <= source.size():
+        raise damaged
+    place = start + 16
+    while end - place >= 16:
+        index, _, _, size = struct.unpack("<HHIQ", source.read_at(place, 16))
+        step = size if index == 0 else 16 + (size + 7) // 8 * 8  # index 0 is the free space, header included
+        if not 16 <= step <= end - place:
+            raise damaged
+        place += step
+    return end
+
+
+def _check_heaps_between(source: Hdf5) -> None:
+    """Check all heap collections outside of the data: attributes do not tell which ones they use."""
+    place, size = 0, source.size()
+    for start, stop in [*_data_extents(source), (size, size)]:
+        while place < start:
+            block = source.read_at(place, min(_BLOCK, start - place) + len(_HEAP_MAGIC) - 1)
+            found = block.find(_HEAP_MAGIC)
+            place = _check_heap(source, place + found) if found >= 0 else place + min(_BLOCK, start - place)
+        place = max(place, stop)
+
+
+def _data_extents(source: Hdf5) -> list[tuple[int, int]]:
+    """Return the byte ranges of the top-level datasets, sorted."""
+    extents: list[tuple[int, int]] = []
+    for key in keys(source):
+        if not isinstance(source.file.get(key, getlink=True), h5py.HardLink):
+            continue
+        node = source.file[key]
+        if not isinstance(node, h5py.Dataset):
+            continue
+        if node.chunks is not None:
+            chunks = (node.id.get_chunk_info(index) for index in range(node.id.get_num_chunks()))
+            extents += [(chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks]
+        elif (offset := node.id.get_offset()) is not None:
+            extents.append((offset, offset + node.id.get_storage_size()))
+    return sorted(extents)

@@ -83,8 +83,9 @@ def write_header(
 ) -> str:
     """Return the XML of a Cartesian ISMRMRD header.
 
-    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the field of
-    view (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and `patient_id`.
+    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the
+    field of view (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and
+    `patient_id`.
     """
 
     def space(tag: str, size: tuple[int, int], fov_x: float, fov_y: float) -> str:

@@ -6,13 +6,13 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import dataset, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.formats.kspace import check_partitions, mask_from_pattern, partitions_to_slices
 from kdrift.data.volume import Attr, BadVolume, BoolArray, Volume, VolumeInfo, check_dims, naming
@@ -23,6 +23,17 @@ REVERSE_FLAG = 22
 _NOT_IMAGING = (NOISE_FLAG, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 _NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in _NOT_IMAGING)
 _BLOCK = 256
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The table of acquisitions: headers are read, samples are not."""
+
+    source: Hdf5
+    data: h5py.Dataset
+    heads: Any
+    heaps: npt.NDArray[np.uint64]
+    """Addresses of the heaps that hold the trajectory and the samples `(acquisition, 1 or 2)`, 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,7 @@ class _Grid:
     cols: int
 
 
-def open_ismrmrd(
-    path: str,
-    name: str,
-    file: h5py.File,
-    group: str,
-    resources: contextlib.ExitStack,
-    stream: IO[bytes] | None = None,
-) -> Volume:
+def open_ismrmrd(source: Hdf5, name: str, group: str, resources: contextlib.ExitStack) -> Volume:
     """Open Cartesian ISMRMRD raw data as k-space `(slice, coil, row = readout, col = phase encoding)`.
 
     Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are
@@ -72,21 +76,20 @@ def open_ismrmrd(
     BadVolume
         For missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
     """
-    data, xml = dataset(path, file, f"{group}/data"), dataset(path, file, f"{group}/xml")
+    path = source.path
+    data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")
     if data is None or xml is None:
         raise BadVolume(path, f"ISMRMRD group {group} lacks {'data' if data is None else 'xml'}")
-    header = read_header(path, text(path, xml, stream))
+    header = read_header(path, text(source, xml))
     if header.encoded is None:
         raise BadVolume(path, "ISMRMRD header has no encodedSpace matrix size")
     if header.trajectory != "cartesian":
         raise BadVolume(path, f"trajectory is {header.trajectory!r}, expected cartesian")
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
-            raise BadVolume(
-                path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)"
-            )
-        head = _heads(path, data, stream)
-        lines, grid, counts = _place(path, head, header)
+            raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
+        table = _table(source, data)
+        lines, grid, counts = _place(path, table.heads, header)
     sampled = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=bool)
     for line in range(len(lines.index)):
         rows = _rows(lines, line)
@@ -98,11 +101,11 @@ def open_ismrmrd(
 
     @functools.lru_cache(maxsize=1)  # of 3-D data, neighbouring slices come from the same transform
     def partitions_of(slab: int) -> npt.NDArray[Any]:
-        return partitions_to_slices(_read_slab(path, data, lines, grid, slab), axis=0)
+        return partitions_to_slices(_read_slab(table, lines, grid, slab), axis=0)
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
         if grid.partitions == 1:
-            return np.concatenate([_read_slab(path, data, lines, grid, slab) for slab in range(start, stop)])
+            return np.concatenate([_read_slab(table, lines, grid, slab) for slab in range(start, stop)])
         return np.stack([partitions_of(i // depth)[offset + i % depth] for i in range(start, stop)])
 
     attrs: dict[str, Attr] = {"source_format": "ismrmrd", **header.attrs, **counts}
@@ -117,37 +120,41 @@ def open_ismrmrd(
         info,
         load,
         load_mask=(lambda: mask) if mask is not None else None,
-        load_noise_cov=lambda: _noise_cov(path, data, head, grid.coils, lines),
+        load_noise_cov=lambda: _noise_cov(table, grid.coils, lines),
         resources=resources,
     )
 
 
-def _heads(path: str, data: h5py.Dataset, stream: IO[bytes] | None) -> Any:
-    """Return all acquisition headers, once the lengths of their samples are seen to be what they say."""
+def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
+    """Read all acquisition headers, and check that the lengths of the samples are what they say."""
     dtype = data.dtype
     names = [name for name in ("traj", "data") if name in dtype.names]
     head, place = dtype.fields["head"][:2]
-    places = [place, *(dtype.fields[name][1] for name in names)]
-    formats = [head, *("<u4" for _ in names)]
     stored = np.dtype(
-        {"names": ["head", *names], "formats": formats, "offsets": places, "itemsize": dtype.itemsize}
+        {
+            "names": ["head", *names],
+            "formats": [head, *(ITEM for _ in names)],
+            "offsets": [place, *(dtype.fields[name][1] for name in names)],
+            "itemsize": dtype.itemsize,
+        }
     )
-    table = np.frombuffer(raw_table(path, data, stream), dtype=stored)
-    heads = table["head"]
+    rows = np.frombuffer(raw_table(source, data), dtype=stored)
+    heads = rows["head"]
     samples = heads["number_of_samples"].astype(np.int64)
     expected = {
         "traj": samples * heads["trajectory_dimensions"],
         "data": 2 * samples * heads["active_channels"],
     }
+    heaps = []
     for name in names:
-        wrong = (table[name] != expected[name]) & ((table[name] != 0) | (name == "data"))
+        lengths = rows[name]["length"]
+        wrong = (lengths != expected[name]) & ((lengths != 0) | (name == "data"))
         if wrong.any():
             bad = int(np.argmax(wrong))
-            raise BadVolume(
-                path,
-                f"acquisition {bad} holds {table[name][bad]} numbers of {name}, its header says {expected[name][bad]}",
-            )
-    return heads
+            claim = f"holds {lengths[bad]} numbers of {name}, its header says {expected[name][bad]}"
+            raise BadVolume(source.path, f"acquisition {bad} {claim}")
+        heaps.append(np.where(lengths > 0, rows[name]["heap"], np.uint64(0)))
+    return _Table(source, data, heads, np.stack(heaps, axis=1))
 
 
 def _place(path: str, head: Any, header: Header) -> tuple[_Lines, _Grid, dict[str, Attr]]:
@@ -169,24 +176,16 @@ def _place(path: str, head: Any, header: Header) -> tuple[_Lines, _Grid, dict[st
     heads, index = head[chosen], index[chosen]
     coils = np.unique(heads["active_channels"])
     if len(coils) > 1:
-        raise BadVolume(
-            path, f"acquisitions have {', '.join(str(c) for c in coils)} channels, expected one number"
-        )
+        raise BadVolume(path, f"acquisitions have {', '.join(str(c) for c in coils)} channels, expected one number")
     slabs = int(index["slice"].max()) + 1
     present = np.unique(index["slice"])
     if len(present) != slabs:
         missing = int(np.setdiff1d(np.arange(slabs), present)[0])
         raise BadVolume(path, f"slice {missing} of {slabs} has no acquisitions")
     check_dims(path, slices=slabs * partitions, coils=int(coils[0]), rows=rows, columns=cols)
-    check_dims(
-        path, partitions=1, rows=rows * partitions, columns=cols
-    )  # the sampling pattern is held in memory
+    check_dims(path, partitions=1, rows=rows * partitions, columns=cols)  # the sampling pattern is held in memory
     centre1, centre2 = header.centre
-    col = (
-        index["kspace_encode_step_1"].astype(np.int64)
-        + cols // 2
-        - (cols // 2 if centre1 is None else centre1)
-    )
+    col = index["kspace_encode_step_1"].astype(np.int64) + cols // 2 - (cols // 2 if centre1 is None else centre1)
     partition = index["kspace_encode_step_2"].astype(np.int64) + partitions // 2
     partition -= partitions // 2 if centre2 is None else centre2
     if partitions == 1:
@@ -219,15 +218,13 @@ def _rows(lines: _Lines, line: int) -> slice:
     return slice(first, first + int(lines.num_samples[line] - lines.discard[line].sum()))
 
 
-def _read_slab(
-    path: str, data: h5py.Dataset, lines: _Lines, grid: _Grid, slab: int
-) -> npt.NDArray[np.complex64]:
+def _read_slab(table: _Table, lines: _Lines, grid: _Grid, slab: int) -> npt.NDArray[np.complex64]:
     """Read one slice or slab `(partition, coil, row, col)`, repeated lines averaged."""
     kspace = np.zeros((grid.partitions, grid.coils, grid.rows, grid.cols), dtype=np.complex64)
     repeats = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=np.int32)
     members = np.flatnonzero(lines.slab == slab)
-    for line, stored in zip(members.tolist(), _payloads(data, lines.index[members]), strict=True):
-        samples = _as_complex(path, stored, grid.coils, int(lines.num_samples[line]), int(lines.index[line]))
+    for line, stored in zip(members.tolist(), _payloads(table, lines.index[members]), strict=True):
+        samples = _as_complex(stored, grid.coils)
         before, after = lines.discard[line]
         samples = samples[:, before : samples.shape[1] - after]
         if lines.reverse[line]:
@@ -239,40 +236,35 @@ def _read_slab(
     return kspace
 
 
-def _payloads(data: h5py.Dataset, indices: npt.NDArray[np.int64]) -> Iterator[Any]:
+def _payloads(table: _Table, indices: npt.NDArray[np.int64]) -> Iterator[Any]:
     """Yield the samples of acquisitions in order, reading runs of neighbours at once."""
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     for run in np.split(indices, breaks):
         for first in range(int(run[0]), int(run[-1]) + 1, _BLOCK):
-            yield from data.fields("data")[first : min(first + _BLOCK, int(run[-1]) + 1)]
+            block = slice(first, min(first + _BLOCK, int(run[-1]) + 1))
+            check_heaps(table.source, table.heaps[block].ravel().tolist())
+            yield from table.data.fields("data")[block]
 
 
-def _as_complex(
-    path: str, stored: Any, coils: int, num_samples: int, acquisition: int
-) -> npt.NDArray[np.complex64]:
+def _as_complex(stored: Any, coils: int) -> npt.NDArray[np.complex64]:
     """Return interleaved real and imaginary parts as `(coil, sample)`."""
-    values = np.ascontiguousarray(stored, dtype=np.float32)
-    if values.shape != (2 * coils * num_samples,):
-        expected = f"{coils} channels of {num_samples} complex samples"
-        raise BadVolume(path, f"acquisition {acquisition} holds {values.size} numbers, expected {expected}")
-    return values.view(np.complex64).reshape(coils, num_samples)
+    return np.ascontiguousarray(stored, dtype=np.float32).view(np.complex64).reshape(coils, -1)
 
 
-def _noise_cov(
-    path: str, data: h5py.Dataset, head: Any, coils: int, lines: _Lines
-) -> npt.NDArray[np.complex128] | None:
+def _noise_cov(table: _Table, coils: int, lines: _Lines) -> npt.NDArray[np.complex128] | None:
     """Return E[n n^H] over all noise samples, complex128 `(coil, coil)`; None without a noise acquisition."""
+    head = table.heads
     is_noise = (head["flags"].astype(np.uint64) & np.uint64(1 << (NOISE_FLAG - 1))) != 0
     noise = np.flatnonzero(is_noise & (head["active_channels"] == coils))
     if len(noise) == 0:
         return None
     total, count = np.zeros((coils, coils), dtype=np.complex128), 0
-    for index, stored in zip(noise, _payloads(data, noise), strict=True):
-        samples = _as_complex(path, stored, coils, int(head["number_of_samples"][index]), int(index))
+    for stored in _payloads(table, noise):
+        samples = _as_complex(stored, coils)
         total += samples.astype(np.complex128) @ samples.conj().T
         count += samples.shape[1]
     if not count or not np.isfinite(total).all():
-        raise BadVolume(path, "noise acquisitions are empty or hold NaN or infinite values")
+        raise BadVolume(table.source.path, "noise acquisitions are empty or hold NaN or infinite values")
     # white noise: the variance of a sample goes with the bandwidth, the inverse of the dwell time
     noise_dwell = float(head["sample_time_us"][noise[0]])
     dwell = float(head["sample_time_us"][lines.index[0]])

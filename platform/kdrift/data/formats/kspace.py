@@ -53,9 +53,7 @@ def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]
         union |= sampled
     for index, count in enumerate(counts):
         if 0 < count < _SAME_PATTERN * union.sum():
-            raise BadVolume(
-                path, f"slice {index} is sampled at other positions than the rest, expected one mask"
-            )
+            raise BadVolume(path, f"slice {index} is sampled at other positions than the rest, expected one mask")
     mask = mask_from_pattern(union)
     return mask if mask is not None else np.ones(union.shape[-1], dtype=bool)
 

@@ -78,9 +78,7 @@ def open_nifti(path: str, name: str) -> Volume:
     return Volume(path, info, load_image=load)
 
 
-def _display_axes(
-    codes: tuple[str, ...], spacing: list[float]
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def _display_axes(codes: tuple[str, ...], spacing: list[float]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
     """Return the array axes of (slice, row, col) and whether each is to be reversed."""
     plain = [{"R": "L", "A": "P", "I": "S"}.get(code, code) for code in codes]
     through = int(np.argmax(spacing))

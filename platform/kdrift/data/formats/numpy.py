@@ -14,9 +14,7 @@ import numpy.typing as npt
 from kdrift.data.formats.kspace import find_mask, is_undersampled, kspace_volume
 from kdrift.data.volume import BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
 
-_SHAPES = (
-    "complex (row, col), (coil, row, col) or (slice, coil, row, col), or real (row, col) or (slice, row, col)"
-)
+_SHAPES = "complex (row, col), (coil, row, col) or (slice, coil, row, col), or real (row, col) or (slice, row, col)"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,7 @@ def _open_npz(path: str, name: str) -> Volume:
             key = "kspace" if "kspace" in members else next(iter(members), "")
             if key != "kspace" and len(members) != 1:
                 found = ", ".join(members) or "none"
-                raise BadVolume(
-                    path, f"found arrays {found}, expected kspace (and mask, reference) or a single one"
-                )
+                raise BadVolume(path, f"found arrays {found}, expected kspace (and mask, reference) or a single one")
             main = _open_member(path, archive, members[key], resources)
             mask, reference = (
                 _open_member(path, archive, members[extra], resources) if extra in members else None
@@ -80,9 +76,7 @@ def _open_npz(path: str, name: str) -> Volume:
     return volume
 
 
-def _npz_volume(
-    path: str, name: str, main: _Member, mask: _Member | None, reference: _Member | None
-) -> Volume:
+def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, reference: _Member | None) -> Volume:
     shape = _check_array(path, main.name, main.shape, main.dtype)
     if main.dtype.kind != "c":
         if main.name == "kspace":
@@ -157,9 +151,7 @@ def _open_member(
     return _Member(entry.filename.removesuffix(".npy"), stream, shape, dtype, fortran, stream.tell())
 
 
-def _read_member(
-    path: str, member: _Member, shape: tuple[int, ...], start: int, stop: int
-) -> npt.NDArray[Any]:
+def _read_member(path: str, member: _Member, shape: tuple[int, ...], start: int, stop: int) -> npt.NDArray[Any]:
     """Read items `start:stop` of the first axis of `shape`; only Fortran order needs the whole array."""
     if member.fortran:
         whole = _read_bytes(path, member, 0, math.prod(shape))

@@ -1,0 +1,1 @@
+"""Benchmarks, the results on real slices and the demo: each a script and a module."""

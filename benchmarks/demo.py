@@ -1,0 +1,187 @@
+"""The main job end to end on data made here: phantom, store, training, posterior reconstruction, table.
+
+    make demo            # or: python -m benchmarks.demo [--out DIR] [--prior NAME|PATH] [--images N]
+
+Every step is a `kdrift` command, which is printed, run in a process of its own (so whatever it started, Ray
+included, ends with it) and timed. The first step that fails ends the demo with its exit status. All results
+are in --out, whose folders of an earlier demo are replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdrift.data.phantom import phantom_images
+from kdrift.tracking import default_uri, ui_command
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MADE = ("source", "store.zarr", "train", "zero_filled", "cg_sense", "posterior")
+"""What a demo writes into its folder and replaces when it is run again."""
+MASK = ("--mask", "equispaced", "--acceleration", "4", "--acs-fraction", "0.08", "--slices", "4:5")
+SHOWN = {"zero_filled": "zero-filled", "cg_sense": "CG-SENSE, default weight", "posterior": "posterior mean"}
+"""Folder of each reconstruction and its name in the table."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo."""
+
+    title: str
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What a user would type."""
+        return shlex.join(["kdrift", *self.arguments])
+
+
+def steps(out: str, prior: str | None = None, images: int | None = None) -> list[Step]:
+    """Return the commands in order.
+
+    `out` is the folder as it is to be shown; no `prior` means the shipped one, no `images` the number of
+    training images in tiny.yaml.
+    """
+    store = f"{out}/store.zarr"
+    scan = f"{store}/phantom"
+    settings = [
+        f"data.stores=[{store}]",
+        "data.include=[head*]",
+        "data.validation=[head05*]",
+        "name=demo-phantom",
+    ]
+    if images:
+        settings.append(f"total_images={images}")
+    sampler = ("--samples", "4", "--steps", "20", "--progress", *(("--prior", prior) if prior else ()))
+    return [
+        Step(
+            "a multi-coil phantom in the fastMRI layout (simulated)",
+            ("phantom", "--out", f"{out}/source/phantom.h5", "--size", "256", "--coils", "8", "--seed", "1"),
+        ),
+        Step(
+            "k-space and magnitude volumes to a store, on Ray",
+            ("convert", f"{out}/source", "--store", store),
+        ),
+        Step("what the store holds of the scan", ("info", scan)),
+        Step(
+            "a short training on the magnitude phantoms, on Ray Train, logged to MLflow",
+            (
+                "train",
+                "--config",
+                "configs/train/tiny.yaml",
+                "--out",
+                f"{out}/train",
+                *(part for setting in settings for part in ("--set", setting)),
+            ),
+        ),
+        Step(
+            "zero-filled reconstruction of the undersampled phantom",
+            ("reconstruct", scan, "--out", f"{out}/zero_filled", *MASK, "--method", "zero_filled"),
+        ),
+        Step("CG-SENSE", ("reconstruct", scan, "--out", f"{out}/cg_sense", *MASK, "--method", "cg_sense")),
+        Step(
+            f"posterior mean and uncertainty with {prior or 'the shipped prior'}",
+            ("reconstruct", scan, "--out", f"{out}/posterior", *MASK, *sampler),
+        ),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; return 0, or the exit status of the step that failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "demo", help="folder (default: demo)")
+    parser.add_argument("--prior", metavar="NAME|PATH", help="prior to reconstruct with (default: the shipped one)")
+    parser.add_argument("--images", type=int, metavar="N", help="training images (default: those of tiny.yaml)")
+    args = parser.parse_args(arguments)
+    out = args.out.resolve()
+    started = time.monotonic()
+    try:
+        prepare(out)
+    except OSError as error:
+        print(f"demo: cannot write to {out}: {error}", file=sys.stderr)
+        return 1
+    shown = os.path.relpath(out, REPOSITORY) if out.is_relative_to(REPOSITORY) else str(out)
+    prior = str(Path(args.prior).resolve()) if args.prior and Path(args.prior).is_dir() else args.prior
+    todo = steps(shown, prior, args.images)
+    for number, step in enumerate(todo, 1):
+        print(f"\n[{number}/{len(todo)}] {step.title}\n$ {step.command}", flush=True)
+        began = time.monotonic()
+        status = run(step)
+        print(f"({time.monotonic() - began:.0f} s)", flush=True)
+        if status:
+            print(f"demo: step {number} failed with status {status}", file=sys.stderr)
+            return status if status > 0 else 1
+    print(f"\n{table(out)}\n{where_to_look(shown, out)}")
+    print(f"demo finished in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def run(step: Step) -> int:
+    """Run one command to its end; Ctrl-C reaches it too, then wait until it has stopped what it started."""
+    with subprocess.Popen([sys.executable, "-m", "kdrift", *step.arguments], cwd=REPOSITORY) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            return 130
+
+
+def prepare(out: Path) -> None:
+    """Clear what an earlier demo left and write the magnitude volumes: five heads of 12 slices."""
+    for name in MADE:
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    (out / "source").mkdir(parents=True)
+    for head in range(1, 6):
+        images = phantom_images(12, 128, 128, seed=100 + head)
+        np.save(out / "source" / f"head{head:02d}.npy", images)
+    print(f"wrote 5 simulated magnitude volumes, {out}/source/head*.npy")
+
+
+def table(out: Path) -> str:
+    """Return the table of the reconstructions, from their metrics.json."""
+    reports = {name: json.loads((out / name / "metrics.json").read_text()) for name in SHOWN}
+    posterior: dict[str, Any] = reports["posterior"]
+    lines = [
+        f"Phantom (simulated), slice {posterior['slices'][0]}; {posterior['sampling']}",
+        f"{'':<26}{'PSNR dB':>9}{'SSIM':>9}{'NFE':>6}{'seconds':>9}",
+    ]
+    for name, report in reports.items():
+        figures = report["metrics"]
+        lines.append(
+            f"{SHOWN[name]:<26}{figures['psnr']:>9.2f}{figures['ssim']:>9.4f}"
+            f"{report['nfe'] or '-':>6}{report['seconds']:>9.1f}"
+        )
+    correlation = posterior["std_error_rank_correlation"]
+    lines.append(f"rank correlation of the std map with the error: {correlation:.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def where_to_look(shown: str, out: Path) -> str:
+    """Return the list of what was made."""
+    return "\n".join(
+        [
+            "Where to look:",
+            f"  {shown}/posterior/panel.png         zero-filled, mean, std, error, reference",
+            f"  {shown}/posterior/reconstruction.h5 mean, std and mask; the figures are in metrics.json",
+            f"  {shown}/store.zarr                  kdrift info {shown}/store.zarr",
+            f"  {shown}/train/prior                 the prior trained here (too small to be of use)",
+            f"  training curves and samples:        {ui_command(default_uri(out / 'train'))}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Prior bundles: round trip, damage, names; the adapter that scores complex images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.prior import load_prior, save_prior, shipped_priors
+from kdrift.score import MagnitudeScore, denoise, pad_to_multiple
+
+CONFIG = NetworkConfig(
+    NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,
+                 scale_by_sigma=False, init_scale=1.0),
+    preconditioning="edm",
+)  # fmt: skip
+METADATA = {"sigma_min": 0.01, "sigma_max": 5.0}
+
+
+def test_round_trip_and_checksums(tmp_path: Path) -> None:
+    network = build_network(CONFIG)
+    folder = save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)
+    save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)  # replaces
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["p"]
+    prior = load_prior(folder)
+    assert prior.name == "p"
+    assert prior.sigma_range == (0.01, 5.0)
+    assert prior.network_config == CONFIG
+    x, sigma = torch.randn(2, 1, 16, 16), torch.tensor([0.1, 1.0])
+    torch.testing.assert_close(prior.network(x, sigma), network.eval()(x, sigma))
+    (folder / "config.yaml").write_text("network: {}\n")
+    with pytest.raises(ValueError, match=r"config\.yaml does not match"):
+        load_prior(folder)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    other = NetworkConfig(NCSNppConfig(image_size=16, nf=8, ch_mult=(1,), num_res_blocks=1))
+    folder = save_prior(tmp_path / "p", build_network(CONFIG), other, card="", metadata=METADATA)
+    with pytest.raises(ValueError, match="weights do not fit"):
+        load_prior(folder)
+    with pytest.raises(ValueError, match="lacks sigma_max"):
+        save_prior(tmp_path / "q", build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 1})
+
+
+def test_unknown_names_are_answered_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no prior 'nothing'"):
+        load_prior("nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no prior"):
+        load_prior(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", shipped_priors())
+def test_shipped_priors_load_fit_the_size_limit_and_denoise(name: str) -> None:
+    prior = load_prior(name)
+    folder = Path(__file__).parents[1] / "platform/kdrift/priors" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
+    assert (folder / "training.log").is_file()
+    assert "command" in (folder / "README.md").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["metadata"]["train"]["seed"] is not None
+    rows, cols = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    disc = ((rows**2 + cols**2) < 0.6).float() * 0.6
+    clean = torch.complex(disc, -0.5 * disc)
+    noisy = clean + 0.1 * torch.complex(torch.randn(64, 64), torch.randn(64, 64))
+    denoised = denoise(prior.score(), noisy[None], 0.1)[0]
+    assert (denoised - clean).abs().square().mean() < 0.2 * (noisy - clean).abs().square().mean()
+
+
+class _Linear(torch.nn.Module):
+    """A stand-in network with a known answer: the denoiser of white Gaussian images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau = torch.nn.Parameter(torch.tensor(0.5))
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        variance = self.tau**2
+        return x * (variance / (variance + sigma**2))[:, None, None, None]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 7, 9), (5, 6)])
+def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) -> None:
+    network = _Linear()
+    score = MagnitudeScore(network, returns_denoised=True, size_multiple=4, max_images=3, fast=False)
+    x = torch.randn(*shape, dtype=torch.complex64)
+    torch.testing.assert_close(score(x, 0.3), -x / (0.5**2 + 0.3**2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoise(score, x, 0.3), x * 0.25 / 0.34, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(x.real, 0.3), -x.real / 0.34, rtol=1e-4, atol=1e-4)
+    assert max(network.calls) <= 3
+    assert score.num_images == (2 + 2 + 1) * int(torch.tensor(shape[:-2]).prod())
+    per_image = torch.rand(shape[:-2]) + 0.1
+    torch.testing.assert_close(score(x, per_image), -x / (0.25 + per_image[..., None, None] ** 2), rtol=1e-4, atol=1e-4)
+
+
+def test_padding_reflects_and_is_cropped() -> None:
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert pad_to_multiple(x, 4).shape == (1, 1, 4, 4)
+    assert pad_to_multiple(x, 1) is x
+    assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8).shape == (1, 1, 8, 8)
+
+
+def test_prior_of_two_channels_does_not_score_magnitudes(tmp_path: Path) -> None:
+    config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
+    folder = save_prior(tmp_path / "p", build_network(config), config, card="", metadata=METADATA)
+    with pytest.raises(ValueError, match="2 image channels"):
+        load_prior(folder).score()
