@@ -1,7 +1,7 @@
 """What sampling costs outside the network, and its peak memory.
 
-320x320 with the shipped prior: Score-MRI's SSOS method on 15 coils, and the hybrid on 16 coils with 8 samples, each in a
-process of its own. Run `python -m benchmarks.bench_sampler [--quick]` from the root.
+320x320 with the shipped prior: Score-MRI's SSOS method on 15 coils, and the hybrid on 16 coils with 8 samples, each in
+a process of its own. Run `python -m benchmarks.bench_sampler [--quick]` from the root.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ from kdrift.data.volume import centre_crop
 from kdrift.masks import SamplingMask, make_mask
 from kdrift.metrics import evaluate
 from kdrift.panel import save_panel
-from kdrift.reconstruct import Plan, ReconstructionResult, reconstruct
+from kdrift.reconstruct import Plan, reconstruct
+from kdrift.result import ReconstructionResult
 from kdrift.uncertainty import spearman
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -192,6 +192,7 @@ def test_command_line_mistakes_end_in_one_line(
         ([str(phantom_file), "--slices", "a:b"], "A:B"),
         ([str(phantom_file), "--prior", "nothing"], "no prior 'nothing'"),
         ([str(phantom_file), "--set", "eta"], "key=value"),
+        ([str(phantom_file), "--device", "tpu"], "device 'tpu'"),
         ([str(phantom_file), "--mask", "equispaced", "--acceleration", "0.5"], "at least 1"),
     ]:
         assert main(["reconstruct", *arguments, *out]) == 1

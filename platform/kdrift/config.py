@@ -6,6 +6,7 @@ suggests the nearest known one; values are checked against the annotations.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import typing
@@ -60,10 +61,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ValueError(f"expected key=value, got {text!r}")
     parsed = yaml.safe_load(value)
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)
-        except ValueError:
-            pass
     return key.strip(), parsed
 
 

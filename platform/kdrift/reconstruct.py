@@ -1,7 +1,7 @@
 """Undersampled k-space in, posterior mean and uncertainty out: the one way to an image.
 
-The command line, jobs and services all call `reconstruct`. Slices are independent: scale, noise level and coil maps come
-from each slice's own undersampled data, so an answer does not depend on which slices are asked for together.
+The command line, jobs and services all call `reconstruct`. Slices are independent: scale, noise level and coil maps
+come from each slice's own undersampled data, so an answer does not depend on which slices are asked for together.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kdrift.config import parse, suggest, to_dict
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.noise import estimate_noise_sigma
 from kdrift.prior import Prior, load_prior
+from kdrift.result import ReconstructionResult
 from kdrift.samplers import METHODS, ChainNoise, Measurement
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
@@ -59,36 +60,6 @@ class Plan:
     """Singular values of the calibration matrix below this fraction of the largest are null space."""
 
 
-@dataclass(frozen=True)
-class ReconstructionResult:
-    """Reconstruction of a volume; images are magnitudes `(slice, row, col)` on the scale of the data."""
-
-    mean: Tensor
-    std: Tensor
-    """Standard deviation over samples (ddof 1), zero for a method without samples."""
-    samples: Tensor | None
-    """`(slice, sample, row, col)` where kept."""
-    zero_filled: Tensor
-    mask: Tensor
-    """Boolean `(row, col)`."""
-    smaps: Tensor
-    """`(slice, [set,] coil, row, col)`."""
-    nfe: int
-    """Network evaluations a chain; one complex image is one evaluation."""
-    network_images: int
-    """Real images that went through the network, all chains together."""
-    seconds: float
-    stages: dict[str, float]
-    """Seconds in `coil_maps`, `network`, `sampler` (outside the network), `combine`."""
-    config: dict[str, Any]
-    """Resolved: method, preset, options, prior and its hash, samples, seed."""
-    net_acceleration: float
-    data_residual: float
-    """|M (y - A x)| / |y| of the samples' images x, mean over slices."""
-    noise_sigma: list[float]
-    """Estimated noise level of each slice, each real component, on the scale of the data."""
-
-
 def reconstruct(
     kspace: Tensor,
     mask: Tensor | None = None,
@@ -98,6 +69,7 @@ def reconstruct(
     smaps: Tensor | None = None,
     slice_indices: list[int] | None = None,
     noise_sigma: float | None = None,
+    device: str | torch.device = "auto",
     progress: Progress | None = None,
 ) -> ReconstructionResult:
     """Reconstruct a volume of undersampled k-space slice by slice.
@@ -110,6 +82,7 @@ def reconstruct(
     smaps : `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
     slice_indices : numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
     noise_sigma : of each real component of k-space; None: estimated from the periphery of each slice.
+    device : where samplers and coil maps run; `auto`: a GPU where there is one. The result lies on the CPU.
 
     Raises
     ------
@@ -121,26 +94,28 @@ def reconstruct(
     if kspace.ndim != 4 or not kspace.is_complex():
         raise ValueError(f"kspace must be complex (slice, coil, row, col), got {tuple(kspace.shape)} {kspace.dtype}")
     shape = kspace.shape[-2:]
+    device = _device(device)
     full_mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
+    full_mask, kspace = full_mask.to(device), kspace.to(device)
     kspace = torch.where(full_mask, kspace, 0)
-    run = _resolve(plan, prior)
+    run = _resolve(plan, prior, device)
     stages = {"coil_maps": 0.0, "network": 0.0, "sampler": 0.0, "combine": 0.0}
     slices, all_maps = [], []
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         with _timed(stages, "coil_maps"):
-            maps = _slice_maps(data, plan) if smaps is None else smaps[position]
+            maps = _slice_maps(data, plan) if smaps is None else smaps[position].to(device)
         all_maps.append(maps)
         level = estimate_noise_sigma(data, full_mask) if noise_sigma is None else noise_sigma
         steps = None if progress is None else _step_callback(progress, position, plan)
         slices.append(run.slice(data, full_mask, maps, level, index, stages, steps))
     return ReconstructionResult(
-        mean=torch.stack([s.mean for s in slices]),
-        std=torch.stack([s.std for s in slices]),
-        samples=torch.stack([s.samples for s in slices if s.samples is not None]) if plan.keep_samples else None,
-        zero_filled=torch.stack([_zero_filled(d, m) for d, m in zip(kspace, all_maps, strict=True)]),
-        mask=full_mask,
-        smaps=torch.stack(all_maps),
+        mean=torch.stack([s.mean for s in slices]).cpu(),
+        std=torch.stack([s.std for s in slices]).cpu(),
+        samples=torch.stack([s.samples for s in slices if s.samples is not None]).cpu() if plan.keep_samples else None,
+        zero_filled=torch.stack([_zero_filled(d, m) for d, m in zip(kspace, all_maps, strict=True)]).cpu(),
+        mask=full_mask.cpu(),
+        smaps=torch.stack(all_maps).cpu(),
         nfe=slices[0].nfe,
         network_images=sum(s.network_images for s in slices),
         seconds=time.perf_counter() - started,
@@ -183,7 +158,8 @@ class _Classical:
         if smaps.ndim != 3:
             raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(smaps)}")
         with _timed(stages, "sampler"):
-            image = BASELINES[self.plan.method](kspace, mask, smaps, **self.config["options"])
+            solve = BASELINES[self.plan.method]
+            image = solve(kspace.cpu(), mask.cpu(), smaps.cpu(), **self.config["options"]).to(kspace.device)
         mean = image.abs()
         residual = _residual(image[None], kspace, mask, smaps)
         samples = mean[None] if self.plan.keep_samples else None
@@ -218,7 +194,7 @@ class _Sampling:
         moments, kept, residuals = None, [], []
         for first in range(0, self.plan.num_samples, self.plan.batch_samples):
             block = range(first, min(first + self.plan.batch_samples, self.plan.num_samples))
-            rng = ChainNoise(self.plan.seed, index, block, parts, dtype=kspace.dtype)
+            rng = ChainNoise(self.plan.seed, index, block, parts, device=kspace.device, dtype=kspace.dtype)
             began, in_network = time.perf_counter(), score.seconds
             sde = VESDE(*self.prior.sigma_range)
             x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=steps)
@@ -255,7 +231,7 @@ class _TimedScore:
         return int(self._score.num_images)
 
 
-def _resolve(plan: Plan, prior: Prior | str | None) -> _Classical | _Sampling:
+def _resolve(plan: Plan, prior: Prior | str | None, device: torch.device) -> _Classical | _Sampling:
     """Turn names into functions, settings and the prior; every mistake in them is found here."""
     maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
     common = {"method": plan.method, "num_samples": plan.num_samples, "seed": plan.seed, "maps": maps}
@@ -280,10 +256,19 @@ def _resolve(plan: Plan, prior: Prior | str | None) -> _Classical | _Sampling:
     except ValueError as error:
         raise ValueError(f"method {plan.method}: {error}") from None
     resolved = parse(method.options, {**to_dict(preset), **plan.settings}, f"method {plan.method}")
-    prior = prior if isinstance(prior, Prior) else load_prior(prior or DEFAULT_PRIOR)
+    prior = prior if isinstance(prior, Prior) else load_prior(prior or DEFAULT_PRIOR, device)
     used = {"name": prior.name, "sha256": prior.sha256}
     config = {**common, "preset": name, "options": dataclasses.asdict(resolved), "prior": used}
     return _Sampling(plan, config, resolved, prior)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def image_scale(kspace: Tensor, smaps: Tensor) -> float:

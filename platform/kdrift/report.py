@@ -16,7 +16,7 @@ import torch
 from kdrift.acquisition import Acquisition
 from kdrift.metrics import METRICS
 from kdrift.panel import save_panel
-from kdrift.reconstruct import ReconstructionResult
+from kdrift.result import ReconstructionResult
 from kdrift.uncertainty import spearman
 
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
@@ -124,7 +124,8 @@ def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionRes
         std=acquisition.crop(result.std)[middle] if result.nfe else None,
         reference=None if acquisition.reference is None else acquisition.reference[middle],
         mask=result.mask,
-        title=f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n{label}{samples}, {result.seconds:.0f} s",
+        title=f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
+        f"{label}{samples}, {result.seconds:.0f} s",
         mean_title="posterior mean" if result.nfe else config["method"],
     )
 

@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "float32"), default="auto", help="of the network (default: auto)"
     )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--save-samples", action="store_true", help="store every sample in reconstruction.h5")
     parser.add_argument("--save-smaps", action="store_true", help="store the coil maps in reconstruction.h5")
     parser.add_argument("--nifti", action="store_true", help="also write mean.nii.gz and std.nii.gz")
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         plan=plan,
         prior=args.prior or DEFAULT_PRIOR,
         slice_indices=acquisition.slice_indices,
+        device=args.device,
         progress=_bar(len(acquisition.slice_indices), args.samples) if args.progress else None,
     )
     report = save_result(args.out, acquisition, result, keep_smaps=args.save_smaps, nifti=args.nifti)

@@ -220,8 +220,9 @@ def _rows(lines: _Lines, line: int) -> slice:
 
 def _read_slab(table: _Table, lines: _Lines, grid: _Grid, slab: int) -> npt.NDArray[np.complex64]:
     """Read one slice or slab `(partition, coil, row, col)`, repeated lines averaged."""
-    kspace = np.zeros((grid.partitions, grid.coils, grid.rows, grid.cols), dtype=np.complex64)
-    repeats = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=np.int32)
+    # lines are contiguous while they are filled in: columns of the result would be scattered over memory
+    kspace = np.zeros((grid.partitions, grid.cols, grid.coils, grid.rows), dtype=np.complex64)
+    repeats = np.zeros((grid.partitions, grid.cols, 1, grid.rows), dtype=np.int32)
     members = np.flatnonzero(lines.slab == slab)
     for line, stored in zip(members.tolist(), _payloads(table, lines.index[members]), strict=True):
         samples = _as_complex(stored, grid.coils)
@@ -230,10 +231,11 @@ def _read_slab(table: _Table, lines: _Lines, grid: _Grid, slab: int) -> npt.NDAr
         if lines.reverse[line]:
             samples = samples[:, ::-1]
         place, rows, col = int(lines.partition[line]), _rows(lines, line), int(lines.col[line])
-        kspace[place, :, rows, col] += samples
-        repeats[place, rows, col] += 1
-    kspace /= np.maximum(repeats, 1)[:, None]
-    return kspace
+        kspace[place, col, :, rows] += samples
+        repeats[place, col, 0, rows] += 1
+    if repeats.max() > 1:
+        kspace /= np.maximum(repeats, 1)
+    return kspace.transpose(0, 2, 3, 1)
 
 
 def _payloads(table: _Table, indices: npt.NDArray[np.int64]) -> Iterator[Any]:

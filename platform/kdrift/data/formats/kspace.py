@@ -17,7 +17,8 @@ _SAME_PATTERN = 0.9
 
 def sampled_positions(kspace: npt.NDArray[Any]) -> BoolArray:
     """Return where `(slice, coil, row, col)` is not exactly zero in every coil, `(slice, row, col)`."""
-    return np.asarray((kspace != 0).any(axis=-3))
+    with np.errstate(invalid="ignore"):  # NaN counts as sampled, and is refused when it is read
+        return np.asarray((kspace != 0).any(axis=-3))
 
 
 def mask_from_pattern(sampled: BoolArray) -> BoolArray | None:
