@@ -42,7 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     assert module is not None
     try:
-        return int(module.run(parsed))
+        status = int(module.run(parsed))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError) as error:
         print(f"kdrift: error: {error}", file=sys.stderr)
         return 1

@@ -24,9 +24,12 @@ from kdrift.sense import sense_operator
 
 @dataclass(frozen=True)
 class AnnealedOptions:
-    """Settings of annealed posterior sampling; sigma in units of the normalised image."""
+    """Settings of annealed posterior sampling; sigma in units of the normalised image.
 
-    num_steps: int = 30
+    The defaults are the method as derived, exact for white Gaussian images; what is used is the preset `tuned`.
+    """
+
+    num_steps: int = 40
     """Network evaluations."""
     sigma_max: float = 3.0
     """First noise level (at most the prior's largest)."""
@@ -36,12 +39,15 @@ class AnnealedOptions:
     """Spacing of the levels: equal steps of sigma^(1/rho) (Karras et al. 2022, Eq. 5)."""
     prior_sigma: float = 0.3
     """tau: what remains uncertain after denoising at sigma has variance 1 / (1/sigma^2 + 1/tau^2)."""
-    spread: float = 0.0
+    spread: float = 1.0
     """Noise of the draw from p(x_0 | x_sigma, y): 1 draws, 0 takes its mean."""
     eta: float = 1.0
     """Share of fresh noise on the way to the next level, 0 (deterministic, DDIM) to 1."""
     noise_scale: float = 1.0
     """Factor on the estimated noise level of the data, for what coil maps leave unexplained."""
+    last_noise_scale: float | None = None
+    """The same factor for the last step alone; smaller keeps more of what was measured, its noise included, as fully
+    sampled reference images do. None: `noise_scale`."""
     cg_iterations: int = 12
     """Most conjugate-gradient steps of a solve; each starts from the solution before it."""
 
@@ -50,6 +56,8 @@ class AnnealedOptions:
             raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, got {self}")
         if self.prior_sigma <= 0 or self.noise_scale <= 0 or self.cg_iterations < 1:
             raise ValueError(f"expected prior_sigma, noise_scale and cg_iterations > 0, got {self}")
+        if self.last_noise_scale is not None and self.last_noise_scale <= 0:
+            raise ValueError(f"expected last_noise_scale > 0, got {self.last_noise_scale}")
         if not (0 <= self.spread <= 1 and 0 <= self.eta <= 1):
             raise ValueError(f"expected spread and eta in [0, 1], got {self.spread} and {self.eta}")
 
@@ -70,11 +78,13 @@ def annealed(
     """
     operator = sense_operator(measurement.smaps, measurement.mask)
     data = operator.adjoint(measurement.kspace)
-    s = max(measurement.noise_sigma * options.noise_scale, LEAST_NOISE)
     levels = [*_levels(options, sde), 0.0]
     x = data + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
+        last = levels[i + 1] == 0 and options.last_noise_scale is not None
+        factor = options.last_noise_scale if last else options.noise_scale
+        s = max(measurement.noise_sigma * factor, LEAST_NOISE)
         remaining = 1 / math.sqrt(sigma**-2 + options.prior_sigma**-2)
         weight = (s / remaining) ** 2
         right = data + weight * denoise(score, x, sigma)

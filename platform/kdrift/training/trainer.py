@@ -100,6 +100,12 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, stores=stores))
 
 
+def _portable(config: TrainConfig) -> TrainConfig:
+    """Leave the folders of this machine out of what a bundle says of its data."""
+    stores = [Path(store).name for store in config.data.stores]
+    return replace(config, data=replace(config.data, stores=stores))
+
+
 def _open_run(
     config: TrainConfig, settings: dict[str, Any], out: Path, resume: bool, tracking_uri: str | None
 ) -> dict[str, str]:
@@ -219,7 +225,7 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
         "images": content["images"],
         "metrics": content["metrics"],
         "mlflow_run": run_id,
-        "train": to_dict(config),
+        "train": to_dict(_portable(config)),
     }
     card = model_card(config, content["images"], content["metrics"])
     save_prior(out / "prior", state.ema, config.network, card=card, metadata=metadata)
