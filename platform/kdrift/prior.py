@@ -58,7 +58,7 @@ class Prior:
 
 def shipped_priors() -> list[str]:
     """Names of the priors that come with kdrift."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / WEIGHTS).is_file())
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
