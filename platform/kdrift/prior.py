@@ -119,7 +119,8 @@ def save_prior(
         (temporary / CARD).write_text(card)
         lines = [f"{file_sha256(temporary / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
         (temporary / SUMS).write_text("".join(lines))
-        temporary.chmod(0o755)
+        for path in (temporary, *temporary.iterdir()):  # temporary folders and safetensors are the owner's alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
         os.rename(temporary, folder)
