@@ -82,8 +82,9 @@ def annealed(
     x = data + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
-        last = levels[i + 1] == 0 and options.last_noise_scale is not None
-        factor = options.last_noise_scale if last else options.noise_scale
+        factor = options.noise_scale
+        if levels[i + 1] == 0 and options.last_noise_scale is not None:
+            factor = options.last_noise_scale
         s = max(measurement.noise_sigma * factor, LEAST_NOISE)
         remaining = 1 / math.sqrt(sigma**-2 + options.prior_sigma**-2)
         weight = (s / remaining) ** 2
