@@ -100,15 +100,15 @@ def reconstruct(
     kspace = torch.where(full_mask, kspace, 0)
     run = _resolve(plan, prior, device)
     stages = {"coil_maps": 0.0, "network": 0.0, "sampler": 0.0, "combine": 0.0}
-    slices, all_maps = [], []
+    slices, all_maps, levels = [], [], []
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         with _timed(stages, "coil_maps"):
             maps = _slice_maps(data, plan) if smaps is None else smaps[position].to(device)
         all_maps.append(maps)
-        level = estimate_noise_sigma(data, full_mask) if noise_sigma is None else noise_sigma
+        levels.append(estimate_noise_sigma(data, full_mask) if noise_sigma is None else noise_sigma)
         steps = None if progress is None else _step_callback(progress, position, plan)
-        slices.append(run.slice(data, full_mask, maps, level, index, stages, steps))
+        slices.append(run.slice(_SliceData(index, data, full_mask, maps, levels[-1]), stages, steps))
     return ReconstructionResult(
         mean=torch.stack([s.mean for s in slices]).cpu(),
         std=torch.stack([s.std for s in slices]).cpu(),
@@ -123,8 +123,19 @@ def reconstruct(
         config=run.config,
         net_acceleration=full_mask.numel() / int(full_mask.sum()),
         data_residual=float(np.mean([s.residual for s in slices])),
-        noise_sigma=[s.noise_sigma for s in slices],
+        noise_sigma=levels,
     )
+
+
+@dataclass(frozen=True)
+class _SliceData:
+    """One slice to reconstruct; shapes as in `Measurement`, on the scale of the data."""
+
+    index: int
+    kspace: Tensor
+    mask: Tensor
+    smaps: Tensor
+    noise_sigma: float
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,6 @@ class _Slice:
     nfe: int
     network_images: int
     residual: float
-    noise_sigma: float
 
 
 @dataclass(frozen=True)
@@ -145,25 +155,16 @@ class _Classical:
     plan: Plan
     config: dict[str, Any]
 
-    def slice(
-        self,
-        kspace: Tensor,
-        mask: Tensor,
-        smaps: Tensor,
-        noise: float,
-        index: int,
-        stages: dict[str, float],
-        steps: Any,
-    ) -> _Slice:
-        if smaps.ndim != 3:
-            raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(smaps)}")
+    def slice(self, data: _SliceData, stages: dict[str, float], steps: Any) -> _Slice:
+        if data.smaps.ndim != 3:
+            raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(data.smaps)}")
         with _timed(stages, "sampler"):
-            solve = BASELINES[self.plan.method]
-            image = solve(kspace.cpu(), mask.cpu(), smaps.cpu(), **self.config["options"]).to(kspace.device)
+            on_cpu = (data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
+            image = BASELINES[self.plan.method](*on_cpu, **self.config["options"]).to(data.kspace.device)
         mean = image.abs()
-        residual = _residual(image[None], kspace, mask, smaps)
+        residual = _residual(image[None], data.kspace, data.mask, data.smaps)
         samples = mean[None] if self.plan.keep_samples else None
-        return _Slice(mean, torch.zeros_like(mean), samples, 0, 0, residual, noise)
+        return _Slice(mean, torch.zeros_like(mean), samples, 0, 0, residual)
 
 
 @dataclass(frozen=True)
@@ -175,42 +176,33 @@ class _Sampling:
     options: Any
     prior: Prior
 
-    def slice(
-        self,
-        kspace: Tensor,
-        mask: Tensor,
-        smaps: Tensor,
-        noise: float,
-        index: int,
-        stages: dict[str, float],
-        steps: Any,
-    ) -> _Slice:
-        method = METHODS[self.plan.method]
+    def slice(self, data: _SliceData, stages: dict[str, float], steps: Any) -> _Slice:
+        method, kspace, smaps = METHODS[self.plan.method], data.kspace, data.smaps
         scale = image_scale(kspace, smaps)
-        measurement = Measurement(kspace / scale, mask, smaps, noise / scale)
+        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale)
+        sde = VESDE(*self.prior.sigma_range)
         coils = method.chains == "coil"
         parts = len(kspace) if coils else (len(smaps) if smaps.ndim == 4 else None)
         score = _TimedScore(self.prior.score(fast=None if self.plan.precision == "auto" else False))
         moments, kept, residuals = None, [], []
         for first in range(0, self.plan.num_samples, self.plan.batch_samples):
             block = range(first, min(first + self.plan.batch_samples, self.plan.num_samples))
-            rng = ChainNoise(self.plan.seed, index, block, parts, device=kspace.device, dtype=kspace.dtype)
+            rng = ChainNoise(self.plan.seed, data.index, block, parts, device=kspace.device, dtype=kspace.dtype)
             began, in_network = time.perf_counter(), score.seconds
-            sde = VESDE(*self.prior.sigma_range)
             x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=steps)
             stages["sampler"] += time.perf_counter() - began - (score.seconds - in_network)
             with _timed(stages, "combine"):
                 images = scale * (rss(x) if coils or smaps.ndim == 4 else x.abs())
                 block_moments = RunningMoments.of(images)
                 moments = block_moments if moments is None else moments.merge(block_moments)
-                residuals += [_residual(scale * x, kspace, mask, None if coils else smaps)]
+                residuals.append(_residual(scale * x, kspace, data.mask, None if coils else smaps))
                 kept.append(images if self.plan.keep_samples else images[:0])
         assert moments is not None
         stages["network"] += score.seconds
         samples = torch.cat(kept) if self.plan.keep_samples else None
         nfe = score.calls // len(residuals)
         residual = float(np.mean(residuals))
-        return _Slice(moments.mean, moments.std, samples, nfe, score.num_images, residual, noise)
+        return _Slice(moments.mean, moments.std, samples, nfe, score.num_images, residual)
 
 
 class _TimedScore:
@@ -234,8 +226,13 @@ class _TimedScore:
 def _resolve(plan: Plan, prior: Prior | str | None, device: torch.device) -> _Classical | _Sampling:
     """Turn names into functions, settings and the prior; every mistake in them is found here."""
     maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
-    common = {"method": plan.method, "num_samples": plan.num_samples, "seed": plan.seed, "maps": maps}
-    common["precision"] = plan.precision
+    common = {
+        "method": plan.method,
+        "num_samples": plan.num_samples,
+        "seed": plan.seed,
+        "maps": maps,
+        "precision": plan.precision,
+    }
     if plan.num_samples < 1 or plan.batch_samples < 1:
         raise ValueError(
             f"num_samples and batch_samples must be at least 1, got {plan.num_samples}, {plan.batch_samples}"

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,11 @@ def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResu
     for name, images in (("mean", result.mean), ("std", result.std)):
         array = acquisition.crop(images).numpy().transpose(2, 1, 0)
         image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
-        temporary = out / f".{name}.{os.getpid()}.nii.gz"
-        nibabel.save(image, temporary)
-        os.replace(temporary, out / f"{name}.nii.gz")
+        _replace(out / f"{name}.nii.gz", partial(nibabel.save, image))
 
 
 def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: nibabel goes by it
     try:
         write(temporary)
         os.replace(temporary, path)

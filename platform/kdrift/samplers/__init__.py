@@ -50,7 +50,7 @@ _RELEASED_HYBRID = HybridOptions(
 _RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
 _RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
 
-# Found on patient 09 (simulated, 4x and 8x) and the larger single-coil slice; insensitive to the rest.
+# Found on patient 09 (simulated, 4x and 8x), looking at the 256x256 single-coil slice too; the rest matters little.
 _TUNED_ANNEALED = AnnealedOptions(spread=0.5, noise_scale=0.8, last_noise_scale=0.25)
 
 METHODS: dict[str, Method] = {
