@@ -120,7 +120,7 @@ def new_state(config: TrainConfig, device: torch.device) -> TrainState:
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rate, decay = options.learning_rate, options.weight_decay
-    optimizer = kind(trained, lr=rate, betas=options.betas, weight_decay=decay)
+    optimizer = kind(trained, lr=rate, betas=options.betas, weight_decay=decay, fused=True)
     return TrainState(network, copy.deepcopy(network).requires_grad_(False).eval(), optimizer)
 
 
