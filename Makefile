@@ -37,7 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 bench-peers: $(STAMP)
-	$(BIN)/python benchmarks/peers_env.py
+	$(BIN)/python -m benchmarks.peers_env
 
 clean:
 	rm -rf $(VENV) .env-bench build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,11 @@
 """Conversion against a bare h5py-read plus zarr-write of the same bytes, and the training loader's rate.
 
-Both sides are warmed up and alternate in one run. Run `python benchmarks/bench_data.py [--quick]` from the
+Both sides are warmed up and alternate in one run. Run `python -m benchmarks.bench_data [--quick]` from the
 repository's root.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -21,12 +19,13 @@ import h5py
 import numpy as np
 import zarr
 
+from benchmarks.table import main
 from kdrift.data.convert import convert
 from kdrift.data.dataset import DataConfig, TrainingImages
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.store import open_store
 
-COMMAND = "python benchmarks/bench_data.py"
+COMMAND = "python -m benchmarks.bench_data"
 TRAINING_IMAGES_PER_S = 15.0
 """What two CPU cores train of the shipped prior's network at crop 128."""
 
@@ -149,19 +148,5 @@ def _loader(root: Path, num_images: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Print the rows as a table and, with --json, write them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
-    rows = run(args.quick)
-    for row in rows:
-        line = f"{row['name']:75s} {row['value']:>7} {row['unit']:9s} x{row['ratio']:<6}"
-        print(f"{line} {row['baseline']}; {row['target']}")
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    main(run, __doc__)

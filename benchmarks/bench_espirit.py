@@ -1,12 +1,10 @@
 """ESPIRiT maps of a multi-coil volume: ours against sigpy, same calibration data, same number of threads.
 
-Run `python benchmarks/bench_espirit.py [--quick]` from the repository's root.
+Run `python -m benchmarks.bench_espirit [--quick]` from the repository's root.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,10 +13,11 @@ from typing import Any
 import sigpy.mri
 import torch
 
+from benchmarks.table import main
 from kdrift.coils import espirit_maps
 from kdrift.fourier import fft2c
 
-COMMAND = "python benchmarks/bench_espirit.py"
+COMMAND = "python -m benchmarks.bench_espirit"
 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
@@ -102,6 +101,4 @@ def _fastest(function: Callable[[], torch.Tensor], repeats: int) -> tuple[float,
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small volume")
-    print(json.dumps(run(parser.parse_args().quick), indent=2))
+    main(run, __doc__)

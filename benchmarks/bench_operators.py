@@ -1,6 +1,6 @@
 """A^H A of Cartesian SENSE against sigpy, mrpro, deepinv and plain torch, in one process and interleaved.
 
-    python benchmarks/bench_operators.py [--quick] [--json FILE]
+    python -m benchmarks.bench_operators [--quick] [--json FILE]
 
 Every contender computes the same thing on the same data (checked first), is warmed up, and runs once in every
 round, so that a disturbance of the machine meets them all; times are medians over the rounds and the ratio is
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-COMMAND = "python benchmarks/bench_operators.py"
+COMMAND = "python -m benchmarks.bench_operators"
 REPOSITORY = Path(__file__).resolve().parents[1]
 NUM_THREADS = 2
 TARGET = 1.5
@@ -40,13 +40,13 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     """One row a case: kdrift's milliseconds, the fastest peer's as baseline, and their ratio."""
     if all(importlib.util.find_spec(name) for name in ("kdrift", "sigpy", "mrpro", "deepinv")):
         return _measure(quick)
-    import peers_env
+    from benchmarks import peers_env
 
     threads = {name: str(NUM_THREADS) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
-        command = [str(peers_env.ensure()), str(Path(__file__).resolve()), "--json", str(rows), "--no-table"]
-        environment = {**os.environ, **threads, "PYTHONPATH": str(REPOSITORY / "platform")}
+        command = [str(peers_env.ensure()), "-m", "benchmarks.bench_operators", "--json", str(rows), "--no-table"]
+        environment = {**os.environ, **threads, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'platform'}"}
         subprocess.run([*command, *(["--quick"] if quick else [])], check=True, env=environment)
         return json.loads(rows.read_text())
 

@@ -4,7 +4,7 @@ It is kept apart because mrpro and deepinv require torchvision, whose wheels and
 build of torch. Here torch comes first, in whichever build the package index gives, and everything after it
 is installed without its requirements, by exact version.
 
-    python benchmarks/peers_env.py
+    python -m benchmarks.peers_env
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_methods_give_moments_of_their_samples(method: str, kspace: torch.Tensor
     torch.testing.assert_close(result.samples.std(1), result.std, rtol=1e-3, atol=1e-6)
     per_step = 1 if method == "annealed" else 2
     assert result.nfe == 4 * per_step
-    chains = 3 * 2 * (4 if METHODS[method].chains == "coil" else 1)
+    chains = 3 * 2 * (4 if METHODS[method].chains != "image" else 1)
     assert result.network_images == 2 * chains * result.nfe
     assert result.config["options"]["num_steps"] == 4
     assert result.config["prior"]["sha256"] == prior.sha256

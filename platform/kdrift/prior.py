@@ -33,7 +33,7 @@ class Prior:
     """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode."""
     network_config: NetworkConfig
     metadata: dict[str, Any]
-    """What training recorded: `sigma_min`, `sigma_max`, `image_scale`, data, versions."""
+    """What training recorded: `sigma_min`, `sigma_max`, `scale_quantile`, data, versions."""
     sha256: str
     """Of the weights file; names the prior in every result."""
 

@@ -31,8 +31,9 @@ class Method:
     """Dataclass of its settings."""
     presets: Mapping[str, Any]
     """Named settings; `tuned`, else `paper`, is used where none is named."""
-    chains: Literal["image", "coil"]
-    """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS."""
+    chains: Literal["image", "coil", "coupled_coils"]
+    """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS at the end, on its
+    own or with steps that couple a sample's coils."""
     summary: str
 
     def preset(self, name: str | None) -> tuple[str, Any]:
@@ -71,7 +72,7 @@ METHODS: dict[str, Method] = {
         "Score-MRI Algorithm 4: every coil image on its own, root sum of squares",
     ),
     "score_mri_hybrid": Method(
-        score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coil",
+        score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
     ),
 }  # fmt: skip

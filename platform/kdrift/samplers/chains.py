@@ -20,7 +20,7 @@ class ChainNoise:
     seed : the request's seed, 0 or larger.
     slice_index : index of the slice in its volume.
     samples : indices of the samples in this block.
-    num_parts : parts of each sample; None where a chain has no part axis.
+    parts : parts of each sample, their indices or how many there are; None where a chain has no part axis.
     device, dtype : of the noise; a complex dtype.
     """
 
@@ -29,15 +29,16 @@ class ChainNoise:
         seed: int,
         slice_index: int,
         samples: Sequence[int],
-        num_parts: int | None = None,
+        parts: int | Sequence[int] | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.complex64,
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed must be 0 or larger, got {seed}")
-        self.shape = (len(samples),) if num_parts is None else (len(samples), num_parts)
-        keys = [(seed, slice_index, part, sample) for sample in samples for part in range(num_parts or 1)]
+        chosen = range(parts) if isinstance(parts, int) else parts
+        self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
+        keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
         self._generators = [torch.Generator().manual_seed(_derive(*key)) for key in keys]
         self._device, self._dtype = device, dtype
 
