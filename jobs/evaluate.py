@@ -1,4 +1,4 @@
-"""Compare methods and masks as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --config X.yaml`."""
+"""Evaluate as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --config X.yaml`."""
 
 import sys
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,28 @@ CONFIG = "config.yaml"
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, settings: dict[str, Any], free: tuple[str, ...]) -> Iterator[None]:
+def run_folder(
+    out: Path, settings: dict[str, Any], free: tuple[str, ...], tables: tuple[str, ...] = ()
+) -> Iterator[None]:
     """Keep the folder of a run to this driver, and see that it continues what began there.
 
-    `free` are keys, or sections ending in a dot, that may change. Raises ValueError where another setting differs, or
-    while another driver works in the folder.
+    `free` are keys and sections that may change, `tables` sections whose entries may be added and left out. Raises
+    ValueError where another setting differs, or while another driver works in the folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     with only_user(out, f"another batch is writing to {out}"):
         saved = out / CONFIG
         if saved.is_file():
-            _check_same(yaml.safe_load(saved.read_text()), settings, free, out)
+            before = yaml.safe_load(saved.read_text())
+            changed = [f"{t}.{name}" for t in tables for name in before[t].keys() ^ settings[t].keys()]
+            _check_same(before, settings, (*free, *changed), out)
         partial = out / f".{CONFIG}"
         partial.write_text(yaml.safe_dump(settings, sort_keys=False))
         partial.replace(saved)
         yield
 
 
-def _check_same(saved: dict[str, Any], settings: dict[str, Any], free: tuple[str, ...], out: Path) -> None:
+def _check_same(saved: dict[str, Any], settings: dict[str, Any], free: Sequence[str], out: Path) -> None:
     old, new = flatten(saved), flatten(settings)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free):

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from kdrift.data.volume import VolumeInfo
 from kdrift.plan import Plan, Runner
 
 IMBALANCE = 1.02
-"""A slice is split where it would otherwise end this much later than all actors' work, evenly spread."""
+"""A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +106,29 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
     idle are split into as many chunks as bring all actors to their end together.
     """
     ordered = sorted(slices, key=lambda item: -item[0].slice_cost)
-    share = sum(task.slice_cost for task, _ in ordered) / num_actors
+    goal = IMBALANCE * sum(task.slice_cost for task, _ in ordered) / num_actors
     loads = [0.0] * num_actors
-    units = []
+    units: list[Unit] = []
     for task, index in ordered:
-        parts, room = 1, share - min(loads)
-        if min(loads) + task.slice_cost > share * IMBALANCE:
-            parts = min(num_actors, ceil(task.slice_cost / max(room, task.slice_cost / num_actors)))
-        for chunks in _split(task, parts):
-            chains = sum(_chains(task, chunk) for chunk in chunks)
-            cost = task.slice_cost * chains / (task.num_samples * (task.num_coils or 1))
-            units.append(Unit(task, index, chunks, cost))
-            loads[loads.index(min(loads))] += cost
+        best = _placed(task, index, 1, loads)
+        for parts in range(2, num_actors + 1):
+            if max(best[1]) <= goal:
+                break
+            best = min(best, _placed(task, index, parts, loads), key=lambda found: max(found[1]))
+        units.extend(best[0])
+        loads = best[1]
     return sorted(units, key=lambda unit: -unit.cost)
+
+
+def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
+    """Return a slice as about `parts` units, and the actors' loads once each has gone to the least loaded."""
+    units, loads = [], loads.copy()
+    for chunks in _split(task, parts):
+        chains = sum(_chains(task, chunk) for chunk in chunks)
+        cost = task.slice_cost * chains / (task.num_samples * (task.num_coils or 1))
+        units.append(Unit(task, index, chunks, cost))
+        loads[loads.index(min(loads))] += cost
+    return units, loads
 
 
 def _split(task: VolumeTask, parts: int) -> list[tuple[Chunk, ...]]:
