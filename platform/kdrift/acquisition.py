@@ -23,11 +23,17 @@ class MaskRequest:
     """Retrospective undersampling; see `kdrift.masks.make_mask`."""
 
     kind: str
+    """Key of `kdrift.masks.KINDS`."""
     acceleration: float = 4.0
+    """Nominal factor."""
     acs_fraction: float | None = None
+    """Fully sampled centre as a fraction of the width."""
     acs_lines: int | None = None
+    """Fully sampled centre in lines; give one of the two."""
     seed: int = 0
+    """Of the draw."""
     released: bool = False
+    """Draw as the published code does."""
 
 
 @dataclass(frozen=True)

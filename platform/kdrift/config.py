@@ -98,8 +98,11 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
         if key not in known:
             raise ValueError(f"{where}: unknown key {prefix + str(key)!r}{suggest(str(key), known)}")
         for inner in (hints[key], *typing.get_args(hints[key])):
-            if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
-                _check_keys(inner, value, where, f"{prefix}{key}.")
+            if not dataclasses.is_dataclass(inner) or not isinstance(value, Mapping):
+                continue
+            named = value if typing.get_origin(hints[key]) is dict else {None: value}  # a table of sections, or one
+            for name, section in named.items():
+                _check_keys(inner, section, where, f"{prefix}{key}." + (f"{name}." if name is not None else ""))
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

@@ -31,15 +31,19 @@ class Plan:
     """What to run: method, preset, settings, number of samples, seed."""
 
     method: str = DEFAULT_METHOD
+    """Sampler or classical method."""
     preset: str | None = None
     """None: `tuned` where the method has it, else `paper`; "" for a classical method."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
+    """Posterior samples a slice; classical methods have one."""
     seed: int = 0
+    """Of the samples."""
     batch_samples: int = 8
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
+    """Also give every sample back."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
