@@ -16,6 +16,7 @@ VERBS = {
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
+    "register": "put a prior into an MLflow registry",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
 }
 
