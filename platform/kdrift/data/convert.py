@@ -41,6 +41,24 @@ class ConversionReport:
         )
 
 
+@dataclass(frozen=True)
+class ConvertConfig:
+    """One conversion."""
+
+    sources: list[str]
+    """Files, folders, globs, URLs."""
+    store: str
+    """Folder or URL of the store."""
+    smaps: bool = False
+    """Also compute ESPIRiT coil maps."""
+    target: bool = False
+    """Also compute the RSS image where there is no reference."""
+    workers: int | None = None
+    """Volumes at a time; null: all CPUs."""
+    overwrite: bool = False
+    """Convert unchanged sources again."""
+
+
 def convert(
     sources: Sequence[str],
     store: str,
