@@ -16,6 +16,7 @@ VERBS = {
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
+    "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
 }
 

@@ -97,9 +97,12 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"{where}: unknown key {prefix + str(key)!r}{suggest(str(key), known)}")
-        for inner in (hints[key], *typing.get_args(hints[key])):
-            if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
-                _check_keys(inner, value, where, f"{prefix}{key}.")
+        inner = [hints[key], *typing.get_args(hints[key])]
+        keyed = typing.get_origin(hints[key]) is dict and isinstance(value, Mapping)
+        for name, part in value.items() if keyed else [("", value)]:
+            for hint in inner:
+                if dataclasses.is_dataclass(hint) and isinstance(part, Mapping):
+                    _check_keys(hint, part, where, f"{prefix}{key}.{name}." if keyed else f"{prefix}{key}.")
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

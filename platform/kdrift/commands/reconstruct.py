@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="INPUT", help="k-space file or URL, or X.zarr/VOLUME of a store")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--method", default="annealed", help="sampler or classical method (default: annealed)")
-    parser.add_argument("--preset", help="named settings of the method: tuned, paper or released")
+    parser.add_argument("--preset", help="named settings of the method: tuned, paper, released, or FILE.yaml")
     parser.add_argument("--prior", metavar="NAME|PATH", help="shipped prior or bundle folder")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the setting num_steps)")
     parser.add_argument("--samples", type=int, default=8, metavar="K", help="posterior samples (default: 8)")
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from kdrift.acquisition import MaskRequest, load_acquisition
     from kdrift.config import parse_override
     from kdrift.hardware import keep_freed_memory
+    from kdrift.presets import read_preset
     from kdrift.reconstruct import DEFAULT_PRIOR, Plan, reconstruct
     from kdrift.report import save_result
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )
     plan = Plan(
         method=args.method,
-        preset=args.preset,
+        preset=read_preset(args.preset) if str(args.preset).endswith((".yaml", ".yml")) else args.preset,
         settings=settings,
         num_samples=args.samples,
         seed=args.seed,
