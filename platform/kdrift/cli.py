@@ -18,6 +18,7 @@ VERBS = {
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
     "register": "put a prior into an MLflow registry",
+    "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
     "evaluate": "compare methods and masks over a store, on Ray",
 }

@@ -43,8 +43,11 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path) -> str:
-    """Create a run and return its id; a local database keeps the files of its runs in `artifacts`."""
+def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path, *, parent: str | None = None) -> str:
+    """Create a run and return its id; a local database keeps the files of its runs in `artifacts`.
+
+    With `parent`, the id of another run, it is shown as that run's child.
+    """
     from mlflow.entities import Param
 
     mlflow = client(uri)
@@ -55,7 +58,8 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
         experiment_id = mlflow.create_experiment(EXPERIMENT)
     else:
         experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.resolve().as_uri())
-    run_id = mlflow.create_run(experiment_id, run_name=name).info.run_id
+    tags = {"mlflow.parentRunId": parent} if parent else None
+    run_id = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
     return run_id
 
