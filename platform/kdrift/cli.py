@@ -17,6 +17,7 @@ VERBS = {
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
+    "serve": "serve reconstructions over HTTP on this machine, on Ray Serve",
 }
 
 

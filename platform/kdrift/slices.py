@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class SliceData:
     """Standard deviation of each real component of the k-space noise."""
     zero_filled: Tensor
     """Magnitude `(row, col)` of the coil combination of `kspace`."""
+
+    def to(self, device: str | torch.device) -> SliceData:
+        """Return the slice with its tensors on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("kspace", "mask", "smaps", "zero_filled")}
+        return replace(self, **moved)
 
     @property
     def scale(self) -> float:
