@@ -56,8 +56,7 @@ def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], 
             echo(f"serving at http://{shown}:{http.port} ({asked}); jobs in {config.storage}; Ctrl-C stops")
         while not stop.wait(1.0):  # a wait without end would not see signals
             pass
-        echo("stopping")
-        serve.shutdown()
+        echo("stopping")  # with Ray; asking Serve first only adds its time-outs
 
 
 @contextlib.contextmanager
