@@ -21,6 +21,7 @@ VERBS = {
     "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
     "evaluate": "compare methods and masks over a store, on Ray",
+    "serve": "serve reconstructions over HTTP on this machine, on Ray Serve",
 }
 JOBS = ("convert", "train", "tune", "reconstruct", "evaluate")
 """Verbs that can run as Ray jobs."""

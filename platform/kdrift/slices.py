@@ -45,7 +45,7 @@ class SliceData:
     heldout: HeldOut | None = None
     """Samples that are left out of `kspace` and `mask`."""
 
-    def to(self, device: torch.device) -> SliceData:
+    def to(self, device: str | torch.device) -> SliceData:
         """Return the same slice on another device."""
         heldout = self.heldout and HeldOut(self.heldout.kspace.to(device), self.heldout.mask.to(device))
         return dataclasses.replace(
