@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ CRDS = {"RayJob": "rayjobs.yaml", "RayService": "rayservices.yaml"}
 Manifest = dict[str, Any]
 
 
+@functools.cache
 def render(overlay: str) -> list[Manifest]:
     """Return the manifests of an overlay as kustomize makes them; skip where there is no kustomize."""
     commands = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
@@ -58,9 +60,12 @@ def crd_folder() -> Path:
     return folder
 
 
+@functools.cache
 def crd_validator(kind: str) -> jsonschema.protocols.Validator:
     """Return a validator of ray.io/v1 resources of a kind that knows no field beyond the CRD's."""
-    definition = yaml.load((crd_folder() / CRDS[kind]).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    definition = yaml.load(
+        (crd_folder() / CRDS[kind]).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     assert definition["spec"]["names"]["kind"] == kind
     (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
     schema = strict(version["schema"]["openAPIV3Schema"])
@@ -75,7 +80,6 @@ def crd_validator(kind: str) -> jsonschema.protocols.Validator:
             "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
         },
     }
-    jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
