@@ -36,7 +36,6 @@ from k8s_helpers import (
 from kdrift.cli import VERBS
 from kdrift.config import load_config
 from kdrift.training.config import TrainConfig
-from kdrift.training.trainer import worker_environment
 
 SERVE_CONFIGS = sorted((REPOSITORY / "configs" / "serve").glob("cluster*.yaml"))
 WORKDIR = "/opt/kdrift"
@@ -173,12 +172,7 @@ def test_serve_configurations_are_what_serve_takes(path: Path) -> None:
     values = yaml.safe_load(path.read_text())
     ServeDeploySchema.model_validate(values)
     assert unknown_keys(values, ServeDeploySchema) == []
-    (application,) = values["applications"]
     assert unknown_keys({"http_options": {"prot": 1}}, ServeDeploySchema) == ["http_options.prot"]
-    threads = worker_environment(1)
-    environment = application["runtime_env"]["env_vars"]
-    assert environment == {name: threads[name] for name in environment}, "the malloc settings of training's workers"
-    assert set(environment) == {name for name in threads if name.startswith("MALLOC_")}
 
 
 @pytest.mark.parametrize("path", SERVE_CONFIGS, ids=lambda path: path.name)
@@ -327,9 +321,6 @@ def test_gpu_workers_ask_for_gpus_and_tolerate_their_taint() -> None:
 def test_secrets_are_names_only(resources: list[Manifest]) -> None:
     assert "Secret" not in {manifest["kind"] for manifest in resources}
     assert secret_names(resources) == PLAIN_SECRETS
-    page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
-    for name in PLAIN_SECRETS:
-        assert f"create secret generic {name} " in page
 
 
 def test_claims_exist(resources: list[Manifest]) -> None:
@@ -359,6 +350,22 @@ def test_only_serve_is_open_to_the_world_and_mlflow_to_ray() -> None:
     assert rule["from"] == [{"podSelector": {"matchLabels": {"ray.io/is-ray-node": "yes"}}}]
     submit = named(base_manifests(), "RayJob")["spec"]["submitterPodTemplate"]["metadata"]["labels"]
     assert submit == policies["submit"]["podSelector"]["matchLabels"]
+
+
+def test_the_page_applies_what_exists() -> None:
+    page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    components = {m["metadata"]["labels"]["app.kubernetes.io/component"] for m in base_manifests()}
+    applied = re.findall(r"^kubectl apply -k (\S+) -l app.kubernetes.io/component=(\w+)$", page, re.MULTILINE)
+    assert {component for _, component in applied} == components
+    for folder, _ in applied:
+        assert (REPOSITORY / folder / "kustomization.yaml").is_file()
+    for path in re.findall(r"`(k8s/[\w/.-]+)`", page):
+        assert (REPOSITORY / path).exists(), path
+    for secret in PLAIN_SECRETS:
+        assert f"create secret generic {secret} " in page
+    for config in SERVE_CONFIGS:
+        for name in yaml.safe_load(config.read_text())["applications"][0]["args"]["priors"].values():
+            assert name.removeprefix("models:/").partition("@")[0] in page
 
 
 if __name__ == "__main__":
