@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import shlex
 import tomllib
 from pathlib import Path
