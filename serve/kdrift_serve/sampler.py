@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import ray
 import torch
+from torch import Tensor
+
 from kdrift.chunks import Chunk, ChunkResult
 from kdrift.pinned import PinnedPrior, load_pinned
 from kdrift.plan import Plan, choose_device, resolve
 from kdrift.result import SliceFacts
 from kdrift.slices import SliceData
-from torch import Tensor
-
 from kdrift_serve.config import SamplerConfig
 
 REPORT_INTERVAL_S = 0.2
@@ -80,9 +80,7 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(
-        self, plan: Plan, index: int, kspace: Tensor, mask: Tensor
-    ) -> tuple[SliceData, SliceFacts] | Refused:
+    def _prepare(self, plan: Plan, index: int, kspace: Tensor, mask: Tensor) -> tuple[SliceData, SliceFacts] | Refused:
         began = time.perf_counter()
         try:
             data = plan.prepare(kspace.to(self._device), mask.to(self._device), index=index)
