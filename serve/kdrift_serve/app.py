@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdrift.config import parse
-from kdrift.hardware import worker_environment
-from kdrift.pinned import pin_prior
 from ray import serve
 from ray.serve import Application
 
+from kdrift.config import parse
+from kdrift.hardware import worker_environment
+from kdrift.pinned import pin_prior
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.ingress import Ingress
 from kdrift_serve.sampler import Sampler
@@ -35,16 +35,15 @@ def build_application(config: ServeConfig) -> Application:
         "runtime_env": {"env_vars": worker_environment(config.samplers.num_cpus)},
     }
     samplers = serve.deployment(
-        Sampler,
+        name="Sampler",
         num_replicas=config.samplers.replicas,
         max_ongoing_requests=1,
         ray_actor_options=resources,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
         max_constructor_retry_count=3,
-    ).bind(config.samplers, priors)
+    )(Sampler)
     ingress = serve.deployment(
-        serve.ingress()(Ingress),
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=256,
@@ -52,5 +51,5 @@ def build_application(config: ServeConfig) -> Application:
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
         max_constructor_retry_count=3,
-    )
-    return ingress.bind(config, priors, samplers)
+    )(serve.ingress()(Ingress))
+    return ingress.bind(config, priors, samplers.bind(config.samplers, priors))

@@ -13,15 +13,16 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from ray.serve.handle import DeploymentHandle
+
 from kdrift.baselines import BASELINES
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.masks import KINDS
 from kdrift.pinned import PinnedPrior, load_pinned
 from kdrift.samplers import METHODS
-from ray.serve.handle import DeploymentHandle
-
 from kdrift_serve import auth, problems
+from kdrift_serve.body import read_json, receive_file
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.pictures import Kind, picture
 from kdrift_serve.planner import Planner
@@ -93,7 +94,7 @@ class Ingress:
             job_id = uuid.uuid4().hex
             try:
                 if kind == "application/json":
-                    request = from_json(await _read(http, MAX_JSON_BYTES))
+                    request = from_json(await read_json(http, MAX_JSON_BYTES))
                     source, name = await self._named_source(request, job_id)
                 else:
                     request = from_query(http.query_params.multi_items())
@@ -119,7 +120,7 @@ class Ingress:
         name = upload_name(request.name)
         check_plan(request, self._priors, self._config.limits)  # before the file is read
         target = self._store.upload_folder(job_id) / name
-        await _receive(http, target, self._config.limits.upload_mb << 20)
+        await receive_file(http, target, self._config.limits.upload_mb << 20)
         return target, name
 
     async def _checked(self, request: JobRequest, job_id: str, source: Path, name: str) -> Job:
@@ -180,7 +181,7 @@ class Ingress:
 
     def priors(self) -> list[dict[str, Any]]:
         """Return the priors that are served, the default first."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, prior in self._priors.items():
             low, high = prior.sigma_range
             row = {"name": name, "prior": self._pinned[name].describe(), "sigma_min": low, "sigma_max": high}
@@ -278,45 +279,3 @@ def write_example(target: Path) -> None:
     """Write the built-in example: one slice of the head phantom, simulated."""
     phantom = phantom_volume(1, 192, 192, 8, seed=1)
     write_fastmri(target, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
-
-
-async def _read(http: Request, limit: int) -> bytes:
-    body = bytearray()
-    _check_declared(http, limit, "JSON")
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            break  # the parser of the JSON says so
-    return bytes(body)
-
-
-async def _receive(http: Request, target: Path, limit: int) -> None:
-    """Write the body to a file. Raises `Problem` (400, 413)."""
-    declared, received = _check_declared(http, limit, "upload"), 0
-    with target.open("wb") as file:
-        async for part in http.stream():
-            received += len(part)
-            if received > limit:
-                raise _too_large(limit, "upload")
-            file.write(part)
-    if received == 0:
-        raise Problem(400, "the body is empty: send the file as the body of the request")
-    if declared is not None and received != declared:
-        raise Problem(400, f"the upload is truncated: {declared} bytes were announced, {received} came")
-
-
-def _check_declared(http: Request, limit: int, what: str) -> int | None:
-    """Refuse a body by the size it announces, before any of it is read."""
-    text = http.headers.get("content-length")
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit():
-        raise Problem(400, "Content-Length is not a number")
-    if int(text) > limit:
-        raise _too_large(limit, what)
-    return int(text)
-
-
-def _too_large(limit: int, what: str) -> Problem:
-    size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
-    return Problem(413, f"the {what} is larger than {size}; name a file by its path instead")

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
 from kdrift.acquisition import Acquisition
 from kdrift.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
 from kdrift.plan import Runner
 from kdrift.report import save_result
 from kdrift.result import ReconstructionResult, SliceFacts, gather
 from kdrift.slices import SliceData
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
-from ray.serve.handle import DeploymentHandle
-from torch import Tensor
-
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.problems import Problem
 from kdrift_serve.request import JobRequest, load, prior_name
@@ -87,6 +87,8 @@ class Planner:
         self._prepare = samplers.prepare
         self._run_chunk = samplers.options(method_name="run", stream=True)
         self._slots = asyncio.Semaphore(config.limits.running)
+        # a call that finds no free replica is tried again after a pause that grows: never make more than can run
+        self._lanes = asyncio.Semaphore(config.samplers.replicas)
         self._active: dict[str, _Running] = {}
         self._admitted = 0
         self.owner = ray.get_runtime_context().get_actor_name() or ""
@@ -172,7 +174,7 @@ class Planner:
             self._store.put(replace(entry.job, **fields, finished=time.time()))
             self._store.drop_upload(entry.job.id)
             del self._active[entry.job.id]
-        self._store.prune(self._config.limits.kept_jobs)
+        await asyncio.to_thread(self._store.prune, self._config.limits.kept_jobs)
 
     async def _run(self, entry: _Running, request: JobRequest, runner: Runner) -> dict[str, Any]:
         job, limits = entry.job, self._config.limits
@@ -243,7 +245,8 @@ class Planner:
         retries = self._config.limits.retries
         for attempt in range(retries + 1):
             try:
-                return await work()
+                async with self._lanes:
+                    return await work()
             except LOST as error:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)

@@ -14,7 +14,6 @@ from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.config import parse, suggest
 from kdrift.plan import Plan, Runner, resolve
 from kdrift.prior import Prior
-
 from kdrift_serve.config import Limits
 from kdrift_serve.problems import Problem
 

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import ray
 import torch
+from torch import Tensor
+
 from kdrift.chunks import Chunk, ChunkResult
 from kdrift.pinned import PinnedPrior, load_pinned
 from kdrift.plan import Plan, choose_device, resolve
 from kdrift.result import SliceFacts
 from kdrift.slices import SliceData
-from torch import Tensor
-
 from kdrift_serve.config import SamplerConfig
 
 REPORT_INTERVAL_S = 0.2
