@@ -25,8 +25,9 @@ def run(args: argparse.Namespace) -> int:
     prior = load_prior(args.prior)
     folder = Path(args.prior) if Path(args.prior).is_dir() else SHIPPED / args.prior
     name, uri = args.name or prior.name, args.tracking_uri
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else Path()
-    artifacts = database.resolve().parent / "artifacts"
+    database = Path(uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else "mlflow.db").resolve()
+    artifacts = database.parent / "artifacts"  # of a local database; a server keeps them itself
+    database.parent.mkdir(parents=True, exist_ok=True)
     run_id = start_run(uri, f"register {name}", {"prior": prior.name, "sha256": prior.sha256}, artifacts)
     version = register_prior(uri, run_id, folder, name)
     finish_run(uri, run_id, "FINISHED")
