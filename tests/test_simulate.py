@@ -101,6 +101,7 @@ def test_labels_record_every_parameter() -> None:
         "phase_order",
         "phase_rad",
         "size",
+        "matrix",
         "seed",
         "noise_std",
         "reference",
@@ -109,6 +110,18 @@ def test_labels_record_every_parameter() -> None:
     assert (attrs["simulation_seed"], attrs["simulation_size"]) == (11, "32x96")
     assert attrs["fov_mm"] == "100 x 300 x 4"  # 64x48 cropped to 32 rows and padded to 96 columns
     assert (made.info.rows, made.info.cols, made.info.recon_rows) == (32, 96, 32)
+
+
+def test_matrix_lowers_the_resolution_over_the_same_field_of_view() -> None:
+    config = SimulationConfig(num_coils=3, snr_db=None, size=(60, 60), matrix=(30, 20))
+    made = simulated(magnitude_volume(disc()), config)
+    assert (made.info.rows, made.info.cols, made.info.attrs["simulation_matrix"]) == (30, 20, "30x20")
+    whole = fit(disc(), 60, 60)
+    assert made.read_image(0, 1)[0].mean() == pytest.approx(whole[0].mean(), rel=0.1)  # ringing adds a little
+    same_fov = simulated(magnitude_volume(disc()), replace(config, matrix=None)).info.attrs["fov_mm"]
+    assert made.info.attrs["fov_mm"] == same_fov
+    with pytest.raises(ValueError, match="resolution is only lowered"):
+        simulated(magnitude_volume(disc()), replace(config, matrix=(61, 20)))
 
 
 def test_measured_maps_are_interpolated_compressed_and_normalised(tmp_path: Path) -> None:

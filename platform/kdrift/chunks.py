@@ -43,6 +43,8 @@ class ChunkResult:
     """Real images that went through the network."""
     stages: dict[str, float]
     """Seconds in `network`, `sampler` (outside the network) and `combine`."""
+    heldout: Tensor | None = None
+    """Complex `(coil, point)`: y - A x at the slice's held-out samples, mean over the chunk's samples x."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class SliceResult:
     nfe: int
     network_images: int
     stages: dict[str, float]
+    heldout_misfit: float | None = None
+    """|y - A x|^2 at the held-out samples, x the mean of the complex samples, where the slice has held-out samples."""
 
 
 def split_chains(
@@ -90,6 +94,7 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
     for result in sorted(results, key=lambda r: (r.chunk.samples, r.chunk.coils or (0, 0))):
         groups.setdefault(result.chunk.samples, []).append(result)
     moments, images, misfits, expected = None, [], [], 0
+    heldout: list[Tensor] = []
     for (start, stop), parts in groups.items():
         if start != expected:
             raise ValueError(f"chunks hold samples {start} to {stop - 1}, expected the next to start at {expected}")
@@ -98,6 +103,8 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         moments = found if moments is None else moments.merge(found)
         images.append(kept)
         misfits.append(torch.stack([part.misfit for part in parts]).sum(0))
+        unseen = [part.heldout for part in parts if part.heldout is not None]
+        heldout += [torch.cat(unseen) * (stop - start)] if unseen else []
     if moments is None:
         raise ValueError("expected at least one chunk, got none")
     whole = [image for image in images if image is not None]
@@ -109,6 +116,7 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         nfe=results[0].nfe,
         network_images=sum(r.network_images for r in results),
         stages={name: sum(r.stages[name] for r in results) for name in results[0].stages},
+        heldout_misfit=float((torch.stack(heldout).sum(0) / expected).abs().square().sum()) if heldout else None,
     )
 
 

@@ -17,8 +17,11 @@ VERBS = {
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
+    "register": "put a prior into an MLflow registry",
+    "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
     "evaluate": "compare methods and masks over a store, on Ray",
+    "serve": "serve reconstructions over HTTP on this machine, on Ray Serve",
 }
 JOBS = ("convert", "train", "tune", "reconstruct", "evaluate")
 """Verbs that can run as Ray jobs."""

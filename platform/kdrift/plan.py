@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -13,8 +14,9 @@ from torch import Tensor
 from kdrift.baselines import BASELINES
 from kdrift.chunks import Chunk, ChunkResult
 from kdrift.coils import rss
-from kdrift.config import parse, suggest, to_dict
+from kdrift.config import parse, suggest
 from kdrift.fourier import fft2c
+from kdrift.presets import Preset, find_preset
 from kdrift.prior import Prior, load_prior
 from kdrift.samplers import METHODS, Callback, ChainNoise, Measurement
 from kdrift.sde import VESDE
@@ -32,8 +34,9 @@ class Plan:
 
     method: str = DEFAULT_METHOD
     """Sampler or classical method."""
-    preset: str | None = None
-    """None: `tuned` where the method has it, else `paper`; "" for a classical method."""
+    preset: str | Preset | None = None
+    """By name, or itself. None: `tuned` where the method has it or `kdrift tune` wrote one, else `paper`; "" for a
+    classical method."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
@@ -55,12 +58,12 @@ class Plan:
 
     def prepare(
         self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,
-        noise_sigma: float | None = None,
+        noise_sigma: float | None = None, heldout: Tensor | None = None,
     ) -> SliceData:  # fmt: skip
         """`kdrift.slices.prepare_slice` with the plan's settings of coil maps."""
         return prepare_slice(
-            kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, num_map_sets=self.num_map_sets,
-            map_crop=self.map_crop, map_threshold=self.map_threshold,
+            kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, heldout=heldout,
+            num_map_sets=self.num_map_sets, map_crop=self.map_crop, map_threshold=self.map_threshold,
         )  # fmt: skip
 
 
@@ -106,26 +109,56 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
             "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"
             f" {plan.num_samples}, {plan.batch_samples} and {plan.seed}"
         )
+    if plan.num_map_sets not in (1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
+        raise ValueError(
+            "num_map_sets must be 1 or 2, map_crop in [0, 1) and map_threshold in (0, 1), got"
+            f" {plan.num_map_sets}, {plan.map_crop} and {plan.map_threshold}"
+        )
     if plan.method in BASELINES:
         if plan.preset:
             raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
-        options = dict(plan.settings)
-        unknown = set(options) - {"weight", "max_iter"}
-        if unknown:
-            raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
+        options = _classical_options(plan)
         return _Classical(plan, {**common, "num_samples": 1, "preset": "", "options": options})
     if plan.method not in METHODS:
         raise ValueError(f"no method {plan.method!r}{suggest(plan.method, [*METHODS, *BASELINES])}")
     method = METHODS[plan.method]
-    try:
-        name, preset = method.preset(plan.preset)
-    except ValueError as error:
-        raise ValueError(f"method {plan.method}: {error}") from None
-    resolved = parse(method.options, {**to_dict(preset), **plan.settings}, f"method {plan.method}")
+    preset = _preset(plan)
+    resolved = parse(method.options, {**preset.settings, **plan.settings}, f"method {plan.method}")
     prior = prior if isinstance(prior, Prior) else load_prior(prior or DEFAULT_PRIOR, choose_device(device))
     used = {"name": prior.name, "sha256": prior.sha256}
-    config = {**common, "preset": name, "options": dataclasses.asdict(resolved), "prior": used}
+    config = {**common, "preset": preset.name, "options": dataclasses.asdict(resolved), "prior": used}
+    if preset.provenance:
+        config["preset_provenance"] = preset.provenance
     return _Sampling(plan, config, resolved, prior)
+
+
+def pin(plan: Plan) -> Plan:
+    """Return the plan with its preset looked up: one for all processes and machines that run parts of the work."""
+    return dataclasses.replace(plan, preset=_preset(plan)) if plan.method in METHODS else plan
+
+
+def _preset(plan: Plan) -> Preset:
+    if isinstance(plan.preset, Preset):
+        if plan.preset.method != plan.method:
+            raise ValueError(f"the preset is of method {plan.preset.method}, asked for {plan.method}")
+        return plan.preset
+    try:
+        return find_preset(plan.method, plan.preset)
+    except ValueError as error:
+        raise ValueError(f"method {plan.method}: {error}") from None
+
+
+def _classical_options(plan: Plan) -> dict[str, Any]:
+    options = dict(plan.settings)
+    unknown = set(options) - {"weight", "max_iter"}
+    if unknown:
+        raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
+    for name, value in options.items():
+        kind = int if name == "max_iter" else (int, float)
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 <= value < math.inf:
+            expected = "a whole number" if name == "max_iter" else "a number"
+            raise ValueError(f"{name} of {plan.method} must be {expected}, 0 or larger, got {value!r}")
+    return options
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -151,13 +184,15 @@ class _Classical:
         if data.smaps.ndim != 3:
             raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(data.smaps)}")
         began = time.perf_counter()
-        on_cpu = (data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
-        image = BASELINES[self.plan.method](*on_cpu, **self.config["options"])[None]
+        data = data.to(torch.device("cpu"))
+        given = (data.kspace, data.mask, data.smaps)
+        image = BASELINES[self.plan.method](*given, **self.config["options"])[None]
         stages = {"network": 0.0, "sampler": time.perf_counter() - began, "combine": 0.0}
-        misfit = _misfit(image, *on_cpu)
+        misfit = _residual(image, *given).abs().square().flatten(1).sum(1)
         magnitude = image.abs()
         kept = magnitude if self.plan.keep_samples else None
-        return ChunkResult(chunk, RunningMoments.of(magnitude), kept, misfit, 0, 0, stages)
+        unseen = _heldout_residual(image, data, data.smaps, None)
+        return ChunkResult(chunk, RunningMoments.of(magnitude), kept, misfit, 0, 0, stages, unseen)
 
 
 @dataclass(frozen=True)
@@ -198,13 +233,15 @@ class _Sampling:
         images = (scale * (rss(x) if by_coil or smaps.ndim == 4 else x.abs())).cpu()
         moments = None if chunk.coils is not None else RunningMoments.of(images)
         kept = images if self.plan.keep_samples or moments is None else None
-        misfit = _misfit(scale * x, kspace, data.mask, None if by_coil else smaps).cpu()
+        combined_by = None if by_coil else smaps
+        misfit = _residual(scale * x, kspace, data.mask, combined_by).abs().square().flatten(1).sum(1).cpu()
+        unseen = _heldout_residual(scale * x, data, combined_by, chunk.coils)
         stages = {
             "network": score.seconds,
             "sampler": sampled - began - score.seconds,
             "combine": time.perf_counter() - sampled,
         }
-        return ChunkResult(chunk, moments, kept, misfit, score.calls, score.num_images, stages)
+        return ChunkResult(chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen)
 
 
 class _TimedScore:
@@ -225,7 +262,16 @@ class _TimedScore:
         return int(self._score.num_images)
 
 
-def _misfit(x: Tensor, kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
-    """Return |M (y - A x)|^2 of each sample."""
+def _residual(x: Tensor, kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
+    """Return M (y - A x) of each sample, `(sample, coil, row, col)`; without maps x are coil images."""
     predicted = torch.where(mask, fft2c(x), 0) if smaps is None else sense_operator(smaps, mask).forward(x + 0j)
-    return (predicted - kspace).abs().square().flatten(1).sum(1)
+    return kspace - predicted
+
+
+def _heldout_residual(x: Tensor, data: SliceData, smaps: Tensor | None, coils: tuple[int, int] | None) -> Tensor | None:
+    """Return what `ChunkResult.heldout` holds."""
+    if data.heldout is None:
+        return None
+    mask, kspace = data.heldout.mask, data.heldout.kspace[slice(*(coils or (None,)))]
+    mean = x.mean(0, keepdim=True)
+    return _residual(mean, kspace, mask, smaps)[0][..., mask].cpu()

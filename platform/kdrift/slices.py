@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,16 @@ from kdrift.noise import estimate_noise_sigma
 
 SCALE_QUANTILE = 0.99
 """Training divides an image by this quantile of its magnitude, and so does a reconstruction."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sampled k-space that no method sees, to measure how well an image predicts it."""
+
+    kspace: Tensor
+    """Complex `(coil, row, col)`, zero outside of `mask`."""
+    mask: Tensor
+    """Boolean `(row, col)`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,16 @@ class SliceData:
     """Standard deviation of each real component of the k-space noise."""
     zero_filled: Tensor
     """Magnitude `(row, col)` of the coil combination of `kspace`."""
+    heldout: HeldOut | None = None
+    """Samples that are left out of `kspace` and `mask`."""
+
+    def to(self, device: str | torch.device) -> SliceData:
+        """Return the same slice on another device."""
+        heldout = self.heldout and HeldOut(self.heldout.kspace.to(device), self.heldout.mask.to(device))
+        return dataclasses.replace(
+            self, kspace=self.kspace.to(device), mask=self.mask.to(device), smaps=self.smaps.to(device),
+            zero_filled=self.zero_filled.to(device), heldout=heldout,
+        )  # fmt: skip
 
     @property
     def scale(self) -> float:
@@ -46,6 +67,7 @@ def prepare_slice(
     index: int = 0,
     smaps: Tensor | None = None,
     noise_sigma: float | None = None,
+    heldout: Tensor | None = None,
     num_map_sets: int = 1,
     map_crop: float = 0.0,
     map_threshold: float = 0.02,
@@ -53,8 +75,12 @@ def prepare_slice(
     """Estimate what `kspace` (coil, row, col), zero where `mask` (row, col) is not set, does not come with.
 
     Coil maps are ESPIRiT on the ACS of these undersampled data unless `smaps` ([set,] coil, row, col) are given; one
-    coil has a map of ones. Raises ValueError for k-space that is zero.
+    coil has a map of ones. `heldout` (row, col) marks samples to leave out and keep for measuring. Raises ValueError
+    for k-space that is zero.
     """
+    kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
+    if heldout is not None:
+        mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if smaps is None and len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     elif smaps is None:
@@ -62,7 +88,7 @@ def prepare_slice(
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
-    return SliceData(index, kspace, mask, smaps, sigma, _zero_filled(kspace, smaps))
+    return SliceData(index, kspace, mask, smaps, sigma, _zero_filled(kspace, smaps), kept_out)
 
 
 def _zero_filled(kspace: Tensor, smaps: Tensor) -> Tensor:

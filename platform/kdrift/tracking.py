@@ -43,8 +43,11 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path) -> str:
-    """Create a run and return its id; a local database keeps the files of its runs in `artifacts`."""
+def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path, *, parent: str | None = None) -> str:
+    """Create a run and return its id; a local database keeps the files of its runs in `artifacts`.
+
+    With `parent`, the id of another run, it is shown as that run's child.
+    """
     from mlflow.entities import Param
 
     mlflow = client(uri)
@@ -55,7 +58,8 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
         experiment_id = mlflow.create_experiment(EXPERIMENT)
     else:
         experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.resolve().as_uri())
-    run_id = mlflow.create_run(experiment_id, run_name=name).info.run_id
+    tags = {"mlflow.parentRunId": parent} if parent else None
+    run_id = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
     return run_id
 
@@ -126,6 +130,26 @@ def bundle_sha256(bundle: Path) -> str:
 
     with (bundle / "model.safetensors").open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
+    """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
+
+    Raises
+    ------
+    ValueError
+        If the registry has no such prior, or it was not registered by `register_prior`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(uri)
+    try:
+        found = mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
+    if "sha256" not in found.tags:
+        raise ValueError(f"{name} version {found.version} at {uri} has no tag sha256: it is no prior of kdrift")
+    return str(found.version), str(found.tags["sha256"])
 
 
 def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--config", metavar="YAML", help="batch configuration, see configs/reconstruct/")
     batch.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
     parser.add_argument("--method", default="annealed", help="sampler or classical method (default: annealed)")
-    parser.add_argument("--preset", help="named settings of the method: tuned, paper or released")
+    parser.add_argument("--preset", help="named settings of the method: tuned, paper, released, or FILE.yaml")
     parser.add_argument("--prior", metavar="NAME|PATH", help="shipped prior or bundle folder")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the setting num_steps)")
     parser.add_argument("--samples", type=int, default=8, metavar="K", help="posterior samples (default: 8)")
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from kdrift.acquisition import MaskRequest, load_acquisition
     from kdrift.config import parse_override
     from kdrift.hardware import keep_freed_memory
+    from kdrift.presets import read_preset
     from kdrift.reconstruct import DEFAULT_PRIOR, Plan, reconstruct
     from kdrift.report import save_result
 
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     )
     plan = Plan(
         method=args.method,
-        preset=args.preset,
+        preset=read_preset(args.preset) if str(args.preset).endswith((".yaml", ".yml")) else args.preset,
         settings=settings,
         num_samples=args.samples,
         seed=args.seed,

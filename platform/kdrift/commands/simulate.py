@@ -24,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase-order", type=int, default=3, help="order of the smooth phase (default 3)")
     parser.add_argument("--phase-rad", type=float, default=1.0, help="spread of the phase in radians (default 1)")
     parser.add_argument("--size", metavar="ROWSxCOLS", default=None, help="crop or pad the images to this size")
+    parser.add_argument(
+        "--matrix", metavar="ROWSxCOLS", default=None, help="lower the resolution to this, over the same field of view"
+    )
     parser.add_argument("--slices", metavar="A:B", default=None, help="slices to use (default: all)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         phase_order=args.phase_order,
         phase_rad=args.phase_rad,
         size=_pair(args.size, "x", "--size") if args.size else None,
+        matrix=_pair(args.matrix, "x", "--matrix") if args.matrix else None,
         seed=args.seed,
     )
     first, last = _pair(args.slices, ":", "--slices") if args.slices else (0, None)

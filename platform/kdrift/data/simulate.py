@@ -44,6 +44,9 @@ class SimulationConfig:
     """Standard deviation of the phase at the knots of its polynomial, in radians."""
     size: tuple[int, int] | None = None
     """Rows and columns: the image is cropped or padded with zeros around its centre; None keeps it."""
+    matrix: tuple[int, int] | None = None
+    """Rows and columns of a lower resolution over the same field of view (the centre of the image's k-space), after
+    `size`; None keeps the resolution."""
     seed: int = 0
     """Seed of phase and noise; every slice has a generator of its own."""
 
@@ -56,6 +59,8 @@ class SimulationConfig:
             raise ValueError(f"phase_order is {self.phase_order}, expected 0 to 8")
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size is {self.size}, expected positive rows and columns")
+        if self.matrix is not None and min(self.matrix) < 1:
+            raise ValueError(f"matrix is {self.matrix}, expected positive rows and columns")
 
 
 def simulate_volume(
@@ -122,6 +127,9 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     images = source.read_image(first, last)
     if config.size is not None:
         images = fit(images, *config.size)
+    field_of_view = images.shape[1:]
+    if config.matrix is not None:
+        images = lower_resolution(images, *config.matrix)
     rows, cols = images.shape[1:]
     smaps = coil_maps(config, rows, cols)
     noise_std = 0.0 if config.snr_db is None else mean_signal(images) / 10 ** (config.snr_db / 20)
@@ -140,7 +148,7 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     attrs = {**info.attrs, **_labels(config, source, noise_std, len(smaps), first, last)}
     fov_mm = _fov_mm(attrs)
     if fov_mm is not None:  # cropping and padding keep the pixel size
-        scale = rows / info.recon_rows, cols / info.recon_cols
+        scale = field_of_view[0] / info.recon_rows, field_of_view[1] / info.recon_cols
         attrs["fov_mm"] = f"{fov_mm[0] * scale[0]:g} x {fov_mm[1] * scale[1]:g} x {fov_mm[2]:g}"
     made = VolumeInfo(
         name=info.name,
@@ -223,6 +231,23 @@ def fit(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     return np.ascontiguousarray(centre_crop(padded, rows, cols))
 
 
+def lower_resolution(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Return magnitudes (slice, rows, cols) of the centre of the images' k-space, on the same scale.
+
+    Raises
+    ------
+    ValueError
+        If the images have fewer rows or columns.
+    """
+    have = images.shape[-2:]
+    if rows > have[0] or cols > have[1]:
+        raise ValueError(f"matrix is {rows}x{cols}, the images have {have[0]}x{have[1]}: resolution is only lowered")
+    kspace = centre_crop(_fft2c(images), rows, cols)
+    # conj(F(conj(k))) is the inverse transform; magnitudes need no second conjugate
+    scale = np.sqrt(rows * cols / (have[0] * have[1]))
+    return np.abs(_fft2c(kspace.conj()) * scale).astype(np.float32)
+
+
 def write_simulated(volume: Volume, path: str | os.PathLike[str]) -> None:
     """Write a simulated volume as an HDF5 file in the fastMRI layout."""
     from kdrift.data.formats.fastmri import write_fastmri
@@ -249,6 +274,7 @@ def _labels(
         "num_coils": num_coils,
         "maps": Path(config.maps).name if config.maps else "birdcage",
         "size": "x".join(map(str, config.size)) if config.size else "as the source",
+        "matrix": "x".join(map(str, config.matrix)) if config.matrix else "as the source",
         "source": source.info.name,
         "slices": f"{first}:{last}",
         "noise_std": noise_std,

@@ -1,0 +1,89 @@
+"""The journal of a search: one line an event, so that a killed driver loses nothing and does nothing twice.
+
+Everything else that a search leaves (tables, front, preset) is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["unfinished", "complete", "stopped", "failed"]
+
+
+@dataclass
+class TrialRecord:
+    """One trial: its settings and its means after each slice."""
+
+    number: int
+    settings: dict[str, Any]
+    """Of the space."""
+    run_id: str
+    """Its MLflow run."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """What `evaluate_slices` yielded."""
+    state: State = "unfinished"
+    """`complete`: saw all slices; `stopped`: early, by ASHA."""
+
+    @property
+    def value(self) -> float:
+        """The objective, mean over the slices seen."""
+        return float(self.rows[-1]["value"])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it needs not run (again)."""
+        return self.state in ("complete", "stopped")
+
+
+class Journal:
+    """The trials of a search, kept in a file of JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.trials: dict[int, TrialRecord] = {}
+        if not path.is_file():
+            return
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if torn:  # the driver was killed while it wrote a line
+            with path.open("r+b") as stream:
+                stream.truncate(len(whole) + 1 if whole else 0)
+        for line in whole.splitlines():
+            self._apply(json.loads(line))
+
+    def start(self, number: int, settings: dict[str, Any], run_id: str) -> TrialRecord:
+        """Begin a trial, or one again that did not finish: what it reported before is dropped."""
+        self._write({"event": "start", "number": number, "settings": settings, "run_id": run_id})
+        return self.trials[number]
+
+    def report(self, number: int, row: dict[str, Any]) -> None:
+        """Take note of a trial's means after one more slice."""
+        self._write({"event": "report", "number": number, "row": row})
+
+    def end(self, number: int, state: State) -> None:
+        """Take note of how a trial ended."""
+        self._write({"event": "end", "number": number, "state": state})
+
+    def unfinished(self, settings: dict[str, Any]) -> TrialRecord | None:
+        """Return the trial of these settings that is yet to finish."""
+        waiting = (trial for trial in self.trials.values() if not trial.is_done and trial.settings == settings)
+        return next(waiting, None)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        with self._path.open("ab") as stream:
+            stream.write(json.dumps(event).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._apply(event)
+
+    def _apply(self, event: dict[str, Any]) -> None:
+        number = event["number"]
+        if event["event"] == "start":
+            self.trials[number] = TrialRecord(number, event["settings"], event["run_id"])
+        elif event["event"] == "report":
+            self.trials[number].rows.append(event["row"])
+        else:
+            self.trials[number].state = event["state"]

@@ -1,0 +1,148 @@
+"""One trial: reconstruct the slices of a search one after the other, and say after each how good the settings are."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdrift.acquisition import Acquisition, load_acquisition
+from kdrift.chunks import merge_chunks, split_chains
+from kdrift.config import to_dict
+from kdrift.data.convert_sources import find_all
+from kdrift.data.formats import open_volume
+from kdrift.data.store import is_store, open_store
+from kdrift.data.volume import centre_crop
+from kdrift.heldout import draw_heldout
+from kdrift.metrics import METRICS
+from kdrift.plan import Plan, Runner
+from kdrift.slices import SliceData
+from kdrift.tuning.config import TuneConfig, TuneData
+
+
+@dataclass(frozen=True)
+class Case:
+    """One slice of a search; plain tensors, shared by all trials."""
+
+    volume: str
+    data: SliceData
+    reference: Tensor | None
+    """Magnitude `(row, col)`, perhaps smaller than the slice; None where the objective needs none."""
+    simulated: bool
+
+
+def load_cases(config: TuneConfig, plan: Plan) -> list[Case]:
+    """Read and prepare the slices of a search, in the seeded order in which every trial takes them.
+
+    Raises ValueError where no volume or slice is chosen, or one has no reference that the objective needs.
+    """
+    chosen = [
+        (place, number)
+        for place, num_slices in _volumes(config.data)
+        for number in _spread(config.data, place, num_slices)
+    ]
+    random.Random(config.seed).shuffle(chosen)
+    cases = []
+    for count, (place, number) in enumerate(chosen):
+        acquisition = load_acquisition(
+            place, mask=config.data.mask, slices=slice(number, number + 1),
+            num_virtual_coils=config.data.num_virtual_coils,
+        )  # fmt: skip
+        cases.append(_prepare(config, plan, acquisition, place, config.seed + count))
+    return cases
+
+
+def evaluate_slices(runner: Runner, plan: Plan, cases: list[Case], objective: str) -> Iterator[dict[str, Any]]:
+    """Reconstruct case after case; after each, yield the means so far: quality, cost, and `value`, the objective."""
+    rows: list[dict[str, float]] = []
+    for case in cases:
+        began = time.perf_counter()
+        chunks = split_chains(runner.num_samples, batch_samples=plan.batch_samples)
+        result = merge_chunks([runner.run_chunk(case.data, chunk) for chunk in chunks])
+        row = {"seconds": time.perf_counter() - began, "nfe": float(result.nfe)}
+        if objective == "heldout":
+            row["heldout"] = _heldout_error(case.data, result.heldout_misfit)
+        else:
+            row |= _quality(case, result.mean)
+        rows.append(row)
+        means = {name: sum(r[name] for r in rows) / len(rows) for name in row}
+        yield {**means, "value": means[objective], "slices": len(rows)}
+
+
+def _quality(case: Case, mean: Tensor) -> dict[str, float]:
+    assert case.reference is not None
+    if not bool(torch.isfinite(mean).all()):
+        mean = torch.zeros_like(mean)  # settings that diverge are as good as a black image
+    image = torch.from_numpy(centre_crop(mean.numpy(), *case.reference.shape).copy())
+    return {name: metric.function(case.reference, image) for name, metric in METRICS.items()}
+
+
+def _heldout_error(data: SliceData, misfit: float | None) -> float:
+    assert data.heldout is not None
+    assert misfit is not None
+    error = misfit / float(data.heldout.kspace.abs().square().sum())
+    return error if math.isfinite(error) else 1.0  # as a black image
+
+
+def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
+    """Return what a preset says of its data: names of volumes, slices, mask; no folders."""
+    volumes = sorted({case.volume for case in cases})
+    mask = config.data.mask
+    return {
+        "volumes": {v: sorted(case.data.index for case in cases if case.volume == v) for v in volumes},
+        "simulated": any(case.simulated for case in cases),
+        "mask": "as measured" if mask is None else to_dict(mask),
+        "num_virtual_coils": config.data.num_virtual_coils,
+    }
+
+
+def _prepare(config: TuneConfig, plan: Plan, acquisition: Acquisition, place: str, seed: int) -> Case:
+    kspace, mask = acquisition.kspace[0], acquisition.mask
+    heldout = None
+    if config.objective == "heldout":
+        heldout = draw_heldout(mask, config.heldout_fraction, seed)
+    elif acquisition.reference is None:
+        raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
+    data = plan.prepare(kspace, mask, index=acquisition.slice_indices[0], heldout=heldout)
+    data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
+    reference = None if acquisition.reference is None else acquisition.reference[0].clone()
+    return Case(acquisition.info.name, data, reference, bool(acquisition.info.attrs.get("simulated", False)))
+
+
+def _volumes(data: TuneData) -> list[tuple[str, int]]:
+    """Return place and number of slices of every k-space volume that is chosen by name."""
+    found = []
+    for source in data.sources:
+        if is_store(source):
+            store = open_store(source)
+            infos = [(f"{store.location}/{name}", store.read_volume(name).info) for name in store.list_volumes()]
+        else:
+            infos = []
+            for each in find_all([source]):
+                with open_volume(each.path) as volume:
+                    infos.append((each.path, volume.info))
+        found += [
+            (place, info.num_slices)
+            for place, info in infos
+            if info.kind == "kspace"
+            and any(fnmatch.fnmatchcase(info.name, pattern) for pattern in data.volumes)
+            and not any(fnmatch.fnmatchcase(info.name, pattern) for pattern in data.exclude)
+        ]
+    if not found:
+        raise ValueError(f"no k-space volume in {', '.join(data.sources)} matches volumes and exclude")
+    return found
+
+
+def _spread(data: TuneData, place: str, num_slices: int) -> list[int]:
+    numbers = range(num_slices)[slice(*(data.slices or (None,)))]
+    if not numbers:
+        raise ValueError(f"{place} has {num_slices} slices, none in {data.slices}")
+    count = min(data.slices_per_volume, len(numbers))
+    return [numbers[(2 * i + 1) * len(numbers) // (2 * count)] for i in range(count)]

@@ -1,0 +1,101 @@
+"""What the driver notes of each trial while Ray Tune runs: journal, MLflow child runs, one line of progress a trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+from kdrift import tracking
+from kdrift.training.progress import format_seconds
+from kdrift.tuning.config import TuneConfig
+from kdrift.tuning.journal import Journal, State, TrialRecord
+
+FIGURES = ("value", "psnr", "ssim", "nmse", "heldout", "seconds", "nfe", "slices")
+
+
+class Recorder(Callback):
+    """Keeps the journal and the child runs of one search; all of it on the driver."""
+
+    def __init__(
+        self, config: TuneConfig, journal: Journal, run: dict[str, str], artifacts: Path, num_slices: int,
+        echo: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._config, self._journal, self._run, self._artifacts = config, journal, run, artifacts
+        self._num_slices, self._echo = num_slices, echo
+        self._numbers: dict[str, int] = {}
+        self._began = time.monotonic()
+        self._done_before = sum(trial.is_done for trial in journal.trials.values())
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open or take up the trial's run; Ray calls this again when a trial starts again after a failure."""
+        settings = dict(trial.config)
+        record = self._known(trial)
+        if record is None:
+            number = max(self._journal.trials, default=0) + 1
+            name, uri = f"{self._config.name}-{number:03d}", self._run["tracking_uri"]
+            run_id = tracking.start_run(uri, name, settings, self._artifacts, parent=self._run["run_id"])
+        else:
+            number, run_id = record.number, record.run_id
+            tracking.resume_run(self._run["tracking_uri"], run_id)
+        self._numbers[trial.trial_id] = number
+        self._journal.start(number, settings, run_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note the means after one more slice."""
+        record = self._record(trial)
+        row = {name: float(result[name]) for name in FIGURES if name in result}
+        self._journal.report(record.number, {**row, "pid": result["pid"]})
+        tracking.log_metrics(self._run["tracking_uri"], record.run_id, row, step=int(row["slices"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that saw all slices or was stopped early."""
+        record = self._record(trial)
+        slices = int(record.rows[-1]["slices"])
+        state: State = "complete" if slices >= self._num_slices else "stopped"
+        self._journal.end(record.number, state)
+        reason = "" if state == "complete" else f"by ASHA after {slices} of {self._num_slices} slices"
+        tracking.finish_run(self._run["tracking_uri"], record.run_id, "FINISHED", reason)
+        self._show(record)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that failed more often than it may."""
+        record = self._record(trial)
+        self._journal.end(record.number, "failed")
+        lines = str(trial.get_error()).strip().splitlines() if trial.get_error() else ["its worker was lost"]
+        tracking.finish_run(self._run["tracking_uri"], record.run_id, "FAILED", lines[-1])
+        self._echo(f"trial {record.number} failed: {lines[-1]}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial is started again."""
+        self._echo(f"trial {self._record(trial).number} lost its worker or failed: it starts again")
+
+    def _known(self, trial: Any) -> TrialRecord | None:
+        if trial.trial_id in self._numbers:
+            return self._record(trial)
+        return self._journal.unfinished(dict(trial.config))
+
+    def _record(self, trial: Any) -> TrialRecord:
+        return self._journal.trials[self._numbers[trial.trial_id]]
+
+    def _show(self, record: TrialRecord) -> None:
+        config, done = self._config, [trial for trial in self._journal.trials.values() if trial.is_done]
+        left = config.num_trials - len(done)
+        each = (time.monotonic() - self._began) / max(1, len(done) - self._done_before)
+        whole = [trial.value for trial in done if trial.state == "complete"]
+        best = (max if config.higher_is_better else min)(whole, default=float("nan"))
+        shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
+        after = "" if record.state == "complete" else f" (stopped after {record.rows[-1]['slices']:.0f} slices)"
+        self._echo(
+            f"{len(done)}/{config.num_trials} trials  best {config.objective} {best:.5g}"
+            f"  {format_seconds(each * left)} left  |  {record.number}: {record.value:.5g}{after}  {shown}"
+        )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,208 @@
+"""`kdrift tune`: search a method's settings on Ray Tune and write the best as its `tuned` preset."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kdrift import tracking
+from kdrift.config import flatten, to_dict
+from kdrift.hardware import keep_freed_memory
+from kdrift.plan import Plan, choose_device, resolve
+from kdrift.presets import Preset, find_preset, preset_folder, read_preset
+from kdrift.prior import Prior, load_prior
+from kdrift.training.progress import read_json, write_json
+from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
+from kdrift.tuning.journal import Journal, TrialRecord
+from kdrift.tuning.objective import Case, evaluate_slices, load_cases
+from kdrift.tuning.outcome import choose_best, leave_results, make_preset
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """Where a finished search left its things."""
+
+    preset: Preset
+    written: list[Path]
+    """The preset's files: in the user's folder and in the output folder."""
+    best: TrialRecord
+    trials: list[TrialRecord]
+    """In order of their numbers, the first with the settings that the search started from."""
+    seconds: float
+    tracking_uri: str
+    run_id: str
+
+
+def tune(
+    config: TuneConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> TuneResult:
+    """Search on Ray Tune and write the winner as the method's `tuned` preset, in the user's folder and in `out`.
+
+    With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
+
+    Raises
+    ------
+    ValueError
+        If settings, space, data or prior cannot serve; if `out` holds a search and `resume` is false, or one of
+        another configuration; if the cluster is too small.
+    OSError
+        If no trial saw all slices.
+    KeyboardInterrupt
+        On Ctrl-C; the search can be resumed.
+    """
+    began, out = time.monotonic(), out.resolve()
+    plan, start = _start(config)
+    prior = load_prior(config.prior)
+    cases = load_cases(config, plan)
+    settings = to_dict(config)
+    run = _open_run(config, settings, out, resume, tracking_uri)
+    journal = Journal(out / "trials.jsonl")
+    echo(
+        f"tuning {config.name}: {config.method}, {config.num_trials} trials of {len(cases)} slices,"
+        f" by {config.objective}"
+    )
+    echo(f"output in {out}")
+    try:
+        if sum(trial.is_done for trial in journal.trials.values()) < config.num_trials:
+            _search(config, plan, start, prior, cases, journal, run, out, address, echo)
+        trials = [journal.trials[number] for number in sorted(journal.trials)]
+        best = choose_best(config, trials)
+        preset = make_preset(config, start, prior, cases, trials, best, run["run_id"])
+        written = leave_results(config, preset, trials, best, out, preset_folder())
+        for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
+            tracking.log_file(run["tracking_uri"], run["run_id"], path)
+        tracking.log_metrics(run["tracking_uri"], run["run_id"], {"best": best.value}, step=len(trials))
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        status = "KILLED" if interrupted else "FAILED"
+        for trial in journal.trials.values():
+            if trial.state == "unfinished":
+                tracking.finish_run(run["tracking_uri"], trial.run_id, status, "the search ended before it")
+        tracking.finish_run(run["tracking_uri"], run["run_id"], status, str(error) or "interrupted")
+        raise
+    tracking.finish_run(run["tracking_uri"], run["run_id"], "FINISHED")
+    seconds = time.monotonic() - began
+    return TuneResult(preset, written, best, trials, seconds, run["tracking_uri"], run["run_id"])
+
+
+def run_trial(settings: dict[str, Any], *, plan: Plan, prior: Prior, cases: list[Case], config: TuneConfig) -> None:
+    """Ray Tune's trainable: the means after each slice go to the scheduler, which may end the trial there."""
+    from dataclasses import replace
+
+    from ray import tune as ray_tune
+
+    keep_freed_memory()
+    torch.set_num_threads(max(1, int(config.cpus_per_trial)))
+    device = choose_device("cuda" if config.gpus_per_trial else "cpu")
+    prior = replace(prior, network=prior.network.to(device))
+    plan = replace(plan, settings={**plan.settings, **settings})
+    runner = resolve(plan, prior, device)
+    on_device = [replace(case, data=case.data.to(device)) for case in cases]
+    for row in evaluate_slices(runner, plan, on_device, config.objective):
+        ray_tune.report(row)
+
+
+def _start(config: TuneConfig) -> tuple[Plan, Preset]:
+    """Return the plan of a trial but for its searched settings, and the preset that the search starts from."""
+    named = str(config.preset).endswith((".yaml", ".yml"))
+    start = read_preset(str(config.preset), config.method) if named else find_preset(config.method, config.preset)
+    check_space(config, start)
+    plan = Plan(config.method, start, config.settings, num_samples=config.num_samples, seed=config.seed)
+    return plan, start
+
+
+def _open_run(
+    config: TuneConfig, settings: dict[str, Any], out: Path, resume: bool, tracking_uri: str | None
+) -> dict[str, str]:
+    """Create or take up the search of an output folder: its configuration and its one MLflow run."""
+    run: dict[str, str] = read_json(out / "run.json")
+    if run and not resume:
+        raise ValueError(f"{out} already holds a search: pass --resume to continue it, or another --out")
+    if run:
+        check_resumable(yaml.safe_load((out / "config.yaml").read_text()), settings)
+        if tracking_uri not in (None, run["tracking_uri"]):
+            raise ValueError(f"the search in {out} is tracked at {run['tracking_uri']}, got {tracking_uri}")
+        tracking.resume_run(run["tracking_uri"], run["run_id"])
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "trials.jsonl").unlink(missing_ok=True)
+        uri = tracking_uri or tracking.default_uri(out)
+        run = {
+            "tracking_uri": uri,
+            "run_id": tracking.start_run(uri, config.name, flatten(settings), out / "artifacts"),
+        }
+    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_json(out / "run.json", run)
+    tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
+    return run
+
+
+def _search(
+    config: TuneConfig, plan: Plan, start: Preset, prior: Prior, cases: list[Case], journal: Journal,
+    run: dict[str, str], out: Path, address: str | None, echo: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Run the trials that are yet to finish."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal and MLflow are the log
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a header however quiet it is asked to be
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search at once
+    import ray
+    from ray import tune as ray_tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    from kdrift.tuning.record import Recorder
+    from kdrift.tuning.suggest import searcher
+
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    lent = {"cpu": config.cpus_per_trial} | ({"gpu": config.gpus_per_trial} if config.gpus_per_trial else {})
+    _check_room(config, ray.cluster_resources())
+    mode = "max" if config.higher_is_better else "min"
+    grace = min(config.grace_slices, len(cases))
+    asha = ASHAScheduler(
+        time_attr="slices", metric="value", mode=mode, max_t=len(cases), grace_period=grace,
+        reduction_factor=config.reduction_factor,
+    )  # fmt: skip
+    done = sum(trial.is_done for trial in journal.trials.values())
+    shared = ray_tune.with_parameters(run_trial, plan=plan, prior=prior, cases=cases, config=config)
+    tuner = ray_tune.Tuner(
+        ray_tune.with_resources(shared, lent),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=searcher(config, start_point(config, start), journal),
+            scheduler=FIFOScheduler() if config.pareto else asha,
+            num_samples=config.num_trials - done,
+            reuse_actors=True,
+        ),
+        run_config=ray_tune.RunConfig(
+            # a new name each time: the journal says what is done, not Ray's files
+            name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            storage_path=str(out / "ray"),
+            failure_config=ray_tune.FailureConfig(max_failures=config.max_failures),
+            callbacks=[Recorder(config, journal, run, out / "artifacts", len(cases), echo)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except SystemExit:  # what Ray's own handler makes of SIGTERM
+        raise KeyboardInterrupt from None
+
+
+def _check_room(config: TuneConfig, cluster: dict[str, float]) -> None:
+    for name, needed in (("CPU", config.cpus_per_trial), ("GPU", config.gpus_per_trial)):
+        if needed > cluster.get(name, 0):
+            raise ValueError(f"a trial needs {needed:g} {name}, the Ray cluster has {cluster.get(name, 0):g}")
