@@ -12,7 +12,7 @@ from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, resolve
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
 from kdrift.prior import Prior, load_prior
 from kdrift.samplers import METHODS
 
@@ -56,10 +56,11 @@ def reconstruct_batch(
         For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
-    prior = prior_of([config.plan], config.prior)
-    runner = resolve(config.plan, prior)
+    plan = pin(config.plan)
+    prior = prior_of([plan], config.prior)
+    runner = resolve(plan, prior)
     chosen = slice(*config.slices) if config.slices else slice(None)
-    tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, config.plan, runner, out)
+    tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)
     settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": runner.config}
     settings.pop("out")
     with run_folder(out, settings, (*FREE, "resolved.prior.name")):

@@ -17,7 +17,7 @@ from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, resolve
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
 from kdrift.training.progress import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
@@ -83,7 +83,7 @@ def evaluate(
         driver in `out`.
     """
     out = Path(config.out).resolve()
-    plans = config.methods
+    plans = {name: pin(plan) for name, plan in config.methods.items()}
     prior = prior_of(list(plans.values()), config.prior)
     runners = {name: resolve(plan, prior) for name, plan in plans.items()}
     chosen = slice(*config.slices) if config.slices else slice(None)
