@@ -15,17 +15,16 @@ import h5py
 import numpy as np
 import pytest
 
-from batch_helpers import MASK, NUM_SLICES, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
+from batch_helpers import MASK, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
 from kdrift import tracking
 from kdrift.cli import main
 from kdrift.config import parse, to_dict
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
-from kdrift.evaluation.pool import BatchReport
 from kdrift.plan import Plan
 
 # MLflow and Ray call deprecated parts of their own dependencies
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-SLOWER = replace(PLAN, settings={"num_steps": 25})
+SLOWER = replace(PLAN, settings={"num_steps": 15})
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], t
     with h5py.File(tmp_path / "out" / "large" / "reconstruction.h5") as file:
         settings = json.loads(file.attrs["kdrift"])
     assert settings["slices"] == [0, 1, 2]
-    assert settings["nfe"] == 25
+    assert settings["nfe"] == 15
     assert settings["config"]["prior"]["name"] == "prior"
     assert settings["seconds"] == pytest.approx(sum(settings["stages_seconds"].values()))
     assert (tmp_path / "out" / "large" / "panel.png").stat().st_size > 0
@@ -111,7 +110,7 @@ def test_split_slices_and_failed_volumes(
     assert main(["reconstruct", "--config", str(write_config(tmp_path / "batch.yaml", values))]) == 1
     printed = capsys.readouterr()
     assert "2 slices of 2 volumes in 2 units on 2 actors" in printed.out
-    assert "kdrift: failed: small: slice 1: kspace is zero everywhere" in printed.err
+    assert "kdrift: failed: small: slice 1: no fully sampled centre for coil maps" in printed.err
     single = [
         "reconstruct",
         f"{broken['store']}/large",
@@ -193,5 +192,3 @@ def test_options_beside_a_configuration_are_refused(tmp_path: Path, capsys: pyte
     assert "leave --smaps out" in capsys.readouterr().err
     assert main(["reconstruct"]) == 1
     assert "give INPUT and --out DIR, or --config YAML" in capsys.readouterr().err
-    assert NUM_SLICES == {"small": 2, "large": 3}
-    assert BatchReport(0, 0, 0, {}, 0.0).failed == {}

@@ -56,8 +56,7 @@ def reconstruct_batch(
         For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
-    plan = pin(config.plan)
-    prior = prior_of([plan], config.prior)
+    plan, prior = pin(config.plan), prior_of([config.plan], config.prior)
     runner = resolve(plan, prior)
     chosen = slice(*config.slices) if config.slices else slice(None)
     tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class VolumeTask:
     """Folder for its results; unique, it names the task."""
     mask: MaskRequest | None
     plan: Plan
-    """With all settings of its preset."""
+    """Pinned: an actor's node may have no preset of that name, or another."""
     config: dict[str, Any]
     """The resolved plan, which travels with the result."""
     slices: tuple[int, ...]
@@ -60,6 +60,8 @@ def volume_tasks(
 ) -> list[VolumeTask]:
     """Return one task for each k-space volume of a store whose name matches one of the patterns `volumes`.
 
+    `plan` is pinned, `runner` what it resolves to.
+
     Raises ValueError for a pattern that matches none, or `slices` that leave a volume none.
     """
     opened = open_store(store)
@@ -87,7 +89,7 @@ def volume_tasks(
                 source=f"{opened.location}/{name}",
                 out=out / name,
                 mask=mask,
-                plan=replace(plan, settings=runner.config["options"]),
+                plan=plan,
                 config=runner.config,
                 slices=chosen,
                 num_samples=runner.num_samples,
