@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import Row, main
-from kdrift.acquisition import MaskRequest, load_acquisition
+from kdrift.acquisition import load_acquisition
 from kdrift.cli import main as kdrift
 from kdrift.config import load_config, to_dict
 from kdrift.metrics import METRICS
@@ -55,14 +55,17 @@ def search(config: TuneConfig, folder: Path, name: str, quick: bool) -> tuple[Tu
     return result, result.seconds / 60
 
 
-def reported(folder: Path, method: str, preset: Preset, mask: MaskRequest, quick: bool, samples: int) -> float:
-    """Return the mean PSNR of a preset over slices of patient 12."""
+def reported(folder: Path, config: TuneConfig, preset: Preset, quick: bool, samples: int) -> float:
+    """Return the mean PSNR of a preset over slices of patient 12, undersampled as in the search."""
     found = []
     for volume, (first, last) in REPORTED.items():
         for index in (first,) if quick else range(first, last, 4):
-            scan = load_acquisition(f"{folder}/patient12.zarr/{volume}", mask=mask, slices=slice(index, index + 1))
+            scan = load_acquisition(
+                f"{folder}/patient12.zarr/{volume}", mask=config.data.mask, slices=slice(index, index + 1),
+                num_virtual_coils=config.data.num_virtual_coils,
+            )  # fmt: skip
             assert scan.reference is not None
-            plan = Plan(method, preset, num_samples=samples)
+            plan = Plan(config.method, preset, num_samples=samples)
             result = reconstruct(scan.kspace, scan.mask, plan=plan, slice_indices=scan.slice_indices)
             found.append(METRICS["psnr"].function(scan.reference, scan.crop(result.mean)))
     return float(np.mean(found))
@@ -93,25 +96,23 @@ def run(quick: bool = False) -> list[Row]:
     simulate(Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data")), folder)
     annealed = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed.yaml")
     hybrid = load_config(TuneConfig, REPOSITORY / "configs/tune/score_mri_hybrid.yaml")
-    mask = annealed.data.mask
-    assert mask is not None
     by_psnr, minutes = search(annealed, folder, "annealed-psnr", quick)
     trials = len(by_psnr.trials)
     rows = [row(f"{trials} trials of annealed by PSNR", minutes, "min", 15.0, minutes / 15, "< 15 min")]
     by_heldout, minutes = search(replace(annealed, objective="heldout"), folder, "annealed-heldout", quick)
     rows.append(row(f"{trials} trials of annealed by held-out k-space", minutes, "min", None, None, ""))
     steps = annealed.settings["num_steps"]
-    untuned = reported(folder, "annealed", named("annealed", "tuned", num_steps=steps), mask, quick, 4)
-    first = reported(folder, "annealed", by_psnr.preset, mask, quick, 4)
-    second = reported(folder, "annealed", by_heldout.preset, mask, quick, 4)
+    untuned = reported(folder, annealed, named("annealed", "tuned", num_steps=steps), quick, 4)
+    first = reported(folder, annealed, by_psnr.preset, quick, 4)
+    second = reported(folder, annealed, by_heldout.preset, quick, 4)
     rows += [
         row("annealed, patient 12: found by PSNR against the shipped preset", first, "dB", untuned, None, "above"),
         row("annealed, patient 12: by held-out against by PSNR", second, "dB", first, None, "within 0.3 dB"),
     ]
     by_psnr, minutes = search(hybrid, folder, "hybrid-psnr", quick)
     rows.append(row(f"{trials} trials of the hybrid, N = 50", minutes, "min", 30.0, minutes / 30, "< 30 min"))
-    paper = reported(folder, hybrid.method, named(hybrid.method, "paper", num_steps=50), mask, quick, 1)
-    found = reported(folder, hybrid.method, by_psnr.preset, mask, quick, 1)
+    paper = reported(folder, hybrid, named(hybrid.method, "paper", num_steps=50), quick, 1)
+    found = reported(folder, hybrid, by_psnr.preset, quick, 1)
     rows.append(row("hybrid, patient 12: tuned against paper at N = 50", found, "dB", paper, None, "above"))
     return rows
 

@@ -122,11 +122,11 @@ def test_objectives_prefer_good_settings(inputs: Inputs, kind: str) -> None:
         config = replace(
             config, data=parse(type(config.data), {**to_dict(config.data), "mask": mask, "slices_per_volume": 2})
         )
-        found = [values(config, noise_scale=scale)[-1] for scale in (1.0, 300.0, 3000.0)]
-        assert found == sorted(found, reverse=config.higher_is_better), (objective, found)
+        found = [values(config, noise_scale=scale)[-1] for scale in (1.0, 100.0, 3000.0)]
+        assert (max if config.higher_is_better else min)(found) == found[0], (objective, found)
         if objective == "heldout":
-            assert 0 < found[0] < 0.9
-            assert found[-1] > 0.9
+            assert 0 < found[0] < found[1] < found[2]
+            assert found[2] > 0.9 > found[0]
 
 
 def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
