@@ -190,8 +190,9 @@ class Ingress:
         return rows
 
     def health(self) -> dict[str, Any]:
-        """Return that the service answers, and how busy it is."""
-        return {"status": "ok", "version": version("kdrift"), "jobs": self.planner.counts()}
+        """Return that the service answers, whether it asks for keys, and how busy it is."""
+        jobs = self.planner.counts()
+        return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}
 
 
 def create_app(service: Ingress) -> FastAPI:
