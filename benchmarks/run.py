@@ -21,6 +21,7 @@ MODULES = (
     "bench_sampler",
     "bench_training",
     "bench_scaling",
+    "bench_serve",
 )
 OUTPUT = Path("runs/bench.json")
 

@@ -53,7 +53,7 @@ def batch_values(inputs: dict[str, str], out: Path, **changes: Any) -> dict[str,
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 

@@ -34,6 +34,11 @@ def shared_reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_presets_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["KDRIFT_PRESETS"] = str(tmp_path_factory.getbasetemp() / "presets")
+
+
 torch.set_num_threads(1)  # the tensors of tests are small, and a busy machine makes thread barriers slow
 
 

@@ -23,6 +23,8 @@ SERVE_TEXTS = {
     K8S / "overlays" / "gpu" / "serve.yaml": REPOSITORY / "configs" / "serve" / "cluster_gpu.yaml",
 }
 """Manifest to the Serve configuration whose text it holds."""
+SERVE_CONFIGS = list(SERVE_TEXTS.values())
+SECRETS = {"kdrift-ray-token", "kdrift-api-keys", "kdrift-object-store"}
 CRDS = {"RayJob": "rayjobs.yaml", "RayService": "rayservices.yaml"}
 Manifest = dict[str, Any]
 
@@ -44,6 +46,11 @@ def base_manifests() -> list[Manifest]:
     """Return the manifests of the base as they are written, one file after the other."""
     names = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["resources"]
     return [item for name in names for item in yaml.safe_load_all((K8S / "base" / name).read_text())]
+
+
+def manifests(source: str) -> list[Manifest]:
+    """Return the manifests of the base, or of an overlay."""
+    return base_manifests() if source == "base" else render(source)
 
 
 def named(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:

@@ -28,6 +28,7 @@ from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.masks import KINDS
 from kdrift.samplers import METHODS
 from kdrift.training.config import TrainConfig
+from kdrift.tuning.config import TuneConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLERS = REPOSITORY / "docs" / "samplers.md"
@@ -78,6 +79,8 @@ def test_kdrift_commands_parse(page: Path) -> None:
             pytest.fail(f"{page.name}: kdrift {' '.join(words)}: {error}")
         if words[0] == "train":
             load_config(TrainConfig, REPOSITORY / args.config, args.set)
+        if words[0] == "tune":
+            load_config(TuneConfig, REPOSITORY / args.config, args.set)
         if words[0] in ("convert", "reconstruct", "evaluate") and args.config:
             load_config(CONFIGS[words[0]], REPOSITORY / args.config, args.set)
         elif words[0] == "reconstruct" and args.method != "NAME":
@@ -88,7 +91,7 @@ def check_settings(name: str, preset: str | None, settings: dict[str, Any]) -> N
     if name in BASELINES:
         assert set(settings) <= {"weight", "max_iter"}
         return
-    _, chosen = METHODS[name].preset(preset)
+    _, chosen = METHODS[name].preset(None if str(preset).endswith(".yaml") else preset)
     parse(METHODS[name].options, {**to_dict(chosen), **settings})
 
 

@@ -35,6 +35,12 @@ class World:
     scan: Path
     volume: Path
     root: Path
+    pids: set[int]
+    """Of its replicas, at the start."""
+
+
+def replica_pids(service: Service) -> set[int]:
+    return {each.pid for name in ("Sampler", "Ingress") for each in service.replicas(name)}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "limits": {"upload_mb": 1, "kspace_mb": 4, "queued": QUEUED, "samples": 16, "kept_jobs": 500},
     }
     with running(folder, args, key=KEY) as service:
-        yield World(service, prior, scan, volume, root)
+        yield World(service, prior, scan, volume, root, replica_pids(service))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +260,11 @@ def test_a_burst_is_told_when_to_come_back(world: World) -> None:
     assert service.client.get("/v1/health").json()["jobs"] == {"running": 0, "queued": 0}
 
 
+def test_no_request_above_has_killed_a_replica(world: World) -> None:
+    assert replica_pids(world.service) == world.pids
+    assert "Traceback" not in world.service.log.read_text()
+
+
 def test_a_killed_sampler_changes_nothing(world: World) -> None:
     asked = plan(num_samples=8, settings={"num_steps": 80})
     job_id = world.service.accepted(world.scan, plan=asked, mask=MASK)
@@ -286,10 +297,3 @@ def test_a_killed_ingress_keeps_what_is_finished(world: World) -> None:
         assert "send it again" in status["detail"]
     again = service.accepted(world.scan, plan=plan(), mask=MASK)
     assert_same(service.result(again), library(world.scan, world.prior, plan()))
-
-
-def test_no_request_above_has_killed_a_replica(world: World) -> None:
-    """All but the tests that kill."""
-    assert len(world.service.replicas("Sampler")) == 2
-    text = world.service.log.read_text()
-    assert "Traceback" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,13 +49,13 @@ def page(service: Service) -> Iterator[Any]:
         errors: list[str] = []
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(str(service.client.base_url))
-        page.wait_for_selector("#key-row:visible")  # its first questions were answered 401
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(str(service.client.base_url))
+        page.wait_for_selector("#key-row:visible")
         page.fill("#key", KEY)
         page.press("#key", "Tab")
-        page.wait_for_function("document.querySelector('#method').options.length > 3")
+        page.wait_for_selector("#method option[value=annealed]", state="attached")
         yield page
         browser.close()
     assert not errors
@@ -62,10 +63,16 @@ def page(service: Service) -> Iterator[Any]:
     assert all(url.startswith((f"{own}/", f"blob:{own}", "data:")) for url in requests)
 
 
+def wait_for_state(page: Any, pattern: str) -> None:
+    playwright.expect(page.locator("#state")).to_have_text(re.compile(pattern), timeout=JOB_MS)
+
+
 def assert_result(page: Any, num_slices: int) -> None:
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
     for kind in ("mean", "std"):
-        page.wait_for_function(f"document.querySelector('#{kind}').naturalWidth > 32")
+        playwright.expect(page.locator(f"#{kind}")).to_have_attribute("src", re.compile("^blob:"))
+        page.wait_for_timeout(300)
+        assert page.locator(f"#{kind}").bounding_box()["height"] > 200, "the image is not drawn"
         assert float(page.inner_text(f"#{kind}-top").split()[0]) > 0
     assert page.is_visible("#slice-row") == (num_slices > 1)
     with page.expect_download() as download:
@@ -84,7 +91,7 @@ def test_the_example(page: Any, pictures: Path) -> None:
     page.fill("#steps", "10")
     page.screenshot(path=str(pictures / "form.png"), full_page=True)
     page.click("#submit")
-    page.wait_for_function("/step \\d+ of \\d+, about \\d+ s left/.test(document.querySelector('#state').textContent)")
+    wait_for_state(page, r"step \d+ of \d+, about \d+ s left")
     page.screenshot(path=str(pictures / "running.png"), full_page=True)
     assert_result(page, 1)
     assert "dB (zero-filled" in page.inner_text("#figures")
@@ -98,7 +105,7 @@ def test_cancel_and_mistakes_are_shown(page: Any, pictures: Path) -> None:
     page.check("[value=example]")
     page.fill("#steps", "3000")
     page.click("#submit")
-    page.wait_for_function("/step \\d+/.test(document.querySelector('#state').textContent)", timeout=JOB_MS)
+    wait_for_state(page, r"step \d+")
     page.click("#cancel")
     page.wait_for_selector("#error:visible")
     assert "cancelled on request" in page.inner_text("#error")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,16 @@ def resume_run(uri: str, run_id: str) -> None:
         mlflow.update_run(run_id, status="RUNNING")
     except MlflowException as error:
         raise ValueError(f"cannot resume MLflow run {run_id} at {uri}: {error.message}") from None
+
+
+def keep_children(uri: str, parent: str, known: Collection[str]) -> None:
+    """Delete the children of a run that are not among `known`: a driver was killed before it took note of them."""
+    mlflow = client(uri)
+    experiment_id = mlflow.get_run(parent).info.experiment_id
+    children = mlflow.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=10_000)
+    for child in children:
+        if child.info.run_id not in known:
+            mlflow.delete_run(child.info.run_id)
 
 
 def log_metrics(uri: str, run_id: str, values: Mapping[str, float], step: int) -> None:

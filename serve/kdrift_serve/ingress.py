@@ -20,6 +20,7 @@ from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.masks import KINDS
 from kdrift.pinned import PinnedPrior, load_pinned
+from kdrift.presets import find_preset
 from kdrift.samplers import METHODS
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
@@ -189,8 +190,9 @@ class Ingress:
         return rows
 
     def health(self) -> dict[str, Any]:
-        """Return that the service answers, and how busy it is."""
-        return {"status": "ok", "version": version("kdrift"), "jobs": self.planner.counts()}
+        """Return that the service answers, whether it asks for keys, and how busy it is."""
+        jobs = self.planner.counts()
+        return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}
 
 
 def create_app(service: Ingress) -> FastAPI:
@@ -266,7 +268,7 @@ def list_methods() -> dict[str, Any]:
     samplers = {
         name: {
             "summary": method.summary,
-            "default_preset": method.preset(None)[0],
+            "default_preset": find_preset(name).name,
             "presets": {preset: asdict(options) for preset, options in method.presets.items()},
         }
         for name, method in METHODS.items()

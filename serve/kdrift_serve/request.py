@@ -6,13 +6,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.config import parse, suggest
-from kdrift.plan import Plan, Runner, resolve
+from kdrift.plan import Plan, Runner, pin, resolve
 from kdrift.prior import Prior
 from kdrift_serve.config import Limits
 from kdrift_serve.problems import Problem
@@ -82,6 +82,7 @@ def _parse(values: Mapping[str, Any]) -> JobRequest:
     try:
         request = parse(JobRequest, values, "request")
         _check_finite(asdict(request))
+        request = replace(request, plan=pin(request.plan))  # one preset for all samplers, whatever is tuned meanwhile
     except (ValueError, TypeError) as error:
         raise Problem(422, str(error)) from None
     except RecursionError:

@@ -58,17 +58,17 @@ class Recorder(Callback):
         record = self._record(trial)
         slices = int(record.rows[-1]["slices"])
         state: State = "complete" if slices >= self._num_slices else "stopped"
-        self._journal.end(record.number, state)
         reason = "" if state == "complete" else f"by ASHA after {slices} of {self._num_slices} slices"
         tracking.finish_run(self._run["tracking_uri"], record.run_id, "FINISHED", reason)
+        self._journal.end(record.number, state)  # last: until then a driver that was killed does the trial again
         self._show(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that failed more often than it may."""
         record = self._record(trial)
-        self._journal.end(record.number, "failed")
         lines = str(trial.get_error()).strip().splitlines() if trial.get_error() else ["its worker was lost"]
         tracking.finish_run(self._run["tracking_uri"], record.run_id, "FAILED", lines[-1])
+        self._journal.end(record.number, "failed")
         self._echo(f"trial {record.number} failed: {lines[-1]}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

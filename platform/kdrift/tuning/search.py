@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ def tune(
     settings = to_dict(config)
     run = _open_run(config, settings, out, resume, tracking_uri)
     journal = Journal(out / "trials.jsonl")
+    if resume:
+        tracking.keep_children(run["tracking_uri"], run["run_id"], {trial.run_id for trial in journal.trials.values()})
     echo(
         f"tuning {config.name}: {config.method}, {config.num_trials} trials of {len(cases)} slices,"
         f" by {config.objective}"
@@ -160,6 +163,7 @@ def _search(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal and MLflow are the log
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a header however quiet it is asked to be
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search at once
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the recorder says so in a line
     import ray
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -167,6 +171,7 @@ def _search(
     from kdrift.tuning.record import Recorder
     from kdrift.tuning.suggest import searcher
 
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     lent = {"cpu": config.cpus_per_trial} | ({"gpu": config.gpus_per_trial} if config.gpus_per_trial else {})
@@ -197,7 +202,9 @@ def _search(
         ),
     )
     try:
-        tuner.fit()
+        with warnings.catch_warnings():  # a trial that starts again reports the same values again
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
+            tuner.fit()
     except SystemExit:  # what Ray's own handler makes of SIGTERM
         raise KeyboardInterrupt from None
 

@@ -14,7 +14,6 @@ function headers(extra) {
 async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers: headers(options.headers) });
   if (response.ok) return response;
-  if (response.status === 401) $("key-row").hidden = false;
   const problem = await response.json().catch(() => ({ detail: `the service answered ${response.status}` }));
   throw new Error(problem.detail);
 }
@@ -43,13 +42,16 @@ let methods = null;
 
 async function fillForm() {
   if (methods) return;
+  const { api_keys: asked } = await getJson("v1/health");
+  $("key-row").hidden = !asked;
+  if (asked && !$("key").value) throw new Error("this service asks for an API key");
   const [known, priors] = await Promise.all([getJson("v1/methods"), getJson("v1/priors")]);
   methods = known;
   for (const kind of Object.keys(known.masks)) $("mask").append(option(kind));
   for (const name of [...Object.keys(known.samplers), ...known.classical]) $("method").append(option(name));
   for (const row of priors) {
     const version = row.prior.version ? ` version ${row.prior.version}` : "";
-    $("prior").append(option(row.name, `${row.name}${version} (${row.prior.sha256.slice(0, 8)})`));
+    $("prior").append(option(row.name, row.name + version));
   }
   $("mask").value = "equispaced";
   describe();
@@ -196,7 +198,7 @@ $("form").addEventListener("submit", async (event) => {
     watched = job.id;
     const finished = await watch(job);
     if (finished.state === "done") await showResult(finished);
-    else throw new Error(`${finished.state}: ${finished.detail}`);
+    else throw new Error(finished.detail);
   } catch (error) {
     fail(error);
   }
