@@ -55,11 +55,11 @@ def _ray(cpus: int) -> Iterator[None]:
 
 def _batch(folder: Path, quick: bool) -> Row:
     """Slices/s of both pools; every slice costs the same."""
-    size, slices = (64, 4) if quick else (128, 12)
+    size, slices = (64, 4) if quick else (128, 10)
     volume = phantom_volume(slices, size, size, 4, seed=1)
     write_fastmri(folder / "scan.h5", volume.kspace, reference=volume.reference, attrs=volume.attrs)
     convert([str(folder / "scan.h5")], str(folder / "scan.zarr"))
-    plan = Plan(num_samples=4, settings={"num_steps": 5 if quick else 20})
+    plan = Plan(num_samples=2, settings={"num_steps": 5 if quick else 15})
     rates = {}
     for actors in (1, 2):
         out = folder / f"out{actors}"
@@ -85,12 +85,12 @@ def _batch(folder: Path, quick: bool) -> Row:
 def _training(folder: Path, quick: bool) -> Row:
     """Images/s as training logs it, the median after the first third."""
     np.save(folder / "images.npy", phantom_images(12, 128, 128, seed=2))
-    images = 400 if quick else 3200
+    images = 400 if quick else 1600
     changes = {
         "data.stores": f"[{folder / 'images.npy'}]",
         "total_images": images,
         "batch_size": 16,
-        "network.ncsnpp.nf": 32,
+        "network.ncsnpp.nf": 24,
         "monitoring.log_every_images": images // 10,
         "monitoring.validate_every_images": images,
         "checkpoint.every_images": images,
