@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from kdrift.config import parse
+from kdrift.hardware import worker_environment
 from kdrift.networks import build_network
 from kdrift.training.config import HardwareConfig, TrainConfig
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.loss import draw_noise, edm_loss
-from kdrift.training.trainer import worker_environment
 
 COMMAND = "python benchmarks/bench_training.py"
 NETWORKS = {

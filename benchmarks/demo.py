@@ -1,4 +1,4 @@
-"""The main job end to end on data made here: phantom, store, training, posterior reconstruction, table.
+"""The whole road on data made here: phantom, store, training, tuning, registry, service, reconstruction, table.
 
     make demo            # or: python -m benchmarks.demo [--out DIR] [--prior NAME|PATH] [--images N]
 
@@ -25,12 +25,20 @@ from typing import Any
 import numpy as np
 
 from kdrift.data.phantom import phantom_images
+from kdrift.plan import DEFAULT_PRIOR
 from kdrift.tracking import default_uri, ui_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MADE = ("source", "store.zarr", "train", "zero_filled", "cg_sense", "posterior")
+MADE = (
+    "source", "store.zarr", "train", "tune", "presets", "zero_filled", "cg_sense", "posterior", "service", "registry",
+)  # fmt: skip
 """What a demo writes into its folder and replaces when it is run again."""
 MASK = ("--mask", "equispaced", "--acceleration", "4", "--acs-fraction", "0.08", "--slices", "4:5")
+REQUEST = (
+    "mask.kind=equispaced", "mask.acceleration=4", "mask.acs_fraction=0.08", "slices=[4,5]", "plan.num_samples=4",
+    "plan.settings.num_steps=20",
+)  # fmt: skip
+"""The same, as the service is asked, and 4 samples of 20 steps."""
 SHOWN = {"zero_filled": "zero-filled", "cg_sense": "CG-SENSE, default weight", "posterior": "posterior mean"}
 """Folder of each reconstruction and its name in the table."""
 
@@ -41,11 +49,13 @@ class Step:
 
     title: str
     arguments: tuple[str, ...]
+    module: str = "kdrift"
 
     @property
     def command(self) -> str:
         """What a user would type."""
-        return shlex.join(["kdrift", *self.arguments])
+        typed = ["kdrift"] if self.module == "kdrift" else ["python", "-m", self.module]
+        return shlex.join([*typed, *self.arguments])
 
 
 def steps(out: str, prior: str | None = None, images: int | None = None) -> list[Step]:
@@ -64,11 +74,17 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
     ]
     if images:
         settings.append(f"total_images={images}")
-    sampler = ("--samples", "4", "--steps", "20", "--progress", *(("--prior", prior) if prior else ()))
+    registry = f"sqlite:///{out}/registry/mlflow.db"
+    tuning = (f"data.sources=[{store}]", "data.volumes=[tuning]", "num_trials=4", "data.slices=[2,6]",
+              "data.slices_per_volume=2", "settings.num_steps=10", "grace_slices=2", "name=demo-tuning")  # fmt: skip
     return [
         Step(
             "a multi-coil phantom in the fastMRI layout (simulated)",
             ("phantom", "--out", f"{out}/source/phantom.h5", "--size", "256", "--coils", "8", "--seed", "1"),
+        ),
+        Step(
+            "another, to tune settings on",
+            ("phantom", "--out", f"{out}/source/tuning.h5", "--size", "128", "--coils", "4", "--seed", "2"),
         ),
         Step(
             "k-space and magnitude volumes to a store, on Ray",
@@ -92,8 +108,39 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
         ),
         Step("CG-SENSE", ("reconstruct", scan, "--out", f"{out}/cg_sense", *MASK, "--method", "cg_sense")),
         Step(
-            f"posterior mean and uncertainty with {prior or 'the shipped prior'}",
-            ("reconstruct", scan, "--out", f"{out}/posterior", *MASK, *sampler),
+            "four trials of Ray Tune on the other phantom; the best settings become the default",
+            (
+                "tune",
+                "--config",
+                "configs/tune/annealed.yaml",
+                "--out",
+                f"{out}/tune",
+                *(part for setting in tuning for part in ("--set", setting)),
+            ),
+        ),
+        Step(
+            f"{prior or 'the shipped prior'} to an MLflow registry",
+            ("register", prior or DEFAULT_PRIOR, "--tracking-uri", registry, "--name", "demo"),
+        ),
+        Step(
+            "the service, and the posterior mean and uncertainty over HTTP, with that prior and those settings",
+            (
+                f"{out}/source/phantom.h5",
+                "--out",
+                f"{out}/posterior",
+                "--storage",
+                f"{out}/service",
+                "--prior",
+                "models:/demo@champion",
+                "--tracking-uri",
+                registry,
+                *(
+                    part
+                    for option in (*REQUEST, "plan.num_samples=4", "plan.settings.num_steps=20")
+                    for part in ("--option", option)
+                ),
+            ),
+            "benchmarks.over_http",
         ),
     ]
 
@@ -114,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     shown = os.path.relpath(out, REPOSITORY) if out.is_relative_to(REPOSITORY) else str(out)
     prior = str(Path(args.prior).resolve()) if args.prior and Path(args.prior).is_dir() else args.prior
+    os.environ["KDRIFT_PRESETS"] = str(out / "presets")  # what the demo tunes stays in the demo
     todo = steps(shown, prior, args.images)
     for number, step in enumerate(todo, 1):
         print(f"\n[{number}/{len(todo)}] {step.title}\n$ {step.command}", flush=True)
@@ -130,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(step: Step) -> int:
     """Run one command to its end; Ctrl-C reaches it too, then wait until it has stopped what it started."""
-    with subprocess.Popen([sys.executable, "-m", "kdrift", *step.arguments], cwd=REPOSITORY) as process:
+    with subprocess.Popen([sys.executable, "-m", step.module, *step.arguments], cwd=REPOSITORY) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -178,7 +226,10 @@ def where_to_look(shown: str, out: Path) -> str:
             f"  {shown}/posterior/reconstruction.h5 mean, std and mask; the figures are in metrics.json",
             f"  {shown}/store.zarr                  kdrift info {shown}/store.zarr",
             f"  {shown}/train/prior                 the prior trained here (too small to be of use)",
+            f"  {shown}/presets/annealed.yaml       the settings found, and on what",
             f"  training curves and samples:        {ui_command(default_uri(out / 'train'))}",
+            f"  trials of the search:               {ui_command(default_uri(out / 'tune'))}",
+            "  a page to try it:                   kdrift serve  (then open http://127.0.0.1:8000)",
         ]
     )
 

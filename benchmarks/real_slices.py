@@ -1,6 +1,6 @@
 """Posterior sampling against tuned classical baselines on real k-space.
 
-    python benchmarks/real_slices.py --out build/real_slices [--prior PATH] [--samples 8] [--only graz4] ...
+    python -m benchmarks.real_slices --out build/real_slices [--prior PATH] [--samples 8] [--only graz4] ...
 
 Every baseline gets the regularisation that is best on that very slice, by PSNR; the best SSIM that any of its
 weights reaches is reported beside it, so that neither figure is understated. All methods get the same
@@ -31,6 +31,7 @@ from kdrift.coils import espirit_maps
 from kdrift.config import parse_override
 from kdrift.data.formats import open_volume
 from kdrift.data.volume import centre_crop
+from kdrift.hardware import keep_freed_memory
 from kdrift.masks import SamplingMask, make_mask
 from kdrift.metrics import evaluate
 from kdrift.panel import save_panel
@@ -268,6 +269,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    keep_freed_memory()
     args.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     cases: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Writers of valid small files of every format, for the tests of the readers."""
+"""Writers of valid small files of every format, and ways to read them, for the tests of the readers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import h5py
 import nibabel
 import numpy as np
 import pydicom
+from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from kdrift.data.formats import open_volume
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.formats.header import write_header
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 32), st.integers(1, 17), st.integers(1, 17))
+FOV = (200.0, 200.0, 5.0)
 
 _INDEX = [(name, "<u2") for name in (
     "kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition",
@@ -162,3 +167,27 @@ VALID: dict[str, Callable[[Path], Path]] = {
     "dicom": _dicom,
 }
 """Write a valid file of a format into a folder and return its path."""
+
+
+def xml(rows: int, cols: int, slices: int = 1) -> str:
+    return write_header((rows, cols), (rows, cols), FOV, {}, slices)
+
+
+def read(path: Path | str) -> np.ndarray:
+    with open_volume(path) as volume:
+        slices = [volume.read_kspace(i, i + 1) for i in range(volume.info.num_slices)]
+        whole = volume.read_kspace(0, volume.info.num_slices)
+    assert whole.dtype == np.complex64
+    np.testing.assert_array_equal(np.concatenate(slices), whole)
+    return whole
+
+
+def read_all(path: Path) -> None:
+    with open_volume(path) as volume:
+        if volume.info.kind == "kspace":
+            volume.read_kspace(0, volume.info.num_slices)
+        volume.read_image(0, volume.info.num_slices)
+
+
+def ifft(x: np.ndarray, axis: int) -> np.ndarray:
+    return np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(x, axis), axis=axis, norm="ortho"), axis)

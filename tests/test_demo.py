@@ -12,6 +12,9 @@ import psutil
 import pytest
 from benchmarks import demo
 
+from kdrift.config import load_config
+from kdrift.training.config import TrainConfig
+from kdrift.tuning.config import TuneConfig
 from test_docs import parsed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -25,10 +28,15 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_parses_and_its_configuration_is_valid() -> None:
     for step in demo.steps("demo"):
+        if step.module != "kdrift":
+            assert step.command.startswith("python -m benchmarks.over_http demo/source/phantom.h5 ")
+            continue
         args = parsed(list(step.arguments))
         assert step.command.startswith(f"kdrift {step.arguments[0]} ")
         if step.arguments[0] == "train":
-            assert (REPOSITORY / args.config).is_file()
+            load_config(TrainConfig, REPOSITORY / args.config, args.set)
+        if step.arguments[0] == "tune":
+            load_config(TuneConfig, REPOSITORY / args.config, args.set)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from kdrift.baselines import BASELINES
-from kdrift.cli import VERBS
+from kdrift.cli import VERBS, configure
 from kdrift.config import load_config, parse, parse_override, to_dict
 from kdrift.masks import KINDS
 from kdrift.samplers import METHODS
@@ -60,7 +60,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     """Parse a command as kdrift does."""
     assert words[0] in VERBS, f"no verb {words[0]!r}"
     parser = argparse.ArgumentParser(exit_on_error=False)
-    importlib.import_module(f"kdrift.commands.{words[0]}").configure(parser)
+    configure(words[0], parser)
     return parser.parse_args(words[1:])
 
 

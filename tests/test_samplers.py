@@ -100,6 +100,18 @@ def test_annealed_without_data_samples_the_prior_and_with_all_data_returns_them(
     torch.testing.assert_close(samples, image.expand(2, 6, 6), atol=1e-3, rtol=1e-3)
 
 
+def test_annealed_last_step_keeps_what_was_measured_and_adds_no_noise() -> None:
+    problem = _problem(1, 6, 6, noise=0.3)
+    # a mean of the posterior of white images is zero where nothing was measured: so is every sample after a last step
+    # without noise, and where k-space was measured, samples have it as it was
+    options = AnnealedOptions(num_steps=4, sigma_max=20.0, prior_sigma=1e-3, last_spread=0.0, keep_measured=True)
+    rng = ChainNoise(0, 0, range(3), dtype=torch.complex128)
+    found = fft2c(annealed(lambda x, sigma: -x / sigma**2, SDE, problem, rng=rng, options=options))
+    torch.testing.assert_close(found, problem.kspace.expand(3, 6, 6))
+    with pytest.raises(ValueError, match=r"last_spread and eta in \[0, 1\]"):
+        AnnealedOptions(last_spread=1.5)
+
+
 @pytest.mark.parametrize(("released", "corrector_first"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(("snr", "num_steps", "bias"), [(0.16, 300, 0.12), (0.04, 1200, 0.03)])
 def test_predictor_corrector_samples_the_prior(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdrift import tracking
+from kdrift.cli import main
+from kdrift.prior import load_prior
 
 # MLflow calls deprecated parts of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -70,3 +72,17 @@ def test_ui_command() -> None:
         "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
     )
     assert tracking.ui_command("http://mlflow:5000") == "open http://mlflow:5000"
+
+
+def test_register_verb_puts_a_shipped_prior_into_the_registry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = tracking.default_uri(tmp_path)
+    for version in ("1", "2"):
+        assert main(["register", "brain-magnitude-small", "--tracking-uri", uri]) == 0
+        assert f"brain-magnitude-small version {version} (alias champion)" in capsys.readouterr().out
+    bundle, version = tracking.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded")
+    assert version == "2"
+    assert load_prior(bundle).sha256 == load_prior("brain-magnitude-small").sha256
+    assert main(["register", "brain-magnitud-small", "--tracking-uri", uri]) == 1
+    assert "did you mean 'brain-magnitude-small'" in capsys.readouterr().err

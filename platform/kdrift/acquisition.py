@@ -23,11 +23,17 @@ class MaskRequest:
     """Retrospective undersampling; see `kdrift.masks.make_mask`."""
 
     kind: str
+    """Key of `kdrift.masks.KINDS`."""
     acceleration: float = 4.0
+    """Nominal factor."""
     acs_fraction: float | None = None
+    """Fully sampled centre as a fraction of the width."""
     acs_lines: int | None = None
+    """Fully sampled centre in lines; give one of the two."""
     seed: int = 0
+    """Of the draw."""
     released: bool = False
+    """Draw as the published code does."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +65,19 @@ def load_acquisition(
     mask: MaskRequest | None = None,
     slices: slice | None = None,
     num_virtual_coils: int | None = None,
+    max_bytes: int | None = None,
 ) -> Acquisition:
     """Read slices of a k-space file, or of a volume in a store (`X.zarr/NAME`), and undersample full data by `mask`.
 
-    Data that were measured undersampled keep their own mask. The reference of retrospectively undersampled data is the
+    Data that were measured undersampled keep their own mask. `max_bytes` bounds the k-space read into memory, as the
+    header declares it. The reference of retrospectively undersampled data is the
     stored one, else the root sum of squares of the full coil images.
 
     Raises
     ------
     ValueError
-        Images instead of k-space, slices outside the volume, a mask for data that already have one, a file that cannot
-        be read (`BadVolume`, which names it).
+        Images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data that already have
+        one, a file that cannot be read (`BadVolume`, which names it).
     """
     with _open(str(source)) as opened:
         info = opened.info
@@ -78,6 +86,12 @@ def load_acquisition(
         chosen = range(info.num_slices)[slices or slice(None)]
         if not chosen:
             raise ValueError(f"{source} has {info.num_slices} slices; none is in the range asked for")
+        declared = 8 * len(chosen) * info.num_coils * info.rows * info.cols
+        if max_bytes is not None and declared > max_bytes:
+            raise ValueError(
+                f"{source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most {max_bytes >> 20}"
+                " MiB are read: ask for fewer slices"
+            )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.from_numpy(opened.read_kspace(start, stop))
         own_mask, noise_cov = opened.mask(), opened.noise_cov()

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from kdrift import __version__
 
@@ -16,9 +17,15 @@ VERBS = {
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
+    "register": "put a prior into an MLflow registry",
     "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
+    "evaluate": "compare methods and masks over a store, on Ray",
+    "serve": "serve reconstructions over HTTP on this machine, on Ray Serve",
 }
+JOBS = ("convert", "train", "tune", "reconstruct", "evaluate")
+"""Verbs that can run as Ray jobs."""
+SUBMIT_HELP = "run it on the cluster whose dashboard is at ADDRESS, e.g. http://head:8265; paths are the cluster's"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for verb, summary in VERBS.items():
         subparser = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if verb == chosen:
-            module = importlib.import_module(f"kdrift.commands.{verb}")
-            module.configure(subparser)
+            module = configure(verb, subparser)
     parsed = parser.parse_args(arguments)
     assert module is not None
     try:
-        status = int(module.run(parsed))
+        if getattr(parsed, "submit", None):
+            status = importlib.import_module("kdrift.submit").submit(parsed, arguments)
+        else:
+            status = int(module.run(parsed))
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -55,6 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kdrift: interrupted", file=sys.stderr)
         return 130
+
+
+def configure(verb: str, parser: argparse.ArgumentParser) -> ModuleType:
+    """Add the options of a verb and return its module."""
+    module = importlib.import_module(f"kdrift.commands.{verb}")
+    module.configure(parser)
+    if verb in JOBS:
+        group = parser.add_argument_group("as a Ray job")
+        group.add_argument("--submit", metavar="ADDRESS", help=SUBMIT_HELP)
+        group.add_argument("--job-name", metavar="NAME", help="of the job; submitted again under it, the work goes on")
+    return module
 
 
 if __name__ == "__main__":

@@ -48,10 +48,15 @@ def load_config(cls: type[T], path: str | Path | None, overrides: Iterable[str] 
         if loaded is not None and not isinstance(loaded, dict):
             raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
         values = loaded or {}
+    apply_overrides(values, overrides)
+    return parse(cls, values, str(path or "configuration"))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Set dotted `key=value` overrides in nested mappings."""
     for override in overrides:
         key, value = parse_override(override)
         _set_dotted(values, key, value)
-    return parse(cls, values, str(path or "configuration"))
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -31,3 +31,14 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a process that Ray starts: what `keep_freed_memory` does, and as many threads as CPUs lent."""
+    return {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
+        "OMP_NUM_THREADS": str(threads),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }

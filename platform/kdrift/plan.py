@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -32,16 +33,20 @@ class Plan:
     """What to run: method, preset, settings, number of samples, seed."""
 
     method: str = DEFAULT_METHOD
+    """Sampler or classical method."""
     preset: str | Preset | None = None
     """By name, or itself. None: `tuned` where the method has it or `kdrift tune` wrote one, else `paper`; "" for a
     classical method."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
+    """Posterior samples a slice; classical methods have one."""
     seed: int = 0
+    """Of the samples."""
     batch_samples: int = 8
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
+    """Also give every sample back."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
@@ -104,13 +109,15 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
             "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"
             f" {plan.num_samples}, {plan.batch_samples} and {plan.seed}"
         )
+    if plan.num_map_sets not in (1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
+        raise ValueError(
+            "num_map_sets must be 1 or 2, map_crop in [0, 1) and map_threshold in (0, 1), got"
+            f" {plan.num_map_sets}, {plan.map_crop} and {plan.map_threshold}"
+        )
     if plan.method in BASELINES:
         if plan.preset:
             raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
-        options = dict(plan.settings)
-        unknown = set(options) - {"weight", "max_iter"}
-        if unknown:
-            raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
+        options = _classical_options(plan)
         return _Classical(plan, {**common, "num_samples": 1, "preset": "", "options": options})
     if plan.method not in METHODS:
         raise ValueError(f"no method {plan.method!r}{suggest(plan.method, [*METHODS, *BASELINES])}")
@@ -139,6 +146,19 @@ def _preset(plan: Plan) -> Preset:
         return find_preset(plan.method, plan.preset)
     except ValueError as error:
         raise ValueError(f"method {plan.method}: {error}") from None
+
+
+def _classical_options(plan: Plan) -> dict[str, Any]:
+    options = dict(plan.settings)
+    unknown = set(options) - {"weight", "max_iter"}
+    if unknown:
+        raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
+    for name, value in options.items():
+        kind = int if name == "max_iter" else (int, float)
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 <= value < math.inf:
+            expected = "a whole number" if name == "max_iter" else "a number"
+            raise ValueError(f"{name} of {plan.method} must be {expected}, 0 or larger, got {value!r}")
+    return options
 
 
 def choose_device(device: str | torch.device) -> torch.device:

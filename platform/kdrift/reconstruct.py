@@ -10,14 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdrift.chunks import merge_chunks, split_chains
 from kdrift.plan import DEFAULT_METHOD, DEFAULT_PRIOR, Plan, choose_device, resolve
 from kdrift.prior import Prior
-from kdrift.result import ReconstructionResult
+from kdrift.result import ReconstructionResult, SliceFacts, gather
 
 __all__ = ["DEFAULT_METHOD", "DEFAULT_PRIOR", "Plan", "Progress", "reconstruct"]
 
@@ -67,38 +66,21 @@ def reconstruct(
     kspace = torch.where(full_mask, kspace, 0)
     runner = resolve(plan, prior, device)
     chunks = split_chains(runner.num_samples, batch_samples=plan.batch_samples)
-    stages = {"coil_maps": 0.0}
-    inputs, outputs = [], []
+    slices, maps = [], []
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         began = time.perf_counter()
         given = None if smaps is None else smaps[position].to(device)
-        inputs.append(plan.prepare(data, full_mask, index=index, smaps=given, noise_sigma=noise_sigma))
-        stages["coil_maps"] += time.perf_counter() - began
+        prepared = plan.prepare(data, full_mask, index=index, smaps=given, noise_sigma=noise_sigma)
+        facts = SliceFacts.of(prepared, time.perf_counter() - began)
         found = []
         for done, chunk in enumerate(chunks):
             steps = None if progress is None else _step_callback(progress, position, done, len(chunks))
-            found.append(runner.run_chunk(inputs[-1], chunk, steps))
-        outputs.append(merge_chunks(found))
-    norms = [float(torch.linalg.vector_norm(i.kspace)) for i in inputs]
-    residuals = [o.misfit**0.5 / norm for o, norm in zip(outputs, norms, strict=True)]
-    kept = [o.samples for o in outputs if o.samples is not None]
-    return ReconstructionResult(
-        mean=torch.stack([o.mean for o in outputs]),
-        std=torch.stack([o.std for o in outputs]),
-        samples=torch.stack(kept) if kept else None,
-        zero_filled=torch.stack([i.zero_filled for i in inputs]).cpu(),
-        mask=full_mask.cpu(),
-        smaps=torch.stack([i.smaps for i in inputs]).cpu(),
-        nfe=outputs[0].nfe,
-        network_images=sum(o.network_images for o in outputs),
-        seconds=time.perf_counter() - started,
-        stages=stages | {name: sum(o.stages[name] for o in outputs) for name in outputs[0].stages},
-        config=runner.config,
-        net_acceleration=full_mask.numel() / int(full_mask.sum()),
-        data_residual=float(np.mean(residuals)),
-        noise_sigma=[i.noise_sigma for i in inputs],
-    )
+            found.append(runner.run_chunk(prepared, chunk, steps))
+        slices.append((facts, merge_chunks(found)))
+        maps.append(prepared.smaps.cpu())
+    seconds = time.perf_counter() - started
+    return gather(slices, full_mask, runner.config, seconds=seconds, smaps=torch.stack(maps))
 
 
 def _step_callback(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:

@@ -97,7 +97,7 @@ def _write_h5(
             file["mask"] = result.mask.numpy()
             if result.samples is not None:
                 file["samples"] = acquisition.crop(result.samples).numpy()
-            if keep_smaps:
+            if keep_smaps and result.smaps is not None:
                 file["smaps"] = result.smaps.numpy()
             if acquisition.reference is not None:
                 file["reference"] = acquisition.reference.numpy()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from kdrift.chunks import SliceResult
+from kdrift.slices import SliceData
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class ReconstructionResult:
     zero_filled: Tensor
     mask: Tensor
     """Boolean `(row, col)`."""
-    smaps: Tensor
-    """`(slice, [set,] coil, row, col)`."""
+    smaps: Tensor | None
+    """`(slice, [set,] coil, row, col)`; batch jobs do not gather them."""
     nfe: int
     """Network evaluations a chain; one complex image is one evaluation."""
     network_images: int
@@ -36,3 +42,55 @@ class ReconstructionResult:
     """|M (y - A x)| / |y| of the samples' images x, mean over slices."""
     noise_sigma: list[float]
     """Estimated noise level of each slice, each real component, on the scale of the data."""
+
+
+@dataclass(frozen=True)
+class SliceFacts:
+    """What a result tells of a slice besides its images; on the CPU."""
+
+    index: int
+    """Number of the slice in its volume."""
+    zero_filled: Tensor
+    """Magnitude `(row, col)`."""
+    noise_sigma: float
+    norm: float
+    """|y| of the undersampled k-space."""
+    coil_maps_s: float
+    """Seconds that preparing the slice took."""
+
+    @staticmethod
+    def of(data: SliceData, coil_maps_s: float) -> SliceFacts:
+        """Facts of a prepared slice."""
+        norm = float(torch.linalg.vector_norm(data.kspace))
+        return SliceFacts(data.index, data.zero_filled.cpu(), data.noise_sigma, norm, coil_maps_s)
+
+
+def gather(
+    slices: Sequence[tuple[SliceFacts, SliceResult]],
+    mask: Tensor,
+    config: dict[str, Any],
+    *,
+    seconds: float | None = None,
+    smaps: Tensor | None = None,
+) -> ReconstructionResult:
+    """Put the slices of a volume together, in the order given; `seconds` None: the sum over the stages."""
+    facts, outputs = [f for f, _ in slices], [o for _, o in slices]
+    kept = [o.samples for o in outputs if o.samples is not None]
+    stages = {"coil_maps": sum(f.coil_maps_s for f in facts)}
+    stages |= {name: sum(o.stages[name] for o in outputs) for name in outputs[0].stages}
+    return ReconstructionResult(
+        mean=torch.stack([o.mean for o in outputs]),
+        std=torch.stack([o.std for o in outputs]),
+        samples=torch.stack(kept) if kept else None,
+        zero_filled=torch.stack([f.zero_filled for f in facts]),
+        mask=mask.cpu(),
+        smaps=smaps,
+        nfe=outputs[0].nfe,
+        network_images=sum(o.network_images for o in outputs),
+        seconds=sum(stages.values()) if seconds is None else seconds,
+        stages=stages,
+        config=config,
+        net_acceleration=mask.numel() / int(mask.sum()),
+        data_residual=float(np.mean([o.misfit**0.5 / f.norm for f, o in slices])),
+        noise_sigma=[f.noise_sigma for f in facts],
+    )

@@ -142,6 +142,26 @@ def bundle_sha256(bundle: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
+    """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
+
+    Raises
+    ------
+    ValueError
+        If the registry has no such prior, or it was not registered by `register_prior`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(uri)
+    try:
+        found = mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
+    if "sha256" not in found.tags:
+        raise ValueError(f"{name} version {found.version} at {uri} has no tag sha256: it is no prior of kdrift")
+    return str(found.version), str(found.tags["sha256"])
+
+
 def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
     """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
 

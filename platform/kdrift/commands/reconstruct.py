@@ -18,8 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Reconstruct k-space: mean and standard deviation of posterior samples. Full data are undersampled first by the"
         " --mask options; data measured undersampled are taken as they are."
     )
-    parser.add_argument("input", metavar="INPUT", help="k-space file or URL, or X.zarr/VOLUME of a store")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="k-space file or URL, or X.zarr/VOLUME of a store")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    batch = parser.add_argument_group("a whole store on Ray, instead of INPUT")
+    batch.add_argument("--config", metavar="YAML", help="batch configuration, see configs/reconstruct/")
+    batch.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
     parser.add_argument("--method", default="annealed", help="sampler or classical method (default: annealed)")
     parser.add_argument("--preset", help="named settings of the method: tuned, paper, released, or FILE.yaml")
     parser.add_argument("--prior", metavar="NAME|PATH", help="shipped prior or bundle folder")
@@ -53,7 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reconstruct, write the results and print the figures."""
+    """Reconstruct, write the results and print the figures; a batch names every volume that failed."""
+    if args.config:
+        return _run_batch(args)
+    if not args.input or not args.out:
+        raise ValueError("give INPUT and --out DIR, or --config YAML")
     from kdrift.acquisition import MaskRequest, load_acquisition
     from kdrift.config import parse_override
     from kdrift.hardware import keep_freed_memory
@@ -107,6 +114,23 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result.nfe} evaluations, {result.seconds:.1f} s")
     print(f"written: {args.out}/reconstruction.h5 metrics.json panel.png")
     return 0
+
+
+def _run_batch(args: argparse.Namespace) -> int:
+    from kdrift.commands.common import refuse_beside_config
+    from kdrift.config import load_config
+    from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
+    from kdrift.training.progress import format_seconds
+
+    refuse_beside_config(args, configure, {"out", "address"})
+    overrides = [*args.set, *([f"out={args.out}"] if args.out else [])]
+    config = load_config(BatchConfig, args.config, overrides)
+    report = reconstruct_batch(config, address=args.address, echo=lambda line: print(line, flush=True))
+    print(f"{config.out}: {report.volumes} volumes written, {len(report.failed)} failed;", end=" ")
+    print(f"{report.slices} slices in {format_seconds(report.seconds)}, {report.slices_before} were done before")
+    for folder, reason in report.failed.items():
+        print(f"kdrift: failed: {folder.name}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
 
 
 def _slices(text: str | None) -> slice | None:

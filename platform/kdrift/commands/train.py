@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/train/NAME)")
     parser.add_argument("--name", help="name of the run and of the registered prior")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers (default: 1)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue the run that --out holds, if there is one")
     parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a local one)")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             config,
             out,
             workers=args.workers,
-            resume=args.resume,
+            resume=args.resume and (out / "run.json").is_file(),
             address=args.address,
             tracking_uri=args.tracking_uri,
             echo=lambda line: print(line, flush=True),

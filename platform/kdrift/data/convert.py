@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kdrift.cluster import only_user, ray_session
 from kdrift.data.convert_sources import Source, assign_names, find_all, fingerprint, is_same
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
@@ -40,6 +39,24 @@ class ConversionReport:
             f"{len(self.converted)} converted, {len(self.skipped)} unchanged, {len(self.failed)} failed;"
             f" {self.num_bytes / 1e6:.1f} MB in {self.seconds:.1f} s ({rate:.0f} MB/s)"
         )
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """One conversion."""
+
+    sources: list[str]
+    """Files, folders, globs, URLs."""
+    store: str
+    """Folder or URL of the store."""
+    smaps: bool = False
+    """Also compute ESPIRiT coil maps."""
+    target: bool = False
+    """Also compute the RSS image where there is no reference."""
+    workers: int | None = None
+    """Volumes at a time; null: all CPUs."""
+    overwrite: bool = False
+    """Convert unchanged sources again."""
 
 
 def convert(
@@ -72,7 +89,7 @@ def convert(
         raise ValueError(f"workers is {workers}, expected at least 1")
     found = find_all(sources)
     opened = open_store(store, "a")
-    with _only_writer(opened):
+    with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {store}"):
         stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
         names = assign_names(found, stored)
         remove_leftovers(opened)
@@ -145,7 +162,7 @@ def _run(
     converted: list[str] = []
     failed: dict[str, str] = {}
     num_bytes = 0
-    with _ray_session(workers, address), _progress_bar(len(work), progress) as advance:
+    with ray_session(address, workers, OBJECT_STORE_BYTES), _progress_bar(len(work), progress) as advance:
         task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
         limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         waiting = list(reversed(work))
@@ -176,54 +193,6 @@ def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) 
     except Exception as error:  # one bad file must not stop the others; its reason is reported
         text = " ".join(str(error).split()) or type(error).__name__
         return 0, text.removeprefix(f"{path}: ")
-
-
-@contextlib.contextmanager
-def _ray_session(workers: int | None, address: str | None) -> Iterator[None]:
-    """Use the Ray that runs, or connect to `address` / RAY_ADDRESS, or start a private one for the block."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address:
-        ray.init(address=address, namespace="kdrift", log_to_driver=False)
-    else:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to anything else that runs
-        cpus = min(workers or os.cpu_count() or 1, os.cpu_count() or 1)
-        ray.init(
-            num_cpus=max(1, cpus),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            namespace="kdrift",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _only_writer(store: Store) -> Iterator[None]:
-    """Hold a lock on a local store; the kernel releases it when its owner dies. Object stores have none."""
-    if not store.is_local:
-        yield
-        return
-    import fcntl
-
-    handle = os.open(store.location, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another conversion is writing to {store.location}; wait for it to end") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ class AnnealedOptions:
     """tau: what remains uncertain after denoising at sigma has variance 1 / (1/sigma^2 + 1/tau^2)."""
     spread: float = 1.0
     """Noise of the draw from p(x_0 | x_sigma, y): 1 draws, 0 takes its mean."""
+    last_spread: float | None = None
+    """The same for the last step alone; 0 leaves the noise of the last level out of the samples. None: `spread`."""
     eta: float = 1.0
     """Share of fresh noise on the way to the next level, 0 (deterministic, DDIM) to 1."""
     noise_scale: float = 1.0
@@ -48,6 +50,9 @@ class AnnealedOptions:
     last_noise_scale: float | None = None
     """The same factor for the last step alone; smaller keeps more of what was measured, its noise included, as fully
     sampled reference images do. None: `noise_scale`."""
+    keep_measured: bool = False
+    """End with x + A^H (y - A x): measured k-space as it was measured, in every coil what A^H A resolves; that is how
+    a fully sampled reference has it. Without it the noise of the measured part is removed as well."""
     cg_iterations: int = 12
     """Most conjugate-gradient steps of a solve; each starts from the solution before it."""
 
@@ -58,8 +63,8 @@ class AnnealedOptions:
             raise ValueError(f"expected prior_sigma, noise_scale and cg_iterations > 0, got {self}")
         if self.last_noise_scale is not None and self.last_noise_scale <= 0:
             raise ValueError(f"expected last_noise_scale > 0, got {self.last_noise_scale}")
-        if not (0 <= self.spread <= 1 and 0 <= self.eta <= 1):
-            raise ValueError(f"expected spread and eta in [0, 1], got {self.spread} and {self.eta}")
+        if not all(0 <= value <= 1 for value in (self.spread, self.eta, self.last_spread or 0)):
+            raise ValueError(f"expected spread, last_spread and eta in [0, 1], got {self}")
 
 
 LEAST_NOISE = 1e-3
@@ -82,23 +87,23 @@ def annealed(
     x = data + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
-        factor = options.noise_scale
-        if levels[i + 1] == 0 and options.last_noise_scale is not None:
-            factor = options.last_noise_scale
+        last = levels[i + 1] == 0
+        factor = options.last_noise_scale if last and options.last_noise_scale is not None else options.noise_scale
+        spread = options.last_spread if last and options.last_spread is not None else options.spread
         s = max(measurement.noise_sigma * factor, LEAST_NOISE)
         remaining = 1 / math.sqrt(sigma**-2 + options.prior_sigma**-2)
         weight = (s / remaining) ** 2
         right = data + weight * denoise(score, x, sigma)
-        if options.spread:
-            right = right + options.spread * _perturbation(operator, rng, s, weight * remaining)
+        if spread:
+            right = right + spread * _perturbation(operator, rng, s, weight * remaining)
         x0 = operator.solve_normal(right, weight, x0=x0, max_iter=options.cg_iterations, tol=1e-4)
-        if levels[i + 1] > 0:
+        if not last:
             kept = math.sqrt(1 - options.eta**2) * levels[i + 1] / sigma
             noise = options.eta * levels[i + 1] * rng(*data.shape[-2:])
             x = x0 + noise + (kept * (x - x0) if kept else 0)
         if callback:
             callback(i + 1, options.num_steps)
-    return x0
+    return x0 + (data - operator.normal(x0)) if options.keep_measured else x0
 
 
 def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:

@@ -16,6 +16,7 @@ import yaml
 from kdrift import tracking
 from kdrift.config import flatten, to_dict
 from kdrift.data.dataset import TrainingImages
+from kdrift.hardware import worker_environment
 from kdrift.prior import save_prior
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
 from kdrift.training.config import TrainConfig, check_resumable
@@ -152,6 +153,7 @@ def _fit(
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     threads, use_gpu = worker_resources(ray.nodes(), workers)
     resources = {"CPU": threads, "GPU": int(use_gpu)}
+    environment = {**worker_environment(threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={**job, "threads": threads},
@@ -161,7 +163,7 @@ def _fit(
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=config.checkpoint.max_failures),
-            worker_runtime_env={"env_vars": worker_environment(threads)},  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]
         ),
     )
     done = threading.Event()
@@ -178,19 +180,6 @@ def _fit(
         done.set()
         watcher.join()
     return result.return_value  # type: ignore[attr-defined]
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: a malloc that keeps large tensors, as many threads as CPUs lent."""
-    return {
-        # by default glibc maps and page-faults every tensor over 32 MiB anew: 2-3 times slower
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
-        "OMP_NUM_THREADS": str(threads),
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
 
 
 def worker_resources(nodes: list[dict[str, Any]], workers: int) -> tuple[int, bool]:

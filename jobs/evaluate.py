@@ -1,0 +1,8 @@
+"""Evaluate as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --config X.yaml`."""
+
+import sys
+
+from kdrift.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""Reconstruct a store as a Ray job: `ray job submit --working-dir . -- python jobs/reconstruct.py --config X.yaml`."""
+
+import sys
+
+from kdrift.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["reconstruct", *sys.argv[1:]]))

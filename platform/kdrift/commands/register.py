@@ -1,0 +1,36 @@
+"""`kdrift register`: put a prior into an MLflow registry, from where services take it by its alias."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `kdrift register`."""
+    parser.description = (
+        "Register a shipped prior or a bundle folder as a new version in an MLflow registry, with the alias champion."
+    )
+    parser.add_argument("prior", metavar="PRIOR", help="shipped prior or bundle folder")
+    parser.add_argument("--tracking-uri", required=True, metavar="URI", help="MLflow, e.g. sqlite:///mlflow.db")
+    parser.add_argument("--name", help="name in the registry (default: the prior's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the bundle, register it and print how to use it."""
+    from pathlib import Path
+
+    from kdrift.prior import SHIPPED, load_prior
+    from kdrift.tracking import finish_run, register_prior, start_run
+
+    prior = load_prior(args.prior)
+    folder = Path(args.prior) if Path(args.prior).is_dir() else SHIPPED / args.prior
+    name, uri = args.name or prior.name, args.tracking_uri
+    database = Path(uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else "mlflow.db").resolve()
+    artifacts = database.parent / "artifacts"  # of a local database; a server keeps them itself
+    database.parent.mkdir(parents=True, exist_ok=True)
+    run_id = start_run(uri, f"register {name}", {"prior": prior.name, "sha256": prior.sha256}, artifacts)
+    version = register_prior(uri, run_id, folder, name)
+    finish_run(uri, run_id, "FINISHED")
+    print(f"registered: {name} version {version} (alias champion), sha256 {prior.sha256[:12]}")
+    print(f"use it:     models:/{name}@champion with tracking URI {uri}")
+    return 0

@@ -1,0 +1,71 @@
+"""`kdrift reconstruct --config`: all or some volumes of a store, by a pool of Ray actors, resumable a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdrift.acquisition import MaskRequest
+from kdrift.config import to_dict
+from kdrift.data.store import normalise_location
+from kdrift.evaluation.partial import run_folder
+from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
+from kdrift.evaluation.work import volume_tasks
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
+from kdrift.prior import Prior, load_prior
+from kdrift.samplers import METHODS
+
+FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
+"""May change when a batch is resumed: the pool, where things lie (their checksums count), and what to add to it."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """One batch reconstruction."""
+
+    store: str
+    """Store to read, a folder or URL that all nodes see."""
+    out: str
+    """Folder for the results, one below it a volume; on a cluster one that all nodes share."""
+    volumes: list[str] = field(default_factory=lambda: ["*"])
+    """Volumes by name or pattern; magnitude volumes are passed over."""
+    slices: tuple[int, int | None] | None = None
+    """[A, B]: slices A to B - 1 of each volume, negative numbers from its end, B null to its end; null: all."""
+    mask: MaskRequest | None = None
+    """Retrospective undersampling of full data; null: data as they are."""
+    plan: Plan = field(default_factory=Plan)
+    """Method, preset, settings, samples, seed."""
+    prior: str = DEFAULT_PRIOR
+    """Shipped prior or bundle folder; only the driver reads it."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The actors."""
+
+
+def reconstruct_batch(
+    config: BatchConfig, *, address: str | None = None, echo: Callable[[str], None] = print
+) -> BatchReport:
+    """Reconstruct the volumes of a store; every slice as `kdrift.reconstruct` would, whichever actor does it.
+
+    A slice that is done is written under `out/.partial`, a volume by `kdrift.report.save_result`: a batch that was
+    killed and is started again goes on after the last slice. `seconds` of a volume is the time of all actors together.
+
+    Raises
+    ------
+    ValueError
+        For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
+    """
+    out = Path(config.out).resolve()
+    plan, prior = pin(config.plan), prior_of([config.plan], config.prior)
+    runner = resolve(plan, prior)
+    chosen = slice(*config.slices) if config.slices else slice(None)
+    tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)
+    settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": runner.config}
+    settings.pop("out")
+    with run_folder(out, settings, (*FREE, "resolved.prior.name")):
+        return run_tasks(tasks, prior, config.pool, address=address, echo=echo)
+
+
+def prior_of(plans: list[Plan], name: str) -> Prior | None:
+    """Load the prior that samplers share; None where all methods are classical."""
+    return load_prior(name) if any(plan.method in METHODS for plan in plans) else None

@@ -1,0 +1,155 @@
+"""`kdrift evaluate`: methods x masks over a store by the machinery of batches, to one table and one MLflow run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdrift import tracking
+from kdrift.acquisition import MaskRequest
+from kdrift.config import flatten, to_dict
+from kdrift.data.store import SAFE_NAME, normalise_location
+from kdrift.evaluation.batch import prior_of
+from kdrift.evaluation.partial import MARK, run_folder
+from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
+from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
+from kdrift.evaluation.work import VolumeTask, volume_tasks
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
+from kdrift.training.progress import read_json, write_json
+
+FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
+"""May change when an evaluation is resumed, besides the methods and masks that there are."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation."""
+
+    store: str
+    """Store of fully sampled k-space, a folder or URL that all nodes see."""
+    out: str
+    """Folder for tables and reconstructions; on a cluster one that all nodes share."""
+    methods: dict[str, Plan]
+    """Plans by the name they have in the table: samplers, and classical methods with their weights."""
+    masks: dict[str, MaskRequest]
+    """Undersampling by the name it has in the table."""
+    name: str = "evaluation"
+    """Of the MLflow run."""
+    volumes: list[str] = field(default_factory=lambda: ["*"])
+    """Volumes by name or pattern; magnitude volumes are passed over."""
+    slices: tuple[int, int | None] | None = None
+    """[A, B]: slices A to B - 1 of each volume, negative numbers from its end, B null to its end; null: all."""
+    prior: str = DEFAULT_PRIOR
+    """Shipped prior or bundle folder, of all samplers; only the driver reads it."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The actors."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI; null: SQLite in `out`."""
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.masks:
+            raise ValueError("an evaluation needs at least one method and one mask")
+        for name in (*self.methods, *self.masks):
+            if not SAFE_NAME.match(name):
+                raise ValueError(f"names of methods and masks are of letters, digits, '.', '_' and '-', got {name!r}")
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Where an evaluation left its things."""
+
+    table: str
+    """Markdown, as in `table.md`."""
+    batch: BatchReport
+    tracking_uri: str
+    run_id: str
+
+
+def evaluate(
+    config: EvaluateConfig, *, address: str | None = None, echo: Callable[[str], None] = print
+) -> EvaluateResult:
+    """Reconstruct every volume with every method under every mask, and write `table.md`, `.csv` and `.json`.
+
+    Each cell lies in `out/cells/MASK/METHOD/VOLUME`, as `kdrift reconstruct` writes it. What is done is not done again;
+    methods, masks and volumes may be added later, and join the table and the MLflow run.
+
+    Raises
+    ------
+    ValueError
+        For mistakes in the configuration, a method or mask that differs from the one `out` began with, or another
+        driver in `out`.
+    """
+    out = Path(config.out).resolve()
+    plans = {name: pin(plan) for name, plan in config.methods.items()}
+    prior = prior_of(list(plans.values()), config.prior)
+    runners = {name: resolve(plan, prior) for name, plan in plans.items()}
+    chosen = slice(*config.slices) if config.slices else slice(None)
+    tasks = {
+        (mask_name, name): volume_tasks(
+            config.store, config.volumes, chosen, mask, plans[name], runner, out / "cells" / mask_name / name
+        )
+        for mask_name, mask in config.masks.items()
+        for name, runner in runners.items()
+    }
+    settings = {**to_dict(config), "store": normalise_location(config.store)}
+    settings["resolved"] = {name: runner.config for name, runner in runners.items()}
+    settings.pop("out")
+    with run_folder(out, settings, FREE, ("methods", "masks", "resolved")):
+        uri, run_id = _open_run(config, settings, out)
+        try:
+            batch = run_tasks(
+                [t for cell in tasks.values() for t in cell], prior, config.pool, address=address, echo=echo
+            )
+            cells = [_read(*names, cell) for names, cell in tasks.items()]
+            table = write_tables(out, cells)
+            _log(uri, run_id, out, tasks, cells)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            tracking.finish_run(uri, run_id, "KILLED" if interrupted else "FAILED", str(error) or "interrupted")
+            raise
+        failed = f"{len(batch.failed)} volumes failed" if batch.failed else ""
+        tracking.finish_run(uri, run_id, "FAILED" if failed else "FINISHED", failed)
+    return EvaluateResult(table, batch, uri, run_id)
+
+
+def _open_run(config: EvaluateConfig, settings: dict[str, Any], out: Path) -> tuple[str, str]:
+    """Create the MLflow run of an output folder, or take it up."""
+    run: dict[str, str] = read_json(out / "run.json")
+    if run:
+        if config.tracking_uri not in (None, run["tracking_uri"]):
+            raise ValueError(f"the run in {out} is tracked at {run['tracking_uri']}, got {config.tracking_uri}")
+        tracking.resume_run(run["tracking_uri"], run["run_id"])
+    else:
+        uri = config.tracking_uri or tracking.default_uri(out)
+        run_id = tracking.start_run(uri, config.name, flatten(settings), out / "artifacts")
+        run = {"tracking_uri": uri, "run_id": run_id}
+        write_json(out / "run.json", run)
+    return run["tracking_uri"], run["run_id"]
+
+
+def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:
+    """Read the figures of a cell's finished volumes."""
+    files = [task.out / "metrics.json" for task in tasks if (task.out / MARK).is_file()]
+    return Cell(mask, method, [json.loads(file.read_text()) for file in files])
+
+
+def _log(
+    uri: str, run_id: str, out: Path, tasks: dict[tuple[str, str], list[VolumeTask]], cells: Sequence[Cell]
+) -> None:
+    """Log the table, and of each cell its figures and the panel of its first volume."""
+    values = {
+        f"{figure}/{row['mask']}/{row['method']}/{row['data']}": row[f"{figure}_mean"]
+        for row in summarise(cells)
+        for figure in (*FIGURES, "seconds_a_slice")
+        if row[f"{figure}_mean"] is not None
+    }
+    tracking.log_metrics(uri, run_id, values, 0)
+    for suffix in ("md", "csv", "json"):
+        tracking.log_file(uri, run_id, out / f"table.{suffix}")
+    for (mask, method), cell in tasks.items():
+        panels = [task.out / "panel.png" for task in cell if (task.out / MARK).is_file()]
+        if panels:
+            tracking.log_file(uri, run_id, panels[0], f"panels/{mask}/{method}")

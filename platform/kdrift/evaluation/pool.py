@@ -1,0 +1,224 @@
+"""A pool of sampler actors works through volumes: one unit an actor at a time, a lost actor's unit is done again."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from kdrift.chunks import ChunkResult, merge_chunks
+from kdrift.cluster import ray_session
+from kdrift.evaluation.partial import is_finished, save_slice, slices_left
+from kdrift.evaluation.progress import Meter
+from kdrift.evaluation.work import Unit, VolumeTask, plan_units
+from kdrift.hardware import worker_environment
+from kdrift.prior import Prior
+from kdrift.result import SliceFacts
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a private Ray: it holds the prior and a few slices' results."""
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """The actors of a batch."""
+
+    actors: int | None = None
+    """How many; null: as many as CPUs or GPUs allow, and no more than there is work for."""
+    cpus: float = 1
+    """CPUs an actor."""
+    gpus: float = 0
+    """GPUs an actor, e.g. 0.5 for two on one; 0: it computes on its CPUs."""
+    max_failures: int = 3
+    """A slice whose actor is lost this often is given up."""
+
+    def __post_init__(self) -> None:
+        if (self.actors is not None and self.actors < 1) or self.cpus <= 0 or self.gpus < 0 or self.max_failures < 1:
+            raise ValueError(f"pool needs actors and max_failures >= 1, cpus > 0 and gpus >= 0, got {self}")
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What a batch did; `failed` maps the folder of a volume's results to the reason there are none."""
+
+    volumes: int
+    """Finished now."""
+    slices: int
+    """Reconstructed now."""
+    slices_before: int
+    """Found done."""
+    failed: dict[Path, str]
+    seconds: float
+
+
+@dataclass
+class _State:
+    """What is left to do and what came back."""
+
+    queue: deque[Unit | VolumeTask]
+    left: Counter[Path]
+    """Slices that each volume lacks."""
+    chunks: Counter[tuple[Path, int]]
+    """Chunks of each slice."""
+    found: dict[tuple[Path, int], list[ChunkResult]] = field(default_factory=dict)
+    facts: dict[tuple[Path, int], SliceFacts] = field(default_factory=dict)
+    losses: Counter[Any] = field(default_factory=Counter)
+    failed: dict[Path, str] = field(default_factory=dict)
+
+    def fail(self, task: VolumeTask, reason: str) -> None:
+        """Give up a volume and forget its other units."""
+        self.failed.setdefault(task.out, reason)
+        self.queue = deque(work for work in self.queue if _task(work).out not in self.failed)
+
+
+def run_tasks(
+    tasks: Sequence[VolumeTask],
+    prior: Prior | None,
+    pool: PoolConfig,
+    *,
+    address: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> BatchReport:
+    """Reconstruct volumes on Ray actors; what is finished already is left alone.
+
+    Raises
+    ------
+    ValueError
+        If no node of the cluster has room for an actor.
+    OSError
+        If actors do not start.
+    """
+    unfinished = [task for task in tasks if not is_finished(task)]
+    missing = [(task, index) for task in unfinished for index in slices_left(task)]
+    before = sum(len(task.slices) for task in tasks) - len(missing)
+    if before:
+        echo(f"{before} of {before + len(missing)} slices are done already")
+    meter = Meter(len(missing), sum(task.slice_cost for task, _ in missing), echo)
+    if not unfinished:
+        return BatchReport(0, 0, before, {}, 0.0)
+    import ray
+
+    own_cpus = None if pool.actors is None else ceil(pool.actors * pool.cpus)
+    with ray_session(address, own_cpus, OBJECT_STORE_BYTES):
+        most = sum(max(1, task.num_samples * (task.num_coils or 1)) for task, _ in missing) or len(unfinished)
+        count = min(pool.actors or num_actors(ray.nodes(), pool), most)
+        units = plan_units(missing, count)
+        chunks = Counter((unit.task.out, unit.index) for unit in units for _ in unit.chunks)
+        state = _State(deque(units), Counter(task.out for task, _ in missing), chunks)
+        state.queue.extendleft(task for task in unfinished if not state.left[task.out])
+        echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(state.queue)} units on {count} actors")
+        _work(state, prior, pool, count, meter)
+    return BatchReport(len(unfinished) - len(state.failed), meter.slices, before, state.failed, meter.elapsed)
+
+
+def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
+    """Return how many actors the nodes (`ray.nodes()`) have room for. Raises ValueError if none."""
+    room = 0
+    for node in nodes:
+        if node["Alive"]:
+            resources = node["Resources"]
+            fits = [resources.get("CPU", 0) / pool.cpus]
+            fits += [resources.get("GPU", 0) / pool.gpus] if pool.gpus else []
+            room += int(min(fits) + 1e-6)
+    if not room:
+        raise ValueError(f"no node has the {pool.cpus:g} CPUs and {pool.gpus:g} GPUs that pool asks for an actor")
+    return room
+
+
+def _work(state: _State, prior: Prior | None, pool: PoolConfig, count: int, meter: Meter) -> None:
+    """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
+    import ray
+
+    from kdrift.evaluation.worker import SliceWorker
+
+    threads = max(1, int(pool.cpus))
+    shared = ray.put(prior)
+    kind = ray.remote(SliceWorker).options(
+        num_cpus=pool.cpus, num_gpus=pool.gpus, runtime_env={"env_vars": worker_environment(threads)}
+    )
+    actors: list[Any] = []
+    running: dict[Any, tuple[Any, Unit | VolumeTask | None]] = {}
+    idle: list[Any] = []
+
+    def start() -> None:
+        actors.append(kind.remote(shared, "cuda" if pool.gpus else "cpu", threads))
+        running[actors[-1].process.remote()] = (actors[-1], None)
+
+    try:
+        for _ in range(count):
+            start()
+        while state.queue or any(work is not None for _, work in running.values()):
+            while state.queue and idle:
+                actor, work = idle.pop(), state.queue.popleft()
+                call = actor.run if isinstance(work, Unit) else actor.finish
+                running[call.remote(work)] = (actor, work)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=5)
+            if not ready:
+                meter.show()
+                continue
+            actor, done = running.pop(ready[0])
+            try:
+                outcome = ray.get(ready[0])
+            except ray.exceptions.RayError as error:
+                _lost(state, done, pool, error, meter.echo)
+                ray.kill(actor)  # it may still live: then its result was lost with a node
+                start()
+                continue
+            idle.append(actor)
+            if done is None:
+                meter.echo(f"actor {actors.index(actor) + 1} is up: process {outcome}")
+            elif isinstance(done, Unit):
+                _take(state, done, outcome, meter)
+            elif outcome:
+                state.fail(done, outcome)
+            else:
+                meter.volume(str(done.out))
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _lost(
+    state: _State, work: Unit | VolumeTask | None, pool: PoolConfig, error: Exception, echo: Callable[[str], None]
+) -> None:
+    """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
+    reason = str(error).strip().splitlines()[0]
+    name = None if work is None else (str(_task(work).out), getattr(work, "index", None), getattr(work, "chunks", None))
+    state.losses[name] += 1
+    if work is None:
+        if state.losses[name] > pool.max_failures:
+            raise OSError(f"actors do not start: {reason}")
+        return
+    what = f"slice {work.index} of {work.task.out.name}" if isinstance(work, Unit) else f"the end of {work.out.name}"
+    if state.losses[name] > pool.max_failures:
+        state.fail(_task(work), f"{what} lost {state.losses[name]} actors, the last one so: {reason}")
+    elif _task(work).out not in state.failed:
+        echo(f"an actor was lost at {what}: another one does it again")
+        state.queue.appendleft(work)
+
+
+def _take(state: _State, unit: Unit, outcome: Any, meter: Meter) -> None:
+    """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
+    if isinstance(outcome, str):
+        state.fail(unit.task, f"slice {unit.index}: {outcome}")
+    if unit.task.out in state.failed:
+        return
+    name = (unit.task.out, unit.index)
+    facts, results = outcome
+    state.facts.setdefault(name, facts)
+    state.found.setdefault(name, []).extend(results)
+    meter.add(unit.cost)
+    if len(state.found[name]) < state.chunks[name]:
+        return
+    save_slice(unit.task, state.facts.pop(name), merge_chunks(state.found.pop(name)))
+    meter.slice_done()
+    state.left[unit.task.out] -= 1
+    if not state.left[unit.task.out]:
+        state.queue.appendleft(unit.task)
+
+
+def _task(work: Unit | VolumeTask) -> VolumeTask:
+    return work.task if isinstance(work, Unit) else work

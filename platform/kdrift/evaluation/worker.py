@@ -1,0 +1,70 @@
+"""The sampler actor of a batch: runs units of any task, and turns finished slices into a volume's results."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+import torch
+
+from kdrift.acquisition import load_acquisition
+from kdrift.chunks import ChunkResult
+from kdrift.evaluation.partial import load_slice, mark_finished
+from kdrift.evaluation.work import Unit, VolumeTask
+from kdrift.plan import resolve
+from kdrift.prior import Prior
+from kdrift.report import save_result
+from kdrift.result import SliceFacts, gather
+from kdrift.slices import SliceData
+
+
+class SliceWorker:
+    """Holds the prior, and the slice it prepared last: several units may be of one slice."""
+
+    def __init__(self, prior: Prior | None, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self._prior = None if prior is None else replace(prior, network=prior.network.to(self._device))
+        self._prepared: tuple[tuple[str, int], SliceData, float] | None = None
+
+    def process(self) -> int:
+        """Return the process id: the actor is up."""
+        return os.getpid()
+
+    def run(self, unit: Unit) -> tuple[SliceFacts, list[ChunkResult]] | str:
+        """Run the chunks of a unit; a slice that cannot be reconstructed gives the reason."""
+        try:
+            runner = resolve(unit.task.plan, self._prior, self._device)
+            data, seconds = self._prepare(unit.task, unit.index)
+            return SliceFacts.of(data, seconds), [runner.run_chunk(data, chunk) for chunk in unit.chunks]
+        except Exception as error:  # one bad slice must not stop the others; its reason is reported
+            return _reason(error)
+
+    def finish(self, task: VolumeTask) -> str:
+        """Write the results of a volume whose slices are all done; return what went wrong, if anything."""
+        try:
+            wanted = slice(task.slices[0], task.slices[-1] + 1)
+            acquisition = load_acquisition(task.source, mask=task.mask, slices=wanted)
+            found = [load_slice(task, index) for index in task.slices]
+            save_result(task.out, acquisition, gather(found, acquisition.mask, task.config))
+            mark_finished(task)
+        except Exception as error:  # the other volumes go on
+            return _reason(error)
+        return ""
+
+    def _prepare(self, task: VolumeTask, index: int) -> tuple[SliceData, float]:
+        """Read and prepare a slice; return it with the seconds that took, 0 where it was at hand."""
+        name = (str(task.out), index)
+        if self._prepared is None or self._prepared[0] != name:
+            began = time.perf_counter()
+            acquisition = load_acquisition(task.source, mask=task.mask, slices=slice(index, index + 1))
+            kspace, mask = acquisition.kspace[0].to(self._device), acquisition.mask.to(self._device)
+            data = task.plan.prepare(kspace, mask, index=index)
+            self._prepared = (name, data, time.perf_counter() - began)
+        return self._prepared[1], self._prepared[2]
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"

@@ -1,0 +1,55 @@
+"""The builder of the application: `serve run configs/serve/local.yaml`, or `kdrift serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from kdrift.config import parse
+from kdrift.hardware import worker_environment
+from kdrift.pinned import pin_prior
+from kdrift_serve.config import ServeConfig
+from kdrift_serve.ingress import Ingress
+from kdrift_serve.sampler import Sampler
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application of a `ServeConfig`; priors are resolved here, once a deploy, and pinned.
+
+    Raises
+    ------
+    ValueError
+        For an unknown key, a value of the wrong type, or a prior that is not there.
+    """
+    return build_application(parse(ServeConfig, args, "args"))
+
+
+def build_application(config: ServeConfig) -> Application:
+    """Return the application: one ingress, and samplers that each run one chunk at a time."""
+    priors = {name: pin_prior(reference, config.tracking_uri) for name, reference in config.priors.items()}
+    resources = {
+        "num_cpus": config.samplers.num_cpus,
+        "num_gpus": config.samplers.num_gpus,
+        "runtime_env": {"env_vars": worker_environment(config.samplers.num_cpus)},
+    }
+    samplers = serve.deployment(
+        name="Sampler",
+        num_replicas=config.samplers.replicas,
+        max_ongoing_requests=1,
+        ray_actor_options=resources,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=10,
+        max_constructor_retry_count=3,
+    )(Sampler)
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=1,
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": worker_environment(1)}},
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=10,
+        max_constructor_retry_count=3,
+    )(serve.ingress()(Ingress))
+    return ingress.bind(config, priors, samplers.bind(config.samplers, priors))

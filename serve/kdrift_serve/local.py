@@ -1,0 +1,104 @@
+"""The service on one machine: a private Ray, stopped with everything on it when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from kdrift_serve.app import build_application
+from kdrift_serve.auth import is_loopback_host, load_keys
+from kdrift_serve.config import HttpOptions, ServeConfig
+
+OBJECT_STORE_BYTES = 512 << 20
+
+
+def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop the service and Ray.
+
+    On a loopback address no API keys are needed; where there are some, they are asked for.
+
+    Raises
+    ------
+    ValueError
+        If there are no API keys for another address, or a value cannot be used.
+    OSError
+        If the port is taken or the service does not start.
+    """
+    if is_loopback_host(http.host):
+        config = replace(config, auth=replace(config.auth, keyless_on_loopback=True))
+    elif config.auth.keyless_on_loopback:
+        config = replace(config, auth=replace(config.auth, keyless_on_loopback=False))
+    keys = load_keys(config.auth)
+    _check_port(http)
+    application = build_application(config)
+    with _stop_signal() as stop, _ray(config.samplers.replicas * config.samplers.num_cpus, stop):
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        options = HTTPOptions(host=http.host, port=http.port, request_timeout_s=http.request_timeout_s)
+        try:
+            serve.start(proxy_location="HeadOnly", http_options=options)
+            if not stop.is_set():
+                serve.run(application, name="kdrift", route_prefix="/")
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise OSError(f"the service did not start: {lines[-1] if lines else error}") from None
+        if not stop.is_set():
+            shown = f"[{http.host}]" if ":" in http.host else http.host
+            asked = "API keys are asked for" if keys else "open to this machine, without API keys"
+            echo(f"serving at http://{shown}:{http.port} ({asked}); jobs in {config.storage}; Ctrl-C stops")
+        while not stop.wait(1.0):  # a wait without end would not see signals
+            pass
+        echo("stopping")  # with Ray; asking Serve first only adds its time-outs
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ray(num_cpus: int, stop: threading.Event) -> Iterator[None]:
+    """Start a private Ray for the block, and then watch for signals: Ray has handlers of its own."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_port(http: HttpOptions) -> None:
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((http.host, http.port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {http.host} port {http.port}: {error.strerror}") from None

@@ -1,0 +1,267 @@
+"""One coroutine a job: read, prepare each slice, spread its chains over the samplers, merge, write the result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
+from kdrift.acquisition import Acquisition
+from kdrift.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
+from kdrift.plan import Runner
+from kdrift.report import save_result
+from kdrift.result import ReconstructionResult, SliceFacts, gather
+from kdrift.slices import SliceData
+from kdrift_serve.config import ServeConfig
+from kdrift_serve.problems import Problem
+from kdrift_serve.request import JobRequest, load, prior_name
+from kdrift_serve.sampler import Refused, Steps, is_alive
+from kdrift_serve.storage import ACTIVE, Job, JobFolder
+
+logger = logging.getLogger("ray.serve")
+LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
+"""What Ray raises when the process of a replica has died."""
+T = TypeVar("T")
+
+
+class JobFailed(Exception):
+    """A job that has no result, and the sentence that says why."""
+
+
+@dataclass
+class Progress:
+    """How far a running job is."""
+
+    num_slices: int
+    slices_done: int = 0
+    began: float | None = None
+    """When sampling began, monotonic seconds."""
+    total: int | None = None
+    """Steps of one chunk, once one has reported."""
+    chunks: dict[Chunk, int] = field(default_factory=dict)
+    """Steps done of each chunk of the current slice."""
+
+    def view(self) -> dict[str, Any]:
+        """Return steps and slices done and in all, and the seconds left, as JSON values."""
+        shares = sum(self.chunks.values()) / (len(self.chunks) * self.total) if self.chunks and self.total else 0.0
+        fraction = (self.slices_done + shares) / self.num_slices
+        left = None
+        if self.began is not None and fraction > 0:
+            left = round((time.monotonic() - self.began) * (1 - fraction) / fraction, 1)
+        per_slice = self.total * max(1, len(self.chunks)) if self.total else None
+        return {
+            "steps_done": 0 if per_slice is None else self.slices_done * per_slice + sum(self.chunks.values()),
+            "steps_total": None if per_slice is None else per_slice * self.num_slices,
+            "slices_done": self.slices_done,
+            "slices_total": self.num_slices,
+            "fraction": round(fraction, 4),
+            "seconds_left": left,
+        }
+
+
+@dataclass
+class _Running:
+    """A job that this process has taken on."""
+
+    job: Job
+    progress: Progress
+    task: asyncio.Task[None] | None = None
+
+
+class Planner:
+    """Runs jobs in the order they came in, `limits.running` at a time."""
+
+    def __init__(self, config: ServeConfig, store: JobFolder, samplers: DeploymentHandle) -> None:
+        self._config, self._store = config, store
+        self._prepare = samplers.prepare
+        self._run_chunk = samplers.options(method_name="run", stream=True)
+        self._slots = asyncio.Semaphore(config.limits.running)
+        # a call that finds no free replica is tried again after a pause that grows: never make more than can run
+        self._lanes = asyncio.Semaphore(config.samplers.replicas)
+        self._active: dict[str, _Running] = {}
+        self._admitted = 0
+        self.owner = ray.get_runtime_context().get_actor_name() or ""
+        for job in store.jobs():
+            self.find(job.id)
+
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """Hold a place for a request while it is read. Raises `Problem` (429) when all are taken."""
+        limits = self._config.limits
+        if len(self._active) + self._admitted >= limits.running + limits.queued:
+            left = [entry.progress.view()["seconds_left"] for entry in self._active.values()]
+            seconds = min((value for value in left if value is not None), default=10.0)
+            wait = str(max(1, min(600, round(seconds))))
+            raise Problem(429, f"{limits.queued} jobs wait already: try again in about {wait} s", {"Retry-After": wait})
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
+    def submit(self, job: Job, request: JobRequest, runner: Runner) -> None:
+        """Take on a job that has passed all checks."""
+        self._store.put(job)
+        entry = _Running(job, Progress(len(job.slices)))
+        self._active[job.id] = entry
+        entry.task = asyncio.create_task(self._keep(entry, request, runner))
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job; one whose process has died is `interrupted`."""
+        if job_id in self._active:
+            return self._active[job_id].job
+        job = self._store.get(job_id)
+        if job is not None and job.state in ACTIVE and (job.owner == self.owner or not is_alive(job.owner)):
+            text = "the service was restarted while this job ran: send it again"
+            job = replace(job, state="interrupted", detail=text, finished=time.time())
+            self._store.put(job)
+            self._store.drop_upload(job.id)
+        return job
+
+    def progress(self, job_id: str) -> dict[str, Any] | None:
+        """Return the progress of a job that waits or runs here."""
+        entry = self._active.get(job_id)
+        if entry is None:
+            return None
+        queued = [other for other in self._active.values() if other.job.state == "queued"]
+        ahead = {"jobs_ahead": queued.index(entry)} if entry.job.state == "queued" else {}
+        return entry.progress.view() | ahead
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs run and wait."""
+        states = [entry.job.state for entry in self._active.values()]
+        return {"running": states.count("running"), "queued": states.count("queued")}
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job that waits or runs here, and wait until it has stopped."""
+        entry = self._active[job_id]
+        assert entry.task is not None
+        entry.task.cancel()
+        await asyncio.wait([entry.task], timeout=10)
+
+    async def _keep(self, entry: _Running, request: JobRequest, runner: Runner) -> None:
+        """Run a job and write down what became of it."""
+        state, detail, report = "failed", "", dict[str, Any]()
+        try:
+            async with self._slots:
+                entry.job = replace(entry.job, state="running", started=time.time())
+                self._store.put(entry.job)
+                async with asyncio.timeout(self._config.limits.job_seconds):
+                    report = await self._run(entry, request, runner)
+            state = "done"
+        except asyncio.CancelledError:
+            state, detail = "cancelled", "cancelled on request"
+        except TimeoutError:
+            detail = f"stopped: it ran longer than {self._config.limits.job_seconds:g} s"
+        except JobFailed as error:
+            detail = str(error)
+        except Exception as error:
+            logger.exception("job %s failed", entry.job.id)
+            detail = f"the reconstruction failed ({type(_cause(error)).__name__}); the service's log has the details"
+        finally:
+            fields: dict[str, Any] = {"state": state, "detail": detail, "report": report}
+            self._store.put(replace(entry.job, **fields, finished=time.time()))
+            self._store.drop_upload(entry.job.id)
+            del self._active[entry.job.id]
+        await asyncio.to_thread(self._store.prune, self._config.limits.kept_jobs)
+
+    async def _run(self, entry: _Running, request: JobRequest, runner: Runner) -> dict[str, Any]:
+        job, limits = entry.job, self._config.limits
+        try:
+            acquisition = await asyncio.to_thread(load, request, Path(job.source), job.name, limits)
+        except ValueError as error:
+            raise JobFailed(str(error)) from None
+        began = time.perf_counter()
+        entry.progress.began = time.monotonic()
+        slices = []
+        for index, kspace in zip(acquisition.slice_indices, acquisition.kspace, strict=True):
+            slices.append(await self._slice(entry, request, runner, index, kspace, acquisition.mask))
+            entry.progress.slices_done += 1
+        seconds = time.perf_counter() - began
+        config = runner.config | ({"prior": job.prior} if job.prior else {})
+        result = gather(slices, acquisition.mask, config, seconds=seconds)
+        return await asyncio.to_thread(self._write, job, acquisition, result)
+
+    def _write(self, job: Job, acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
+        return save_result(self._store.result_folder(job.id), acquisition, result)
+
+    async def _slice(
+        self, entry: _Running, request: JobRequest, runner: Runner, index: int, kspace: Tensor, mask: Tensor
+    ) -> tuple[SliceFacts, SliceResult]:
+        plan, replicas = request.plan, self._config.samplers.replicas
+        data, facts = await self._again(functools.partial(self._prepared, request, index, kspace, mask))
+        coils = len(kspace) if runner.independent_coils else None
+        chunks = split_chains(
+            runner.num_samples, num_coils=coils, num_chunks=replicas, batch_samples=plan.batch_samples
+        )
+        shared = await asyncio.to_thread(ray.put, data)
+        entry.progress.chunks = dict.fromkeys(chunks, 0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                work = [functools.partial(self._chunk, entry, request, shared, chunk) for chunk in chunks]
+                tasks = [group.create_task(self._again(each)) for each in work]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        merged = merge_chunks([task.result() for task in tasks])
+        entry.progress.chunks = dict.fromkeys(chunks, 0)
+        return facts, merged
+
+    async def _prepared(
+        self, request: JobRequest, index: int, kspace: Tensor, mask: Tensor
+    ) -> tuple[SliceData, SliceFacts]:
+        answer = await self._prepare.remote(request.plan, index, kspace, mask)
+        if isinstance(answer, Refused):
+            raise JobFailed(answer.reason)
+        return answer
+
+    async def _chunk(self, entry: _Running, request: JobRequest, data: Any, chunk: Chunk) -> ChunkResult:
+        """Run one chunk on whichever sampler is free."""
+        entry.progress.chunks[chunk] = 0
+        name = prior_name(request, self._config.priors)
+        response = self._run_chunk.remote(request.plan, name, data, chunk, self.owner)
+        async with _cancelling(response) as events:
+            async for event in events:
+                if isinstance(event, ChunkResult):
+                    return event
+                if isinstance(event, Refused):
+                    raise JobFailed(event.reason)
+                assert isinstance(event, Steps)
+                entry.progress.total, entry.progress.chunks[chunk] = event.total, event.done
+        raise RuntimeError("a sampler ended without a result")
+
+    async def _again(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work of a replica, again on another one where it died: seeded chains give the same answer."""
+        retries = self._config.limits.retries
+        for attempt in range(retries + 1):
+            try:
+                async with self._lanes:
+                    return await work()
+            except LOST as error:
+                logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
+                await asyncio.sleep(0.2 * 2**attempt)
+        raise JobFailed(f"the sampler died {retries + 1} times at this job: is it too large for its memory?")
+
+
+@contextlib.asynccontextmanager
+async def _cancelling(response: Any) -> AsyncIterator[Any]:
+    """Cancel a streaming call unless its block ends by itself."""
+    try:
+        yield response
+    except BaseException:
+        response.cancel()
+        raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.cause if isinstance(error, RayTaskError) and error.cause else error

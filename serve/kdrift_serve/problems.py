@@ -1,0 +1,59 @@
+"""Errors as problem details (RFC 9457): a status and a sentence, never a trace or a folder of this machine."""
+
+from __future__ import annotations
+
+import http
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger("ray.serve")
+_LONGEST = 600
+
+
+class Problem(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+
+def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a response of type application/problem+json."""
+    detail = detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}..."
+    content: dict[str, Any] = {
+        "type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail,
+    }  # fmt: skip
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application by a problem."""
+
+    async def problem(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        return answer(error.status, error.detail, error.headers)
+
+    async def routing(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        text = {404: "there is nothing at this address", 405: "this address does not take that method"}
+        return answer(error.status_code, text.get(error.status_code, str(error.detail)), dict(error.headers or {}))
+
+    async def validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return answer(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected error", exc_info=error)
+        return answer(500, "the service made an error; its log has the details")
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(Exception, unexpected)

@@ -1,0 +1,178 @@
+"""What a request asks for, strictly parsed and within the limits."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
+from kdrift.config import parse, suggest
+from kdrift.plan import Plan, Runner, pin, resolve
+from kdrift.prior import Prior
+from kdrift_serve.config import Limits
+from kdrift_serve.problems import Problem
+
+MAX_JSON_BYTES = 64 << 10
+SECTIONS = ("plan", "plan.settings", "mask")
+_FILE_NAME = re.compile(r"[^\x00-\x1f/\\]{1,200}")
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A reconstruction to make. Of a file that is uploaded, `path` and `example` stay empty."""
+
+    path: str | None = None
+    """File, or volume of a store (`X.zarr/NAME`), under one of the service's roots."""
+    example: Literal["phantom"] | None = None
+    """Built-in data instead of a file: a simulated head scan."""
+    name: str | None = None
+    """Of an uploaded file; its suffix helps to tell the format."""
+    plan: Plan = field(default_factory=Plan)
+    mask: MaskRequest | None = None
+    """Retrospective undersampling; not for data that were measured undersampled."""
+    slices: tuple[int, int] | None = None
+    """First slice and the one after the last; None: all."""
+    prior: str | None = None
+    """Served name of a prior; None: the first."""
+    virtual_coils: int | None = None
+    """Compress to so many coils first."""
+
+
+def from_json(body: bytes) -> JobRequest:
+    """Parse a JSON body. Raises `Problem` (400, 413 or 422)."""
+    if len(body) > MAX_JSON_BYTES:
+        raise Problem(413, f"the JSON is over {MAX_JSON_BYTES >> 10} KiB; k-space goes as a file, not as JSON")
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Problem(400, "the body is not valid JSON") from None
+    if not isinstance(values, dict):
+        raise Problem(422, f"expected a JSON object, got {type(values).__name__}")
+    return _parse(values)
+
+
+def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
+    """Parse `plan.num_samples=8&mask.kind=equispaced`; values are JSON or plain text. Raises `Problem` (422)."""
+    values: dict[str, Any] = {}
+    for key, text in items:
+        section, _, last = key.rpartition(".")
+        place = values
+        if section:
+            if section not in SECTIONS:
+                raise Problem(422, f"unknown option {key[:80]!r}{suggest(section, SECTIONS)}")
+            for part in section.split("."):
+                place = place.setdefault(part, {})
+                if not isinstance(place, dict):
+                    raise Problem(422, f"{section} is given both as a whole and in parts")
+        if last in place:
+            raise Problem(422, f"{key[:80]} is given twice")
+        try:
+            place[last] = json.loads(text)
+        except (ValueError, RecursionError):
+            place[last] = text
+    return _parse(values)
+
+
+def _parse(values: Mapping[str, Any]) -> JobRequest:
+    try:
+        request = parse(JobRequest, values, "request")
+        _check_finite(asdict(request))
+        request = replace(request, plan=pin(request.plan))  # one preset for all samplers, whatever is tuned meanwhile
+    except (ValueError, TypeError) as error:
+        raise Problem(422, str(error)) from None
+    except RecursionError:
+        raise Problem(422, "request: nested too deeply") from None
+    return request
+
+
+def _check_finite(values: Any, where: str = "request") -> None:
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ValueError(f"{where} is {values}, expected a finite number")
+    if isinstance(values, str) and "\x00" in values:
+        raise ValueError(f"{where} holds a NUL character")
+    for key, value in values.items() if isinstance(values, dict) else ():
+        _check_finite(value, f"{where}: {key}")
+
+
+def upload_name(name: str | None) -> str:
+    """Return a harmless file name with the suffix of the one given. Raises `Problem` (422) for a path."""
+    if name is None:
+        return "upload"
+    if not _FILE_NAME.fullmatch(name) or name.startswith("."):
+        raise Problem(422, "name is the name of a file, such as scan.h5: no folders, no leading dot")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def allowed_path(path: str, roots: list[Path]) -> Path:
+    """Resolve a path, absolute or below one of `roots`, links and all. Raises `Problem` (403, 404 or 422)."""
+    if not roots:
+        raise Problem(403, "this service reads no files by path: upload the file instead")
+    try:
+        found = [resolved for root in roots if (resolved := (root / path).resolve()).is_relative_to(root.resolve())]
+        found = [resolved for resolved in found if resolved not in {root.resolve() for root in roots}]
+        if not found:
+            raise Problem(403, "path lies outside of the folders that this service reads")
+        existing = [resolved for resolved in found if resolved.exists()]
+    except (OSError, ValueError, RuntimeError):
+        raise Problem(422, "path is not a possible path") from None
+    if not existing:
+        raise Problem(404, "path: there is no such file")
+    return existing[0]
+
+
+def check_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits) -> Runner:
+    """Resolve the plan, so that every mistake in it is told before anything waits. Raises `Problem` (422)."""
+    plan = request.plan
+    try:
+        runner = resolve(plan, find_prior(request, priors), "cpu")
+    except (ValueError, TypeError) as error:
+        raise Problem(422, str(error)) from None
+    if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
+        raise Problem(
+            422,
+            f"at most num_samples {limits.samples} and batch_samples {limits.batch_samples}, got {plan.num_samples} and"
+            f" {plan.batch_samples}",
+        )
+    if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
+        raise Problem(422, "seed must be below 2^63")
+    for name, value in runner.config["options"].items():
+        if isinstance(value, int) and value > limits.iterations:
+            raise Problem(422, f"{name} is {value}, this service takes at most {limits.iterations}")
+    return runner
+
+
+def find_prior(request: JobRequest, priors: Mapping[str, Prior]) -> Prior:
+    """Return the prior that a request names, else the first. Raises ValueError for an unknown name."""
+    name = prior_name(request, priors)
+    if name not in priors:
+        raise ValueError(f"no prior {name!r}{suggest(name, priors)}")
+    return priors[name]
+
+
+def prior_name(request: JobRequest, priors: Mapping[str, Any]) -> str:
+    """Return the served name of a request's prior."""
+    return request.prior or next(iter(priors))
+
+
+def load(request: JobRequest, source: Path, shown: str, limits: Limits) -> Acquisition:
+    """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
+    try:
+        acquisition = load_acquisition(
+            source,
+            mask=request.mask,
+            slices=slice(*request.slices) if request.slices else None,
+            num_virtual_coils=request.virtual_coils,
+            max_bytes=limits.kspace_mb << 20,
+        )
+    except ValueError as error:
+        text = str(error).replace(str(source), shown).replace(str(source.parent), "")
+        raise ValueError(text.replace("--mask", "mask")) from None
+    for index, kspace in zip(acquisition.slice_indices, acquisition.kspace, strict=True):
+        if not bool((kspace != 0).any()):
+            raise ValueError(f"{shown}: slice {index} is zero wherever it is sampled: nothing to reconstruct")
+    return acquisition

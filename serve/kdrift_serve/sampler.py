@@ -1,0 +1,130 @@
+"""The processes that compute: each prepares slices and runs chunks of chains, one at a time, in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import ray
+import torch
+from torch import Tensor
+
+from kdrift.chunks import Chunk, ChunkResult
+from kdrift.pinned import PinnedPrior, load_pinned
+from kdrift.plan import Plan, choose_device, resolve
+from kdrift.result import SliceFacts
+from kdrift.slices import SliceData
+from kdrift_serve.config import SamplerConfig
+
+REPORT_INTERVAL_S = 0.2
+OWNER_INTERVAL_S = 5.0
+SERVE_NAMESPACE = "serve"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Progress of a chunk."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A slice that cannot be reconstructed as asked, and why."""
+
+    reason: str
+
+
+class Stopped(Exception):
+    """Nobody waits for the chunk any more."""
+
+
+class Sampler:
+    """One replica. It is deployed with `max_ongoing_requests=1`: the next request goes to one that is free."""
+
+    def __init__(self, config: SamplerConfig, priors: dict[str, PinnedPrior]) -> None:
+        self._device = choose_device(config.device)
+        self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
+
+    async def prepare(
+        self, plan: Plan, index: int, kspace: Tensor, mask: Tensor
+    ) -> tuple[SliceData, SliceFacts] | Refused:
+        """Estimate coil maps, noise and scale of one slice."""
+        return await self._in_thread(functools.partial(self._prepare, plan, index, kspace, mask))
+
+    async def run(
+        self, plan: Plan, prior: str, data: SliceData, chunk: Chunk, owner: str
+    ) -> AsyncIterator[Steps | ChunkResult | Refused]:
+        """Yield the progress of a chunk and then its result; stops when it is cancelled, or `owner` is gone."""
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
+        stop = threading.Event()
+        steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
+        running = asyncio.ensure_future(
+            self._in_thread(functools.partial(self._run_chunk, plan, prior, data, chunk, steps))
+        )
+        running.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield running.result()
+        finally:
+            stop.set()
+            await asyncio.wait([running])
+
+    def _prepare(self, plan: Plan, index: int, kspace: Tensor, mask: Tensor) -> tuple[SliceData, SliceFacts] | Refused:
+        began = time.perf_counter()
+        try:
+            data = plan.prepare(kspace.to(self._device), mask.to(self._device), index=index)
+        except ValueError as error:
+            return Refused(str(error))
+        return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
+
+    def _run_chunk(
+        self, plan: Plan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
+    ) -> ChunkResult | Refused:
+        try:
+            runner = resolve(plan, self._priors[prior], self._device)
+            return runner.run_chunk(data.to(self._device), chunk, steps)
+        except ValueError as error:
+            return Refused(str(error))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]) -> Callable[[int, int], None]:
+    """Return a callback of a sampler that reports a few times a second and raises `Stopped` when told to."""
+    reported, looked = 0.0, time.monotonic()
+
+    def steps(done: int, total: int) -> None:
+        nonlocal reported, looked
+        now = time.monotonic()
+        if now - looked > OWNER_INTERVAL_S:
+            looked = now
+            if not is_alive(owner):
+                stop.set()
+        if stop.is_set():
+            raise Stopped
+        if now - reported > REPORT_INTERVAL_S or done == total:
+            reported = now
+            send(Steps(done, total))
+
+    return steps
+
+
+def is_alive(name: str) -> bool:
+    """Whether the Serve replica of this Ray name still exists."""
+    try:
+        ray.get_actor(name, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,215 @@
+"""Parts of the service by themselves: configuration, keys, storage, pinned priors, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from starlette.requests import HTTPConnection
+
+from kdrift import tracking
+from kdrift.chunks import Chunk
+from kdrift.pinned import load_pinned, pin_prior
+from kdrift.prior import load_prior, shipped_priors
+from kdrift_serve import auth
+from kdrift_serve.config import AuthConfig, ServeConfig, load_serve_file
+from kdrift_serve.pictures import picture
+from kdrift_serve.planner import Progress
+from kdrift_serve.problems import Problem
+from kdrift_serve.request import allowed_path, from_query, upload_name
+from kdrift_serve.storage import Job, JobFolder
+from serve_helpers import KEY, tiny_prior
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "serve"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_are_complete_and_have_no_unknown_key(path: Path) -> None:
+    """Ray Serve itself accepts unknown keys in silence."""
+    from ray.serve.schema import ServeDeploySchema
+
+    values = yaml.safe_load(path.read_text())
+    ServeDeploySchema.model_validate(values)
+    http, config = load_serve_file(path)
+    (application,) = values["applications"]
+    assert application["import_path"] == "kdrift_serve.app:build"
+    assert set(application["args"]) == {field.name for field in dataclasses.fields(ServeConfig)}
+    for name in ("samplers", "auth", "limits"):
+        known = {field.name for field in dataclasses.fields(getattr(config, name))}
+        assert set(application["args"][name]) == known
+    if http.host != "127.0.0.1":
+        assert not config.auth.keyless_on_loopback
+
+
+def test_unknown_and_wrong_values_are_named(tmp_path: Path) -> None:
+    from kdrift_serve.app import build
+
+    with pytest.raises(ValueError, match="unknown key 'sampler', did you mean 'samplers'"):
+        build({"sampler": {}})
+    with pytest.raises(ValueError, match=r"limits\.queued"):
+        build({"limits": {"queued": "many"}})
+    with pytest.raises(ValueError, match="replicas and num_cpus of at least 1"):
+        build({"samplers": {"replicas": 0}})
+    with pytest.raises(ValueError, match="priors is empty"):
+        build({"priors": {}})
+    path = tmp_path / "serve.yaml"
+    path.write_text("applications: [{name: a, import_path: b, arg: {}}]")
+    with pytest.raises(ValueError, match="unknown key 'arg', did you mean 'args'"):
+        load_serve_file(path)
+    http, config = load_serve_file(None, ["samplers.replicas=3"])
+    assert (http.host, config.samplers.replicas) == ("127.0.0.1", 3)
+
+
+def request(server: str, host: str = "localhost", key: str = "") -> HTTPConnection:
+    headers = [(b"host", host.encode())] + ([(b"authorization", key.encode())] if key else [])
+    return HTTPConnection({"type": "http", "server": (server, 8000), "headers": headers})
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KDRIFT_API_KEYS", raising=False)
+    with pytest.raises(ValueError, match="no API keys"):
+        auth.load_keys(AuthConfig())
+    (tmp_path / "keys").write_text(f"{KEY}\n{KEY[::-1]}\n")
+    keys = auth.load_keys(AuthConfig(keys_file=str(tmp_path / "keys"), keyless_on_loopback=True))
+    assert len(keys) == 2
+    assert KEY.encode() not in keys
+    auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY[::-1]}"))
+    auth.check(keys, request("10.0.0.1", key=f"bearer  {KEY} "))
+    for key in ("", "Bearer ", "Bearer wrong", f"Basic {KEY}"):
+        with pytest.raises(Problem) as error:
+            auth.check(keys, request("127.0.0.1", key=key))
+        assert error.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "passes"),
+    [
+        ("127.0.0.1", "localhost:8000", True), ("127.0.0.1", "127.0.0.1", True), ("::1", "[::1]:8000", True),
+        ("10.0.0.1", "localhost", False), ("127.0.0.1", "evil.example:8000", False),
+        ("127.0.0.1", "localhost.evil.example", False), ("127.0.0.1", "", False),
+    ],
+)  # fmt: skip
+def test_without_keys_only_loopback_passes(server: str, host: str, passes: bool) -> None:
+    if passes:
+        auth.check([], request(server, host))
+        return
+    with pytest.raises(Problem, match="403"):
+        auth.check([], request(server, host))
+
+
+def job(**values: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": "a" * 32, "state": "done", "name": "n", "source": "s", "owner": "o", "request": {}, "prior": {},
+        "config": {}, "sampling": "full", "slices": [0],
+    }  # fmt: skip
+    return Job(**{**fields, **values})
+
+
+def test_jobs_in_a_folder(tmp_path: Path) -> None:
+    store = JobFolder(tmp_path / "jobs")
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+    ids = [f"{number:032x}" for number in range(5)]
+    for number, name in enumerate(ids):
+        store.put(job(id=name, created=float(number), state="running" if number == 0 else "done"))
+    assert [each.id for each in store.jobs()] == ids
+    store.prune(2)
+    assert [each.id for each in store.jobs()] == [ids[0], *ids[3:]]
+    assert store.get(ids[0]) == job(id=ids[0], created=0.0, state="running")
+    for name in ("../../etc", "A" * 32, "a" * 31, f"{ids[0]}/../{ids[3]}", ids[1]):
+        assert store.get(name) is None
+    (tmp_path / "jobs" / ids[3] / "job.json").write_text("{")
+    assert store.get(ids[3]) is None
+    (store.upload_folder(ids[4]) / "scan.h5").write_text("x")
+    store.drop_upload(ids[4])
+    assert sorted(os.listdir(tmp_path / "jobs" / ids[4])) == ["job.json"]
+
+
+def test_names_and_paths(tmp_path: Path) -> None:
+    assert upload_name("my scan (1).h5") == "my_scan__1_.h5"
+    root = tmp_path / "root"
+    (root / "a.zarr" / "volume").mkdir(parents=True)
+    assert allowed_path("a.zarr/volume", [root]) == root / "a.zarr" / "volume"
+    assert allowed_path(str(root / "a.zarr"), [tmp_path / "other", root]) == root / "a.zarr"
+    (tmp_path / "root2").mkdir()
+    with pytest.raises(Problem, match="outside"):
+        allowed_path("../root2", [root])  # begins like the root, and is not in it
+    with pytest.raises(Problem, match="by path"):
+        allowed_path("a", [])
+
+
+def test_query_options_are_json_or_text() -> None:
+    found = from_query(
+        [("plan.settings.num_steps", "3"), ("name", "a.h5"), ("mask.kind", "random"), ("slices", "[1,2]")]
+    )
+    assert found.plan.settings == {"num_steps": 3}
+    assert found.mask is not None
+    assert (found.name, found.mask.kind, found.slices) == ("a.h5", "random", (1, 2))
+
+
+def test_progress_is_of_all_slices_and_chunks() -> None:
+    progress = Progress(num_slices=2)
+    assert progress.view()["seconds_left"] is None
+    first, second = Chunk((0, 1)), Chunk((1, 2))
+    progress.began, progress.total, progress.chunks = time.monotonic() - 10, 4, {first: 4, second: 2}
+    view = progress.view()
+    assert (view["steps_done"], view["steps_total"], view["fraction"]) == (6, 16, 0.375)
+    assert view["seconds_left"] == pytest.approx(10 * 0.625 / 0.375, rel=0.01)
+    progress.slices_done, progress.chunks = 2, {first: 0, second: 0}
+    assert progress.view()["seconds_left"] == 0
+
+
+def test_pinned_priors(tmp_path: Path) -> None:
+    name = shipped_priors()[0]
+    assert pin_prior(name).sha256 == load_prior(name).sha256
+    folder = tiny_prior(tmp_path / "tiny")
+    pinned = pin_prior(str(folder))
+    assert load_pinned(pinned).name == "tiny"
+    assert str(tmp_path) not in json.dumps(pinned.describe())
+    tiny_prior(folder, seed=1)
+    with pytest.raises(ValueError, match="replaced; deploy again"):
+        load_pinned(pinned)
+
+
+def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
+    uri = tracking.default_uri(tmp_path)
+
+    def register(seed: int) -> str:
+        run_id = tracking.start_run(uri, "tiny", {}, tmp_path / "artifacts")
+        return tracking.register_prior(uri, run_id, tiny_prior(tmp_path / f"bundle{seed}", seed), "tiny")
+
+    assert register(0) == "1"
+    by_alias = pin_prior("models:/tiny@champion", uri)
+    assert register(1) == "2"
+    assert pin_prior("models:/tiny@champion", uri).version == "2"
+    assert (by_alias.version, by_alias.sha256) == ("1", pin_prior("models:/tiny/1", uri).sha256)
+    assert load_pinned(pin_prior("models:/tiny/2", uri)).name == "tiny"
+    for reference, text in (
+        ("models:/tiny", "expected models:/NAME@ALIAS"), ("models:/tiny@best", "no prior tiny"),
+        ("models:/tyni/1", "no prior tyni"), ("brain-magnitude-smal", "did you mean 'brain-magnitude-small'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            pin_prior(reference, uri)
+    with pytest.raises(ValueError, match="needs tracking_uri"):
+        pin_prior("models:/tiny/1")
+
+
+def test_pictures_are_of_one_slice(tmp_path: Path) -> None:
+    import h5py
+    import numpy as np
+
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file["reconstruction"] = np.linspace(0, 2, 32, dtype=np.float32).reshape(2, 4, 4)
+        file["std"] = np.zeros((2, 4, 4), np.float32)
+    drawn = picture(tmp_path / "r.h5", "mean", 1)
+    assert drawn.png.startswith(b"\x89PNG")
+    assert 1.9 < drawn.top <= 2
+    assert picture(tmp_path / "r.h5", "std", 0).top == 100
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        picture(tmp_path / "r.h5", "mean", 2)
