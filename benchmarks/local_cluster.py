@@ -59,8 +59,9 @@ def local_cluster(cpus: list[int], object_store_bytes: int = 200 * 2**20) -> Ite
     try:
         for number, count in enumerate(cpus):
             agent, client, grpc = free_ports(3)
-            where = [*head, "--temp-dir", str(folder / "ray"), "--ray-client-server-port", str(client)]
-            where = where if number == 0 else ["--address", cluster.address]
+            where = [*head, "--ray-client-server-port", str(client)] if number == 0 else ["--address", cluster.address]
+            # a folder each: nodes that share one unpack a job's code over each other's
+            where += ["--temp-dir", str(folder / f"ray{number}")]
             ports = ["--dashboard-agent-listen-port", str(agent), "--dashboard-agent-grpc-port", str(grpc)]
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *common, *ports]
             with open(folder / f"node{number}.log", "wb") as log:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.road [--out DIR] [--images N]
 
-A real Ray cluster of two nodes of one CPU each, on this machine; every job is a `kdrift VERB --submit` that is printed, with
-its log and its time. Then a service of its own answers over HTTP with the prior that was trained. The first step that
+A real Ray cluster of two nodes of one CPU each, on this machine; every job is a `kdrift VERB --submit` that is printed,
+with its log and its time. Then a service answers over HTTP with the prior that was trained. The first step that
 fails ends the road with status 1. What was started is stopped; --out (default: runs/road) is made anew.
 """
 
@@ -60,12 +60,21 @@ def jobs(out: Path, images: int) -> list[tuple[str, list[str]]]:
         ("magnitude volumes to another", ["convert", str(out / "heads"), "--store", str(heads)]),
         (
             "a short training on two workers",
-            ["train", "--config", "configs/train/tiny.yaml", "--out", str(out / "train"), "--workers", "2", *tracked]
-            + _sets(train),
+            [
+                "train",
+                "--config",
+                "configs/train/tiny.yaml",
+                "--out",
+                str(out / "train"),
+                "--workers",
+                "2",
+                *tracked,
+                *_sets(train),
+            ],
         ),
         (
             "four trials of the default method",
-            ["tune", "--config", "configs/tune/annealed.yaml", "--out", str(out / "tune"), *tracked] + _sets(tune),
+            ["tune", "--config", "configs/tune/annealed.yaml", "--out", str(out / "tune"), *tracked, *_sets(tune)],
         ),
         ("two volumes by a pool of actors", ["reconstruct", "--config", _write(out, "reconstruct", batch)]),
         ("methods x masks", ["evaluate", "--config", _write(out, "evaluate", table), *tracked]),
@@ -116,7 +125,7 @@ def submit(cluster: LocalCluster, name: str, title: str, command: list[str]) -> 
 
 
 def over_http(out: Path) -> None:
-    """Reconstruct one scan by the service and compare it with the batch job's answer: the same request, the same seed."""
+    """Reconstruct one scan by the service and compare it with the batch job's answer to the same request."""
     print("\n== the same over HTTP", flush=True)
     plan = {key: value for key, value in PLAN.items() if key != "settings"}
     options = [f"mask.{key}={value}" for key, value in to_dict(MASK).items() if value is not None and key != "released"]

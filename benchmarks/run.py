@@ -20,6 +20,7 @@ MODULES = (
     "bench_network",
     "bench_sampler",
     "bench_training",
+    "bench_scaling",
     "bench_serve",
 )
 OUTPUT = Path("runs/bench.json")

@@ -22,6 +22,9 @@ import pytest
 from kdrift.baselines import BASELINES
 from kdrift.cli import VERBS, configure
 from kdrift.config import load_config, parse, parse_override, to_dict
+from kdrift.data.convert import ConvertConfig
+from kdrift.evaluation.batch import BatchConfig
+from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.masks import KINDS
 from kdrift.samplers import METHODS
 from kdrift.training.config import TrainConfig
@@ -31,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLERS = REPOSITORY / "docs" / "samplers.md"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 IDS = [page.name for page in PAGES]
+CONFIGS: dict[str, type] = {"convert": ConvertConfig, "reconstruct": BatchConfig, "evaluate": EvaluateConfig}
 GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -77,7 +81,9 @@ def test_kdrift_commands_parse(page: Path) -> None:
             load_config(TrainConfig, REPOSITORY / args.config, args.set)
         if words[0] == "tune":
             load_config(TuneConfig, REPOSITORY / args.config, args.set)
-        if words[0] == "reconstruct" and args.method != "NAME":
+        if words[0] in ("convert", "reconstruct", "evaluate") and args.config:
+            load_config(CONFIGS[words[0]], REPOSITORY / args.config, args.set)
+        elif words[0] == "reconstruct" and args.method != "NAME":
             check_settings(args.method, args.preset, dict(parse_override(text) for text in args.set))
 
 

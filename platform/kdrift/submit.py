@@ -112,7 +112,10 @@ def _check_paths(parsed: argparse.Namespace) -> None:
     values: dict[str, Any] = {}
     config = getattr(parsed, "config", None)
     if config and Path(config).is_file():
-        loaded = yaml.safe_load(Path(config).read_text())
+        try:
+            loaded = yaml.safe_load(Path(config).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{config} is not valid YAML: {error}") from None
         values |= loaded if isinstance(loaded, dict) else {}
     values |= dict(parse_override(text) for text in getattr(parsed, "set", []))
     values |= {key: value for key in ("out", "store") if (value := getattr(parsed, key, None))}
