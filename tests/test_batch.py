@@ -110,7 +110,7 @@ def test_split_slices_and_failed_volumes(
     assert main(["reconstruct", "--config", str(write_config(tmp_path / "batch.yaml", values))]) == 1
     printed = capsys.readouterr()
     assert "2 slices of 2 volumes in 2 units on 2 actors" in printed.out
-    assert "kdrift: failed: small: slice 1: no fully sampled centre for coil maps" in printed.err
+    assert "kdrift: failed: small: slice 1: kspace is zero everywhere" in printed.err
     single = [
         "reconstruct",
         f"{broken['store']}/large",
