@@ -81,12 +81,12 @@ def prepare_slice(
     kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
+    if not bool((kspace != 0).any()):
+        raise ValueError("kspace is zero everywhere: nothing to reconstruct")
     if smaps is None and len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     elif smaps is None:
         smaps = espirit_maps(kspace, num_sets=num_map_sets, crop=map_crop, threshold=map_threshold)
-    if not bool((kspace != 0).any()):
-        raise ValueError("kspace is zero everywhere: nothing to reconstruct")
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
     return SliceData(index, kspace, mask, smaps, sigma, _zero_filled(kspace, smaps), kept_out)
 
