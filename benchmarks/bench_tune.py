@@ -46,7 +46,8 @@ def simulate(data: Path, folder: Path) -> None:
 
 
 def search(config: TuneConfig, folder: Path, name: str, quick: bool) -> tuple[TuneResult, float]:
-    """Run one search and return it with its minutes."""
+    """Run one search and return it with its minutes; none starts from what another found."""
+    os.environ["KDRIFT_PRESETS"] = str(folder / name / "presets")
     data = replace(config.data, sources=[str(folder / "patient09.zarr")])
     if quick:
         config = replace(config, num_trials=4)
@@ -92,7 +93,6 @@ def run(quick: bool = False) -> list[Row]:
     """Run the searches and the comparisons."""
     folder = OUT / ("quick" if quick else "full")
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["KDRIFT_PRESETS"] = str(folder / "presets")
     simulate(Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data")), folder)
     annealed = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed.yaml")
     hybrid = load_config(TuneConfig, REPOSITORY / "configs/tune/score_mri_hybrid.yaml")

@@ -134,11 +134,7 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
                 "models:/demo@champion",
                 "--tracking-uri",
                 registry,
-                *(
-                    part
-                    for option in (*REQUEST, "plan.num_samples=4", "plan.settings.num_steps=20")
-                    for part in ("--option", option)
-                ),
+                *(part for option in REQUEST for part in ("--option", option)),
             ),
             "benchmarks.over_http",
         ),

@@ -103,6 +103,9 @@ def _fetch(url: str, key: str | None, body: bytes | None = None) -> bytes:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{error.code} {error.reason}: {error.read().decode(errors='replace')[:500]}") from None
+    except urllib.error.URLError as error:
+        why = "" if body is None else "; a request that is refused is cut off before its file is read"
+        raise RuntimeError(f"{error.reason}{why}") from None
 
 
 def main() -> int:

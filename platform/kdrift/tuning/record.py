@@ -88,11 +88,11 @@ class Recorder(Callback):
         left = config.num_trials - len(done)
         each = (time.monotonic() - self._began) / max(1, len(done) - self._done_before)
         whole = [trial.value for trial in done if trial.state == "complete"]
-        best = (max if config.higher_is_better else min)(whole, default=float("nan"))
+        best = f"{(max if config.higher_is_better else min)(whole):.5g}" if whole else "none yet"
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
         after = "" if record.state == "complete" else f" (stopped after {record.rows[-1]['slices']:.0f} slices)"
         self._echo(
-            f"{len(done)}/{config.num_trials} trials  best {config.objective} {best:.5g}"
+            f"{len(done)}/{config.num_trials} trials  best {config.objective} {best}"
             f"  {format_seconds(each * left)} left  |  {record.number}: {record.value:.5g}{after}  {shown}"
         )
 

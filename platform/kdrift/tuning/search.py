@@ -18,13 +18,16 @@ from kdrift import tracking
 from kdrift.config import flatten, to_dict
 from kdrift.hardware import keep_freed_memory
 from kdrift.plan import Plan, choose_device, resolve
-from kdrift.presets import Preset, find_preset, preset_folder, read_preset
+from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
 from kdrift.prior import Prior, load_prior
 from kdrift.training.progress import read_json, write_json
 from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, leave_results, make_preset
+
+START = "start.yaml"
+"""The preset that a search in an output folder started from."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ def tune(
         On Ctrl-C; the search can be resumed.
     """
     began, out = time.monotonic(), out.resolve()
-    plan, start = _start(config)
+    plan, start = _start(config, out)
     prior = load_prior(config.prior)
     cases = load_cases(config, plan)
     settings = to_dict(config)
     run = _open_run(config, settings, out, resume, tracking_uri)
+    write_preset(start, out / START)
     journal = Journal(out / "trials.jsonl")
     if resume:
         tracking.keep_children(run["tracking_uri"], run["run_id"], {trial.run_id for trial in journal.trials.values()})
@@ -119,10 +123,14 @@ def run_trial(settings: dict[str, Any], *, plan: Plan, prior: Prior, cases: list
         ray_tune.report(row)
 
 
-def _start(config: TuneConfig) -> tuple[Plan, Preset]:
+def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     """Return the plan of a trial but for its searched settings, and the preset that the search starts from."""
-    named = str(config.preset).endswith((".yaml", ".yml"))
-    start = read_preset(str(config.preset), config.method) if named else find_preset(config.method, config.preset)
+    if (out / START).is_file():  # `tuned` may be another one by now
+        start = read_preset(out / START, config.method)
+    elif str(config.preset).endswith((".yaml", ".yml")):
+        start = read_preset(str(config.preset), config.method)
+    else:
+        start = find_preset(config.method, config.preset)
     check_space(config, start)
     plan = Plan(config.method, start, config.settings, num_samples=config.num_samples, seed=config.seed)
     return plan, start
