@@ -21,7 +21,7 @@ from kdrift.masks import make_mask
 from kdrift.metrics import psnr
 from kdrift.networks import NCSNpp, NCSNppConfig
 from kdrift.reconstruct import Plan, reconstruct
-from kdrift.score import MagnitudeScore
+from kdrift.score import NetworkScore
 
 COMMAND = "python -m benchmarks.bench_network"
 
@@ -36,7 +36,7 @@ def forward(size: int, rounds: int) -> dict[str, Any]:
     """Time Score-MRI's full network on one real image, both ways in turn."""
     torch.manual_seed(0)
     plain = NCSNpp(NCSNppConfig()).eval()
-    score = MagnitudeScore(copy.deepcopy(plain), returns_denoised=False, size_multiple=8)
+    score = NetworkScore(copy.deepcopy(plain), returns_denoised=False, size_multiple=8)
     x, sigma = torch.rand(1, 1, size, size), torch.tensor([0.5])
 
     @torch.no_grad()

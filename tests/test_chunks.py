@@ -11,8 +11,9 @@ from kdrift.chunks import Chunk, merge_chunks, split_chains
 from kdrift.data.phantom import phantom_volume
 from kdrift.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.plan import Plan, Runner, resolve
+from kdrift.plan import Plan
 from kdrift.prior import Prior
+from kdrift.runner import Runner, resolve
 from kdrift.slices import SliceData, prepare_slice
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior import load_prior, save_prior, shipped_priors
-from kdrift.score import MagnitudeScore, denoise, pad_to_multiple
+from kdrift.score import NetworkScore, denoise, pad_to_multiple
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,
@@ -87,7 +87,7 @@ class _Linear(torch.nn.Module):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 7, 9), (5, 6)])
 def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) -> None:
     network = _Linear()
-    score = MagnitudeScore(network, returns_denoised=True, size_multiple=4, max_images=3, fast=False)
+    score = NetworkScore(network, returns_denoised=True, size_multiple=4, max_images=3, fast=False)
     x = torch.randn(*shape, dtype=torch.complex64)
     torch.testing.assert_close(score(x, 0.3), -x / (0.5**2 + 0.3**2), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoise(score, x, 0.3), x * 0.25 / 0.34, rtol=1e-4, atol=1e-4)

@@ -16,9 +16,10 @@ from kdrift.cli import main
 from kdrift.config import load_config, parse, to_dict
 from kdrift.heldout import draw_heldout
 from kdrift.masks import acs_region, make_mask
-from kdrift.plan import Plan, pin, resolve
+from kdrift.plan import Plan, pin
 from kdrift.presets import Preset, find_preset, read_preset, write_preset
 from kdrift.prior import load_prior
+from kdrift.runner import resolve
 from kdrift.samplers import METHODS
 from kdrift.tuning.config import Axis, TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord

@@ -93,7 +93,7 @@ def load_acquisition(
                 " MiB are read: ask for fewer slices"
             )
         start, stop = chosen[0], chosen[-1] + 1
-        kspace = torch.from_numpy(opened.read_kspace(start, stop))
+        kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
         own_mask, noise_cov = opened.mask(), opened.noise_cov()
         stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
     if own_mask is not None and mask is not None:

@@ -1,28 +1,16 @@
-"""What to run on a slice: a plan of names and numbers, resolved once into a runner of chunks."""
+"""What to run on a slice: a plan of names and numbers."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from kdrift.baselines import BASELINES
-from kdrift.chunks import Chunk, ChunkResult
-from kdrift.coils import rss
-from kdrift.config import parse, suggest
-from kdrift.fourier import fft2c
 from kdrift.presets import Preset, find_preset
-from kdrift.prior import Prior, load_prior
-from kdrift.samplers import METHODS, Callback, ChainNoise, Measurement
-from kdrift.sde import VESDE
-from kdrift.sense import sense_operator
+from kdrift.samplers import METHODS
 from kdrift.slices import SliceData, prepare_slice
-from kdrift.uncertainty import RunningMoments
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-magnitude-small"
@@ -67,77 +55,13 @@ class Plan:
         )  # fmt: skip
 
 
-class Runner(Protocol):
-    """A resolved plan: runs chunks of a slice, and knows how its chains may be split."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Resolved: method, preset, options, prior and its hash, samples, seed."""
-        ...
-
-    @property
-    def num_samples(self) -> int:
-        """Samples a slice; 1 for a classical method."""
-        ...
-
-    @property
-    def independent_coils(self) -> bool:
-        """Each coil image is a chain of its own."""
-        ...
-
-    def run_chunk(self, data: SliceData, chunk: Chunk, steps: Callback | None = None) -> ChunkResult:
-        """Run the chains of `chunk`; `steps` is told (steps done, steps in all)."""
-        ...
-
-
-def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.device = "auto") -> Runner:
-    """Turn names into functions, settings and a prior; every mistake in them is found here.
-
-    `prior` is a loaded prior, or a shipped name or path; only samplers need one. Raises ValueError for an unknown
-    method, preset or setting, or a prior that cannot serve.
-    """
-    maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
-    common = {
-        "method": plan.method,
-        "num_samples": plan.num_samples,
-        "seed": plan.seed,
-        "maps": maps,
-        "precision": plan.precision,
-    }
-    if plan.num_samples < 1 or plan.batch_samples < 1 or plan.seed < 0:
-        raise ValueError(
-            "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"
-            f" {plan.num_samples}, {plan.batch_samples} and {plan.seed}"
-        )
-    if plan.num_map_sets not in (1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
-        raise ValueError(
-            "num_map_sets must be 1 or 2, map_crop in [0, 1) and map_threshold in (0, 1), got"
-            f" {plan.num_map_sets}, {plan.map_crop} and {plan.map_threshold}"
-        )
-    if plan.method in BASELINES:
-        if plan.preset:
-            raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
-        options = _classical_options(plan)
-        return _Classical(plan, {**common, "num_samples": 1, "preset": "", "options": options})
-    if plan.method not in METHODS:
-        raise ValueError(f"no method {plan.method!r}{suggest(plan.method, [*METHODS, *BASELINES])}")
-    method = METHODS[plan.method]
-    preset = _preset(plan)
-    resolved = parse(method.options, {**preset.settings, **plan.settings}, f"method {plan.method}")
-    prior = prior if isinstance(prior, Prior) else load_prior(prior or DEFAULT_PRIOR, choose_device(device))
-    used = {"name": prior.name, "sha256": prior.sha256}
-    config = {**common, "preset": preset.name, "options": dataclasses.asdict(resolved), "prior": used}
-    if preset.provenance:
-        config["preset_provenance"] = preset.provenance
-    return _Sampling(plan, config, resolved, prior)
-
-
 def pin(plan: Plan) -> Plan:
     """Return the plan with its preset looked up: one for all processes and machines that run parts of the work."""
-    return dataclasses.replace(plan, preset=_preset(plan)) if plan.method in METHODS else plan
+    return dataclasses.replace(plan, preset=plan_preset(plan)) if plan.method in METHODS else plan
 
 
-def _preset(plan: Plan) -> Preset:
+def plan_preset(plan: Plan) -> Preset:
+    """Return the preset of a sampler's plan. Raises ValueError for one that there is not."""
     if isinstance(plan.preset, Preset):
         if plan.preset.method != plan.method:
             raise ValueError(f"the preset is of method {plan.preset.method}, asked for {plan.method}")
@@ -146,132 +70,3 @@ def _preset(plan: Plan) -> Preset:
         return find_preset(plan.method, plan.preset)
     except ValueError as error:
         raise ValueError(f"method {plan.method}: {error}") from None
-
-
-def _classical_options(plan: Plan) -> dict[str, Any]:
-    options = dict(plan.settings)
-    unknown = set(options) - {"weight", "max_iter"}
-    if unknown:
-        raise ValueError(f"{plan.method} has no setting {min(unknown)!r}; it has weight, max_iter")
-    for name, value in options.items():
-        kind = int if name == "max_iter" else (int, float)
-        if not isinstance(value, kind) or isinstance(value, bool) or not 0 <= value < math.inf:
-            expected = "a whole number" if name == "max_iter" else "a number"
-            raise ValueError(f"{name} of {plan.method} must be {expected}, 0 or larger, got {value!r}")
-    return options
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """Return a usable device; `auto` is a GPU where there is one. Raises ValueError for one that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
-@dataclass(frozen=True)
-class _Classical:
-    """A baseline: one image, no samples, no network."""
-
-    plan: Plan
-    config: dict[str, Any]
-    num_samples: int = 1
-    independent_coils: bool = False
-
-    def run_chunk(self, data: SliceData, chunk: Chunk, steps: Callback | None = None) -> ChunkResult:
-        if data.smaps.ndim != 3:
-            raise ValueError(f"{self.plan.method} takes one set of coil maps, got {len(data.smaps)}")
-        began = time.perf_counter()
-        data = data.to(torch.device("cpu"))
-        given = (data.kspace, data.mask, data.smaps)
-        image = BASELINES[self.plan.method](*given, **self.config["options"])[None]
-        stages = {"network": 0.0, "sampler": time.perf_counter() - began, "combine": 0.0}
-        misfit = _residual(image, *given).abs().square().flatten(1).sum(1)
-        magnitude = image.abs()
-        kept = magnitude if self.plan.keep_samples else None
-        unseen = _heldout_residual(image, data, data.smaps, None)
-        return ChunkResult(chunk, RunningMoments.of(magnitude), kept, misfit, 0, 0, stages, unseen)
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """A posterior sampler with its prior."""
-
-    plan: Plan
-    config: dict[str, Any]
-    options: Any
-    prior: Prior
-
-    @property
-    def num_samples(self) -> int:
-        return self.plan.num_samples
-
-    @property
-    def independent_coils(self) -> bool:
-        return METHODS[self.plan.method].chains == "coil"
-
-    def run_chunk(self, data: SliceData, chunk: Chunk, steps: Callback | None = None) -> ChunkResult:
-        method, kspace, smaps, scale = METHODS[self.plan.method], data.kspace, data.smaps, data.scale
-        by_coil = method.chains != "image"
-        if chunk.coils is not None:
-            if not self.independent_coils:
-                raise ValueError(f"the coils of {self.plan.method} cannot be split: leave out coils")
-            kspace, smaps = kspace[slice(*chunk.coils)], smaps[..., slice(*chunk.coils), :, :]
-        if by_coil:
-            parts: range | None = range(*(chunk.coils or (0, len(kspace))))
-        else:
-            parts = range(len(smaps)) if smaps.ndim == 4 else None
-        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale)
-        score = _TimedScore(self.prior.score(fast=None if self.plan.precision == "auto" else False))
-        samples = range(*chunk.samples)
-        rng = ChainNoise(self.plan.seed, data.index, samples, parts, device=kspace.device, dtype=kspace.dtype)
-        sde, began = VESDE(*self.prior.sigma_range), time.perf_counter()
-        x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=steps)
-        sampled = time.perf_counter()
-        images = (scale * (rss(x) if by_coil or smaps.ndim == 4 else x.abs())).cpu()
-        moments = None if chunk.coils is not None else RunningMoments.of(images)
-        kept = images if self.plan.keep_samples or moments is None else None
-        combined_by = None if by_coil else smaps
-        misfit = _residual(scale * x, kspace, data.mask, combined_by).abs().square().flatten(1).sum(1).cpu()
-        unseen = _heldout_residual(scale * x, data, combined_by, chunk.coils)
-        stages = {
-            "network": score.seconds,
-            "sampler": sampled - began - score.seconds,
-            "combine": time.perf_counter() - sampled,
-        }
-        return ChunkResult(chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen)
-
-
-class _TimedScore:
-    """Counts and times the calls of a score model."""
-
-    def __init__(self, score: Any) -> None:
-        self._score, self.seconds, self.calls = score, 0.0, 0
-
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        began = time.perf_counter()
-        result = self._score(x, sigma)
-        self.seconds += time.perf_counter() - began
-        self.calls += 1
-        return result
-
-    @property
-    def num_images(self) -> int:
-        return int(self._score.num_images)
-
-
-def _residual(x: Tensor, kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
-    """Return M (y - A x) of each sample, `(sample, coil, row, col)`; without maps x are coil images."""
-    predicted = torch.where(mask, fft2c(x), 0) if smaps is None else sense_operator(smaps, mask).forward(x + 0j)
-    return kspace - predicted
-
-
-def _heldout_residual(x: Tensor, data: SliceData, smaps: Tensor | None, coils: tuple[int, int] | None) -> Tensor | None:
-    """Return what `ChunkResult.heldout` holds."""
-    if data.heldout is None:
-        return None
-    mask, kspace = data.heldout.mask, data.heldout.kspace[slice(*(coils or (None,)))]
-    mean = x.mean(0, keepdim=True)
-    return _residual(mean, kspace, mask, smaps)[0][..., mask].cpu()

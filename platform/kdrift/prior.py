@@ -18,7 +18,8 @@ from torch import nn
 
 from kdrift.config import parse, suggest, to_dict
 from kdrift.networks import NetworkConfig, build_network
-from kdrift.score import MagnitudeScore
+from kdrift.score import NetworkScore
+from kdrift.sde import SDE, VESDE, HighFrequencySDE, LowFrequencies, Noise
 
 SHIPPED = Path(__file__).parent / "priors"
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
@@ -33,22 +34,34 @@ class Prior:
     """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode."""
     network_config: NetworkConfig
     metadata: dict[str, Any]
-    """What training recorded: `sigma_min`, `sigma_max`, `scale_quantile`, data, versions."""
+    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies`, `scale_quantile`, data."""
     sha256: str
     """Of the weights file; names the prior in every result."""
 
-    def score(self, *, max_images: int = 8, fast: bool | None = None) -> MagnitudeScore:
+    def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
         """Return the score model of complex images (a one-channel prior scores both parts)."""
-        channels = self.network_config.ncsnpp.channels
-        if channels != 1:
-            raise ValueError(f"prior {self.name} has {channels} image channels; a magnitude prior has 1")
-        return MagnitudeScore(
+        return NetworkScore(
             self.network,
             returns_denoised=self.network_config.preconditioning == "edm",
-            size_multiple=self.network_config.ncsnpp.size_multiple,
+            channels=self.network_config.channels,
+            size_multiple=self.network_config.size_multiple,
             max_images=max_images,
             fast=fast,
         )
+
+    @property
+    def noise(self) -> Noise:
+        """What noise the prior was trained to remove, which decides the methods it can serve."""
+        kind: Noise = self.metadata.get("noise", "white")
+        return kind
+
+    def sde(self, rows: int, cols: int) -> SDE:
+        """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
+        levels = VESDE(*self.sigma_range)
+        if self.noise == "white":
+            return levels
+        low = parse(LowFrequencies, self.metadata["low_frequencies"], f"prior {self.name}: low_frequencies")
+        return HighFrequencySDE(levels, low.mask(rows, cols).to(next(self.network.parameters()).device))
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -59,6 +72,12 @@ class Prior:
 def shipped_priors() -> list[str]:
     """Names of the priors that come with kdrift."""
     return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
+
+
+def shipped_for(noise: Noise) -> list[str]:
+    """Names of the shipped priors that were trained to remove this noise."""
+    metadata = {name: yaml.safe_load((SHIPPED / name / CONFIG).read_text())["metadata"] for name in shipped_priors()}
+    return [name for name, values in metadata.items() if values.get("noise", "white") == noise]
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from kdrift.chunks import merge_chunks, split_chains
-from kdrift.plan import DEFAULT_METHOD, DEFAULT_PRIOR, Plan, choose_device, resolve
+from kdrift.plan import DEFAULT_METHOD, DEFAULT_PRIOR, Plan
 from kdrift.prior import Prior
 from kdrift.result import ReconstructionResult, SliceFacts, gather
+from kdrift.runner import choose_device, resolve
 
 __all__ = ["DEFAULT_METHOD", "DEFAULT_PRIOR", "Plan", "Progress", "reconstruct"]
 

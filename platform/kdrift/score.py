@@ -30,16 +30,18 @@ def denoise(score: ScoreModel, x: Tensor, sigma: float | Tensor) -> Tensor:
     return x + level**2 * score(x, sigma)
 
 
-class MagnitudeScore:
-    """Score of complex images from a one-channel prior of magnitude images (Score-MRI, Algorithm 3).
+class NetworkScore:
+    """Score of complex images from a network of real images, of one channel or two.
 
-    Real and imaginary parts are scored as separate images of one batch. A magnitude is never negative while the parts
-    are, so a prior for this use is best trained with sign or phase augmentation.
+    A one-channel prior scores real and imaginary parts as separate images of one batch (Score-MRI, Algorithm 3); such
+    a prior is best trained with sign or phase augmentation, for magnitudes are never negative while the parts are. A
+    two-channel prior takes them together. Gradients with respect to `x` pass, the network's parameters have none.
 
     Parameters
     ----------
-    network : called `(x: float (batch, 1, row, col), sigma: (batch,))`; returns the score, or with
+    network : called `(x: float (batch, channels, row, col), sigma: (batch,))`; returns the score, or with
         `returns_denoised` the denoised image.
+    channels : of the network's images, 1 or 2.
     size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
     max_images : network images evaluated at a time; bounds memory.
     fast : bfloat16 autocast and channels_last (None: where the hardware has them).
@@ -50,47 +52,51 @@ class MagnitudeScore:
         network: nn.Module,
         *,
         returns_denoised: bool,
+        channels: int = 1,
         size_multiple: int = 1,
         max_images: int = 8,
         fast: bool | None = None,
     ) -> None:
+        if channels not in (1, 2):
+            raise ValueError(f"a network of complex images has 1 or 2 channels, got {channels}")
         device = next(network.parameters()).device
         self.fast = has_fast_bfloat16(device) if fast is None else fast
         memory_format = torch.channels_last if self.fast else torch.contiguous_format
-        self.network = network.eval().to(memory_format=memory_format)  # type: ignore[call-overload]
+        network = network.eval().requires_grad_(False)
+        self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.device = device
         self.returns_denoised = returns_denoised
+        self.channels = channels
         self.size_multiple = size_multiple
         self.max_images = max_images
         self.num_images = 0
-        """Network images evaluated so far (two for each complex image)."""
+        """Network images evaluated so far (for each complex image two of a one-channel network)."""
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Return the score at `x` `(*batch, row, col)`; a real `x` is one network image, a complex one two."""
+        """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
         output = self._evaluate(x, sigma)
         if not self.returns_denoised:
             return output
         return (output - x) / _per_image(sigma, x) ** 2
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if not x.is_complex() and self.channels == 2:
+            raise ValueError("this prior is of complex images: a real image needs a magnitude prior")
         rows, cols = x.shape[-2:]
         images = x.reshape(-1, 1, rows, cols)
         if x.is_complex():
-            images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, 1, rows, cols)
+            images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, self.channels, rows, cols)
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[:-2]).reshape(-1)
-        levels = levels.repeat_interleave(2 if x.is_complex() else 1)
-        output = torch.empty_like(images)
-        for start in range(0, len(images), self.max_images):
-            part = slice(start, start + self.max_images)
-            output[part] = self._network_images(images[part], levels[part])
+        levels = levels.repeat_interleave(len(images) // len(levels))
+        parts = zip(images.split(self.max_images), levels.split(self.max_images), strict=True)
+        output = torch.cat([self._network(part, level) for part, level in parts])
         self.num_images += len(images)
         if not x.is_complex():
             return output.reshape(x.shape)
         pairs = output.reshape(-1, 2, rows, cols).permute(0, 2, 3, 1).contiguous()
         return torch.view_as_complex(pairs).reshape(x.shape)
 
-    @torch.no_grad()
-    def _network_images(self, images: Tensor, levels: Tensor) -> Tensor:
+    def _network(self, images: Tensor, levels: Tensor) -> Tensor:
         rows, cols = images.shape[-2:]
         padded = pad_to_multiple(images, self.size_multiple).to(self.device, torch.float32)
         if self.fast:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from kdrift.acquisition import Acquisition
 from kdrift.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
-from kdrift.plan import Runner
 from kdrift.report import save_result
 from kdrift.result import ReconstructionResult, SliceFacts, gather
+from kdrift.runner import Runner
 from kdrift.slices import SliceData
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.problems import Problem

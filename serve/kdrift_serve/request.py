@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.config import parse, suggest
-from kdrift.plan import Plan, Runner, pin, resolve
+from kdrift.plan import Plan, pin
 from kdrift.prior import Prior
+from kdrift.runner import Runner, resolve
 from kdrift_serve.config import Limits
 from kdrift_serve.problems import Problem
 

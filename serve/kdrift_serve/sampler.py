@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kdrift.chunks import Chunk, ChunkResult
 from kdrift.pinned import PinnedPrior, load_pinned
-from kdrift.plan import Plan, choose_device, resolve
+from kdrift.plan import Plan
 from kdrift.result import SliceFacts
+from kdrift.runner import choose_device, resolve
 from kdrift.slices import SliceData
 from kdrift_serve.config import SamplerConfig
 

@@ -61,7 +61,7 @@ def pad_to(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def augment(image: np.ndarray, how: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Vary a (row, col) image as `how` says; the draws are always made in the same order."""
+    """Vary a (row, col) image as `how` says, to (channel, row, col); the draws are always made in the same order."""
     flips, turns, sign = (int(rng.integers(n)) for n in (4, 4, 2))
     if how.flip:
         image = image[:: -1 if flips & 1 else 1, :: -1 if flips & 2 else 1]
@@ -72,8 +72,14 @@ def augment(image: np.ndarray, how: DataConfig, rng: np.random.Generator) -> np.
     if how.augment_phase == "sign" and sign:
         factor = -factor
     if how.augment_phase == "smooth":
-        image = image * np.cos(smooth_phase(image.shape, how.phase_rad, rng))
-    return np.ascontiguousarray(image * factor, dtype=np.float32)
+        parts = with_phase(image, smooth_phase(image.shape, how.phase_rad, rng))
+        return (parts if how.images == "complex" else parts[:1]) * factor
+    return np.ascontiguousarray(image * factor, dtype=np.float32)[None]
+
+
+def with_phase(image: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """Return real and imaginary part of image * exp(i phase), float32 (2, row, col)."""
+    return np.stack([image * np.cos(phase), image * np.sin(phase)]).astype(np.float32)
 
 
 def smooth_phase(shape: tuple[int, ...], std_rad: float, rng: np.random.Generator, knots: int = KNOTS) -> np.ndarray:

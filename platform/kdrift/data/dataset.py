@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kdrift.data.augment import augment, crop_centre, crop_random, shrink
+from kdrift.data.augment import augment, crop_centre, crop_random, shrink, smooth_phase, with_phase
 
 Split = Literal["train", "validation"]
 
@@ -52,6 +52,8 @@ class DataConfig:
     """Flip at random along either axis."""
     rot90: bool = True
     """Turn at random by a multiple of 90 degrees."""
+    images: Literal["real", "complex"] = "real"
+    """real: one channel. complex: real and imaginary part of image * exp(i phi), for a prior of two channels."""
     augment_phase: Literal["none", "sign", "smooth"] = "none"
     """none: magnitudes. sign: times -1 at random. smooth: real part of image * exp(i phi), phi a uniform
     constant plus a random smooth field. A magnitude never goes negative, real and imaginary parts do: a prior
@@ -77,6 +79,8 @@ class DataConfig:
             raise ValueError(f"drop_first {self.drop_first} and drop_last {self.drop_last} must not be negative")
         if not 0 <= self.min_foreground < 1:
             raise ValueError(f"min_foreground is {self.min_foreground}, expected a number in [0, 1)")
+        if self.images == "complex" and self.augment_phase != "smooth":
+            raise ValueError(f"complex images need augment_phase 'smooth', got {self.augment_phase!r}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class TrainingImages:
         return self.num_slices
 
     def item(self, index: int) -> np.ndarray:
-        """Return training image `index` (any count >= 0) as float32 (crop, crop)."""
+        """Return training image `index` (any count >= 0) as float32 (channel, crop, crop)."""
         if index < 0:
             raise ValueError(f"image index is {index}, expected at least 0")
         epoch, position = divmod(index, self.num_slices)
@@ -129,19 +133,25 @@ class TrainingImages:
         return augment(shrink(crop, self.config.crop), self.config, rng)
 
     def batch(self, indices: Iterable[int]) -> torch.Tensor:
-        """Return training images as float32 (batch, 1, crop, crop)."""
-        return torch.from_numpy(np.stack([self.item(int(index)) for index in indices])[:, None])
+        """Return training images as float32 (batch, channel, crop, crop)."""
+        return torch.from_numpy(np.stack([self.item(int(index)) for index in indices]))
 
     def validation_batch(self, num_images: int, start: int = 0) -> torch.Tensor:
-        """Return centre crops without augmentation, float32 (batch, 1, crop, crop), spread evenly over the
-        slices.
+        """Return centre crops without augmentation, float32 (batch, channel, crop, crop), spread evenly over the
+        slices; complex ones have a random smooth phase, the same each time.
 
         With `num_images` as large as the split every slice comes once; more than that is an error.
         """
         if not 0 < num_images <= self.num_slices:
             raise ValueError(f"num_images is {num_images}, the split has {self.num_slices} slices")
         picks = (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices
-        return torch.from_numpy(np.stack([crop_centre(self.slice(int(i)), self.config.crop) for i in picks])[:, None])
+        crops = {int(i): crop_centre(self.slice(int(i)), self.config.crop) for i in picks}
+        if self.config.images == "real":
+            return torch.from_numpy(np.stack(list(crops.values()))[:, None])
+        phases = [
+            smooth_phase(crop.shape, self.config.phase_rad, np.random.default_rng(i)) for i, crop in crops.items()
+        ]
+        return torch.from_numpy(np.stack([with_phase(*pair) for pair in zip(crops.values(), phases, strict=True)]))
 
     def slice(self, number: int) -> np.ndarray:
         """Return slice `number` of the split, scaled, float32 (row, col), uncropped."""

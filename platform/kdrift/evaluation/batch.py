@@ -12,8 +12,9 @@ from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin
 from kdrift.prior import Prior, load_prior
+from kdrift.runner import resolve
 from kdrift.samplers import METHODS
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")

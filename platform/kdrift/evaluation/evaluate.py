@@ -17,7 +17,8 @@ from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, pin, resolve
+from kdrift.plan import DEFAULT_PRIOR, Plan, pin
+from kdrift.runner import resolve
 from kdrift.training.progress import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")

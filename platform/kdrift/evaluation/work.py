@@ -15,7 +15,8 @@ from kdrift.chunks import Chunk, split_chains
 from kdrift.config import to_dict
 from kdrift.data.store import open_store
 from kdrift.data.volume import VolumeInfo
-from kdrift.plan import Plan, Runner
+from kdrift.plan import Plan
+from kdrift.runner import Runner
 
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""

@@ -12,10 +12,10 @@ from kdrift.acquisition import load_acquisition
 from kdrift.chunks import ChunkResult
 from kdrift.evaluation.partial import load_slice, mark_finished
 from kdrift.evaluation.work import Unit, VolumeTask
-from kdrift.plan import resolve
 from kdrift.prior import Prior
 from kdrift.report import save_result
 from kdrift.result import SliceFacts, gather
+from kdrift.runner import resolve
 from kdrift.slices import SliceData
 
 

@@ -23,6 +23,16 @@ class NetworkConfig:
     sigma_data: float = 0.3
     """Standard deviation of the training images, used by `edm`."""
 
+    @property
+    def channels(self) -> int:
+        """Image channels: 1 for real images, 2 for complex ones."""
+        return self.ncsnpp.channels
+
+    @property
+    def size_multiple(self) -> int:
+        """Rows and columns of an input must be multiples of this."""
+        return self.ncsnpp.size_multiple
+
     def __post_init__(self) -> None:
         if self.preconditioning not in ("none", "edm"):
             raise ValueError(f"preconditioning is 'none' or 'edm', got {self.preconditioning!r}")

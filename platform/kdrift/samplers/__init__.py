@@ -19,6 +19,7 @@ from kdrift.samplers.score_mri import (
     score_mri_real,
     score_mri_ssos,
 )
+from kdrift.sde import Noise
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Method:
     """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS at the end, on its
     own or with steps that couple a sample's coils."""
     summary: str
+    noise: Noise = "white"
+    """What its prior was trained to remove."""
 
     def preset(self, name: str | None) -> tuple[str, Any]:
         """Return the name and the settings of a preset, by default `tuned` if there is one, else `paper`."""

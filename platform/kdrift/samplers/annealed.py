@@ -102,7 +102,7 @@ def annealed(
             noise = options.eta * levels[i + 1] * rng(*data.shape[-2:])
             x = x0 + noise + (kept * (x - x0) if kept else 0)
         if callback:
-            callback(i + 1, options.num_steps)
+            callback(i + 1, options.num_steps, x0, sigma)
     return x0 + (data - operator.normal(x0)) if options.keep_measured else x0
 
 

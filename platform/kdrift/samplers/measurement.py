@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-Callback = Callable[[int, int], None]
-"""Called after each step with (steps done, steps in all); raises to stop the chain."""
+Callback = Callable[[int, int, Tensor, float], None]
+"""Called after each step with (steps done, steps in all, the images so far, the noise level left in them); the images
+are a batch of chains, `(sample, [set | coil,] row, col)`. Raises to stop them."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def pc_sample(
             x = project(x)
         x = after_step(x, len(steps) - 1 - done)
         if callback:
-            callback(done + 1, len(steps))
+            callback(done + 1, len(steps), x, step.stop)
     return x
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdrift.sde.base import SDE
+
 
 @dataclass(frozen=True)
-class VESDE:
+class VESDE(SDE):
     """dx = sqrt(d sigma^2/dt) dw with sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
     `sigma` is the standard deviation of each real component; the kernel is x_t = x_0 + sigma(t) z.
@@ -25,7 +27,11 @@ class VESDE:
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Tensor) -> Tensor:
+        """1: the mean stays as it is."""
+        return torch.ones_like(t)
+
+    def std(self, t: Tensor) -> Tensor:
         """Noise level at time t (Score-MRI Eq. 19)."""
         return self.sigma_min * torch.exp(t * math.log(self.sigma_max / self.sigma_min))
 
@@ -33,21 +39,13 @@ class VESDE:
         """Time at which the noise level is `sigma`; the inverse of `sigma`."""
         return torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return f(x, t) = 0, of the shape of x."""
-        return torch.zeros_like(x)
+    def rate(self, t: Tensor) -> Tensor:
+        """0: no drift."""
+        return torch.zeros_like(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """Return g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
-        return self.sigma(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
-
-    def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of p(x_t | x_0); `t` broadcasts against leading dimensions."""
-        return x0, self.sigma(t)
-
-    def prior_sample(self, noise: Tensor) -> Tensor:
-        """Turn unit noise into a sample at t = 1."""
-        return self.sigma_max * noise
+        """g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
+        return self.std(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
 
     def levels(self, num_steps: int) -> list[float]:
         """Return sigma_0 < ... < sigma_{N-1}, geometric from sigma_min to sigma_max (the discrete SDE)."""

@@ -8,12 +8,17 @@ from typing import Any, Literal
 from kdrift.config import flatten
 from kdrift.data.dataset import DataConfig
 from kdrift.networks import NetworkConfig
+from kdrift.sde import LowFrequencies, Noise
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Noise levels seen in training; sigma is the standard deviation of the real image's noise."""
+    """Noise seen in training; sigma is the standard deviation of each of its real components."""
 
+    kind: Noise = "white"
+    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE (needs complex images)."""
+    low: LowFrequencies = field(default_factory=LowFrequencies)
+    """The centre of k-space that stays free of noise (kind high_frequency)."""
     log_sigma_mean: float = -1.2
     """P_mean of Karras et al. 2022, Table 1: mean of ln sigma (edm preconditioning)."""
     log_sigma_std: float = 1.2
@@ -140,6 +145,8 @@ class TrainConfig:
     """Logging, validation, sample images."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints and restarts."""
+    init_from: str | None = None
+    """Prior (shipped name or folder) whose weights a fresh run starts from, wherever the shapes agree."""
     card: str = ""
     """Markdown put into the model card: what the prior is for, its data, their licence and citation."""
 
@@ -148,6 +155,13 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size and total_images must be positive, got {self.batch_size} and {self.total_images}"
             )
+        channels = 2 if self.data.images == "complex" else 1
+        if self.network.channels != channels:
+            raise ValueError(
+                f"data.images {self.data.images} have {channels} channels, the network has {self.network.channels}"
+            )
+        if self.noise.kind == "high_frequency" and channels == 1:
+            raise ValueError("noise.kind high_frequency needs data.images: complex")
 
 
 def check_resumable(saved: dict[str, Any], config: dict[str, Any]) -> None:

@@ -21,8 +21,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
+from kdrift.prior import load_prior
 from kdrift.training.config import OptimisationConfig, TrainConfig
-from kdrift.training.loss import derive_seed, draw_noise, noise_left, training_loss
+from kdrift.training.loss import derive_seed, draw_noise, noise_left, projection, training_loss
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (
@@ -115,13 +116,25 @@ def new_state(config: TrainConfig, device: torch.device) -> TrainState:
     """Build network, moving average and optimiser of a fresh run; the weights depend on the seed alone."""
     torch.manual_seed(derive_seed(config.seed))
     layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
-    network = build_network(config.network).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    network = build_network(config.network)
+    if config.init_from is not None:
+        _start_from(network, config.init_from)
+    network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     options = config.optimisation
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rate, decay = options.learning_rate, options.weight_decay
     optimizer = kind(trained, lr=rate, betas=options.betas, weight_decay=decay, fused=True)
     return TrainState(network, copy.deepcopy(network).requires_grad_(False).eval(), optimizer)
+
+
+def _start_from(network: nn.Module, prior: str) -> None:
+    """Copy the weights of a prior wherever name and shape agree."""
+    own, given = network.state_dict(), load_prior(prior).network.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ValueError(f"init_from {prior}: no weight of that prior fits the network; choose a like configuration")
+    network.load_state_dict(fitting, strict=False)
 
 
 def learning_rate(config: OptimisationConfig, images: int, total_images: int) -> float:
@@ -174,7 +187,7 @@ def fit(
     network = wrap(state.network)
     network.train()
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
-    kind, sigma_data = config.network.preconditioning, config.network.sigma_data
+    kind = config.network.preconditioning
 
     def load(start: int) -> tuple[Tensor, Tensor, Tensor]:
         indices = range(start + rank * share, start + (rank + 1) * share)
@@ -197,7 +210,7 @@ def fit(
             torch.manual_seed(derive_seed(config.seed, before, rank, 1))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
-                loss = training_loss(network, kind, sigma_data, image, sigma, noise)
+                loss = training_loss(network, config, image, sigma, noise)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())
@@ -233,7 +246,7 @@ def fit(
 @torch.no_grad()
 def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
     """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
-    kind = config.network.preconditioning
+    kind, part = config.network.preconditioning, projection(config.noise)
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
     for start in range(0, len(images), _VALIDATION_BATCH):
         image = images[start : start + _VALIDATION_BATCH]
@@ -241,7 +254,7 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
         _, noise = draw_noise(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
         for sigma in sums:
             with autocast(config, device):
-                left = noise_left(network, kind, image.to(device), sigma, noise.to(device))
+                left = noise_left(network, kind, image.to(device), sigma, noise.to(device), part)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

@@ -8,10 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrift.sde import VESDE
-from kdrift.training.config import NoiseConfig
+from kdrift.sde import VESDE, HighFrequencySDE
+from kdrift.training.config import NoiseConfig, TrainConfig
 
 Network = Callable[[Tensor, Tensor], Tensor]
+Projection = Callable[[Tensor], Tensor]
+
+
+def whole(images: Tensor) -> Tensor:
+    """Return the images as they are: the projection of white noise."""
+    return images
 
 
 def derive_seed(*keys: int) -> int:
@@ -47,32 +53,51 @@ def draw_noise(
     return VESDE(config.sigma_min, config.sigma_max).sigma(times), noise
 
 
-def edm_loss(network: Network, image: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float) -> Tensor:
-    """EDM loss lambda(sigma) |D(y + n; sigma) - y|^2, mean over pixels (Karras et al. 2022, Eq. 8).
+def projection(config: NoiseConfig) -> Projection:
+    """Return P of the configured noise on real channels: the part of `(batch, channel, row, col)` that diffuses."""
+    if config.kind == "white":
+        return whole
 
-    lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1). `image` and `noise` are
-    `(batch, channel, row, col)`.
+    def high_frequencies(images: Tensor) -> Tensor:
+        low = config.low.mask(*images.shape[-2:]).to(images.device)
+        x = torch.view_as_complex(images.to(torch.float32).movedim(1, -1).contiguous())
+        return torch.view_as_real(HighFrequencySDE(VESDE(), low).project(x)).movedim(-1, 1)
+
+    return high_frequencies
+
+
+def edm_loss(
+    network: Network, image: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float, part: Projection = whole
+) -> Tensor:
+    """EDM loss lambda(sigma) |P (D(y + P n; sigma) - y)|^2, mean over pixels (Karras et al. 2022, Eq. 8).
+
+    lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Table 1). `image` and unit `noise` are
+    `(batch, channel, row, col)`; `part` is P, the identity for white noise.
     """
     level = sigma[:, None, None, None]
     weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
-    denoised = network(image + level * noise, sigma).to(torch.float32)
-    return (weight * (denoised - image) ** 2).mean()
+    denoised = network(image + level * part(noise), sigma).to(torch.float32)
+    return (weight * part(denoised - image) ** 2).mean()
 
 
-def score_matching_loss(network: Network, image: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Denoising score matching |sigma s(x + sigma z, sigma) + z|^2, mean over pixels (Score-MRI, Eq. 17)."""
-    level = sigma[:, None, None, None]
-    score = network(image + level * noise, sigma).to(torch.float32)
-    return ((level * score + noise) ** 2).mean()
-
-
-def training_loss(
-    network: Network, preconditioning: str, sigma_data: float, image: Tensor, sigma: Tensor, noise: Tensor
+def score_matching_loss(
+    network: Network, image: Tensor, sigma: Tensor, noise: Tensor, part: Projection = whole
 ) -> Tensor:
-    """Return the loss that belongs to the network's preconditioning."""
-    if preconditioning == "edm":
-        return edm_loss(network, image, sigma, noise, sigma_data)
-    return score_matching_loss(network, image, sigma, noise)
+    """Denoising score matching |P (sigma s(x + sigma P z, sigma) + z)|^2, mean over pixels.
+
+    Score-MRI Eq. 17 for white noise (P the identity), HFS-SDE Eq. 16 for high frequencies.
+    """
+    level = sigma[:, None, None, None]
+    score = network(image + level * part(noise), sigma).to(torch.float32)
+    return (part(level * score + noise) ** 2).mean()
+
+
+def training_loss(network: Network, config: TrainConfig, image: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Return the loss that belongs to the network's preconditioning and the configured noise."""
+    part = projection(config.noise)
+    if config.network.preconditioning == "edm":
+        return edm_loss(network, image, sigma, noise, config.network.sigma_data, part)
+    return score_matching_loss(network, image, sigma, noise, part)
 
 
 def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) -> Tensor:
@@ -81,11 +106,13 @@ def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) ->
     return output if preconditioning == "edm" else x + sigma[:, None, None, None] ** 2 * output
 
 
-def noise_left(network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor) -> float:
-    """Mean of |D(y + sigma z) - y|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+def noise_left(
+    network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole
+) -> float:
+    """Mean of |P (D(y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
 
     It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network.
     """
     levels = torch.full((len(image),), sigma, device=image.device)
-    denoised = denoise(network, preconditioning, image + sigma * noise, levels)
-    return float(((denoised - image) ** 2).mean()) / sigma**2
+    denoised = denoise(network, preconditioning, image + sigma * part(noise), levels)
+    return float((part(denoised - image) ** 2).mean()) / sigma**2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdrift.training.config import NoiseConfig, TrainConfig
 from kdrift.training.loop import autocast
-from kdrift.training.loss import denoise, derive_seed
+from kdrift.training.loss import denoise, derive_seed, projection, whole
 
 
 def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
@@ -20,30 +20,38 @@ def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def draw_samples(config: TrainConfig, network: nn.Module, size: int, device: torch.device) -> Tensor:
-    """Unconditional samples `(sample, 1, size, size)` by Euler steps (Karras et al. 2022, Alg. 1)."""
+def draw_samples(
+    config: TrainConfig, network: nn.Module, size: int, device: torch.device, images: Tensor | None = None
+) -> Tensor:
+    """Samples of the prior `(sample, channel, size, size)` by Euler steps (Karras et al. 2022, Alg. 1).
+
+    Where only high frequencies diffuse, the low ones are those of `images` (zero without any).
+    """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
-    shape = (config.monitoring.num_samples, 1, size, size)
-    levels = noise_schedule(config.noise, config.monitoring.sample_steps)
-    x = (levels[0] * torch.randn(shape, generator=generator)).to(device)
+    shape = (config.monitoring.num_samples, config.network.channels, size, size)
+    levels, part = noise_schedule(config.noise, config.monitoring.sample_steps), projection(config.noise)
+    x = part(levels[0] * torch.randn(shape, generator=generator)).to(device)
+    if images is not None and part is not whole:
+        known = images.repeat(-(-shape[0] // len(images)), 1, 1, 1)[: shape[0]]
+        x = x + (known - part(known)).to(device)
     for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         with autocast(config, device):
             sigma = torch.full((len(x),), now, device=device)
             denoised = denoise(network, config.network.preconditioning, x, sigma)
-        x = denoised + (after / now) * (x - denoised)
+        x = x + (1 - after / now) * part(denoised - x)
     return x.cpu()
 
 
 @torch.no_grad()
 def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """Rows for three noise levels, columns noisy, denoised, clean, of one image each: `(9, 1, row, col)`."""
-    sigmas = config.monitoring.validation_sigmas
+    """Rows for three noise levels, columns noisy, denoised, clean, of one image each: `(9, channel, row, col)`."""
+    sigmas, part = config.monitoring.validation_sigmas, projection(config.noise)
     chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 4))
     tiles = []
     for number, sigma in enumerate(chosen):
         clean = images[number * len(images) // len(chosen)][None]
-        noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
+        noisy = clean + sigma * part(torch.randn(clean.shape, generator=generator))
         with autocast(config, device):
             level = torch.full((1,), sigma, device=device)
             denoised = denoise(network, config.network.preconditioning, noisy.to(device), level)
@@ -52,13 +60,13 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
 
 
 def save_sheet(path: Path, images: Tensor, columns: int) -> None:
-    """Write `(image, 1, row, col)` images of scale 1 as one PNG, negative values by their magnitude."""
+    """Write `(image, channel, row, col)` images of scale 1 as one PNG: magnitudes, of complex ones too."""
     import matplotlib.image
 
     count, _, rows, cols = images.shape
     sheet = torch.zeros(-(-count // columns) * rows, columns * cols)
     for number, image in enumerate(images):
         top, left = divmod(number, columns)
-        sheet[top * rows : (top + 1) * rows, left * cols : (left + 1) * cols] = image[0].abs()
+        sheet[top * rows : (top + 1) * rows, left * cols : (left + 1) * cols] = image.square().sum(0).sqrt()
     path.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.image.imsave(str(path), sheet.clamp(0, 1.2).numpy(), cmap="gray", vmin=0, vmax=1.2)

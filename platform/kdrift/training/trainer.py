@@ -210,6 +210,8 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
     metadata = {
         "sigma_min": config.noise.sigma_min,
         "sigma_max": config.noise.sigma_max,
+        "noise": config.noise.kind,
+        "low_frequencies": to_dict(config.noise.low) if config.noise.kind == "high_frequency" else None,
         "scale_quantile": config.data.quantile,
         "images": content["images"],
         "metrics": content["metrics"],

@@ -88,7 +88,7 @@ def _hooks(
         if validation is not None and config.monitoring.validation_sigmas:
             sheets["denoised"] = (draw_denoised(config, state.ema, validation, device), 3)
         if config.monitoring.num_samples:
-            sheets["samples"] = (draw_samples(config, state.ema, config.data.crop, device), 4)
+            sheets["samples"] = (draw_samples(config, state.ema, config.data.crop, device, validation), 4)
         for name, (images, columns) in sheets.items():
             path = out / "previews" / f"{name}_{state.images:012d}.png"
             save_sheet(path, images, columns)

@@ -22,7 +22,8 @@ from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
 from kdrift.heldout import draw_heldout
 from kdrift.metrics import METRICS
-from kdrift.plan import Plan, Runner
+from kdrift.plan import Plan
+from kdrift.runner import Runner
 from kdrift.slices import SliceData
 from kdrift.tuning.config import TuneConfig, TuneData
 

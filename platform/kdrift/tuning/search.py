@@ -17,9 +17,10 @@ import yaml
 from kdrift import tracking
 from kdrift.config import flatten, to_dict
 from kdrift.hardware import keep_freed_memory
-from kdrift.plan import Plan, choose_device, resolve
+from kdrift.plan import Plan
 from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
 from kdrift.prior import Prior, load_prior
+from kdrift.runner import choose_device, resolve
 from kdrift.training.progress import read_json, write_json
 from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord

@@ -1,0 +1,85 @@
+"""Diffusion of the high frequencies alone (Cao et al. 2024, HFS-SDE, Eqs. 11 to 15 and 24)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kdrift.coils import combine
+from kdrift.fourier import fft2c, ifft2c
+from kdrift.sde.base import SDE
+
+
+@dataclass(frozen=True)
+class LowFrequencies:
+    """The centre of k-space that does not diffuse, as a fraction of its width, so that it fits every image size."""
+
+    shape: Literal["square", "columns"] = "square"
+    """`square`: n_l rows and columns (the paper, Eq. 11); `columns`: n_l central columns (the released code)."""
+    fraction: float = 0.075
+    """n_l over the number of rows and columns: the paper's 24 of 320; 0.05, 16 of 320, in the released code."""
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("square", "columns") or not 0 <= self.fraction < 1:
+            raise ValueError(f"expected shape 'square' or 'columns' and fraction in [0, 1), got {self}")
+
+    def mask(self, rows: int, cols: int) -> Tensor:
+        """M_l, boolean `(row, col)`, set on the centre; at `fraction` 0 it is empty."""
+        inside = _centre(cols, self.fraction).expand(rows, cols)
+        return inside & _centre(rows, self.fraction)[:, None] if self.shape == "square" else inside
+
+
+def _centre(size: int, fraction: float) -> Tensor:
+    width = round(size * fraction)
+    start = size // 2 - width // 2
+    index = torch.arange(size)
+    return (index >= start) & (index < start + width)
+
+
+class HighFrequencySDE(SDE):
+    """HFS-VP, HFS-VE and HFS-sub-VP: the drift and noise of `base` passed through F_h = F^-1 (I - M_l) F.
+
+    Parameters
+    ----------
+    base : a VE, VP or sub-VP SDE.
+    low : M_l, boolean `(row, col)`; with an empty one this is `base`.
+    smaps : coil maps `(coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is then
+        no exact projection); None: the plain F_h of the released code.
+    """
+
+    def __init__(self, base: SDE, low: Tensor, smaps: Tensor | None = None) -> None:
+        if low.ndim != 2 or low.dtype != torch.bool:
+            raise ValueError(f"low must be a boolean (row, col) mask, got {tuple(low.shape)} of {low.dtype}")
+        if smaps is not None and (smaps.ndim != 3 or smaps.shape[1:] != low.shape):
+            raise ValueError(f"smaps must be (coil, {', '.join(map(str, low.shape))}), got {tuple(smaps.shape)}")
+        self.base, self.low, self.smaps = base, low, smaps
+
+    def project(self, x: Tensor) -> Tensor:
+        """F_h x, `(*batch, row, col)`; complex, since a real image may have none of its conjugate frequencies."""
+        if self.smaps is None:
+            return ifft2c(torch.where(self.low, 0, fft2c(x + 0j)))
+        coils = fft2c(self.smaps * x[..., None, :, :])
+        return combine(ifft2c(torch.where(self.low, 0, coils)), self.smaps)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Of the base."""
+        return self.base.alpha(t)
+
+    def std(self, t: Tensor) -> Tensor:
+        """Of the base."""
+        return self.base.std(t)
+
+    def rate(self, t: Tensor) -> Tensor:
+        """Of the base."""
+        return self.base.rate(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Of the base."""
+        return self.base.diffusion(t)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Of the base."""
+        return self.base.time(sigma)
