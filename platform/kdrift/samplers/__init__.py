@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from kdrift.samplers.annealed import AnnealedOptions, annealed
 from kdrift.samplers.chains import ChainNoise
+from kdrift.samplers.hfs_sde import GuidedPCOptions, HFSOptions, guided_pc, hfs_sde
 from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.score_mri import (
     HybridOptions,
@@ -54,6 +55,29 @@ _RELEASED_HYBRID = HybridOptions(
 _RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
 _RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
 
+# The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
+_GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
+_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5)
+_HFS = HFSOptions()
+_HFS_RELEASED = HFSOptions(
+    discretisation="released", corrector_first=True, high_pass="plain", mask_predictor_score=False
+)
+
+
+def _guided_presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+    fast = {"num_steps": 100, "snr": fast_snr}
+    return {
+        "paper": paper,
+        "paper_100": replace(paper, **fast),
+        "released": released,
+        "released_100": replace(released, **fast),
+    }
+
+
+def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
+    return replace(paper, discretisation="released", corrector_first=True)
+
+
 # Numbers found on patient 09 (simulated, 4x and 8x); the last step's three, which follow from what a fully sampled
 # reference is (measured noise and no other), looking at the real slices too.
 _TUNED_ANNEALED = AnnealedOptions(
@@ -80,6 +104,19 @@ METHODS: dict[str, Method] = {
     "score_mri_hybrid": Method(
         score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+    ),
+    "pc_ve": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1), "image",
+        "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
+    ),
+    "pc_vp": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43), "image",
+        "the same of VP",
+    ),
+    "hfs_sde": Method(
+        hfs_sde, HFSOptions, _guided_presets(_HFS, _HFS_RELEASED, 0.32), "image",
+        "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
+        noise="high_frequency",
     ),
 }  # fmt: skip
 

@@ -1,8 +1,12 @@
-"""Predictor-corrector sampling of a VE-SDE (Song et al. 2021, Algorithm 2; Score-MRI Algorithm 1)."""
+"""The predictor-corrector loop, and its use with the levels of a VE-SDE (Song et al. 2021; Score-MRI Algorithm 1).
+
+`kdrift.samplers.solvers` has the steps of every SDE in time. Score-MRI's are here: they go by noise level down to zero,
+where a VE-SDE has no time, and their corrector takes the norms of real and imaginary part apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +19,18 @@ from kdrift.score import ScoreModel
 
 @dataclass(frozen=True)
 class Step:
-    """One predictor step and the level of the corrector steps that follow it."""
+    """One predictor step and where the corrector steps of it are taken: noise levels here, times in `solvers`."""
 
     start: float
-    """sigma before the predictor."""
+    """Before the predictor."""
     stop: float
-    """sigma after it."""
+    """After it."""
     corrector: float
-    """sigma at which the corrector's score is asked."""
+    """Where the corrector's score is asked."""
+
+
+Move = Callable[[Tensor, Step, Tensor, bool], Tensor]
+"""Called `(x, step, noise, silent)`; returns x after a predictor or a corrector, without the noise if silent."""
 
 
 def paper_steps(levels: list[float]) -> list[Step]:
@@ -39,6 +47,45 @@ def released_steps(levels: list[float]) -> list[Step]:
     return [Step(levels[i], below[i], levels[i]) for i in reversed(range(len(levels)))]
 
 
+def pc_loop(
+    steps: Sequence[Step],
+    x: Tensor,
+    *,
+    rng: ChainNoise,
+    predictor: Move,
+    corrector: Move,
+    num_corrector_steps: int,
+    corrector_first: bool = False,
+    project: Callable[[Tensor], Tensor] = lambda x: x,
+    after_step: Callable[[Tensor, int], Tensor] = lambda x, step: x,
+    final_mean: bool = False,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run a batch of chains through `steps`; without `project` this samples the prior.
+
+    Parameters
+    ----------
+    x : start `(*chains, row, col)` at the first step's level, complex or real; `rng` has the same chains.
+    corrector_first : correct before the predictor of each step instead of after it.
+    project : applied after every predictor and corrector step.
+    after_step : applied at the end of step `i`, counted down to 0 as in the paper.
+    final_mean : leave out the noise of the very last update.
+    """
+    rows, cols = x.shape[-2:]
+    moves = [predictor, *[corrector] * num_corrector_steps]
+    if corrector_first:
+        moves.reverse()
+    for done, step in enumerate(steps):
+        for position, move in enumerate(moves):
+            noise = rng(rows, cols) if x.is_complex() else rng(rows, cols).real
+            silent = final_mean and done == len(steps) - 1 and position == len(moves) - 1
+            x = project(move(x, step, noise, silent))
+        x = after_step(x, len(steps) - 1 - done)
+        if callback:
+            callback(done + 1, len(steps), x, step.stop)
+    return x
+
+
 def pc_sample(
     score: ScoreModel,
     steps: list[Step],
@@ -53,34 +100,27 @@ def pc_sample(
     final_mean: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Run a batch of chains through `steps`; without `project` this samples the prior.
+    """`pc_loop` over noise levels with `reverse_diffusion` and `langevin`; `snr` is r of the Langevin step size."""
 
-    Parameters
-    ----------
-    x : start `(*chains, row, col)` at the first step's level, complex or real; `rng` has the same chains.
-    snr : r of the Langevin step size.
-    corrector_first : correct before the predictor of each step instead of after it.
-    project : applied after every predictor and corrector step.
-    after_step : applied at the end of step `i`, counted down to 0 as in the paper.
-    final_mean : leave out the noise of the very last update.
-    """
-    rows, cols = x.shape[-2:]
-    kinds = ["predictor"] + ["corrector"] * num_corrector_steps
-    if corrector_first:
-        kinds.reverse()
-    for done, step in enumerate(steps):
-        for position, kind in enumerate(kinds):
-            noise = rng(rows, cols) if x.is_complex() else rng(rows, cols).real
-            silent = final_mean and done == len(steps) - 1 and position == len(kinds) - 1
-            if kind == "predictor":
-                x = reverse_diffusion(score, x, step.start, step.stop, noise, silent=silent)
-            else:
-                x = langevin(score, x, step.corrector, snr, noise, silent=silent)
-            x = project(x)
-        x = after_step(x, len(steps) - 1 - done)
-        if callback:
-            callback(done + 1, len(steps), x, step.stop)
-    return x
+    def predictor(x: Tensor, step: Step, noise: Tensor, silent: bool) -> Tensor:
+        return reverse_diffusion(score, x, step.start, step.stop, noise, silent=silent)
+
+    def corrector(x: Tensor, step: Step, noise: Tensor, silent: bool) -> Tensor:
+        return langevin(score, x, step.corrector, snr, noise, silent=silent)
+
+    return pc_loop(
+        steps,
+        x,
+        rng=rng,
+        predictor=predictor,
+        corrector=corrector,
+        num_corrector_steps=num_corrector_steps,
+        corrector_first=corrector_first,
+        project=project,
+        after_step=after_step,
+        final_mean=final_mean,
+        callback=callback,
+    )
 
 
 def reverse_diffusion(

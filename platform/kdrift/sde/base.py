@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class SDE(ABC):
         """f(x, t), of the shape of x."""
         return self.rate(t) * self.project(x)
 
+    def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors f and G of one forward step from `stop` to the later `start`: x + f P x + G P z.
+
+        Euler-Maruyama, with both factors taken at `start`, unless a subclass has a published discretisation.
+        """
+        dt = start - stop
+        return self.rate(start) * dt, self.diffusion(start) * torch.sqrt(dt)
+
     def marginal(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of p(x_t | x_0) and the standard deviation of its noise, which is `std P z`."""
         return x0 + (self.alpha(t) - 1) * self.project(x0), self.std(t)
@@ -72,12 +81,13 @@ class SDE(ABC):
         """Turn unit noise into a sample at t = 1, where nothing of the diffusing part of an image is left."""
         return self.std(noise.real.new_tensor(1.0)) * self.project(noise)
 
-    def score(self, model: ScoreModel, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, model: ScoreModel, x: Tensor, t: Tensor, *, projected: bool = True) -> Tensor:
         """Score of x_t from a score model of images at their own scale.
 
         The model is asked at x / alpha (on the diffusing part) and std / alpha; its answer, divided by alpha, is
-        (mean(E[x_0 | x_t]) - x_t) / std^2.
+        (mean(E[x_0 | x_t]) - x_t) / std^2. Without `projected` it is not passed through P.
         """
         alpha = self.alpha(t)
         scaled = x + (1 / alpha - 1) * self.project(x)
-        return self.project(model(scaled, self.sigma(t))) / alpha
+        score = model(scaled, self.sigma(t)) / alpha
+        return self.project(score) if projected else score

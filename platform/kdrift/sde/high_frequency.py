@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.coils import combine
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.sde.base import SDE
+from kdrift.sense import sense_operator
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,23 @@ class HighFrequencySDE(SDE):
     ----------
     base : a VE, VP or sub-VP SDE.
     low : M_l, boolean `(row, col)`; with an empty one this is `base`.
-    smaps : coil maps `(coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is then
-        no exact projection); None: the plain F_h of the released code.
+    smaps : coil maps `([set,] coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which
+        is then no exact projection); None: the plain F_h of the released code.
     """
 
     def __init__(self, base: SDE, low: Tensor, smaps: Tensor | None = None) -> None:
         if low.ndim != 2 or low.dtype != torch.bool:
             raise ValueError(f"low must be a boolean (row, col) mask, got {tuple(low.shape)} of {low.dtype}")
-        if smaps is not None and (smaps.ndim != 3 or smaps.shape[1:] != low.shape):
-            raise ValueError(f"smaps must be (coil, {', '.join(map(str, low.shape))}), got {tuple(smaps.shape)}")
-        self.base, self.low, self.smaps = base, low, smaps
+        if smaps is not None and (smaps.ndim not in (3, 4) or smaps.shape[-2:] != low.shape):
+            raise ValueError(f"smaps must be ([set,] coil, {', '.join(map(str, low.shape))}), got {tuple(smaps.shape)}")
+        self.base, self.low = base, low
+        self._coils = None if smaps is None else sense_operator(smaps, ~low)
 
     def project(self, x: Tensor) -> Tensor:
         """F_h x, `(*batch, row, col)`; complex, since a real image may have none of its conjugate frequencies."""
-        if self.smaps is None:
+        if self._coils is None:
             return ifft2c(torch.where(self.low, 0, fft2c(x + 0j)))
-        coils = fft2c(self.smaps * x[..., None, :, :])
-        return combine(ifft2c(torch.where(self.low, 0, coils)), self.smaps)
+        return self._coils.normal(x)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Of the base."""
@@ -79,6 +79,10 @@ class HighFrequencySDE(SDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """Of the base."""
         return self.base.diffusion(t)
+
+    def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the base, to be passed through F_h (Eq. 13)."""
+        return self.base.discretize(start, stop)
 
     def time(self, sigma: Tensor) -> Tensor:
         """Of the base."""

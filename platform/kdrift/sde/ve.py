@@ -10,6 +10,9 @@ from torch import Tensor
 
 from kdrift.sde.base import SDE
 
+_ROUNDING = 1e-9
+"""Times closer to 0 than this are 0."""
+
 
 @dataclass(frozen=True)
 class VESDE(SDE):
@@ -46,6 +49,11 @@ class VESDE(SDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
         return self.std(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
+
+    def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """f = 0, G = sqrt(sigma_i^2 - sigma_{i-1}^2); before time 0 there is no noise (Song et al. 2021, Eq. 8)."""
+        before = torch.where(stop < -_ROUNDING, 0, self.std(stop))
+        return torch.zeros_like(start), torch.sqrt(self.std(start) ** 2 - before**2)
 
     def levels(self, num_steps: int) -> list[float]:
         """Return sigma_0 < ... < sigma_{N-1}, geometric from sigma_min to sigma_max (the discrete SDE)."""

@@ -50,6 +50,16 @@ class VPSDE(SDE):
         """sqrt(beta)."""
         return torch.sqrt(self.beta(t))
 
+    def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """f = sqrt(1 - beta_i) - 1, G = sqrt(beta_i) with beta_i = beta(t_i) dt (Song et al. 2021, Eq. 10).
+
+        Raises ValueError where beta_i reaches 1: the steps are too few.
+        """
+        beta = self.beta(start) * (start - stop)
+        if bool((beta >= 1).any()):
+            raise ValueError(f"beta_i = beta(t) dt must stay below 1, got {float(beta.max()):.3g}: take more steps")
+        return torch.sqrt(1 - beta) - 1, torch.sqrt(beta)
+
     def time(self, sigma: Tensor) -> Tensor:
         """Time at which sqrt(1 - alpha^2) / alpha is `sigma`: a root of the quadratic log alpha."""
         return self._time_at(torch.log1p(sigma**2) / 2)
@@ -70,6 +80,10 @@ class SubVPSDE(VPSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta (1 - exp(-2 int beta)))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(4 * self.log_alpha(t)))
+
+    def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """Euler-Maruyama: no other one is published."""
+        return SDE.discretize(self, start, stop)
 
     def time(self, sigma: Tensor) -> Tensor:
         """Time at which (1 - alpha^2) / alpha is `sigma`: -log alpha = asinh(sigma / 2)."""
