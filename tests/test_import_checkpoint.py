@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import kdrift
+from kdrift.checkpoint_file import read_checkpoint, unpack
 from kdrift.cli import main
 from kdrift.data.info import describe
 from kdrift.data.phantom import phantom_volume
@@ -27,7 +28,7 @@ from kdrift.networks import (
 )
 from kdrift.plan import Plan
 from kdrift.prior import Prior, file_sha256, load_prior
-from kdrift.published import FAMILIES, ImportOptions, import_checkpoint, infer, read_checkpoint, unpack
+from kdrift.published import FAMILIES, ImportOptions, import_checkpoint, infer
 from kdrift.reconstruct import reconstruct
 from kdrift.sde import HighFrequencySDE
 

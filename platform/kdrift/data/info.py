@@ -183,7 +183,8 @@ def _safetensors(path: str) -> Description:
 
 
 def _describe_checkpoint(path: str) -> Description:
-    from kdrift.published import infer, read_checkpoint, unpack
+    from kdrift.checkpoint_file import read_checkpoint, unpack
+    from kdrift.published import infer
 
     content = read_checkpoint(path)
     recognised: Description = {}
