@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +18,15 @@ from kdrift.prior import load_prior, save_prior
 from kdrift.sde import LowFrequencies, Noise
 from kdrift.training.config import NoiseConfig, TrainConfig
 from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import denoise, edm_loss, noise_left, projection, score_matching_loss
+from kdrift.training.loss import (
+    denoise,
+    draw_noise,
+    edm_loss,
+    noise_left,
+    projection,
+    score_matching_loss,
+    training_loss,
+)
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from training_helpers import tiny_config, write_images
 
@@ -71,6 +79,46 @@ def test_least_losses_of_high_frequency_noise() -> None:
         # what a network returns at the centre of k-space plays no part
         spoilt = edm_loss(lambda x, s: denoiser(x, s) + 1, image, sigma, noise, data_std, part)
         assert float(spoilt) == pytest.approx(share, rel=error)
+
+
+@pytest.mark.parametrize("kind", ["white", "high_frequency"])
+@pytest.mark.parametrize("sde", ["vp", "sub_vp"])
+def test_losses_of_vp_type_networks(images: Path, kind: Noise, sde: Literal["vp", "sub_vp"]) -> None:
+    """A network conditioned on std sees alpha x; the exact one reaches the least loss, and is the score of a prior."""
+    noise = replace(HIGH, kind=kind, sde=sde, t_min=1e-3)
+    tiny = complex_config(images)
+    ncsnpp = replace(tiny.network.ncsnpp, centered=False)
+    network = replace(tiny.network, preconditioning="none", conditioning="std", ncsnpp=ncsnpp)
+    config = replace(tiny, network=network, noise=noise)
+    data_std, count, size = 0.5, 128, 16
+    low, high = noise.sigma_range
+    assert low == pytest.approx(float(noise.process.sigma(torch.tensor(1e-3))), rel=1e-3)
+    assert high == pytest.approx(152, rel=0.01)
+    sigma, _ = draw_noise(noise, "none", 0, range(count), (1,))
+    times = noise.process.time(sigma.double())
+    assert 1e-3 * 0.99 < float(times.min()) < float(times.max()) < 1.01
+    assert abs(float(times.mean()) - 0.5) < 5 * (1 / 12 / count) ** 0.5
+    generator = torch.Generator().manual_seed(0)
+    image = data_std * torch.randn(count, 2, size, size, generator=generator)
+    unit = torch.randn(image.shape, generator=generator)
+    share = 1 - float(noise.low.mask(size, size).float().mean()) if kind == "high_frequency" else 1.0
+
+    def exact(x: Tensor, std: Tensor) -> Tensor:
+        level = std[:, None, None, None]
+        return -x / ((1 - level**2) * data_std**2 + level**2)
+
+    for level in (0.05, 0.5, 5.0):
+        expected = share * data_std**2 / (data_std**2 + level**2)
+        found = training_loss(exact, config, image, torch.full((count,), level), unit)
+        assert float(found) == pytest.approx(expected, rel=5 * (2 / image.numel()) ** 0.5)
+    state = new_state(replace(config, total_images=16), CPU)
+    held = TrainingImages(config.data, "validation", config.seed).validation_batch(4)
+    fit(replace(config, total_images=16), state, TrainingImages(config.data), Hooks(), validation=held, device=CPU)
+    assert draw_samples(config, state.ema, 16, CPU, held).isfinite().all()
+    with pytest.raises(ValueError, match=r"needs network\.preconditioning none, got edm"):
+        replace(tiny, noise=noise)
+    with pytest.raises(ValueError, match="t_min > 0"):
+        replace(noise, t_min=0.0)
 
 
 def test_complex_images_have_the_magnitude_of_the_real_ones(images: Path) -> None:

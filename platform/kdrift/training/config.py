@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from kdrift.config import flatten
 from kdrift.data.dataset import DataConfig
 from kdrift.networks import NetworkConfig
-from kdrift.sde import LowFrequencies, Noise
+from kdrift.sde import SDE, VESDE, VPSDE, LowFrequencies, Noise, SubVPSDE
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,43 @@ class NoiseConfig:
     """P_mean of Karras et al. 2022, Table 1: mean of ln sigma (edm preconditioning)."""
     log_sigma_std: float = 1.2
     """P_std of Karras et al. 2022, Table 1 (edm preconditioning)."""
+    sde: Literal["ve", "vp", "sub_vp"] = "ve"
+    """What gives the levels sigma(t) at t ~ U(t_min, 1): std / alpha of its kernel (preconditioning none)."""
     sigma_min: float = 0.01
     """Lowest level of the VE-SDE (preconditioning none) and of the sample images."""
     sigma_max: float = 378.0
     """Highest level of the VE-SDE (preconditioning none) and of the sample images."""
+    beta_min: float = 0.1
+    """beta(0) of VP and sub-VP."""
+    beta_max: float = 20.0
+    """beta(1) of VP and sub-VP."""
     t_min: float = 1e-5
-    """Smallest time drawn, t ~ U(t_min, 1) (preconditioning none)."""
+    """Smallest time drawn, t ~ U(t_min, 1) (preconditioning none); 0.001 for VP and sub-VP."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"noise needs 0 < sigma_min < sigma_max, got {self}")
         if not 0 <= self.t_min < 1 or self.log_sigma_std <= 0:
             raise ValueError(f"noise needs 0 <= t_min < 1 and log_sigma_std > 0, got {self}")
+        if self.sde != "ve" and self.t_min == 0:
+            raise ValueError(f"noise.sde {self.sde} needs t_min > 0: at 0 it has no noise")
+        if not 0 < self.beta_min < self.beta_max:
+            raise ValueError(f"noise needs 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
+
+    @property
+    def process(self) -> SDE:
+        """The SDE whose levels are drawn (preconditioning none)."""
+        if self.sde == "ve":
+            return VESDE(self.sigma_min, self.sigma_max)
+        return (VPSDE if self.sde == "vp" else SubVPSDE)(self.beta_min, self.beta_max)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Lowest and highest level that the prior is for."""
+        if self.sde == "ve":
+            return self.sigma_min, self.sigma_max
+        low, high = self.process.sigma(torch.tensor([self.t_min, 1.0], dtype=torch.float64)).tolist()
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -160,8 +187,10 @@ class TrainConfig:
             raise ValueError(
                 f"data.images {self.data.images} have {channels} channels, the network has {self.network.channels}"
             )
-        if self.network.conditioning != "sigma":
-            raise ValueError(f"training needs network.conditioning sigma, got {self.network.conditioning!r}")
+        if self.network.conditioning == "level":
+            raise ValueError("training needs network.conditioning sigma or std, got 'level'")
+        if self.network.preconditioning == "edm" and self.noise.sde != "ve":
+            raise ValueError(f"noise.sde {self.noise.sde} needs network.preconditioning none, got edm")
         if self.noise.kind == "high_frequency" and channels == 1:
             raise ValueError("noise.kind high_frequency needs data.images: complex")
 

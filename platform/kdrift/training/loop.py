@@ -23,7 +23,7 @@ from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
 from kdrift.prior import load_prior
 from kdrift.training.config import OptimisationConfig, TrainConfig
-from kdrift.training.loss import derive_seed, draw_noise, noise_left, projection, training_loss
+from kdrift.training.loss import derive_seed, draw_noise, noise_left, own_scale, projection, training_loss
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (
@@ -246,7 +246,7 @@ def fit(
 @torch.no_grad()
 def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
     """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
-    kind, part = config.network.preconditioning, projection(config.noise)
+    kind, part, scaled = config.network.preconditioning, projection(config.noise), own_scale(network, config)
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
     for start in range(0, len(images), _VALIDATION_BATCH):
         image = images[start : start + _VALIDATION_BATCH]
@@ -254,7 +254,7 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
         _, noise = draw_noise(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
         for sigma in sums:
             with autocast(config, device):
-                left = noise_left(network, kind, image.to(device), sigma, noise.to(device), part)
+                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

@@ -30,8 +30,8 @@ def draw_noise(
 ) -> tuple[Tensor, Tensor]:
     """Draw a noise level and unit noise for each image, a pure function of (seed, global image index).
 
-    `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and
-    sigma(t) = sigma_min (sigma_max / sigma_min)^t (Score-MRI, Eq. 7).
+    `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and sigma(t) of the
+    configured SDE, std / alpha; for VE sigma_min (sigma_max / sigma_min)^t (Score-MRI, Eq. 7).
 
     Returns
     -------
@@ -50,7 +50,7 @@ def draw_noise(
     if preconditioning == "edm":
         return (config.log_sigma_mean + config.log_sigma_std * levels).exp(), noise
     times = config.t_min + (1 - config.t_min) * levels
-    return VESDE(config.sigma_min, config.sigma_max).sigma(times), noise
+    return config.process.sigma(times), noise
 
 
 def projection(config: NoiseConfig) -> Projection:
@@ -64,6 +64,25 @@ def projection(config: NoiseConfig) -> Projection:
         return torch.view_as_real(HighFrequencySDE(VESDE(), low).project(x)).movedim(-1, 1)
 
     return high_frequencies
+
+
+def own_scale(network: Network, config: TrainConfig) -> Network:
+    """Return the network as a function of images at their own scale and their noise level sigma.
+
+    One conditioned on `std` is asked at alpha x (on the part that diffuses) and alpha sigma, alpha = 1 / sqrt(1 +
+    sigma^2), and its score times alpha is that of x: in `score_matching_loss` that is |P (std s(x_t, std) + z)|^2, the
+    loss of VP-type SDEs (HFS-SDE Eq. 19).
+    """
+    if config.network.conditioning == "sigma":
+        return network
+    part = projection(config.noise)
+
+    def scaled(x: Tensor, sigma: Tensor) -> Tensor:
+        alpha = torch.rsqrt(1 + sigma**2)
+        factor = alpha[:, None, None, None]
+        return factor * network(x + (factor - 1) * part(x), alpha * sigma).to(torch.float32)
+
+    return scaled
 
 
 def edm_loss(
@@ -94,7 +113,7 @@ def score_matching_loss(
 
 def training_loss(network: Network, config: TrainConfig, image: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Return the loss that belongs to the network's preconditioning and the configured noise."""
-    part = projection(config.noise)
+    part, network = projection(config.noise), own_scale(network, config)
     if config.network.preconditioning == "edm":
         return edm_loss(network, image, sigma, noise, config.network.sigma_data, part)
     return score_matching_loss(network, image, sigma, noise, part)

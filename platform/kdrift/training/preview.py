@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from kdrift.training.config import NoiseConfig, TrainConfig
 from kdrift.training.loop import autocast
-from kdrift.training.loss import denoise, derive_seed, projection, whole
+from kdrift.training.loss import denoise, derive_seed, own_scale, projection, whole
 
 
 def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
     """Return `num_steps` levels from sigma_max to sigma_min and a zero (Karras et al. 2022, Eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps)
-    high, low = config.sigma_max ** (1 / 7), config.sigma_min ** (1 / 7)
+    low, high = (level ** (1 / 7) for level in config.sigma_range)
     return torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
 
 
@@ -37,7 +37,7 @@ def draw_samples(
     for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         with autocast(config, device):
             sigma = torch.full((len(x),), now, device=device)
-            denoised = denoise(network, config.network.preconditioning, x, sigma)
+            denoised = denoise(own_scale(network, config), config.network.preconditioning, x, sigma)
         x = x + (1 - after / now) * part(denoised - x)
     return x.cpu()
 
@@ -54,7 +54,7 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
         noisy = clean + sigma * part(torch.randn(clean.shape, generator=generator))
         with autocast(config, device):
             level = torch.full((1,), sigma, device=device)
-            denoised = denoise(network, config.network.preconditioning, noisy.to(device), level)
+            denoised = denoise(own_scale(network, config), config.network.preconditioning, noisy.to(device), level)
         tiles += [noisy, denoised.cpu(), clean]
     return torch.cat(tiles)
 

@@ -208,8 +208,8 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
     state = new_state(config, torch.device("cpu"))
     state.load_state_dict(content)
     metadata = {
-        "sigma_min": config.noise.sigma_min,
-        "sigma_max": config.noise.sigma_max,
+        "sigma_min": config.noise.sigma_range[0],
+        "sigma_max": config.noise.sigma_range[1],
         "noise": config.noise.kind,
         "low_frequencies": to_dict(config.noise.low) if config.noise.kind == "high_frequency" else None,
         "scale_quantile": config.data.quantile,
