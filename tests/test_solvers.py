@@ -261,6 +261,16 @@ def test_bad_settings_and_priors_are_named() -> None:
     rng = ChainNoise(0, 0, range(1), dtype=torch.complex128)
     with pytest.raises(ValueError, match="prior of high_frequency noise, got VESDE"):
         hfs_sde(gaussian_score, BASES["ve"], problem, rng=rng, options=HFSOptions())
+    two = replace(problem, smaps=torch.stack([problem.smaps, 0 * problem.smaps]))
+    high = HighFrequencySDE(VESDE(0.01, 5.0), LOW)
+    parts = ChainNoise(0, 0, range(1), 2, dtype=torch.complex128)
+    with pytest.raises(ValueError, match="takes one set of coil maps, got 2; set high_pass plain"):
+        hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions())
+    plain = hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions(num_steps=20, high_pass="plain"))
+    assert plain.shape == (1, 2, SIZE, SIZE)
+    assert plain.isfinite().all()
+    still = correct("langevin", high, lambda x, t: 0 * x, plain, _time(0.5), _time(1.0), plain, snr=0.2)
+    torch.testing.assert_close(still, plain)  # without a score there is no step, and no division by zero
     with pytest.raises(ValueError, match="none of them above t_min"):
         guided_pc(gaussian_score, VESDE(0.01, 0.02), problem, rng=rng, options=GuidedPCOptions(t_min=0.9))
     with pytest.raises(ValueError, match="num_steps >= 2"):

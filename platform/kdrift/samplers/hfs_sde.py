@@ -85,11 +85,13 @@ def hfs_sde(
 
     Starts from the coil-combined measured centre M_l y plus high-frequency noise. The schedule is clipped to the levels
     that the prior knows (std / alpha between those of `sde`): N steps over what is left of [t_min, 1]. `sde` holds M_l.
-    Raises ValueError for an `sde` of white noise.
+    Raises ValueError for an `sde` of white noise, and for two map sets with `high_pass` coils.
     """
     if not isinstance(sde, HighFrequencySDE):
         raise ValueError(f"hfs_sde needs a prior of high_frequency noise, got {type(sde).__name__}; pc_vp takes white")
     maps = measurement.smaps if options.high_pass == "coils" else None
+    if maps is not None and maps.ndim != 3:
+        raise ValueError(f"high_pass coils takes one set of coil maps, got {len(maps)}; set high_pass plain")
     own = HighFrequencySDE(_base(options, sde.base), sde.low, maps)
     centre = torch.where(sde.low, measurement.kspace, 0)
     return _run(score, own, sde.base, centre, measurement, rng, options, callback, options.mask_predictor_score)

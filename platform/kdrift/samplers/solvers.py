@@ -87,7 +87,8 @@ def correct(
         return x
     s = score(x, t)
     if kind == "langevin":
-        size = chain_norm(noise) / chain_norm(s).clamp_min(torch.finfo(x.real.dtype).tiny)
+        norm = chain_norm(s)
+        size = torch.where(norm > 0, chain_norm(noise) / torch.where(norm > 0, norm, 1), 0)  # no score, no step
     else:
         size = sde.std(t)
     eps = 2 * alpha * (snr * size) ** 2
