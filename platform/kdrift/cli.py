@@ -17,6 +17,7 @@ VERBS = {
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
     "train": "train a score prior, on Ray Train",
+    "import-checkpoint": "save a published checkpoint as a prior",
     "register": "put a prior into an MLflow registry",
     "tune": "search a method's settings, on Ray Tune",
     "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def configure(verb: str, parser: argparse.ArgumentParser) -> ModuleType:
     """Add the options of a verb and return its module."""
-    module = importlib.import_module(f"kdrift.commands.{verb}")
+    module = importlib.import_module(f"kdrift.commands.{verb.replace('-', '_')}")
     module.configure(parser)
     if verb in JOBS:
         group = parser.add_argument_group("as a Ray job")

@@ -31,10 +31,12 @@ class Prior:
 
     name: str
     network: nn.Module
-    """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode."""
+    """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode; where the network is
+    conditioned on something else (`network_config.conditioning`), that is its second input, as it was published."""
     network_config: NetworkConfig
     metadata: dict[str, Any]
-    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies`, `scale_quantile`, data."""
+    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies`, `scale_quantile`, data; of
+    an imported prior also `image_scale` and `source`."""
     sha256: str
     """Of the weights file; names the prior in every result."""
 
@@ -44,6 +46,9 @@ class Prior:
             self.network,
             returns_denoised=self.network_config.preconditioning == "edm",
             channels=self.network_config.channels,
+            conditioning=self.network_config.conditioning,
+            project=None if self.noise == "white" else lambda x: self.sde(*x.shape[-2:]).project(x),
+            scale=self.image_scale,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
             fast=fast,
@@ -64,9 +69,15 @@ class Prior:
         return HighFrequencySDE(levels, low.mask(rows, cols).to(next(self.network.parameters()).device))
 
     @property
+    def image_scale(self) -> float:
+        """The 0.99 quantile of the network's images, where the normalised image has 1."""
+        return float(self.metadata.get("image_scale", 1.0))
+
+    @property
     def sigma_range(self) -> tuple[float, float]:
         """Noise levels the prior was trained for, in units of the normalised image."""
-        return float(self.metadata["sigma_min"]), float(self.metadata["sigma_max"])
+        scale = self.image_scale
+        return float(self.metadata["sigma_min"]) / scale, float(self.metadata["sigma_max"]) / scale
 
 
 def shipped_priors() -> list[str]:
@@ -133,7 +144,9 @@ def save_prior(
     try:
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
-        config = {"network": to_dict(network_config), "metadata": dict(metadata)}
+        others = {"ncsnpp", "ddpm", "ncsnv2"} - {network_config.architecture}
+        network_values = {key: value for key, value in to_dict(network_config).items() if key not in others}
+        config = {"network": network_values, "metadata": dict(metadata)}
         (temporary / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
         (temporary / CARD).write_text(card)
         lines = [f"{file_sha256(temporary / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]

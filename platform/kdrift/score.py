@@ -2,11 +2,13 @@
 
 A score model is called as `score(x, sigma)`: `x` complex `(*batch, row, col)`, `sigma` the noise level of each real
 component, a float or a tensor that broadcasts over `*batch`. It returns d log p / d Re x + i d log p / d Im x. The
-view of complex images as real channels, the padding a network needs and its precision live here and nowhere else.
+view of complex images as real channels, what else than sigma a network is asked with, the padding it needs and its
+precision live here and nowhere else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrift.hardware import has_fast_bfloat16
+from kdrift.networks import Conditioning
 
 
 class ScoreModel(Protocol):
@@ -42,6 +45,11 @@ class NetworkScore:
     network : called `(x: float (batch, channels, row, col), sigma: (batch,))`; returns the score, or with
         `returns_denoised` the denoised image.
     channels : of the network's images, 1 or 2.
+    conditioning : what the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and
+        alpha sigma with alpha = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the
+        index in `network.sigmas` that is nearest to sigma in its logarithm, whose denoised image is taken.
+    project : the part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it.
+    scale : of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`.
     size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
     max_images : network images evaluated at a time; bounds memory.
     fast : bfloat16 autocast and channels_last (None: where the hardware has them).
@@ -53,6 +61,9 @@ class NetworkScore:
         *,
         returns_denoised: bool,
         channels: int = 1,
+        conditioning: Conditioning = "sigma",
+        project: Callable[[Tensor], Tensor] | None = None,
+        scale: float = 1.0,
         size_multiple: int = 1,
         max_images: int = 8,
         fast: bool | None = None,
@@ -67,6 +78,9 @@ class NetworkScore:
         self.device = device
         self.returns_denoised = returns_denoised
         self.channels = channels
+        self.conditioning = conditioning
+        self.project = project
+        self.scale = scale
         self.size_multiple = size_multiple
         self.max_images = max_images
         self.num_images = 0
@@ -74,10 +88,30 @@ class NetworkScore:
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
+        if self.scale != 1:
+            return self.scale * self._score(self.scale * x, self.scale * sigma)
+        return self._score(x, sigma)
+
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if self.conditioning == "std":
+            level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+            alpha = torch.rsqrt(1 + level**2)
+            factor = _per_image(alpha, x)
+            scaled = factor * x if self.project is None else x + (factor - 1) * self.project(x)
+            return factor * self._evaluate(scaled, alpha * level)
+        if self.conditioning == "level":
+            level = self._nearest_level(sigma)
+            ratio = self.network.get_buffer("sigmas")[level].to(x.device) / sigma
+            return _per_image(ratio, x) ** 2 * self._evaluate(x, level)
         output = self._evaluate(x, sigma)
         if not self.returns_denoised:
             return output
         return (output - x) / _per_image(sigma, x) ** 2
+
+    def _nearest_level(self, sigma: float | Tensor) -> Tensor:
+        table = self.network.get_buffer("sigmas").double().log()
+        level = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
+        return (level[..., None] - table).abs().argmin(dim=-1)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if not x.is_complex() and self.channels == 2:
@@ -86,7 +120,8 @@ class NetworkScore:
         images = x.reshape(-1, 1, rows, cols)
         if x.is_complex():
             images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, self.channels, rows, cols)
-        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[:-2]).reshape(-1)
+        second = torch.int64 if self.conditioning == "level" else torch.float32
+        levels = torch.as_tensor(sigma, dtype=second, device=x.device).expand(x.shape[:-2]).reshape(-1)
         levels = levels.repeat_interleave(len(images) // len(levels))
         parts = zip(images.split(self.max_images), levels.split(self.max_images), strict=True)
         output = torch.cat([self._network(part, level) for part, level in parts])

@@ -5,11 +5,11 @@ Nothing is unpickled as code and no array is read unless asked for: a descriptio
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import math
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -183,22 +183,14 @@ def _safetensors(path: str) -> Description:
 
 
 def _describe_checkpoint(path: str) -> Description:
-    import torch
+    from kdrift.checkpoint_file import read_checkpoint, unpack
+    from kdrift.published import infer
 
-    def load(mmap: bool) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols that torch does not write itself
-            return torch.load(path, weights_only=True, mmap=mmap, map_location="cpu")
-
-    try:
-        try:
-            content = load(mmap=True)
-        except RuntimeError:  # files older than torch 1.6 cannot be mapped
-            content = load(mmap=False)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path}: needs pickled code to be run, which is refused") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
+    content = read_checkpoint(path)
+    recognised: Description = {}
+    with contextlib.suppress(ValueError):  # a checkpoint of something else is described all the same
+        family, config = infer(unpack(content))
+        recognised = {"family": family, "network": {config.architecture: dataclasses.asdict(config.config)}}
     entries = (
         content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else []
     )
@@ -206,6 +198,7 @@ def _describe_checkpoint(path: str) -> Description:
         "what": "checkpoint",
         "path": path,
         "layout": _layout(content),
+        **recognised,
         "entries": {str(key): _entry(value) for key, value in entries},
     }
 

@@ -1,46 +1,83 @@
-"""Score networks: plain PyTorch modules called as `network(x, sigma)`."""
+"""Score networks: plain PyTorch modules called as `network(x, sigma)`, or with what else they are conditioned on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 
+from kdrift.networks.ddpm import DDPM, DDPMConfig
 from kdrift.networks.edm import EDMDenoiser
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
+from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
 
-__all__ = ["EDMDenoiser", "NCSNpp", "NCSNppConfig", "NetworkConfig", "build_network"]
+__all__ = [
+    "DDPM", "DDPMConfig", "EDMDenoiser", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config", "NetworkConfig",
+    "build_network",
+]  # fmt: skip
+
+Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"]
+Conditioning = Literal["sigma", "std", "level"]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A network and what it returns."""
+    """A network, what it takes and what it returns."""
 
     ncsnpp: NCSNppConfig = field(default_factory=NCSNppConfig)
-    """Architecture."""
+    """NCSN++ (architecture ncsnpp)."""
     preconditioning: str = "none"
     """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image."""
     sigma_data: float = 0.3
     """Standard deviation of the training images, used by `edm`."""
+    architecture: Architecture = "ncsnpp"
+    """Which of the three networks it is; the settings of the others are not used."""
+    ddpm: DDPMConfig = field(default_factory=DDPMConfig)
+    """DDPM (architecture ddpm)."""
+    ncsnv2: NCSNv2Config = field(default_factory=NCSNv2Config)
+    """NCSNv2-deepest (architecture ncsnv2)."""
+    conditioning: Conditioning = "sigma"
+    """The second input, and the scale of the first. `sigma`: the noise level, images at their own scale (VE, EDM).
+    `std`: the noise level of images scaled by sqrt(1 - std^2), as VP-type SDEs have them. `level`: the index of the
+    noise level in the network's own table (NCSNv2)."""
+
+    @property
+    def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config:
+        """The settings of the chosen architecture."""
+        chosen: NCSNppConfig | DDPMConfig | NCSNv2Config = getattr(self, self.architecture)
+        return chosen
 
     @property
     def channels(self) -> int:
         """Image channels: 1 for real images, 2 for complex ones."""
-        return self.ncsnpp.channels
+        return self.config.channels
 
     @property
     def size_multiple(self) -> int:
         """Rows and columns of an input must be multiples of this."""
-        return self.ncsnpp.size_multiple
+        return self.config.size_multiple
 
     def __post_init__(self) -> None:
         if self.preconditioning not in ("none", "edm"):
             raise ValueError(f"preconditioning is 'none' or 'edm', got {self.preconditioning!r}")
-        if self.preconditioning == "edm" and (self.ncsnpp.scale_by_sigma or not self.ncsnpp.centered):
-            raise ValueError("edm preconditioning needs ncsnpp.scale_by_sigma: false and ncsnpp.centered: true")
+        if (self.conditioning == "level") != (self.architecture == "ncsnv2"):
+            raise ValueError(
+                "conditioning 'level' is that of architecture ncsnv2 and of no other, got"
+                f" {self.conditioning!r} and {self.architecture}"
+            )
+        if self.preconditioning == "none":
+            return
+        if self.conditioning != "sigma" or not self.config.centered:
+            raise ValueError(f"edm preconditioning needs conditioning: sigma and {self.architecture}.centered: true")
+        if self.architecture == "ncsnpp" and self.ncsnpp.scale_by_sigma:
+            raise ValueError("edm preconditioning needs ncsnpp.scale_by_sigma: false")
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
     """Build the module of a configuration, with fresh weights."""
-    network = NCSNpp(config.ncsnpp)
+    if config.architecture == "ncsnpp":
+        network: nn.Module = NCSNpp(config.ncsnpp)
+    else:
+        network = DDPM(config.ddpm) if config.architecture == "ddpm" else NCSNv2(config.ncsnv2)
     return EDMDenoiser(network, config.sigma_data) if config.preconditioning == "edm" else network

@@ -120,11 +120,14 @@ class NIN(nn.Module):
 
 
 class Attention(nn.Module):
-    """Single-head self-attention over all positions with a residual connection."""
+    """Single-head self-attention over all positions with a residual connection.
 
-    def __init__(self, channels: int, init_scale: float, skip_rescale: bool) -> None:
+    `groups` of the normalisation; None: four channels a group and at most 32 groups.
+    """
+
+    def __init__(self, channels: int, init_scale: float, skip_rescale: bool, groups: int | None = None) -> None:
         super().__init__()
-        self.GroupNorm_0 = group_norm(channels)
+        self.GroupNorm_0 = GroupNorm(groups, channels, eps=1e-6) if groups else group_norm(channels)
         self.NIN_0 = NIN(channels, channels)
         self.NIN_1 = NIN(channels, channels)
         self.NIN_2 = NIN(channels, channels)

@@ -160,6 +160,8 @@ class TrainConfig:
             raise ValueError(
                 f"data.images {self.data.images} have {channels} channels, the network has {self.network.channels}"
             )
+        if self.network.conditioning != "sigma":
+            raise ValueError(f"training needs network.conditioning sigma, got {self.network.conditioning!r}")
         if self.noise.kind == "high_frequency" and channels == 1:
             raise ValueError("noise.kind high_frequency needs data.images: complex")
 
