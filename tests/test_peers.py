@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdrift.config import parse
 from kdrift.fourier import fft2c
 from kdrift.networks import NetworkConfig, build_network
 from kdrift.networks.ncsnpp import NCSNppConfig
@@ -26,6 +27,8 @@ from kdrift.samplers.start import StartOptions
 from kdrift.samplers.vp import VPOptions, alpha_bars
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
+from kdrift_serve.problems import Problem
+from kdrift_serve.request import from_query
 from test_samplers import SDE, TAU, Z_BOUND, _complex, _problem, gaussian_score
 
 VP: dict[str, Any] = {"dps": dps, "dds": dds, "diffpir": diffpir}
@@ -294,6 +297,15 @@ def test_reconstruction_starts_from_a_classical_method(method: str) -> None:
 def test_mistakes_about_starts_are_told(plan: Plan, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         resolve(plan, _tiny_prior())
+
+
+def test_a_request_and_a_batch_name_a_start() -> None:
+    settings = {"start_time": 0.4}
+    plan = from_query([("plan.start", "tv"), ("plan.settings.start_time", "0.4")]).plan
+    assert (plan.start, plan.settings) == ("tv", settings)
+    assert parse(Plan, {"start": "tv", "settings": settings}).start == "tv"
+    with pytest.raises(Problem, match="start"):
+        from_query([("plan.start", "3")])
 
 
 @dataclass(frozen=True)

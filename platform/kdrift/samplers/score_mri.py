@@ -122,9 +122,8 @@ def _run(
 ) -> Tensor:
     paper = options.discretisation == "paper"
     levels = sde.levels(options.num_steps + 1 if paper else options.num_steps)
-    steps = (paper_steps(levels) if paper else released_steps(levels))[
-        -steps_left(options.num_steps, options, measurement) :
-    ]
+    every = paper_steps(levels) if paper else released_steps(levels)
+    steps = every[-steps_left(options.num_steps, options, measurement) :]
     x = steps[0].start * rng(*measurement.kspace.shape[-2:])
     if measurement.start is not None:
         x = measurement.start + x  # Algorithm 6, line 1
