@@ -43,6 +43,8 @@ class Plan:
     """ESPIRiT maps are zero where their eigenvalue is not above this; 0 keeps the background, as RSS images do."""
     map_threshold: float = 0.02
     """Singular values of the calibration matrix below this fraction of the largest are null space."""
+    start: str | None = None
+    """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise."""
 
     def prepare(
         self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,

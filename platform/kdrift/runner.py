@@ -20,6 +20,7 @@ from kdrift.fourier import fft2c
 from kdrift.plan import DEFAULT_PRIOR, Plan, plan_preset
 from kdrift.prior import Prior, load_prior, shipped_for
 from kdrift.samplers import METHODS, Callback, ChainNoise, Measurement
+from kdrift.samplers.start import StartOptions
 from kdrift.sense import sense_operator
 from kdrift.slices import SliceData
 from kdrift.uncertainty import RunningMoments
@@ -78,6 +79,8 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
     if plan.method in BASELINES:
         if plan.preset:
             raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
+        if plan.start is not None:
+            raise ValueError(f"{plan.method} is a classical method: it does not start from {plan.start!r}")
         options = _classical_options(plan)
         return _Classical(plan, {**common, "num_samples": 1, "preset": "", "options": options})
     if plan.method not in METHODS:
@@ -85,11 +88,14 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
     method = METHODS[plan.method]
     preset = plan_preset(plan)
     resolved = parse(method.options, {**preset.settings, **plan.settings}, f"method {plan.method}")
+    _check_start(plan, resolved)
     if not isinstance(prior, Prior):
         prior = load_prior(prior or default_prior(plan.method), choose_device(device))
     _check_prior(plan.method, prior)
     used = {"name": prior.name, "sha256": prior.sha256}
     config = {**common, "preset": preset.name, "options": dataclasses.asdict(resolved), "prior": used}
+    if plan.start is not None:
+        config["start"] = plan.start
     if preset.provenance:
         config["preset_provenance"] = preset.provenance
     return _Sampling(plan, config, resolved, prior)
@@ -109,6 +115,22 @@ def _check_prior(method: str, prior: Prior) -> None:
             f"method {method} needs a prior trained on {needed} noise, {prior.name} was trained on {prior.noise}"
             f" noise; priors that can serve it: {able}"
         )
+
+
+def _check_start(plan: Plan, options: Any) -> None:
+    if plan.start is None:
+        if isinstance(options, StartOptions) and options.start_time < 1:
+            raise ValueError(
+                f"start_time {options.start_time} leaves out steps: name a start, one of {', '.join(BASELINES)}"
+            )
+        return
+    if not isinstance(options, StartOptions):
+        able = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
+        raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
+    if plan.start not in BASELINES:
+        raise ValueError(f"no start {plan.start!r}{suggest(plan.start, list(BASELINES))}")
+    if plan.num_map_sets != 1:
+        raise ValueError(f"a start takes one set of coil maps, got {plan.num_map_sets}")
 
 
 def _classical_options(plan: Plan) -> dict[str, Any]:
@@ -186,11 +208,15 @@ class _Sampling:
             parts: range | None = range(*(chunk.coils or (0, len(kspace))))
         else:
             parts = range(len(smaps)) if smaps.ndim == 4 else None
-        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale)
+        began = time.perf_counter()
+        start = None if self.plan.start is None else _start(self.plan.start, data) / scale
+        if start is not None and by_coil:
+            start = smaps * start
+        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale, start)
         score = _TimedScore(self.prior.score(fast=None if self.plan.precision == "auto" else False))
         samples = range(*chunk.samples)
         rng = ChainNoise(self.plan.seed, data.index, samples, parts, device=kspace.device, dtype=kspace.dtype)
-        sde, began = self.prior.sde(*kspace.shape[-2:]), time.perf_counter()
+        sde = self.prior.sde(*kspace.shape[-2:])
         x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=_told(steps))
         sampled = time.perf_counter()
         images = (scale * (rss(x) if by_coil or smaps.ndim == 4 else x.abs())).cpu()
@@ -205,6 +231,14 @@ class _Sampling:
             "combine": time.perf_counter() - sampled,
         }
         return ChunkResult(chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen)
+
+
+def _start(name: str, data: SliceData) -> Tensor:
+    """Return the image of a classical method, complex `(row, col)`: of all coils, so that every chunk has the same."""
+    if data.smaps.ndim != 3:
+        raise ValueError(f"a start takes one set of coil maps, got {len(data.smaps)}")
+    image = BASELINES[name](data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
+    return image.to(data.kspace)
 
 
 def _told(steps: Steps | None) -> Callback | None:

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the setting num_steps)")
     parser.add_argument("--samples", type=int, default=8, metavar="K", help="posterior samples (default: 8)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the samples (default: 0)")
+    parser.add_argument("--start", metavar="NAME", help="classical method to start from, with --set start_time=T0")
     parser.add_argument("--slices", metavar="A:B", help="slices A to B - 1 (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     mask = parser.add_argument_group("retrospective undersampling")
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         num_map_sets=args.map_sets,
         map_crop=args.map_crop,
+        start=args.start,
     )
     result = reconstruct(
         acquisition.kspace,

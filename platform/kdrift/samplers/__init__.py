@@ -10,6 +10,10 @@ from torch import Tensor
 
 from kdrift.samplers.annealed import AnnealedOptions, annealed
 from kdrift.samplers.chains import ChainNoise
+from kdrift.samplers.daps import DAPSOptions, daps
+from kdrift.samplers.dds import DDSOptions, dds
+from kdrift.samplers.diffpir import DiffPIROptions, diffpir
+from kdrift.samplers.dps import DPSOptions, dps
 from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.score_mri import (
     HybridOptions,
@@ -54,6 +58,9 @@ _RELEASED_HYBRID = HybridOptions(
 _RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
 _RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
 
+_RELEASED_DIFFPIR = DiffPIROptions(num_steps=20, zeta=1.0)  # of its configuration for missing pixels
+_RELEASED_DPS = DPSOptions(zeta=0.5)  # likewise
+
 # Numbers found on patient 09 (simulated, 4x and 8x); the last step's three, which follow from what a fully sampled
 # reference is (measured noise and no other), looking at the real slices too.
 _TUNED_ANNEALED = AnnealedOptions(
@@ -80,6 +87,22 @@ METHODS: dict[str, Method] = {
     "score_mri_hybrid": Method(
         score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+    ),
+    "dps": Method(
+        dps, DPSOptions, {"paper": DPSOptions(), "released": _RELEASED_DPS}, "image",
+        "DPS: ancestral steps guided by the gradient of the data misfit through the network",
+    ),
+    "dds": Method(
+        dds, DDSOptions, {"paper": DDSOptions()}, "image",
+        "DDS: DDIM with a few conjugate-gradient steps on the denoised image, tens of evaluations",
+    ),
+    "diffpir": Method(
+        diffpir, DiffPIROptions, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR}, "image",
+        "DiffPIR: a proximal data step on the denoised image, weighed by the noise levels of data and image",
+    ),
+    "daps": Method(
+        daps, DAPSOptions, {"paper": DAPSOptions()}, "image",
+        "DAPS: an ODE to an image, Langevin steps on the data, noise of the next lower level",
     ),
 }  # fmt: skip
 
