@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kdrift.samplers.annealed import AnnealedOptions, annealed
 from kdrift.samplers.chains import ChainNoise
+from kdrift.samplers.csgm_langevin import CSGMOptions, csgm_langevin
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.red_diff import REDDiffOptions, red_diff
 from kdrift.samplers.score_mri import (
     HybridOptions,
     ScoreMRIOptions,
@@ -19,6 +21,7 @@ from kdrift.samplers.score_mri import (
     score_mri_real,
     score_mri_ssos,
 )
+from kdrift.samplers.smrd import SMRDOptions, smrd
 from kdrift.sde import Noise
 
 
@@ -51,6 +54,7 @@ _HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the
 _RELEASED_HYBRID = HybridOptions(
     num_steps=500, discretisation="released", sense_interval=50, lambda_steps=2000, coupling="broadcast"
 )
+_RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")
 _RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
 _RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
 
@@ -80,6 +84,18 @@ METHODS: dict[str, Method] = {
     "score_mri_hybrid": Method(
         score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+    ),
+    "red_diff": Method(
+        red_diff, REDDiffOptions, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF}, "image",
+        "RED-diff: a variational image found by Adam; chains differ little, their spread is no posterior",
+    ),
+    "csgm_langevin": Method(
+        csgm_langevin, CSGMOptions, {"paper": CSGMOptions()}, "image",
+        "CSGM-Langevin: annealed Langevin with a data term scaled to the score",
+    ),
+    "smrd": Method(
+        smrd, SMRDOptions, {"paper": SMRDOptions()}, "image",
+        "SMRD: annealed Langevin with a regularised data solve, tuned and stopped by SURE",
     ),
 }  # fmt: skip
 
