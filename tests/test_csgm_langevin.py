@@ -123,3 +123,25 @@ def test_start_is_uniform_and_data_that_are_met_leave_no_term() -> None:
     found = csgm_langevin(gaussian_score, SDE, zero, rng=rng, options=CSGMOptions(num_steps=5))
     assert bool(torch.isfinite(torch.view_as_real(found)).all())
     assert found.shape == complex_normal(2, 4, 4).shape
+
+
+def test_published_steps_diverge_where_the_score_is_that_of_noise_and_a_tenth_of_them_does_not() -> None:
+    """A score of noise alone is -x / sigma^2: with all data met at 0 a step multiplies x by 1 - (1 + guidance) step /
+    sigma^2, with step / sigma^2 = 5e-5 / 0.0066^2 = 1.15 that is -5.9. Below |1 - ...| = 1 it stays near the data.
+    """
+    given = problem(1, 8, 8, 0.0, 1.1)
+    empty = replace(given, kspace=0 * given.kspace)
+    sizes = {}
+    for step_size in (5e-5, 5e-6):
+        options = CSGMOptions(num_steps=4, step_size=step_size)
+        rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+        seen: list[float] = []
+
+        def remember(done, total, x, sigma, seen=seen):  # type: ignore[no-untyped-def]
+            seen.append(float(x.abs().max()) / sigma)
+
+        csgm_langevin(lambda x, s: -x / s**2, SDE, empty, rng=rng, options=options, callback=remember)
+        sizes[step_size] = seen
+    growth = 6 * 5e-5 / 0.0066**2 - 1
+    assert sizes[5e-5][0] > 0.5 * growth**3
+    assert sizes[5e-6][0] < 5
