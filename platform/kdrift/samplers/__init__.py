@@ -54,7 +54,7 @@ _HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the
 _RELEASED_HYBRID = HybridOptions(
     num_steps=500, discretisation="released", sense_interval=50, lambda_steps=2000, coupling="broadcast"
 )
-# The paper's step diverges with scores that grow with the noise, as exact ones do; a tenth of it does not. Not searched.
+# The paper's step diverges with scores that grow with the noise, as exact ones do; a tenth does not. Not searched.
 _STABLE_CSGM = CSGMOptions(num_steps=40, step_size=5e-6)
 _RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")
 _RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
