@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -72,6 +73,21 @@ def test_methods_give_moments_of_their_samples(method: str, kspace: torch.Tensor
     assert result.config["options"]["num_steps"] == 4
     assert result.config["prior"]["sha256"] == prior.sha256
     assert set(result.stages) == {"coil_maps", "network", "sampler", "combine"}
+
+
+@pytest.mark.parametrize(("method", "settings", "nfe"), [
+    ("red_diff", {"num_steps": 4}, 4),
+    ("csgm_langevin", {"num_steps": 3}, 3 + 3 + 4),
+    ("smrd", {"num_steps": 3}, 2 * (3 + 3 + 4)),
+    ("smrd", {"num_steps": 3, "early_stopping": False}, 2 * 3 + 3 + 4),
+])  # fmt: skip
+def test_cost_of_optimising_and_langevin_methods(
+    method: str, settings: dict[str, Any], nfe: int, kspace: torch.Tensor, prior: Prior
+) -> None:
+    result = reconstruct(kspace, _mask(kspace), plan=Plan(method=method, settings=settings, num_samples=3), prior=prior)
+    assert result.nfe == nfe
+    assert result.network_images == 2 * 3 * 2 * nfe  # slices, samples, real and imaginary parts
+    assert bool(torch.isfinite(result.mean).all())
 
 
 def test_answer_does_not_depend_on_batches_or_slices(kspace: torch.Tensor, prior: Prior) -> None:
