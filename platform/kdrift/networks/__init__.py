@@ -8,8 +8,9 @@ from torch import nn
 
 from kdrift.networks.edm import EDMDenoiser
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
+from kdrift.networks.residual import ResidualDenoiser
 
-__all__ = ["EDMDenoiser", "NCSNpp", "NCSNppConfig", "NetworkConfig", "build_network"]
+__all__ = ["EDMDenoiser", "NCSNpp", "NCSNppConfig", "NetworkConfig", "ResidualDenoiser", "build_network"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class NetworkConfig:
     ncsnpp: NCSNppConfig = field(default_factory=NCSNppConfig)
     """Architecture."""
     preconditioning: str = "none"
-    """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image."""
+    """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image; `residual`: likewise,
+    the restored image of AK-Diffusion."""
     sigma_data: float = 0.3
-    """Standard deviation of the training images, used by `edm`."""
+    """Standard deviation of the training images, used by `edm` and `residual`."""
 
     @property
     def channels(self) -> int:
@@ -34,13 +36,17 @@ class NetworkConfig:
         return self.ncsnpp.size_multiple
 
     def __post_init__(self) -> None:
-        if self.preconditioning not in ("none", "edm"):
-            raise ValueError(f"preconditioning is 'none' or 'edm', got {self.preconditioning!r}")
-        if self.preconditioning == "edm" and (self.ncsnpp.scale_by_sigma or not self.ncsnpp.centered):
-            raise ValueError("edm preconditioning needs ncsnpp.scale_by_sigma: false and ncsnpp.centered: true")
+        if self.preconditioning not in ("none", "edm", "residual"):
+            raise ValueError(f"preconditioning is 'none', 'edm' or 'residual', got {self.preconditioning!r}")
+        if self.preconditioning != "none" and (self.ncsnpp.scale_by_sigma or not self.ncsnpp.centered):
+            needs = "ncsnpp.scale_by_sigma: false and ncsnpp.centered: true"
+            raise ValueError(f"{self.preconditioning} preconditioning needs {needs}")
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
     """Build the module of a configuration, with fresh weights."""
     network = NCSNpp(config.ncsnpp)
-    return EDMDenoiser(network, config.sigma_data) if config.preconditioning == "edm" else network
+    if config.preconditioning == "none":
+        return network
+    wrapper = EDMDenoiser if config.preconditioning == "edm" else ResidualDenoiser
+    return wrapper(network, config.sigma_data)
