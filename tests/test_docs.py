@@ -32,7 +32,8 @@ from kdrift.tuning.config import TuneConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLERS = REPOSITORY / "docs" / "samplers.md"
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CARDS = sorted((REPOSITORY / "docs" / "methods").glob("*.md"))
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), *CARDS]
 IDS = [page.name for page in PAGES]
 CONFIGS: dict[str, type] = {"convert": ConvertConfig, "reconstruct": BatchConfig, "evaluate": EvaluateConfig}
 GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -146,13 +147,16 @@ def test_mask_table_has_every_kind() -> None:
 
 def test_sampler_cards_are_those_of_the_code() -> None:
     text = SAMPLERS.read_text()
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE)[: len(METHODS)] == list(METHODS)
-    cards = {name: card(name) for name in METHODS}
-    assert dict(GENERATED.findall(text)) == cards, "run python tests/test_docs.py"
+    headings = re.findall(r"^## (\w+)$", text, re.MULTILINE)
+    assert [name for name in METHODS if name in headings] == [name for name in headings if name in METHODS]
+    found = [pair for page in [SAMPLERS, *CARDS] for pair in GENERATED.findall(page.read_text())]
+    assert dict(found) == {name: card(name) for name in METHODS}, "run python tests/test_docs.py"
+    assert len(found) == len(METHODS)
     for name, method in METHODS.items():
+        assert name in headings or f"](methods/{name}.md)" in text, f"no card of {name}"
         _, options = method.preset(None)
-        nfe = options.num_steps * (1 + getattr(options, "num_corrector_steps", 0))
-        assert re.search(rf"^\| `{name}` .*\| {nfe} \|$", text, re.MULTILINE), f"default nfe of {name} is {nfe}"
+        nfe = getattr(options, "nfe", None) or options.num_steps * (1 + getattr(options, "num_corrector_steps", 0))
+        assert re.search(rf"^\| \[?`{name}`.*\| {nfe} \|$", text, re.MULTILINE), f"default nfe of {name} is {nfe}"
 
 
 def card(name: str) -> str:
@@ -205,12 +209,13 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def write_cards() -> None:
-    """Write the generated tables of docs/samplers.md."""
-    new = GENERATED.sub(
-        lambda found: f"<!-- generated: {found[1]} -->\n{card(found[1])}<!-- end -->",
-        SAMPLERS.read_text(),
-    )
-    SAMPLERS.write_text(new)
+    """Write the generated tables of docs/samplers.md and docs/methods."""
+    for page in [SAMPLERS, *CARDS]:
+        new = GENERATED.sub(
+            lambda found: f"<!-- generated: {found[1]} -->\n{card(found[1])}<!-- end -->",
+            page.read_text(),
+        )
+        page.write_text(new)
 
 
 if __name__ == "__main__":

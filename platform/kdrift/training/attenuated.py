@@ -88,7 +88,8 @@ def attenuated_loss(
     """lambda(t) |S^H G_t (h(z_t) - z_0)|^2 with z_t = G_t z_0 + sigma SS* n (Eq. 11), mean over pixels.
 
     SS* n of unit noise n is S n' with one noise image n' of unit variance. lambda, which the paper leaves open, is
-    1/sigma^2, so that the loss is the fraction of the noise's power that is left. `image` is `(batch, 2, row, col)`.
+    1 / (sigma^2 mean G_t^2), so that the loss is the fraction left of the noise's power under G_t, which at the last
+    times is a few samples of k-space. `image` is `(batch, 2, row, col)`.
     """
     rows, cols = image.shape[-2:]
     level, window = sigma[:, None, None, None], gaussian_window(rows, cols, b[:, None, None, None])
@@ -99,7 +100,8 @@ def attenuated_loss(
     error = ifft2c(window * fft2c(_complex(output).reshape(noisy.shape) - clean))
     if config.coil_noise:
         error = combine(error, smaps)[:, None] / smaps.abs().square().sum(1, keepdim=True)
-    return (torch.view_as_real(error / level) ** 2).mean()
+    power = level**2 * (window**2).mean((-2, -1), keepdim=True)
+    return (torch.view_as_real(error).square().sum(-1) / (2 * power)).mean()
 
 
 def attenuate(images: Tensor, b: float) -> Tensor:

@@ -131,9 +131,10 @@ def noise_left(
 ) -> float:  # fmt: skip
     """Mean of |P G (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
 
-    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network; `blur` is G, the
-    attenuation of AK-Diffusion, and the value then that of its loss (Eq. 11).
+    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. `blur` is G, the
+    attenuation of AK-Diffusion; the value is then that of its loss (Eq. 11), a fraction of the noise under G.
     """
     levels = torch.full((len(image),), sigma, device=image.device)
     denoised = denoise(network, preconditioning, blur(image) + sigma * part(noise), levels)
-    return float((part(blur(denoised - image)) ** 2).mean()) / sigma**2
+    power = sigma**2 if blur is whole else sigma**2 * float((blur(noise) ** 2).mean())
+    return float((part(blur(denoised - image)) ** 2).mean()) / power
