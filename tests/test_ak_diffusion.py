@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from kdrift.data.phantom import phantom_volume
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.masks import make_mask
+from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.prior import load_prior, save_prior
+from kdrift.reconstruct import Plan, reconstruct
 from kdrift.samplers import ChainNoise, Measurement
 from kdrift.samplers.ak_diffusion import AKDiffusionOptions, ak_diffusion
 from kdrift.samplers.heat_diffusion import HeatDiffusionOptions, heat_diffusion, learning_rate
@@ -213,3 +218,25 @@ def test_heat_diffusion_limits() -> None:
         options=replace(steps, lr_low=0.0, lr_high=0.0),
     )  # fmt: skip
     assert float((full - image).norm()) < 0.6 * float((none - image).norm())
+
+
+@pytest.mark.parametrize("method", ["ak_diffusion", "heat_diffusion"])
+def test_reconstruct_runs_it_with_a_prior_of_its_kind(method: str, tmp_path: Path) -> None:
+    network = NetworkConfig(
+        NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(),
+                     middle_attention=False, centered=True, scale_by_sigma=False),
+        preconditioning="residual",
+    )  # fmt: skip
+    attenuated = {"noise": "attenuated", "attenuation": {"b_min": 0.5, "b_max": 24.0}}
+    metadata = {"sigma_min": 0.01, "sigma_max": 1.0}
+    made = save_prior(tmp_path / "ak", build_network(network), network, card="", metadata={**metadata, **attenuated})
+    kspace = torch.from_numpy(phantom_volume(1, 32, 32, 3).kspace)
+    mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
+    plan = Plan(method=method, settings={"num_steps": 2}, num_samples=2)
+    result = reconstruct(kspace, mask, plan=plan, prior=load_prior(made), device="cpu")
+    assert result.nfe == (4 if method == "ak_diffusion" else 2)
+    assert result.network_images == 2 * (12 if method == "ak_diffusion" else 2)
+    assert bool(torch.isfinite(result.mean).all())
+    white = save_prior(tmp_path / "white", build_network(network), network, card="", metadata=metadata)
+    with pytest.raises(ValueError, match="needs a prior trained on attenuated noise"):
+        reconstruct(kspace, mask, plan=plan, prior=load_prior(white), device="cpu")
