@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kdrift.samplers.ak_diffusion import AKDiffusionOptions, ak_diffusion
 from kdrift.samplers.annealed import AnnealedOptions, annealed
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.csgm_langevin import CSGMOptions, csgm_langevin
@@ -15,6 +16,7 @@ from kdrift.samplers.daps import DAPSOptions, daps
 from kdrift.samplers.dds import DDSOptions, dds
 from kdrift.samplers.diffpir import DiffPIROptions, diffpir
 from kdrift.samplers.dps import DPSOptions, dps
+from kdrift.samplers.heat_diffusion import HeatDiffusionOptions, heat_diffusion
 from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.red_diff import REDDiffOptions, red_diff
 from kdrift.samplers.score_mri import (
@@ -38,7 +40,7 @@ class Method:
     options: type[Any]
     """Dataclass of its settings."""
     presets: Mapping[str, Any]
-    """Named settings; `tuned`, else `paper`, is used where none is named."""
+    """Named settings; `tuned`, else `paper`, else the first is used where none is named."""
     chains: Literal["image", "coil", "coupled_coils"]
     """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS at the end, on its
     own or with steps that couple a sample's coils."""
@@ -47,8 +49,9 @@ class Method:
     """What its prior was trained to remove."""
 
     def preset(self, name: str | None) -> tuple[str, Any]:
-        """Return the name and the settings of a preset, by default `tuned` if there is one, else `paper`."""
-        name = name or ("tuned" if "tuned" in self.presets else "paper")
+        """Return the name and the settings of a preset, by default `tuned` if there is one, else `paper`, else the
+        first."""
+        name = name or next(known for known in ("tuned", "paper", *self.presets) if known in self.presets)
         if name not in self.presets:
             raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
         return name, self.presets[name]
@@ -121,6 +124,14 @@ METHODS: dict[str, Method] = {
     "smrd": Method(
         smrd, SMRDOptions, {"paper": SMRDOptions()}, "image",
         "SMRD: annealed Langevin with a regularised data solve, tuned and stopped by SURE",
+    ),
+    "ak_diffusion": Method(
+        ak_diffusion, AKDiffusionOptions, {"paper": AKDiffusionOptions()}, "coupled_coils",
+        "AK-Diffusion Algorithm 1: k-space grows from its centre, with a structured low-rank correction", "attenuated",
+    ),
+    "heat_diffusion": Method(
+        heat_diffusion, HeatDiffusionOptions, {"released": HeatDiffusionOptions()}, "image",
+        "Heat-Diffusion, the code published with AK-Diffusion: one image, data by back-propagation", "attenuated",
     ),
 }  # fmt: skip
 

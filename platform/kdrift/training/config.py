@@ -9,6 +9,7 @@ from kdrift.config import flatten
 from kdrift.data.dataset import DataConfig
 from kdrift.networks import NetworkConfig
 from kdrift.sde import LowFrequencies, Noise
+from kdrift.training.attenuated import AttenuationConfig
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,12 @@ class NoiseConfig:
     """Noise seen in training; sigma is the standard deviation of each of its real components."""
 
     kind: Noise = "white"
-    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE (needs complex images)."""
+    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE. attenuated: of coil
+    images whose k-space is attenuated too, for AK-Diffusion. Both of these need complex images."""
     low: LowFrequencies = field(default_factory=LowFrequencies)
     """The centre of k-space that stays free of noise (kind high_frequency)."""
+    attenuated: AttenuationConfig = field(default_factory=AttenuationConfig)
+    """Attenuation and coils (kind attenuated)."""
     log_sigma_mean: float = -1.2
     """P_mean of Karras et al. 2022, Table 1: mean of ln sigma (edm preconditioning)."""
     log_sigma_std: float = 1.2
@@ -35,6 +39,11 @@ class NoiseConfig:
             raise ValueError(f"noise needs 0 < sigma_min < sigma_max, got {self}")
         if not 0 <= self.t_min < 1 or self.log_sigma_std <= 0:
             raise ValueError(f"noise needs 0 <= t_min < 1 and log_sigma_std > 0, got {self}")
+        if any(not self.sigma_min < sigma <= self.sigma_max for sigma in self.attenuated.sigma_last):
+            raise ValueError(
+                f"noise.attenuated.sigma_last must lie above sigma_min {self.sigma_min} and not above sigma_max"
+                f" {self.sigma_max}, got {list(self.attenuated.sigma_last)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,8 @@ class TrainConfig:
     data: DataConfig
     """Training images."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Network; its preconditioning decides the loss (`edm`: Karras 2022 Eq. 8, `none`: score matching)."""
+    """Network; its preconditioning decides the loss (`edm`: Karras 2022 Eq. 8, `none`: score matching,
+    `residual`: AK-Diffusion Eq. 11)."""
     name: str = "prior"
     """Name of the run and of the registered prior."""
     seed: int = 0
@@ -162,8 +172,14 @@ class TrainConfig:
             )
         if self.network.conditioning != "sigma":
             raise ValueError(f"training needs network.conditioning sigma, got {self.network.conditioning!r}")
-        if self.noise.kind == "high_frequency" and channels == 1:
-            raise ValueError("noise.kind high_frequency needs data.images: complex")
+        if self.noise.kind != "white" and channels == 1:
+            raise ValueError(f"noise.kind {self.noise.kind} needs data.images: complex")
+        residual = self.network.preconditioning == "residual"
+        if residual != (self.noise.kind == "attenuated"):
+            raise ValueError(
+                "noise.kind attenuated and network.preconditioning residual go together, got"
+                f" {self.noise.kind} and {self.network.preconditioning}"
+            )
 
 
 def check_resumable(saved: dict[str, Any], config: dict[str, Any]) -> None:

@@ -190,6 +190,7 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
         "sigma_max": config.noise.sigma_max,
         "noise": config.noise.kind,
         "low_frequencies": to_dict(config.noise.low) if config.noise.kind == "high_frequency" else None,
+        "attenuation": _attenuation(config),
         "scale_quantile": config.data.quantile,
         "images": content["images"],
         "metrics": content["metrics"],
@@ -199,6 +200,12 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
     card = model_card(config, content["images"], content["metrics"])
     save_prior(out / "prior", state.ema, config.network, card=card, metadata=metadata)
     return out / "prior"
+
+
+def _attenuation(config: TrainConfig) -> dict[str, float] | None:
+    if config.noise.kind != "attenuated":
+        return None
+    return {"b_min": config.noise.attenuated.b_min, "b_max": config.noise.attenuated.b_max}
 
 
 def model_card(config: TrainConfig, images: int, metrics: dict[str, float]) -> str:
