@@ -20,7 +20,7 @@ from kdrift.hardware import keep_freed_memory
 from kdrift.plan import Plan
 from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
 from kdrift.prior import Prior, load_prior
-from kdrift.runner import choose_device, resolve
+from kdrift.runner import choose_device, default_prior, resolve
 from kdrift.training.progress import read_json, write_json
 from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord
@@ -71,7 +71,7 @@ def tune(
     """
     began, out = time.monotonic(), out.resolve()
     plan, start = _start(config, out)
-    prior = load_prior(config.prior)
+    prior = load_prior(config.prior or default_prior(config.method))
     cases = load_cases(config, plan)
     settings = to_dict(config)
     run = _open_run(config, settings, out, resume, tracking_uri)
