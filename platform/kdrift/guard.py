@@ -7,7 +7,8 @@ the units of the prior (an image of brightness 1):
     |M(y - A x)| about |y|     + |A unit image| + sigma |M A z|
 
 The first holds where nothing was measured as well, which the second does not see. Both are asked with a margin,
-`LIMIT`. A sampler starts far from the data, at its first noise level, so the bounds follow the level that it reports.
+`LIMIT`. A sampler starts far from the data, at its first noise level, so the bounds follow the level that it reports,
+two steps behind: where steps are few, one cannot take out all the noise that its levels differ by.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kdrift.fourier import fft2c
 from kdrift.samplers.measurement import Measurement
 from kdrift.sense import sense_operator
 
-LIMIT = 3.0
+LIMIT = 5.0
 """How often an image may exceed what data and noise level explain."""
 UNIT = 0.25
 """Root mean square of the unit image: of coils and slices whose data say next to nothing."""
@@ -71,15 +72,15 @@ class Guard:
         kspace, mask, smaps = measurement.kspace, measurement.mask, measurement.smaps
         self._kspace, self._mask, self._num_samples = kspace, mask, num_samples
         self._operator = None if by_coil else sense_operator(smaps, mask)
-        pixels, points = mask.numel(), int(mask.sum())
+        pixels, points = mask.numel(), max(1, int(mask.sum()))
         norms = torch.linalg.vector_norm(kspace, dim=(-2, -1))
         if self._operator is None:
             trace, gain = 1.0, 1.0
             image, data = norms, norms  # of each coil
         else:
             energy = smaps.abs().square().sum(-3)  # of each set
-            trace = float(energy.mean((-2, -1)).sum())
-            gain = float(energy[energy > 0].mean()) if trace > 0 else 1.0  # 1 of maps as ESPIRiT has them
+            trace = float(energy.mean((-2, -1)).sum()) or 1.0
+            gain = float(energy[energy > 0].mean()) if bool((energy > 0).any()) else 1.0  # 1 of ESPIRiT's maps
             image = torch.linalg.vector_norm(self._operator.adjoint(kspace)) / gain
             data = torch.linalg.vector_norm(norms)
         self._size = image + UNIT * math.sqrt(pixels)
@@ -87,19 +88,20 @@ class Guard:
         self._misfit = data + UNIT * math.sqrt(points * gain)
         self._misfit_noise = math.sqrt(2 * points * trace)
         self._found: dict[int, tuple[int, int, str]] = {}
-        self._last = (0, 0)
+        self._last, self._levels = (0, 0), (math.inf, math.inf)
 
     def __call__(self, done: int, total: int, images: Tensor, level: float) -> None:
         """Check the images after step `done` of `total`. Raises `AllDiverged` when no chain is left."""
         self._last = (done, total)
         residual = done == total or done % max(1, total // NUM_CHECKS) == 0
-        self._check(images, float(level), residual=residual)
+        self._check(images, self._levels[0], residual=residual)
+        self._levels = (self._levels[1], float(level))
         if len(self._found) == self._num_samples:
             raise AllDiverged
 
     def finish(self, images: Tensor) -> None:
-        """Check what the sampler returned, which has no noise left."""
-        self._check(images, 0.0, residual=True)
+        """Check what the sampler returned."""
+        self._check(images, max((level for level in self._levels if level < math.inf), default=0.0), residual=True)
 
     def divergences(self, slice_index: int, first_sample: int) -> tuple[Divergence, ...]:
         """Return what was marked, the chunk's samples being numbered from `first_sample`."""
@@ -111,22 +113,21 @@ class Guard:
 
     def _check(self, images: Tensor, level: float, *, residual: bool) -> None:
         size = torch.linalg.vector_norm(images, dim=(-2, -1))
-        self._mark(size, self._size + level * self._size_noise, "the image is")
+        self._mark(size, self._size, level, self._size_noise, "the image is")
         if residual:
-            misfit = torch.linalg.vector_norm(self._residual(images), dim=(-2, -1))
-            if self._operator is not None:
-                misfit = torch.linalg.vector_norm(misfit, dim=-1)
-            self._mark(misfit, self._misfit + level * self._misfit_noise, "its data residual is")
+            misfit = torch.stack([self._residual(image) for image in images])  # one by one: k-space of all is large
+            self._mark(misfit, self._misfit, level, self._misfit_noise, "its data residual is")
 
-    def _residual(self, images: Tensor) -> Tensor:
+    def _residual(self, image: Tensor) -> Tensor:
+        """Return |M(y - A x)| of one sample, of each coil where images are coil images."""
         if self._operator is None:
-            return torch.where(self._mask, self._kspace - fft2c(images), 0)
-        return self._kspace - self._operator.forward(images + 0j)
+            return torch.linalg.vector_norm(torch.where(self._mask, self._kspace - fft2c(image), 0), dim=(-2, -1))
+        return torch.linalg.vector_norm(self._kspace - self._operator.forward(image + 0j))
 
-    def _mark(self, values: Tensor, explained: Tensor, what: str) -> None:
-        """Mark the samples any of whose `values` (sample, ...) is not finite or too large."""
-        ratio = (values / explained).reshape(self._num_samples, -1)
-        bad = ~(ratio <= LIMIT)  # true of NaN as well
+    def _mark(self, values: Tensor, data: Tensor, level: float, noise: float, what: str) -> None:
+        """Mark the samples any of whose `values` (sample, ...) is not finite, or beyond `data` + `level` x `noise`."""
+        ratio = (values / (data + level * noise)).reshape(self._num_samples, -1)
+        bad = ~(ratio <= LIMIT) | ~torch.isfinite(values).reshape(ratio.shape)
         if not bool(bad.any()):
             return
         for row in bad.any(1).nonzero().flatten().tolist():
