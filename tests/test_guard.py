@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 import torch
 from torch import Tensor
 
 from kdrift.baselines import cg_sense
 from kdrift.chunks import Chunk, ChunkResult, merge_chunks, split_chains
-from kdrift.cli import main
 from kdrift.data.phantom import phantom_volume
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.guard import AllDiverged, Diverged, Guard
 from kdrift.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.plan import Plan
-from kdrift.prior import Prior, load_prior, save_prior
+from kdrift.prior import Prior, load_prior
 from kdrift.reconstruct import reconstruct
 from kdrift.result import ReconstructionResult
 from kdrift.runner import Runner, resolve
@@ -278,36 +274,6 @@ def test_bounds_follow_the_level_and_stop_when_none_is_left() -> None:
     with pytest.raises(AllDiverged):
         guard(8, 8, torch.stack([torch.nan * noise[0], noise[1]]), 0.01)
     assert guard.healthy() == []
-
-
-def test_command_reports_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scan, out = tmp_path / "phantom.h5", tmp_path / "r"
-    assert main(["phantom", "--out", str(scan), "--slices", "1", "--size", "48", "--coils", "3", "--seed", "1"]) == 0
-    torch.manual_seed(0)
-    bundle = save_prior(tmp_path / "tiny", build_network(CONFIG), CONFIG, card="", metadata=LEVELS)
-    silly = [
-        "reconstruct", str(scan), "--out", str(out), "--prior", str(bundle), "--method", "score_mri", "--set", "snr=50",
-        "--steps", "20", "--samples", "2", "--mask", "random", "--acceleration", "2", "--acs-lines", "14",
-    ]  # fmt: skip
-    assert main(silly) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("kdrift: error: slice 0: all 2 samples diverged, sample ")
-    assert len(error.strip().splitlines()) == 1
-    assert not out.exists()
-    assert main([*silly, "--on-divergence", "fallback", "--save-samples"]) == 0
-    assert "slice 0: samples diverged: 0, 1 (0 at step" in capsys.readouterr().err
-    report = json.loads((out / "metrics.json").read_text())
-    assert report["fallback"] == [0]
-    assert list(report["diverged"]["0"]) == ["0", "1"]
-    assert report["config"]["on_divergence"] == "fallback"
-    with h5py.File(out / "reconstruction.h5") as file:
-        assert list(file.attrs["fallback_slices"]) == [0]
-        assert "none is left, the slice is CG-SENSE" in file.attrs["diverged"]
-    single = ["--method", "cg_sense", "--mask", "random", "--acceleration", "2", "--acs-lines", "14"]
-    assert main(["reconstruct", str(scan), "--out", str(tmp_path / "cg"), *single]) == 0
-    classical = json.loads((tmp_path / "cg" / "metrics.json").read_text())
-    assert report["metrics"] == pytest.approx(classical["metrics"], rel=1e-4)
-    assert (classical["diverged"], classical["fallback"]) == ({}, [])
 
 
 def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prior: Prior) -> None:
