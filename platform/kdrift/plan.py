@@ -35,6 +35,8 @@ class Plan:
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
     """Also give every sample back."""
+    on_divergence: Literal["error", "fallback"] = "error"
+    """Where all samples of a slice diverge: an error that names it, or CG-SENSE in its place, labelled."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1

@@ -20,7 +20,7 @@ from kdrift.plan import Plan
 from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
 from kdrift.prior import Prior, load_prior
 from kdrift.run_folder import open_run
-from kdrift.runner import choose_device, resolve
+from kdrift.runner import choose_device, default_prior, resolve
 from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
@@ -70,7 +70,7 @@ def tune(
     """
     began, out = time.monotonic(), out.resolve()
     plan, start = _start(config, out)
-    prior = load_prior(config.prior)
+    prior = load_prior(config.prior or default_prior(config.method))
     cases = load_cases(config, plan)
     settings = to_dict(config)
     if not (out / "run.json").is_file():
