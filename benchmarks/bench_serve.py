@@ -36,7 +36,7 @@ SAMPLES, REPEATS = 16, 2
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Rows of the benchmark table; `quick` takes 96x96 and 6 steps."""
-    size, steps = (96, 6) if quick else (256, 20)
+    size, steps = (96, 6) if quick else (192, 12)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scan = folder / "scan.h5"

@@ -192,3 +192,21 @@ def test_options_beside_a_configuration_are_refused(tmp_path: Path, capsys: pyte
     assert "leave --smaps out" in capsys.readouterr().err
     assert main(["reconstruct"]) == 1
     assert "give INPUT and --out DIR, or --config YAML" in capsys.readouterr().err
+
+
+def test_slices_without_a_sample_left(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
+    """By the pool as by `reconstruct`: the volume fails and says why, or has CG-SENSE there."""
+    silly = Plan("score_mri_ssos", "paper", {"num_steps": 20, "snr": 50.0}, num_samples=1, precision="float32")
+    lines: list[str] = []
+    for on_divergence in ("error", "fallback"):
+        chosen = replace(silly, on_divergence=on_divergence)
+        values = batch_values(inputs, tmp_path / on_divergence, slices=[0, 1], volumes=["small"], plan=to_dict(chosen))
+        report = reconstruct_batch(parse(BatchConfig, values), echo=lines.append)
+        if on_divergence == "error":
+            (reason,) = report.failed.values()
+            assert reason.startswith("slice 0: the sample diverged, sample 0 at step ")
+        else:
+            assert report.failed == {}
+    assert any(line.startswith("small: slice 0: samples diverged: 0 (0 at step") for line in lines), lines
+    found = json.loads((tmp_path / "fallback" / "small" / "metrics.json").read_text())
+    assert (found["fallback"], list(found["diverged"]["0"])) == ([0], ["0"])

@@ -19,6 +19,7 @@ from kdrift.evaluation.pool import PoolConfig, num_actors
 from kdrift.evaluation.table import Cell, markdown, summarise
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.result import SliceFacts
+from kdrift.runner import default_prior, load_priors
 
 
 def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: int | None = None) -> VolumeTask:
@@ -76,13 +77,15 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     one = replace(task(tmp_path / "v"), slices=(3, 4))
     images = torch.rand(4, 5, 6)
     facts = SliceFacts(3, torch.rand(5, 6), 0.1, 2.0, 0.5)
-    result = SliceResult(images.mean(0), images.std(0), images, 0.25, 7, 28, {"network": 1.5, "sampler": 0.1})
+    result = SliceResult(images.mean(0), images.std(0), images, 0.25, 7, 28, {"network": 1.5, "sampler": 0.1},
+                         diverged={2: "step 3 of 7: large"}, fallback=True)  # fmt: skip
     save_slice(one, facts, result)
     assert slices_left(one) == [4]
     assert slices_left(replace(one, key="other")) == [3, 4]
     found_facts, found = load_slice(one, 3)
     assert torch.equal(found_facts.zero_filled, facts.zero_filled)
     assert (found_facts.noise_sigma, found_facts.norm, found.misfit, found.nfe) == (0.1, 2.0, 0.25, 7)
+    assert (found.diverged, found.fallback) == ({2: "step 3 of 7: large"}, True)
     assert found.samples is not None
     assert torch.equal(found.samples, images)
     (tmp_path / ".partial" / "v" / "00003.npz").write_bytes(b"PK damaged")
@@ -149,3 +152,21 @@ def test_table_keeps_simulated_and_measured_data_apart() -> None:
     ]  # fmt: skip
     assert "| eq4 | tv | simulated | 2 | 31.00 ± 1.41 | 0.9000 ± 0.0000 |" in markdown(rows)
     assert "| eq4 | tv | measured | 1 | 34.00 | 0.9000 | 0.01000 | 2.00 | - | 3.50x |" in markdown(rows)
+
+
+def test_table_says_what_diverged() -> None:
+    report = {"simulated": True, "metrics": {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01}, "seconds": 4.0, "slices": [0, 1],
+              "nfe": 9, "net_acceleration": 3.5, "diverged": {"0": {"0": "", "1": ""}, "1": {"1": ""}},
+              "fallback": [0]}  # fmt: skip
+    text = markdown(summarise([Cell("eq4", "dps", [report])]))
+    assert "eq4, dps, simulated: 3 samples diverged and are left out, 1 slices of which none was left" in text
+
+
+def test_every_method_has_its_own_prior_where_none_is_named() -> None:
+    priors = load_priors(["annealed", "score_mri", "tv"])
+    assert set(priors) == {"annealed", "score_mri"}
+    assert priors["annealed"] is priors["score_mri"]
+    assert priors["annealed"].name == default_prior("annealed")
+    with pytest.raises(ValueError, match="no prior 'absent'"):
+        load_priors(["annealed"], "absent")
+    assert load_priors(["tv"], "absent") == {}

@@ -1,6 +1,6 @@
 """What README and docs/ say is true: commands parse, links and files exist, tables are those of the code.
 
-`python tests/test_docs.py` writes the generated tables of docs/samplers.md anew.
+`python tests/test_docs.py` writes the generated tables of the samplers anew.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from kdrift.tuning.config import TuneConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLERS = REPOSITORY / "docs" / "samplers.md"
-CARDS = sorted((REPOSITORY / "docs" / "methods").glob("*.md"))
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), *CARDS]
+CARDS = [SAMPLERS, *sorted((REPOSITORY / "docs" / "methods").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
 CONFIGS: dict[str, type] = {"convert": ConvertConfig, "reconstruct": BatchConfig, "evaluate": EvaluateConfig}
 GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -149,13 +149,14 @@ def test_sampler_cards_are_those_of_the_code() -> None:
     text = SAMPLERS.read_text()
     headings = re.findall(r"^## (\w+)$", text, re.MULTILINE)
     assert [name for name in METHODS if name in headings] == [name for name in headings if name in METHODS]
-    found = [pair for page in [SAMPLERS, *CARDS] for pair in GENERATED.findall(page.read_text())]
+    found = [pair for page in CARDS for pair in GENERATED.findall(page.read_text())]
     assert dict(found) == {name: card(name) for name in METHODS}, "run python tests/test_docs.py"
     assert len(found) == len(METHODS)
     for name, method in METHODS.items():
         assert name in headings or f"](methods/{name}.md)" in text, f"no card of {name}"
         _, options = method.preset(None)
-        nfe = getattr(options, "nfe", None) or options.num_steps * (1 + getattr(options, "num_corrector_steps", 0))
+        nfe = options.num_steps * (1 + getattr(options, "num_corrector_steps", 0))
+        nfe = getattr(options, "nfe", nfe * getattr(options, "num_ode_steps", 1))
         assert re.search(rf"^\| \[?`{name}`.*\| {nfe} \|$", text, re.MULTILINE), f"default nfe of {name} is {nfe}"
 
 
@@ -209,8 +210,8 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def write_cards() -> None:
-    """Write the generated tables of docs/samplers.md and docs/methods."""
-    for page in [SAMPLERS, *CARDS]:
+    """Write the generated tables of the samplers' pages."""
+    for page in CARDS:
         new = GENERATED.sub(
             lambda found: f"<!-- generated: {found[1]} -->\n{card(found[1])}<!-- end -->",
             page.read_text(),

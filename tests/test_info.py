@@ -84,6 +84,8 @@ def test_prior_bundle(tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("# Small brain prior\n\nText.\n")
     found = describe(str(tmp_path))
     assert (found["what"], found["num_parameters"], found["card"]) == ("prior", 13, "Small brain prior")
+    assert found["noise"] == "white"
+    assert "annealed" in found["serves"]
     assert found["tensors"] == {"a.weight": "3x4", "b": "scalar"}
     assert found["config"] == {"channels": 64}
     assert found["metadata"] == {"kind": "ema"}

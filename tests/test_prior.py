@@ -10,8 +10,11 @@ import yaml
 from torch import Tensor
 
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.plan import Plan
 from kdrift.prior import load_prior, save_prior, shipped_priors
+from kdrift.runner import resolve
 from kdrift.score import NetworkScore, denoise, pad_to_multiple
+from kdrift.sde import HighFrequencySDE
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,
@@ -105,8 +108,34 @@ def test_padding_reflects_and_is_cropped() -> None:
     assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8).shape == (1, 1, 8, 8)
 
 
-def test_prior_of_two_channels_does_not_score_magnitudes(tmp_path: Path) -> None:
+def test_prior_of_two_channels_scores_complex_images_only(tmp_path: Path) -> None:
     config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
     folder = save_prior(tmp_path / "p", build_network(config), config, card="", metadata=METADATA)
-    with pytest.raises(ValueError, match="2 image channels"):
-        load_prior(folder).score()
+    score = load_prior(folder).score(fast=False, max_images=2)
+    x = torch.randn(3, 16, 16, dtype=torch.complex64)
+    parts = torch.stack([x.real, x.imag], 1)
+    expected = score.network(parts, torch.full((3,), 0.2))
+    torch.testing.assert_close(score(x, 0.2), torch.complex(expected[:, 0], expected[:, 1]))
+    assert score.num_images == 3
+    with pytest.raises(ValueError, match="real image needs a magnitude prior"):
+        score(x.real, 0.2)
+
+
+def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
+    score = NetworkScore(_Linear(), returns_denoised=True, max_images=2, fast=False)
+    x = torch.randn(3, 4, 4, dtype=torch.complex64, requires_grad=True)
+    denoise(score, x, 0.3).abs().square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * (0.25 / 0.34) ** 2 * x.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
+    config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
+    low = {"shape": "columns", "fraction": 0.25}
+    metadata = {**METADATA, "noise": "high_frequency", "low_frequencies": low}
+    prior = load_prior(save_prior(tmp_path / "p", build_network(config), config, card="", metadata=metadata))
+    sde = prior.sde(8, 16)
+    assert prior.noise == "high_frequency"
+    assert isinstance(sde, HighFrequencySDE)
+    assert sde.low.sum(-1).tolist() == [4] * 8
+    with pytest.raises(ValueError, match=r"needs a prior trained on white noise, p was .* brain-magnitude"):
+        resolve(Plan(), prior)

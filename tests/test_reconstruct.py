@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -72,6 +73,21 @@ def test_methods_give_moments_of_their_samples(method: str, kspace: torch.Tensor
     assert result.config["options"]["num_steps"] == 4
     assert result.config["prior"]["sha256"] == prior.sha256
     assert set(result.stages) == {"coil_maps", "network", "sampler", "combine"}
+
+
+@pytest.mark.parametrize(("method", "settings", "nfe"), [
+    ("red_diff", {"num_steps": 4}, 4),
+    ("csgm_langevin", {"num_steps": 3}, 3 + 3 + 4),
+    ("smrd", {"num_steps": 3}, 2 * (3 + 3 + 4)),
+    ("smrd", {"num_steps": 3, "early_stopping": False}, 2 * 3 + 3 + 4),
+])  # fmt: skip
+def test_cost_of_optimising_and_langevin_methods(
+    method: str, settings: dict[str, Any], nfe: int, kspace: torch.Tensor, prior: Prior
+) -> None:
+    result = reconstruct(kspace, _mask(kspace), plan=Plan(method=method, settings=settings, num_samples=3), prior=prior)
+    assert result.nfe == nfe
+    assert result.network_images == 2 * 3 * 2 * nfe  # slices, samples, real and imaginary parts
+    assert bool(torch.isfinite(result.mean).all())
 
 
 def test_answer_does_not_depend_on_batches_or_slices(kspace: torch.Tensor, prior: Prior) -> None:
@@ -156,6 +172,35 @@ def test_command_writes_everything(
         assert file["smaps"].shape == (1, 4, 48, 48)
         assert file["mask"].shape == (48, 48)
         np.testing.assert_allclose(file["samples"][0].mean(0), file["reconstruction"][0], rtol=1e-4)
+
+
+def test_command_says_what_diverged_and_labels_the_fallback(
+    phantom_file: Path, prior_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, mask = tmp_path / "r", ["--mask", "random", "--acceleration", "2", "--acs-lines", "14", "--slices", "1:2"]
+    silly = [
+        "reconstruct", str(phantom_file), "--out", str(out), "--prior", str(prior_folder), "--method", "score_mri",
+        "--set", "snr=50", "--steps", "20", "--samples", "2", *mask,
+    ]  # fmt: skip
+    assert main(silly) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("kdrift: error: slice 1: all 2 samples diverged, sample ")
+    assert len(error.strip().splitlines()) == 1
+    assert not out.exists()
+    assert main([*silly, "--on-divergence", "fallback", "--save-samples"]) == 0
+    assert "slice 1: samples diverged: 0, 1 (0 at step" in capsys.readouterr().err
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["fallback"] == [1]
+    assert list(report["diverged"]["1"]) == ["0", "1"]
+    assert report["config"]["on_divergence"] == "fallback"
+    with h5py.File(out / "reconstruction.h5") as file:
+        assert list(file.attrs["fallback_slices"]) == [1]
+        assert "none is left, the slice is CG-SENSE" in file.attrs["diverged"]
+    cg = ["reconstruct", str(phantom_file), "--out", str(tmp_path / "cg"), "--method", "cg_sense", *mask]
+    assert main(cg) == 0
+    classical = json.loads((tmp_path / "cg" / "metrics.json").read_text())
+    assert report["metrics"] == pytest.approx(classical["metrics"], rel=1e-4)
+    assert (classical["diverged"], classical["fallback"]) == ({}, [])
 
 
 def test_prospective_data_keep_their_mask_and_have_no_reference(

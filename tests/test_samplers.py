@@ -13,7 +13,7 @@ from kdrift.samplers import METHODS, ChainNoise, Measurement
 from kdrift.samplers.annealed import AnnealedOptions, annealed
 from kdrift.samplers.predictor_corrector import paper_steps, pc_sample, released_steps
 from kdrift.samplers.score_mri import HybridOptions, ScoreMRIOptions, score_mri_hybrid, score_mri_ssos
-from kdrift.sde import VESDE, HighFrequencySDE, LowFrequencies
+from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
 from kdrift.sense import sense_operator
 
 TAU = 0.7
@@ -191,7 +191,13 @@ def test_chains_do_not_depend_on_their_batch(name: str) -> None:
     problem = _problem(2 if method.chains != "image" else 1, 8, 8, noise=0.1)
     parts = 2 if method.chains != "image" else None
     options = replace(next(iter(method.presets.values())), num_steps=20)
-    sde = HighFrequencySDE(SDE, LowFrequencies().mask(8, 8)) if method.noise == "high_frequency" else SDE
+    sde = {
+        "white": SDE,
+        "high_frequency": HighFrequencySDE(SDE, LowFrequencies().mask(8, 8)),
+        "attenuated": AttenuatedSDE(),
+    }[method.noise]
+    if method.noise == "attenuated":  # its filters need a sampled centre
+        problem.mask[2:6, 2:6] = True
 
     def samples(block: range) -> Tensor:
         rng = ChainNoise(5, 2, block, parts, dtype=torch.complex128)

@@ -225,6 +225,21 @@ def test_a_slice_that_cannot_be_calibrated_fails_with_a_sentence(world: World) -
     refused(world.service.client.get(f"/v1/reconstructions/{status['id']}/result"), 409, "is failed", world)
 
 
+def test_a_job_whose_samples_all_diverge(world: World) -> None:
+    """As an error that says so, or CG-SENSE by its name."""
+    silly = {"num_steps": 20, "snr": 50.0}
+    job_id = world.service.accepted(world.scan, plan=plan("score_mri_ssos", settings=silly, num_samples=1), mask=MASK)
+    status = world.service.wait(job_id)
+    assert status["state"] == "failed"
+    assert status["detail"].startswith("slice 0: the sample diverged, sample 0 at step ")
+    answer = world.service.client.get(f"/v1/reconstructions/{job_id}/result")
+    assert (answer.status_code, answer.headers["content-type"]) == (409, "application/problem+json")
+    asked = plan("score_mri_ssos", settings=silly, num_samples=1, on_divergence="fallback")
+    job_id = world.service.accepted(world.scan, plan=asked, mask=MASK)
+    assert_same(world.service.result(job_id), library(world.scan, world.prior, asked))
+    assert world.service.status(job_id)["report"]["fallback"] == [0]
+
+
 def test_cancel_waiting_and_running_jobs(world: World) -> None:
     service = world.service
     first = service.accepted(world.scan, plan=plan(settings=LONG), mask=MASK)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import torch
 import yaml
 from starlette.requests import HTTPConnection
 
 from kdrift import tracking
-from kdrift.chunks import Chunk
+from kdrift.chunks import Chunk, ChunkResult, merge_chunks
+from kdrift.data.phantom import phantom_volume
+from kdrift.guard import Diverged
 from kdrift.pinned import load_pinned, pin_prior
 from kdrift.prior import load_prior, shipped_priors
+from kdrift.slices import prepare_slice
 from kdrift_serve import auth
-from kdrift_serve.config import AuthConfig, ServeConfig, load_serve_file
+from kdrift_serve.config import AuthConfig, Limits, SamplerConfig, ServeConfig, load_serve_file
+from kdrift_serve.ingress import Ingress, create_app
 from kdrift_serve.pictures import picture
 from kdrift_serve.planner import Progress
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import allowed_path, from_query, upload_name
+from kdrift_serve.request import allowed_path, check_plan, choose_prior, from_json, from_query, upload_name
+from kdrift_serve.sampler import Sampler
 from kdrift_serve.storage import Job, JobFolder
 from serve_helpers import KEY, tiny_prior
 
@@ -213,3 +222,105 @@ def test_pictures_are_of_one_slice(tmp_path: Path) -> None:
     assert picture(tmp_path / "r.h5", "std", 0).top == 100
     with pytest.raises(ValueError, match="expected 0 to 1"):
         picture(tmp_path / "r.h5", "mean", 2)
+
+
+def silly_plan(**values: Any) -> dict[str, Any]:
+    """A plan that diverges with any prior."""
+    settings = {"num_steps": 20, "snr": 50.0}
+    return {"method": "score_mri_ssos", "settings": settings, "num_samples": 2, "precision": "float32", **values}
+
+
+def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
+    sampler = Sampler(SamplerConfig(device="cpu"), {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))})
+    phantom = torch.as_tensor(phantom_volume(1, 32, 32, 2, seed=1).kspace)[0]
+    data = prepare_slice(phantom, torch.ones(32, 32, dtype=torch.bool), index=4)
+    data = dataclasses.replace(data, mask=data.mask & (torch.arange(32) % 2 == 0))
+    for on_divergence in ("error", "fallback"):
+        plan = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode()).plan
+        chunks = [Chunk((0, 2), (coil, coil + 1)) for coil in range(2)]
+        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total: None) for chunk in chunks]
+        found = [pickle.loads(pickle.dumps(result)) for result in results]
+        assert all(isinstance(result, ChunkResult) for result in found)
+        if on_divergence == "error":
+            with pytest.raises(Diverged, match="slice 4: all 2 samples diverged"):
+                merge_chunks(found)
+        else:
+            assert merge_chunks(found).fallback
+
+
+@dataclasses.dataclass
+class Stored:
+    """In place of a planner: jobs that are finished."""
+
+    store: JobFolder
+
+    def find(self, job_id: str) -> Job | None:
+        return self.store.get(job_id)
+
+    def progress(self, job_id: str) -> None:
+        return None
+
+
+def service(tmp_path: Path, **values: Any) -> Ingress:
+    priors = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
+    config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True), **values)
+    made = Ingress(config, priors, None)  # type: ignore[arg-type]
+    made._planner = Stored(JobFolder(tmp_path / "jobs"))  # type: ignore[assignment]
+    return made
+
+
+def get(made: Ingress, path: str) -> httpx.Response:
+    """Ask the application itself, without a server."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(made))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
+            return await http.get(path)
+
+    return asyncio.run(ask())
+
+
+def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "presets"))
+    made = service(tmp_path)
+    sentence = "slice 0: all 2 samples diverged, sample 0 at step 3 of 20: its values are not finite"
+    JobFolder(tmp_path / "jobs").put(job(state="failed", detail=sentence))
+    answer = get(made, f"/v1/reconstructions/{'a' * 32}/result")
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == f"this reconstruction is failed: {sentence}"
+    assert get(made, "/v1/methods").json()["samplers"]["annealed"]["default_preset"] == "tuned"
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "annealed.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    methods = get(made, "/v1/methods")
+    assert methods.status_code == 200
+    assert methods.json()["samplers"]["annealed"]["default_preset"] is None
+    assert "preset annealed.yaml" in methods.json()["samplers"]["annealed"]["fault"]
+    assert methods.json()["samplers"]["score_mri"]["priors"] == ["tiny"]
+    assert str(tmp_path) not in methods.text
+    with pytest.raises(Problem) as error:
+        from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}')
+    assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
+    assert "annealed.yaml" in error.value.detail
+    assert get(made, "/v1/priors").json()[0]["noise"] == "white"
+
+
+def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
+    white = load_prior(tiny_prior(tmp_path / "tiny"))
+    other = dataclasses.replace(white, name="hf", metadata={**white.metadata, "noise": "high_frequency"})
+    both = {"hf": other, "white": white}
+
+    def asked(**values: Any) -> Any:
+        return from_json(json.dumps({"example": "phantom", "plan": {"settings": {"num_steps": 2}}, **values}).encode())
+
+    assert choose_prior(asked(), both) == "white"
+    assert choose_prior(asked(plan={"method": "tv"}), both) == "hf"
+    assert check_plan(asked(), both, Limits()).config["prior"]["name"] == "tiny"
+    for request, priors, sentence in (
+        (asked(prior="hf"), both, r"needs a prior trained on white noise, hf was trained on .*; .* serve it: white"),
+        (asked(prior="wite"), both, "no prior 'wite', did you mean 'white'"),
+        (asked(), {"hf": other}, "needs a prior trained on white noise; this service has none"),
+    ):
+        with pytest.raises(Problem, match=sentence) as error:
+            check_plan(request, priors, Limits())
+        assert error.value.status == 422

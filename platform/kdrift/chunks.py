@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from kdrift.guard import Diverged, Divergence
 from kdrift.uncertainty import RunningMoments
 
 
@@ -27,14 +28,25 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """CG-SENSE of a slice, for where no sample is left."""
+
+    image: Tensor
+    """Magnitude `(row, col)`."""
+    misfit: float
+    """|M (y - A x)|^2."""
+
+
+@dataclass(frozen=True)
 class ChunkResult:
     """What a chunk gives back; images are magnitudes on the scale of the data, on the CPU."""
 
     chunk: Chunk
     moments: RunningMoments | None
-    """Of the images; None for a chunk of some coils, whose images are no samples yet."""
+    """Of the images that have not diverged; None for a chunk of some coils, whose images are no samples yet."""
     images: Tensor | None
-    """`(sample, row, col)`, root sum of squares over the chunk's coils; None where samples are not asked for."""
+    """`(sample, row, col)`, root sum of squares over the chunk's coils, NaN where diverged; None where samples are not
+    asked for."""
     misfit: Tensor
     """`(sample,)`: |M (y - A x)|^2 over the chunk's coils."""
     nfe: int
@@ -44,7 +56,11 @@ class ChunkResult:
     stages: dict[str, float]
     """Seconds in `network`, `sampler` (outside the network) and `combine`."""
     heldout: Tensor | None = None
-    """Complex `(coil, point)`: y - A x at the slice's held-out samples, mean over the chunk's samples x."""
+    """Complex `(sample, coil, point)`: y - A x at the slice's held-out points."""
+    diverged: tuple[Divergence, ...] = ()
+    """Samples of the chunk that diverged, in any of its coils."""
+    fallback: Fallback | None = None
+    """Where some have, and the plan asks for it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class SliceResult:
     """Magnitude `(row, col)`."""
     std: Tensor
     samples: Tensor | None
-    """`(sample, row, col)` where every chunk kept its images."""
+    """`(sample, row, col)` where every chunk kept its images; NaN where diverged."""
     misfit: float
     """Mean over samples of |M (y - A x)|^2."""
     nfe: int
@@ -63,6 +79,10 @@ class SliceResult:
     stages: dict[str, float]
     heldout_misfit: float | None = None
     """|y - A x|^2 at the held-out samples, x the mean of the complex samples, where the slice has held-out samples."""
+    diverged: dict[int, str] = field(default_factory=dict)
+    """Numbers of the samples that diverged and are left out, and when and why."""
+    fallback: bool = False
+    """All have: `mean` is CG-SENSE, `std` zero."""
 
 
 def split_chains(
@@ -88,44 +108,68 @@ def split_chains(
 def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
     """Merge the chunks of one slice, in the order of their samples whatever the order they come in.
 
-    Raises ValueError unless they hold every sample from 0 on exactly once.
+    A sample that diverged in any chunk is left out. Raises ValueError unless the chunks hold every sample from 0 on
+    exactly once, and `Diverged` where no sample is left and no chunk has a fallback.
     """
     groups: dict[tuple[int, int], list[ChunkResult]] = {}
     for result in sorted(results, key=lambda r: (r.chunk.samples, r.chunk.coils or (0, 0))):
         groups.setdefault(result.chunk.samples, []).append(result)
     moments, images, misfits, expected = None, [], [], 0
     heldout: list[Tensor] = []
+    diverged: dict[int, Divergence] = {}
     for (start, stop), parts in groups.items():
         if start != expected:
             raise ValueError(f"chunks hold samples {start} to {stop - 1}, expected the next to start at {expected}")
         expected = stop
-        found, kept = _join_coils(parts)
-        moments = found if moments is None else moments.merge(found)
+        for seen in sorted((d for part in parts for d in part.diverged), key=lambda d: d.step):
+            diverged.setdefault(seen.sample, seen)
+        rows = [sample - start for sample in range(start, stop) if sample not in diverged]
+        found, kept = _join_coils(parts, rows)
+        moments = found if moments is None else moments if found is None else moments.merge(found)
         images.append(kept)
-        misfits.append(torch.stack([part.misfit for part in parts]).sum(0))
+        misfits.append(torch.stack([part.misfit for part in parts]).sum(0)[rows])
         unseen = [part.heldout for part in parts if part.heldout is not None]
-        heldout += [torch.cat(unseen) * (stop - start)] if unseen else []
-    if moments is None:
+        heldout += [torch.cat(unseen, 1)[rows]] if rows and unseen else []
+    if not results:
         raise ValueError("expected at least one chunk, got none")
+    fallback = None
+    if moments is None:
+        fallback = _fallback(results, list(diverged.values()))
+        moments = RunningMoments.of(fallback.image[None])
     whole = [image for image in images if image is not None]
     return SliceResult(
         mean=moments.mean,
         std=moments.std,
         samples=torch.cat(whole) if len(whole) == len(images) else None,
-        misfit=float(torch.cat(misfits).mean()),
-        nfe=results[0].nfe,
+        misfit=fallback.misfit if fallback else float(torch.cat(misfits).mean()),
+        nfe=max(r.nfe for r in results),
         network_images=sum(r.network_images for r in results),
         stages={name: sum(r.stages[name] for r in results) for name in results[0].stages},
-        heldout_misfit=float((torch.stack(heldout).sum(0) / expected).abs().square().sum()) if heldout else None,
+        heldout_misfit=float(torch.cat(heldout).mean(0).abs().square().sum()) if heldout else None,
+        diverged={sample: str(diverged[sample]) for sample in sorted(diverged)},
+        fallback=fallback is not None,
     )
 
 
-def _join_coils(parts: list[ChunkResult]) -> tuple[RunningMoments, Tensor | None]:
+def _join_coils(parts: list[ChunkResult], rows: list[int]) -> tuple[RunningMoments | None, Tensor | None]:
+    """Return the moments of the samples in `rows` of a chunk, None where there are none, and all images."""
     first = parts[0]
-    if first.moments is not None:
+    if first.chunk.coils is None:
         return first.moments, first.images
     images = torch.stack([part.images for part in parts if part.images is not None]).square().sum(0).sqrt()
-    return RunningMoments.of(images), images
+    return RunningMoments.of(images[rows]) if rows else None, images
+
+
+def _fallback(results: Sequence[ChunkResult], diverged: list[Divergence]) -> Fallback:
+    for result in results:
+        if result.fallback is not None:
+            return result.fallback
+    first = min(diverged, key=lambda d: d.step)
+    count = f"all {len(diverged)} samples" if len(diverged) > 1 else "the sample"
+    raise Diverged(
+        f"slice {first.slice_index}: {count} diverged, sample {first.sample} at {first}; take more or smaller steps,"
+        " a prior of such images, or on-divergence fallback, which gives CG-SENSE"
+    )
 
 
 def _parts(count: int, parts: int) -> list[tuple[int, int]]:

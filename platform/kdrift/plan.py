@@ -35,6 +35,8 @@ class Plan:
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
     """Also give every sample back."""
+    on_divergence: Literal["error", "fallback"] = "error"
+    """Where all samples of a slice diverge: an error that names it, or CG-SENSE in its place, labelled."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
@@ -43,6 +45,8 @@ class Plan:
     """ESPIRiT maps are zero where their eigenvalue is not above this; 0 keeps the background, as RSS images do."""
     map_threshold: float = 0.02
     """Singular values of the calibration matrix below this fraction of the largest are null space."""
+    start: str | None = None
+    """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise."""
 
     def prepare(
         self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,

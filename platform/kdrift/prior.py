@@ -19,7 +19,7 @@ from torch import nn
 from kdrift.config import parse, suggest, to_dict
 from kdrift.networks import NetworkConfig, build_network
 from kdrift.score import NetworkScore
-from kdrift.sde import SDE, VESDE, HighFrequencySDE, LowFrequencies, Noise
+from kdrift.sde import SDE, VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies, Noise
 
 SHIPPED = Path(__file__).parent / "priors"
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
@@ -35,8 +35,8 @@ class Prior:
     conditioned on something else (`network_config.conditioning`), that is its second input, as it was published."""
     network_config: NetworkConfig
     metadata: dict[str, Any]
-    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies`, `scale_quantile`, data; of
-    an imported prior also `image_scale` and `source`."""
+    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies` or `attenuation`, `scale_quantile`,
+    data; of an imported prior also `image_scale` and `source`."""
     sha256: str
     """Of the weights file; names the prior in every result."""
 
@@ -44,10 +44,10 @@ class Prior:
         """Return the score model of complex images (a one-channel prior scores both parts)."""
         return NetworkScore(
             self.network,
-            returns_denoised=self.network_config.preconditioning == "edm",
+            returns_denoised=self.network_config.preconditioning != "none",
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
-            project=None if self.noise == "white" else lambda x: self.sde(*x.shape[-2:]).project(x),
+            project=None if self.noise != "high_frequency" else lambda x: self.sde(*x.shape[-2:]).project(x),
             scale=self.image_scale,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
@@ -60,11 +60,13 @@ class Prior:
         kind: Noise = self.metadata.get("noise", "white")
         return kind
 
-    def sde(self, rows: int, cols: int) -> SDE:
+    def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
         levels = VESDE(*self.sigma_range)
         if self.noise == "white":
             return levels
+        if self.noise == "attenuated":
+            return AttenuatedSDE(*self.sigma_range, **self.metadata["attenuation"])
         low = parse(LowFrequencies, self.metadata["low_frequencies"], f"prior {self.name}: low_frequencies")
         return HighFrequencySDE(levels, low.mask(rows, cols).to(next(self.network.parameters()).device))
 

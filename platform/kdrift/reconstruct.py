@@ -43,7 +43,7 @@ def reconstruct(
     ----------
     kspace : complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
     mask : boolean `(col,)` or `(row, col)`; None: all of it is sampled.
-    prior : a loaded prior, or a shipped name or path; only samplers need one.
+    prior : a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
     smaps : `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
     slice_indices : numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
     noise_sigma : of each real component of k-space; None: estimated from the periphery of each slice.
@@ -52,7 +52,8 @@ def reconstruct(
     Raises
     ------
     ValueError
-        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve.
+        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve; or a slice whose
+        samples all diverged (`kdrift.guard.Diverged`), unless the plan asks for the fallback.
     """
     started = time.perf_counter()
     plan = plan or Plan()

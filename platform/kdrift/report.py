@@ -17,7 +17,7 @@ import torch
 from kdrift.acquisition import Acquisition
 from kdrift.metrics import METRICS
 from kdrift.panel import save_panel
-from kdrift.result import ReconstructionResult
+from kdrift.result import ReconstructionResult, divergence_lines
 from kdrift.uncertainty import spearman
 
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
@@ -70,6 +70,8 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "stages_seconds": result.stages,
         "data_residual": result.data_residual,
         "noise_sigma": result.noise_sigma,
+        "diverged": {str(index): {str(k): why for k, why in found.items()} for index, found in result.diverged.items()},
+        "fallback": result.fallback,
         "seed": result.config["seed"],
         "config": result.config,
         "versions": {
@@ -104,6 +106,9 @@ def _write_h5(
             file.attrs["max"] = float(mean.max())
             file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
             file.attrs["kdrift"] = json.dumps(report)
+            if result.diverged:
+                file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
+                file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
             for key in ("acquisition", "patient_id", "simulated"):
                 if key in acquisition.info.attrs:
                     file.attrs[key] = acquisition.info.attrs[key]
@@ -113,21 +118,23 @@ def _write_h5(
 
 def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> None:
     middle = len(result.mean) // 2
-    config = result.config
+    config, index = result.config, acquisition.slice_indices[middle]
     label = " ".join(part for part in (config["method"], config["preset"]) if part)
     samples = f", {config['num_samples']} samples, {result.nfe} evaluations" if result.nfe else ""
     kind = "simulated, " if report["simulated"] else ""
-    number = f", slice {acquisition.slice_indices[middle]}" if acquisition.info.num_slices > 1 else ""
+    number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
+    fallback, lost = index in result.fallback, len(result.diverged.get(index, {}))
+    note = ": all diverged, this is CG-SENSE" if fallback else f", {lost} of them diverged and left out" if lost else ""
     save_panel(
         path,
         zero_filled=acquisition.crop(result.zero_filled)[middle],
         mean=acquisition.crop(result.mean)[middle],
-        std=acquisition.crop(result.std)[middle] if result.nfe else None,
+        std=acquisition.crop(result.std)[middle] if result.nfe and not fallback else None,
         reference=None if acquisition.reference is None else acquisition.reference[middle],
         mask=result.mask,
         title=f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
-        f"{label}{samples}, {result.seconds:.0f} s",
-        mean_title="posterior mean" if result.nfe else config["method"],
+        f"{label}{samples}{note}, {result.seconds:.0f} s",
+        mean_title="CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class ReconstructionResult:
     std: Tensor
     """Standard deviation over samples (ddof 1), zero for a method without samples."""
     samples: Tensor | None
-    """`(slice, sample, row, col)` where kept."""
+    """`(slice, sample, row, col)` where kept; NaN where diverged."""
     zero_filled: Tensor
     mask: Tensor
     """Boolean `(row, col)`."""
@@ -42,6 +42,10 @@ class ReconstructionResult:
     """|M (y - A x)| / |y| of the samples' images x, mean over slices."""
     noise_sigma: list[float]
     """Estimated noise level of each slice, each real component, on the scale of the data."""
+    diverged: dict[int, dict[int, str]] = field(default_factory=dict)
+    """Slices with samples that diverged and are left out: their numbers, and when and why."""
+    fallback: list[int] = field(default_factory=list)
+    """Numbers of the slices whose samples all have: `mean` is CG-SENSE there, `std` zero."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def gather(
         zero_filled=torch.stack([f.zero_filled for f in facts]),
         mask=mask.cpu(),
         smaps=smaps,
-        nfe=outputs[0].nfe,
+        nfe=max(o.nfe for o in outputs),
         network_images=sum(o.network_images for o in outputs),
         seconds=sum(stages.values()) if seconds is None else seconds,
         stages=stages,
@@ -93,4 +97,19 @@ def gather(
         net_acceleration=mask.numel() / int(mask.sum()),
         data_residual=float(np.mean([o.misfit**0.5 / f.norm for f, o in slices])),
         noise_sigma=[f.noise_sigma for f in facts],
+        diverged={f.index: o.diverged for f, o in slices if o.diverged},
+        fallback=[f.index for f, o in slices if o.fallback],
     )
+
+
+def divergence_lines(diverged: Mapping[int, Mapping[int, str]], fallback: Sequence[int]) -> list[str]:
+    """Return a sentence for each slice of which samples diverged."""
+    lines = []
+    for index, samples in diverged.items():
+        first = next(iter(samples), None)
+        if first is None:
+            continue
+        left = "none is left, the slice is CG-SENSE" if index in fallback else "they are left out"
+        numbers = ", ".join(map(str, samples))
+        lines.append(f"slice {index}: samples diverged: {numbers} ({first} at {samples[first]}); {left}")
+    return lines

@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kdrift.baselines import BASELINES
-from kdrift.chunks import Chunk, ChunkResult
+from kdrift.baselines import BASELINES, cg_sense
+from kdrift.chunks import Chunk, ChunkResult, Fallback
 from kdrift.coils import rss
 from kdrift.config import parse, suggest
-from kdrift.fourier import fft2c
+from kdrift.guard import AllDiverged, Guard
 from kdrift.plan import DEFAULT_PRIOR, Plan, plan_preset
 from kdrift.prior import Prior, load_prior, shipped_for
+from kdrift.residual import heldout_residual, residual
 from kdrift.samplers import METHODS, Callback, ChainNoise, Measurement
-from kdrift.sense import sense_operator
+from kdrift.samplers.start import StartOptions
 from kdrift.slices import SliceData
 from kdrift.uncertainty import RunningMoments
 
@@ -54,8 +55,8 @@ class Runner(Protocol):
 def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.device = "auto") -> Runner:
     """Turn names into functions, settings and a prior; every mistake in them is found here.
 
-    `prior` is a loaded prior, or a shipped name or path; only samplers need one. Raises ValueError for an unknown
-    method, preset or setting, or a prior that cannot serve.
+    `prior` is a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
+    Raises ValueError for an unknown method, preset or setting, or a prior that cannot serve.
     """
     maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
     common = {
@@ -64,6 +65,7 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
         "seed": plan.seed,
         "maps": maps,
         "precision": plan.precision,
+        "on_divergence": plan.on_divergence,
     }
     if plan.num_samples < 1 or plan.batch_samples < 1 or plan.seed < 0:
         raise ValueError(
@@ -78,6 +80,8 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
     if plan.method in BASELINES:
         if plan.preset:
             raise ValueError(f"{plan.method} has no presets, got {plan.preset!r}")
+        if plan.start is not None:
+            raise ValueError(f"{plan.method} is a classical method: it does not start from {plan.start!r}")
         options = _classical_options(plan)
         return _Classical(plan, {**common, "num_samples": 1, "preset": "", "options": options})
     if plan.method not in METHODS:
@@ -85,11 +89,14 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
     method = METHODS[plan.method]
     preset = plan_preset(plan)
     resolved = parse(method.options, {**preset.settings, **plan.settings}, f"method {plan.method}")
+    _check_start(plan, resolved)
     if not isinstance(prior, Prior):
         prior = load_prior(prior or default_prior(plan.method), choose_device(device))
     _check_prior(plan.method, prior)
     used = {"name": prior.name, "sha256": prior.sha256}
     config = {**common, "preset": preset.name, "options": dataclasses.asdict(resolved), "prior": used}
+    if plan.start is not None:
+        config["start"] = plan.start
     if preset.provenance:
         config["preset_provenance"] = preset.provenance
     return _Sampling(plan, config, resolved, prior)
@@ -101,6 +108,13 @@ def default_prior(method: str) -> str:
     return next(iter(shipped_for(noise)), DEFAULT_PRIOR) if noise != "white" else DEFAULT_PRIOR
 
 
+def load_priors(methods: Iterable[str], name: str | None = None) -> dict[str, Prior]:
+    """Load the prior of each sampler among `methods`: the one named, else each method's shipped one."""
+    names = {method: name or default_prior(method) for method in methods if method in METHODS}
+    loaded = {each: load_prior(each) for each in sorted(set(names.values()))}
+    return {method: loaded[each] for method, each in names.items()}
+
+
 def _check_prior(method: str, prior: Prior) -> None:
     needed = METHODS[method].noise
     if prior.noise != needed:
@@ -109,6 +123,22 @@ def _check_prior(method: str, prior: Prior) -> None:
             f"method {method} needs a prior trained on {needed} noise, {prior.name} was trained on {prior.noise}"
             f" noise; priors that can serve it: {able}"
         )
+
+
+def _check_start(plan: Plan, options: Any) -> None:
+    if plan.start is None:
+        if isinstance(options, StartOptions) and options.start_time < 1:
+            raise ValueError(
+                f"start_time {options.start_time} leaves out steps: name a start, one of {', '.join(BASELINES)}"
+            )
+        return
+    if not isinstance(options, StartOptions):
+        able = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
+        raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
+    if plan.start not in BASELINES:
+        raise ValueError(f"no start {plan.start!r}{suggest(plan.start, list(BASELINES))}")
+    if plan.num_map_sets != 1:
+        raise ValueError(f"a start takes one set of coil maps, got {plan.num_map_sets}")
 
 
 def _classical_options(plan: Plan) -> dict[str, Any]:
@@ -151,10 +181,10 @@ class _Classical:
         given = (data.kspace, data.mask, data.smaps)
         image = BASELINES[self.plan.method](*given, **self.config["options"])[None]
         stages = {"network": 0.0, "sampler": time.perf_counter() - began, "combine": 0.0}
-        misfit = _residual(image, *given).abs().square().flatten(1).sum(1)
+        misfit = residual(image, *given).abs().square().flatten(1).sum(1)
         magnitude = image.abs()
         kept = magnitude if self.plan.keep_samples else None
-        unseen = _heldout_residual(image, data, data.smaps, None)
+        unseen = heldout_residual(image, data, data.smaps, None)
         return ChunkResult(chunk, RunningMoments.of(magnitude), kept, misfit, 0, 0, stages, unseen)
 
 
@@ -186,29 +216,62 @@ class _Sampling:
             parts: range | None = range(*(chunk.coils or (0, len(kspace))))
         else:
             parts = range(len(smaps)) if smaps.ndim == 4 else None
-        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale)
+        began = time.perf_counter()
+        start = None if self.plan.start is None else _start(self.plan.start, data) / scale
+        if start is not None and by_coil:
+            start = smaps * start
+        measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale, start)
         score = _TimedScore(self.prior.score(fast=None if self.plan.precision == "auto" else False))
-        samples = range(*chunk.samples)
+        samples, guard = range(*chunk.samples), Guard(measurement, chunk.num_samples, by_coil=by_coil)
         rng = ChainNoise(self.plan.seed, data.index, samples, parts, device=kspace.device, dtype=kspace.dtype)
-        sde, began = self.prior.sde(*kspace.shape[-2:]), time.perf_counter()
-        x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=_told(steps))
+        sde = self.prior.sde(*kspace.shape[-2:])
+        try:
+            x = method.sample(score, sde, measurement, rng=rng, options=self.options, callback=_told(guard, steps))
+            guard.finish(x)
+        except AllDiverged:
+            x = kspace.new_full((*rng.shape, *kspace.shape[-2:]), torch.nan)
         sampled = time.perf_counter()
+        healthy, combined_by = guard.healthy(), None if by_coil else smaps
         images = (scale * (rss(x) if by_coil or smaps.ndim == 4 else x.abs())).cpu()
-        moments = None if chunk.coils is not None else RunningMoments.of(images)
-        kept = images if self.plan.keep_samples or moments is None else None
-        combined_by = None if by_coil else smaps
-        misfit = _residual(scale * x, kspace, data.mask, combined_by).abs().square().flatten(1).sum(1).cpu()
-        unseen = _heldout_residual(scale * x, data, combined_by, chunk.coils)
+        images[[row for row in range(len(images)) if row not in healthy]] = torch.nan
+        moments = RunningMoments.of(images[healthy]) if healthy and chunk.coils is None else None
+        kept = images if self.plan.keep_samples or chunk.coils is not None else None
+        misfit = residual(scale * x, kspace, data.mask, combined_by).abs().square().flatten(1).sum(1).cpu()
+        unseen = heldout_residual(scale * x, data, combined_by, chunk.coils)
+        diverged = guard.divergences(data.index, chunk.samples[0])
+        fallback = _cg_sense(data) if diverged and self.plan.on_divergence == "fallback" else None
         stages = {
             "network": score.seconds,
             "sampler": sampled - began - score.seconds,
             "combine": time.perf_counter() - sampled,
         }
-        return ChunkResult(chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen)
+        return ChunkResult(
+            chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen, diverged, fallback
+        )
 
 
-def _told(steps: Steps | None) -> Callback | None:
-    return None if steps is None else lambda done, total, _images, _level: steps(done, total)
+def _start(name: str, data: SliceData) -> Tensor:
+    """Return the image of a classical method, complex `(row, col)`: of all coils, so that every chunk has the same."""
+    if data.smaps.ndim != 3:
+        raise ValueError(f"a start takes one set of coil maps, got {len(data.smaps)}")
+    image = BASELINES[name](data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
+    return image.to(data.kspace)
+
+
+def _told(guard: Guard, steps: Steps | None) -> Callback:
+    def callback(done: int, total: int, images: Tensor, level: float) -> None:
+        guard(done, total, images, level)
+        if steps is not None:
+            steps(done, total)
+
+    return callback
+
+
+def _cg_sense(data: SliceData) -> Fallback:
+    smaps = data.smaps if data.smaps.ndim == 3 else data.smaps[0]  # the set that has nearly all of the signal
+    image = cg_sense(data.kspace, data.mask, smaps)
+    misfit = residual(image, data.kspace, data.mask, smaps).abs().square().sum()
+    return Fallback(image.abs().cpu(), float(misfit))
 
 
 class _TimedScore:
@@ -227,18 +290,3 @@ class _TimedScore:
     @property
     def num_images(self) -> int:
         return int(self._score.num_images)
-
-
-def _residual(x: Tensor, kspace: Tensor, mask: Tensor, smaps: Tensor | None) -> Tensor:
-    """Return M (y - A x) of each sample, `(sample, coil, row, col)`; without maps x are coil images."""
-    predicted = torch.where(mask, fft2c(x), 0) if smaps is None else sense_operator(smaps, mask).forward(x + 0j)
-    return kspace - predicted
-
-
-def _heldout_residual(x: Tensor, data: SliceData, smaps: Tensor | None, coils: tuple[int, int] | None) -> Tensor | None:
-    """Return what `ChunkResult.heldout` holds."""
-    if data.heldout is None:
-        return None
-    mask, kspace = data.heldout.mask, data.heldout.kspace[slice(*(coils or (None,)))]
-    mean = x.mean(0, keepdim=True)
-    return _residual(mean, kspace, mask, smaps)[0][..., mask].cpu()

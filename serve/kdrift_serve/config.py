@@ -11,6 +11,7 @@ import yaml
 
 from kdrift.config import apply_overrides, parse, to_dict
 from kdrift.plan import DEFAULT_PRIOR
+from kdrift.prior import shipped_priors
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Limits:
 class ServeConfig:
     """The whole service."""
 
-    priors: dict[str, str] = field(default_factory=lambda: {DEFAULT_PRIOR: DEFAULT_PRIOR})
+    priors: dict[str, str] = field(default_factory=lambda: {name: name for name in (DEFAULT_PRIOR, *shipped_priors())})
     """Served name to a shipped name, the folder of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the first
-    is used where a request names none. Resolved when the service is deployed, and pinned."""
+    that serves its method is used where a request names none. Resolved when the service is deployed, and pinned."""
     tracking_uri: str | None = None
     """MLflow registry of `models:` priors."""
     storage: str = "~/.kdrift/serve"

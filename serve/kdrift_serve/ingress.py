@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -15,15 +15,12 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from ray.serve.handle import DeploymentHandle
 
-from kdrift.baselines import BASELINES
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
-from kdrift.masks import KINDS
 from kdrift.pinned import PinnedPrior, load_pinned
-from kdrift.presets import find_preset
-from kdrift.samplers import METHODS
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
+from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.pictures import Kind, picture
 from kdrift_serve.planner import Planner
@@ -33,10 +30,10 @@ from kdrift_serve.request import (
     JobRequest,
     allowed_path,
     check_plan,
+    choose_prior,
     from_json,
     from_query,
     load,
-    prior_name,
     upload_name,
 )
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
@@ -133,7 +130,10 @@ class Ingress:
                 acquisition = await asyncio.to_thread(load, request, source, name, limits)
             except ValueError as error:
                 raise Problem(422, str(error)) from None
-        prior = self._pinned[prior_name(request, self._pinned)].describe() if "prior" in runner.config else {}
+        prior = {}
+        if "prior" in runner.config:
+            request = replace(request, prior=choose_prior(request, self._priors))
+            prior = self._pinned[str(request.prior)].describe()
         job = Job(
             id=job_id, state="queued", name=name, source=str(source), owner=self.planner.owner,
             request=asdict(request), prior=prior, config=runner.config | ({"prior": prior} if prior else {}),
@@ -182,12 +182,11 @@ class Ingress:
 
     def priors(self) -> list[dict[str, Any]]:
         """Return the priors that are served, the default first."""
-        rows: list[dict[str, Any]] = []
-        for name, prior in self._priors.items():
-            low, high = prior.sigma_range
-            row = {"name": name, "prior": self._pinned[name].describe(), "sigma_min": low, "sigma_max": high}
-            rows.append(row | {"default": not rows})
-        return rows
+        return list_priors(self._priors, self._pinned)
+
+    def methods(self) -> dict[str, Any]:
+        """Return what a request may name: samplers, classical methods and masks."""
+        return list_methods(self._priors)
 
     def health(self) -> dict[str, Any]:
         """Return that the service answers, whether it asks for keys, and how busy it is."""
@@ -243,7 +242,7 @@ def create_app(service: Ingress) -> FastAPI:
 
     @api.get("/methods")
     async def methods() -> Response:
-        return JSONResponse(list_methods())
+        return JSONResponse(service.methods())
 
     @app.get("/v1/health")
     async def health() -> Response:
@@ -261,20 +260,6 @@ def create_app(service: Ingress) -> FastAPI:
         app.add_api_route(path, page_route(name, media_type))
     app.include_router(api)
     return app
-
-
-def list_methods() -> dict[str, Any]:
-    """Return samplers, classical methods and masks that a request may name."""
-    samplers = {
-        name: {
-            "summary": method.summary,
-            "default_preset": find_preset(name).name,
-            "presets": {preset: asdict(options) for preset, options in method.presets.items()},
-        }
-        for name, method in METHODS.items()
-    }
-    masks = {name: f"{kind.definition} ({kind.dims}-D)" for name, kind in KINDS.items()}
-    return {"samplers": samplers, "classical": list(BASELINES), "masks": masks}
 
 
 def write_example(target: Path) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from kdrift.acquisition import Acquisition
 from kdrift.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
+from kdrift.guard import Diverged
 from kdrift.report import save_result
 from kdrift.result import ReconstructionResult, SliceFacts, gather
 from kdrift.runner import Runner
 from kdrift.slices import SliceData
 from kdrift_serve.config import ServeConfig
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import JobRequest, load, prior_name
+from kdrift_serve.request import JobRequest, load
 from kdrift_serve.sampler import Refused, Steps, is_alive
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -213,7 +214,10 @@ class Planner:
                 tasks = [group.create_task(self._again(each)) for each in work]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        merged = merge_chunks([task.result() for task in tasks])
+        try:
+            merged = merge_chunks([task.result() for task in tasks])
+        except Diverged as error:
+            raise JobFailed(str(error)) from None
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
@@ -228,7 +232,7 @@ class Planner:
     async def _chunk(self, entry: _Running, request: JobRequest, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
         entry.progress.chunks[chunk] = 0
-        name = prior_name(request, self._config.priors)
+        name = request.prior or next(iter(self._config.priors))  # without one only for a classical method
         response = self._run_chunk.remote(request.plan, name, data, chunk, self.owner)
         async with _cancelling(response) as events:
             async for event in events:

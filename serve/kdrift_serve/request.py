@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +14,10 @@ from typing import Any, Literal
 from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.config import parse, suggest
 from kdrift.plan import Plan, pin
+from kdrift.presets import preset_folder
 from kdrift.prior import Prior
 from kdrift.runner import Runner, resolve
+from kdrift.samplers import METHODS, Method
 from kdrift_serve.config import Limits
 from kdrift_serve.problems import Problem
 
@@ -39,7 +42,7 @@ class JobRequest:
     slices: tuple[int, int] | None = None
     """First slice and the one after the last; None: all."""
     prior: str | None = None
-    """Served name of a prior; None: the first."""
+    """Served name of a prior; None: the first that serves the method."""
     virtual_coils: int | None = None
     """Compress to so many coils first."""
 
@@ -85,10 +88,16 @@ def _parse(values: Mapping[str, Any]) -> JobRequest:
         _check_finite(asdict(request))
         request = replace(request, plan=pin(request.plan))  # one preset for all samplers, whatever is tuned meanwhile
     except (ValueError, TypeError) as error:
-        raise Problem(422, str(error)) from None
+        raise Problem(422, without_folders(str(error))) from None
     except RecursionError:
         raise Problem(422, "request: nested too deeply") from None
     return request
+
+
+def without_folders(text: str) -> str:
+    """Return a sentence about presets without the folder that this machine has them in."""
+    folder = preset_folder()
+    return text if folder is None else text.replace(f"{folder}{os.sep}", "")
 
 
 def _check_finite(values: Any, where: str = "request") -> None:
@@ -130,7 +139,7 @@ def check_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits)
     """Resolve the plan, so that every mistake in it is told before anything waits. Raises `Problem` (422)."""
     plan = request.plan
     try:
-        runner = resolve(plan, find_prior(request, priors), "cpu")
+        runner = resolve(plan, priors[choose_prior(request, priors)], "cpu")
     except (ValueError, TypeError) as error:
         raise Problem(422, str(error)) from None
     if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
@@ -147,17 +156,32 @@ def check_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits)
     return runner
 
 
-def find_prior(request: JobRequest, priors: Mapping[str, Prior]) -> Prior:
-    """Return the prior that a request names, else the first. Raises ValueError for an unknown name."""
-    name = prior_name(request, priors)
-    if name not in priors:
+def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
+    """Return the served name of the prior for a request: the one it names, else the first that serves its method.
+
+    Raises ValueError for an unknown name, a prior that cannot serve the method, and a method that none here serves.
+    """
+    name, method = request.prior, METHODS.get(request.plan.method)
+    if name is not None and name not in priors:
         raise ValueError(f"no prior {name!r}{suggest(name, priors)}")
-    return priors[name]
+    if method is None:
+        return name or next(iter(priors))
+    able = serving(method, priors)
+    if not able:
+        raise ValueError(
+            f"method {request.plan.method} needs a prior trained on {method.noise} noise; this service has none"
+        )
+    if name is not None and name not in able:
+        raise ValueError(
+            f"method {request.plan.method} needs a prior trained on {method.noise} noise, {name} was trained on"
+            f" {priors[name].noise} noise; priors here that can serve it: {', '.join(able)}"
+        )
+    return name or able[0]
 
 
-def prior_name(request: JobRequest, priors: Mapping[str, Any]) -> str:
-    """Return the served name of a request's prior."""
-    return request.prior or next(iter(priors))
+def serving(method: Method, priors: Mapping[str, Prior]) -> list[str]:
+    """Return the served names of the priors that can serve a method."""
+    return [name for name, prior in priors.items() if prior.noise == method.noise]
 
 
 def load(request: JobRequest, source: Path, shown: str, limits: Limits) -> Acquisition:

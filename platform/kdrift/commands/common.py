@@ -4,6 +4,36 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from kdrift.training.config import TrainConfig
+    from kdrift.tuning.config import TuneConfig
+
+    Config = TypeVar("Config", TrainConfig, TuneConfig)
+
+
+def add_run_options(parser: argparse.ArgumentParser, verb: str, what: str) -> None:
+    """Add the options of a long run with an output folder, one that can be resumed."""
+    parser.add_argument("--config", required=True, metavar="YAML", help=f"configuration, see configs/{verb}/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, dotted")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: runs/{verb}/NAME)")
+    parser.add_argument("--name", help=f"name of the {what} and of its MLflow run")
+    parser.add_argument("--resume", action="store_true", help=f"continue the {what} that --out holds, if there is one")
+    parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a local one)")
+    parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
+
+
+def load_run(args: argparse.Namespace, verb: str, kind: type[Config]) -> tuple[Config, Path]:
+    """Return the configuration and the output folder that the options of `add_run_options` name."""
+    from kdrift.config import load_config
+
+    config = load_config(kind, args.config, args.set)
+    if args.name:
+        config = replace(config, name=args.name)
+    return config, args.out or Path("runs") / verb / config.name
 
 
 def refuse_beside_config(

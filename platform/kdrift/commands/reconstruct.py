@@ -25,10 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
     parser.add_argument("--method", default="annealed", help="sampler or classical method (default: annealed)")
     parser.add_argument("--preset", help="named settings of the method: tuned, paper, released, or FILE.yaml")
-    parser.add_argument("--prior", metavar="NAME|PATH", help="shipped prior or bundle folder")
+    parser.add_argument(
+        "--prior", metavar="NAME|PATH", help="shipped prior or bundle folder (default: the method's shipped prior)"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the setting num_steps)")
     parser.add_argument("--samples", type=int, default=8, metavar="K", help="posterior samples (default: 8)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the samples (default: 0)")
+    parser.add_argument("--start", metavar="NAME", help="classical method to start from, with --set start_time=T0")
     parser.add_argument("--slices", metavar="A:B", help="slices A to B - 1 (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     mask = parser.add_argument_group("retrospective undersampling")
@@ -48,6 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "float32"), default="auto", help="of the network (default: auto)"
     )
+    parser.add_argument(
+        "--on-divergence", choices=("error", "fallback"), default="error",
+        help="where all samples of a slice diverge: stop, or put CG-SENSE there, labelled (default: error)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--save-samples", action="store_true", help="store every sample in reconstruction.h5")
     parser.add_argument("--save-smaps", action="store_true", help="store the coil maps in reconstruction.h5")
@@ -65,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
     from kdrift.config import parse_override
     from kdrift.hardware import keep_freed_memory
     from kdrift.presets import read_preset
-    from kdrift.reconstruct import DEFAULT_PRIOR, Plan, reconstruct
+    from kdrift.reconstruct import Plan, reconstruct
     from kdrift.report import save_result
+    from kdrift.result import divergence_lines
 
     keep_freed_memory()
     settings: dict[str, Any] = dict(parse_override(text) for text in args.set)
@@ -93,20 +101,24 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         batch_samples=args.batch_samples,
         keep_samples=args.save_samples,
+        on_divergence=args.on_divergence,
         precision=args.precision,
         num_map_sets=args.map_sets,
         map_crop=args.map_crop,
+        start=args.start,
     )
     result = reconstruct(
         acquisition.kspace,
         acquisition.mask,
         plan=plan,
-        prior=args.prior or DEFAULT_PRIOR,
+        prior=args.prior,
         slice_indices=acquisition.slice_indices,
         device=args.device,
         progress=_bar(len(acquisition.slice_indices), args.samples) if args.progress else None,
     )
     report = save_result(args.out, acquisition, result, keep_smaps=args.save_smaps, nifti=args.nifti)
+    for line in divergence_lines(result.diverged, result.fallback):
+        print(f"kdrift: {line}", file=sys.stderr)
     print(f"{acquisition.info.name}: {acquisition.sampling}")
     if "metrics" in report:
         figures = report["metrics"]

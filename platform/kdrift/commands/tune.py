@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
+
+from kdrift.commands.common import add_run_options, load_run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -13,30 +13,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Search a method's settings on Ray Tune; log to MLflow; write the best as the method's tuned preset, which"
         " kdrift reconstruct uses from then on where no preset is named."
     )
-    parser.add_argument(
-        "--config", required=True, metavar="YAML", help="configuration of the search, see configs/tune/"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, dotted")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: runs/tune/NAME)")
-    parser.add_argument("--name", help="name of the search and of its MLflow run")
-    parser.add_argument("--resume", action="store_true", help="continue the search that --out holds, if there is one")
-    parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a local one)")
-    parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
+    add_run_options(parser, "tune", "search")
 
 
 def run(args: argparse.Namespace) -> int:
     """Search and print what was found and where it is."""
-    from kdrift.config import load_config
     from kdrift.tracking import ui_command
     from kdrift.training.progress import format_seconds
     from kdrift.tuning.config import TuneConfig
     from kdrift.tuning.outcome import pareto_front, table
     from kdrift.tuning.search import tune
 
-    config = load_config(TuneConfig, args.config, args.set)
-    if args.name:
-        config = replace(config, name=args.name)
-    out = args.out or Path("runs/tune") / config.name
+    config, out = load_run(args, "tune", TuneConfig)
     try:
         result = tune(
             config,

@@ -161,6 +161,7 @@ def _describe_bundle(path: Path) -> Description:
         "files": sorted(file.name for file in path.iterdir() if file.is_file()),
         **_safetensors(str(model_file)),
         "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
+        **_serves(config),
         "config": config,
     }
     cards = [file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")]
@@ -168,6 +169,15 @@ def _describe_bundle(path: Path) -> Description:
         lines = [line.strip("# ").strip() for line in cards[0].read_text().splitlines()]
         description["card"] = next((line for line in lines if line), "(empty)")
     return description
+
+
+def _serves(config: Any) -> Description:
+    """Return what noise a prior removes, and the methods it can serve."""
+    from kdrift.samplers import METHODS
+
+    metadata = config.get("metadata") if isinstance(config, Mapping) else None
+    noise = metadata.get("noise", "white") if isinstance(metadata, Mapping) else "white"
+    return {"noise": noise, "serves": [name for name, method in METHODS.items() if method.noise == noise]}
 
 
 def _safetensors(path: str) -> Description:

@@ -12,10 +12,8 @@ from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, pin
-from kdrift.prior import Prior, load_prior
-from kdrift.runner import resolve
-from kdrift.samplers import METHODS
+from kdrift.plan import Plan, pin
+from kdrift.runner import load_priors, resolve
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
 """May change when a batch is resumed: the pool, where things lie (their checksums count), and what to add to it."""
@@ -37,8 +35,8 @@ class BatchConfig:
     """Retrospective undersampling of full data; null: data as they are."""
     plan: Plan = field(default_factory=Plan)
     """Method, preset, settings, samples, seed."""
-    prior: str = DEFAULT_PRIOR
-    """Shipped prior or bundle folder; only the driver reads it."""
+    prior: str | None = None
+    """Shipped prior or bundle folder; null: the method's shipped prior. Only the driver reads it."""
     pool: PoolConfig = field(default_factory=PoolConfig)
     """The actors."""
 
@@ -57,16 +55,11 @@ def reconstruct_batch(
         For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
-    plan, prior = pin(config.plan), prior_of([config.plan], config.prior)
-    runner = resolve(plan, prior)
+    plan, priors = pin(config.plan), load_priors([config.plan.method], config.prior)
+    runner = resolve(plan, priors.get(plan.method))
     chosen = slice(*config.slices) if config.slices else slice(None)
     tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)
     settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": runner.config}
     settings.pop("out")
     with run_folder(out, settings, (*FREE, "resolved.prior.name")):
-        return run_tasks(tasks, prior, config.pool, address=address, echo=echo)
-
-
-def prior_of(plans: list[Plan], name: str) -> Prior | None:
-    """Load the prior that samplers share; None where all methods are classical."""
-    return load_prior(name) if any(plan.method in METHODS for plan in plans) else None
+        return run_tasks(tasks, priors, config.pool, address=address, echo=echo)

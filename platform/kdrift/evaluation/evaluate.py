@@ -12,13 +12,12 @@ from kdrift import tracking
 from kdrift.acquisition import MaskRequest
 from kdrift.config import flatten, to_dict
 from kdrift.data.store import SAFE_NAME, normalise_location
-from kdrift.evaluation.batch import prior_of
 from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.plan import DEFAULT_PRIOR, Plan, pin
-from kdrift.runner import resolve
+from kdrift.plan import Plan, pin
+from kdrift.runner import load_priors, resolve
 from kdrift.training.progress import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
@@ -43,8 +42,9 @@ class EvaluateConfig:
     """Volumes by name or pattern; magnitude volumes are passed over."""
     slices: tuple[int, int | None] | None = None
     """[A, B]: slices A to B - 1 of each volume, negative numbers from its end, B null to its end; null: all."""
-    prior: str = DEFAULT_PRIOR
-    """Shipped prior or bundle folder, of all samplers; only the driver reads it."""
+    prior: str | None = None
+    """Shipped prior or bundle folder, of all samplers; null: of each method its shipped prior. Only the driver reads
+    it."""
     pool: PoolConfig = field(default_factory=PoolConfig)
     """The actors."""
     tracking_uri: str | None = None
@@ -85,8 +85,8 @@ def evaluate(
     """
     out = Path(config.out).resolve()
     plans = {name: pin(plan) for name, plan in config.methods.items()}
-    prior = prior_of(list(plans.values()), config.prior)
-    runners = {name: resolve(plan, prior) for name, plan in plans.items()}
+    priors = load_priors([plan.method for plan in plans.values()], config.prior)
+    runners = {name: resolve(plan, priors.get(plan.method)) for name, plan in plans.items()}
     chosen = slice(*config.slices) if config.slices else slice(None)
     tasks = {
         (mask_name, name): volume_tasks(
@@ -102,7 +102,7 @@ def evaluate(
         uri, run_id = _open_run(config, settings, out)
         try:
             batch = run_tasks(
-                [t for cell in tasks.values() for t in cell], prior, config.pool, address=address, echo=echo
+                [t for cell in tasks.values() for t in cell], priors, config.pool, address=address, echo=echo
             )
             cells = [_read(*names, cell) for names, cell in tasks.items()]
             table = write_tables(out, cells)

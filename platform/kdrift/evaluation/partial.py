@@ -106,7 +106,9 @@ def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:
         scalars = json.loads(str(file["scalars"]))
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "scalars"}
     facts = SliceFacts(zero_filled=arrays["zero_filled"], **scalars["facts"])
-    return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **scalars["result"])
+    result = scalars["result"]
+    result["diverged"] = {int(sample): why for sample, why in result["diverged"].items()}  # JSON has no numbers as keys
+    return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **result)
 
 
 def _is_done(task: VolumeTask, index: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -14,12 +14,13 @@ from kdrift.cluster import ray_session
 from kdrift.evaluation.partial import is_finished, save_slice, slices_left
 from kdrift.evaluation.progress import Meter
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
+from kdrift.guard import Diverged
 from kdrift.hardware import worker_environment
 from kdrift.prior import Prior
-from kdrift.result import SliceFacts
+from kdrift.result import SliceFacts, divergence_lines
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a private Ray: it holds the prior and a few slices' results."""
+"""Of a private Ray: it holds the priors and a few slices' results."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class _State:
 
 def run_tasks(
     tasks: Sequence[VolumeTask],
-    prior: Prior | None,
+    priors: Mapping[str, Prior],
     pool: PoolConfig,
     *,
     address: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> BatchReport:
-    """Reconstruct volumes on Ray actors; what is finished already is left alone.
+    """Reconstruct volumes on Ray actors; what is finished already is left alone. `priors` are those of the methods.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def run_tasks(
         state = _State(deque(units), Counter(task.out for task, _ in missing), chunks)
         state.queue.extendleft(task for task in unfinished if not state.left[task.out])
         echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(state.queue)} units on {count} actors")
-        _work(state, prior, pool, count, meter)
+        _work(state, priors, pool, count, meter)
     return BatchReport(len(unfinished) - len(state.failed), meter.slices, before, state.failed, meter.elapsed)
 
 
@@ -128,14 +129,14 @@ def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
     return room
 
 
-def _work(state: _State, prior: Prior | None, pool: PoolConfig, count: int, meter: Meter) -> None:
+def _work(state: _State, priors: Mapping[str, Prior], pool: PoolConfig, count: int, meter: Meter) -> None:
     """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
     import ray
 
     from kdrift.evaluation.worker import SliceWorker
 
     threads = max(1, int(pool.cpus))
-    shared = ray.put(prior)
+    shared = ray.put(priors)
     kind = ray.remote(SliceWorker).options(
         num_cpus=pool.cpus, num_gpus=pool.gpus, runtime_env={"env_vars": worker_environment(threads)}
     )
@@ -213,7 +214,14 @@ def _take(state: _State, unit: Unit, outcome: Any, meter: Meter) -> None:
     meter.add(unit.cost)
     if len(state.found[name]) < state.chunks[name]:
         return
-    save_slice(unit.task, state.facts.pop(name), merge_chunks(state.found.pop(name)))
+    try:
+        merged = merge_chunks(state.found.pop(name))
+    except Diverged as error:
+        state.fail(unit.task, str(error))
+        return
+    for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
+        meter.echo(f"{unit.task.out.name}: {line}")
+    save_slice(unit.task, state.facts.pop(name), merged)
     meter.slice_done()
     state.left[unit.task.out] -= 1
     if not state.left[unit.task.out]:

@@ -40,6 +40,8 @@ def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 row |= _spread(figure, values)
             row |= _spread("seconds_a_slice", [r["seconds"] / len(r["slices"]) for r in reports])
             row["nfe"] = reports[0]["nfe"]
+            row["diverged"] = sum(len(found) for r in reports for found in r.get("diverged", {}).values())
+            row["fallback"] = sum(len(r.get("fallback", [])) for r in reports)
             row["net_acceleration"] = statistics.fmean(r["net_acceleration"] for r in reports)
             rows.append(row)
     return rows
@@ -56,6 +58,11 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         first = [row["mask"], row["method"], row["data"], str(row["volumes"])]
         last = [seconds, str(row["nfe"] or "-"), f"{row['net_acceleration']:.2f}x"]
         lines.append("| " + " | ".join([*first, *figures, *last]) + " |")
+    for row in rows:
+        if row["diverged"]:
+            where = f"{row['mask']}, {row['method']}, {row['data']}"
+            lines += ["", f"{where}: {row['diverged']} samples diverged and are left out, {row['fallback']} slices of"
+                      " which none was left are CG-SENSE."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

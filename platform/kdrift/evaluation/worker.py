@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -20,12 +21,12 @@ from kdrift.slices import SliceData
 
 
 class SliceWorker:
-    """Holds the prior, and the slice it prepared last: several units may be of one slice."""
+    """Holds the priors by their methods, and the slice it prepared last: several units may be of one slice."""
 
-    def __init__(self, prior: Prior | None, device: str, threads: int) -> None:
+    def __init__(self, priors: Mapping[str, Prior], device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device(device)
-        self._prior = None if prior is None else replace(prior, network=prior.network.to(self._device))
+        self._priors = {name: replace(prior, network=prior.network.to(self._device)) for name, prior in priors.items()}
         self._prepared: tuple[tuple[str, int], SliceData, float] | None = None
 
     def process(self) -> int:
@@ -35,7 +36,8 @@ class SliceWorker:
     def run(self, unit: Unit) -> tuple[SliceFacts, list[ChunkResult]] | str:
         """Run the chunks of a unit; a slice that cannot be reconstructed gives the reason."""
         try:
-            runner = resolve(unit.task.plan, self._prior, self._device)
+            plan = unit.task.plan
+            runner = resolve(plan, self._priors.get(plan.method), self._device)
             data, seconds = self._prepare(unit.task, unit.index)
             return SliceFacts.of(data, seconds), [runner.run_chunk(data, chunk) for chunk in unit.chunks]
         except Exception as error:  # one bad slice must not stop the others; its reason is reported

@@ -11,10 +11,11 @@ from kdrift.networks.ddpm import DDPM, DDPMConfig
 from kdrift.networks.edm import EDMDenoiser
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
 from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
+from kdrift.networks.residual import ResidualDenoiser
 
 __all__ = [
     "DDPM", "DDPMConfig", "EDMDenoiser", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config", "NetworkConfig",
-    "build_network",
+    "ResidualDenoiser", "build_network",
 ]  # fmt: skip
 
 Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"]
@@ -28,9 +29,10 @@ class NetworkConfig:
     ncsnpp: NCSNppConfig = field(default_factory=NCSNppConfig)
     """NCSN++ (architecture ncsnpp)."""
     preconditioning: str = "none"
-    """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image."""
+    """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image; `residual`: likewise,
+    the restored image of AK-Diffusion."""
     sigma_data: float = 0.3
-    """Standard deviation of the training images, used by `edm`."""
+    """Standard deviation of the training images, used by `edm` and `residual`."""
     architecture: Architecture = "ncsnpp"
     """Which of the three networks it is; the settings of the others are not used."""
     ddpm: DDPMConfig = field(default_factory=DDPMConfig)
@@ -59,8 +61,8 @@ class NetworkConfig:
         return self.config.size_multiple
 
     def __post_init__(self) -> None:
-        if self.preconditioning not in ("none", "edm"):
-            raise ValueError(f"preconditioning is 'none' or 'edm', got {self.preconditioning!r}")
+        if self.preconditioning not in ("none", "edm", "residual"):
+            raise ValueError(f"preconditioning is 'none', 'edm' or 'residual', got {self.preconditioning!r}")
         if (self.conditioning == "level") != (self.architecture == "ncsnv2"):
             raise ValueError(
                 "conditioning 'level' is that of architecture ncsnv2 and of no other, got"
@@ -68,10 +70,11 @@ class NetworkConfig:
             )
         if self.preconditioning == "none":
             return
+        needs = f"{self.preconditioning} preconditioning needs"
         if self.conditioning != "sigma" or not self.config.centered:
-            raise ValueError(f"edm preconditioning needs conditioning: sigma and {self.architecture}.centered: true")
+            raise ValueError(f"{needs} conditioning: sigma and {self.architecture}.centered: true")
         if self.architecture == "ncsnpp" and self.ncsnpp.scale_by_sigma:
-            raise ValueError("edm preconditioning needs ncsnpp.scale_by_sigma: false")
+            raise ValueError(f"{needs} ncsnpp.scale_by_sigma: false")
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -80,4 +83,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
         network: nn.Module = NCSNpp(config.ncsnpp)
     else:
         network = DDPM(config.ddpm) if config.architecture == "ddpm" else NCSNv2(config.ncsnv2)
-    return EDMDenoiser(network, config.sigma_data) if config.preconditioning == "edm" else network
+    if config.preconditioning == "none":
+        return network
+    wrapper = EDMDenoiser if config.preconditioning == "edm" else ResidualDenoiser
+    return wrapper(network, config.sigma_data)

@@ -17,13 +17,14 @@ from torch import Tensor
 from kdrift.linop import LinearOperator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel, denoise
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
 
 
 @dataclass(frozen=True)
-class AnnealedOptions:
+class AnnealedOptions(StartOptions):
     """Settings of annealed posterior sampling; sigma in units of the normalised image.
 
     The defaults are the method as derived, exact for white Gaussian images; what is used is the preset `tuned`.
@@ -57,6 +58,7 @@ class AnnealedOptions:
     """Most conjugate-gradient steps of a solve; each starts from the solution before it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_steps < 2 or not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
             raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, got {self}")
         if self.prior_sigma <= 0 or self.noise_scale <= 0 or self.cg_iterations < 1:
@@ -79,12 +81,13 @@ def annealed(
 
     For sigma_i from high to low, with r^2 = 1 / (1/sigma_i^2 + 1/tau^2) and the data's noise s:
     x_0 ~ N(m, s^2 (A^H A + g)^-1), m = (A^H A + g)^-1 (A^H y + g D(x; sigma_i)), g = s^2 / r^2, and
-    x <- x_0 + sigma_{i+1} z. With spread = eta = 1 this is exact for white Gaussian images of deviation tau.
+    x <- x_0 + sigma_{i+1} z. The first x is A^H y, or the start, with noise of the first level. With spread = eta = 1
+    this is exact for white Gaussian images of deviation tau.
     """
     operator = sense_operator(measurement.smaps, measurement.mask)
     data = operator.adjoint(measurement.kspace)
-    levels = [*_levels(options, sde), 0.0]
-    x = data + levels[0] * rng(*data.shape[-2:])
+    levels = [*_levels(options, sde)[-steps_left(options.num_steps, options, measurement) :], 0.0]
+    x = (data if measurement.start is None else measurement.start) + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
         last = levels[i + 1] == 0
@@ -102,7 +105,7 @@ def annealed(
             noise = options.eta * levels[i + 1] * rng(*data.shape[-2:])
             x = x0 + noise + (kept * (x - x0) if kept else 0)
         if callback:
-            callback(i + 1, options.num_steps, x0, sigma)
+            callback(i + 1, len(levels) - 1, x0, sigma)
     return x0 + (data - operator.normal(x0)) if options.keep_measured else x0
 
 

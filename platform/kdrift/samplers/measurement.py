@@ -24,6 +24,9 @@ class Measurement:
     """Coil sensitivity maps `(coil, row, col)` or `(set, coil, row, col)`."""
     noise_sigma: float
     """Standard deviation of each real component of the k-space noise."""
+    start: Tensor | None = None
+    """Another reconstruction to start from: complex `([set,] row, col)`, coil images `(coil, row, col)` for a method
+    whose chains are those. None: start from noise."""
 
     def __post_init__(self) -> None:
         if self.kspace.ndim != 3:
@@ -32,5 +35,7 @@ class Measurement:
             raise ValueError(f"mask is {tuple(self.mask.shape)}, kspace images are {tuple(self.kspace.shape[1:])}")
         if self.smaps.shape[-3:] != self.kspace.shape:
             raise ValueError(f"smaps are {tuple(self.smaps.shape)}, kspace is {tuple(self.kspace.shape)}")
+        if self.start is not None and self.start.shape[-2:] != self.mask.shape:
+            raise ValueError(f"the start is {tuple(self.start.shape)}, kspace images are {tuple(self.mask.shape)}")
         if not self.noise_sigma >= 0:
             raise ValueError(f"noise_sigma must be 0 or larger, got {self.noise_sigma}")

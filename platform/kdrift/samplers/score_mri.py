@@ -1,4 +1,4 @@
-"""Score-MRI (Chung & Ye 2022), Algorithms 2 to 5: predictor-corrector steps alternating with data consistency."""
+"""Score-MRI (Chung & Ye 2022), Algorithms 2 to 6: predictor-corrector steps alternating with data consistency."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from kdrift.fourier import fft2c, ifft2c
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.predictor_corrector import paper_steps, pc_sample, released_steps
+from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
 
 
 @dataclass(frozen=True)
-class ScoreMRIOptions:
+class ScoreMRIOptions(StartOptions):
     """Settings of Algorithms 2, 3 and 4; the defaults are the paper's (section 4.2)."""
 
     num_steps: int = 2000
@@ -35,6 +36,7 @@ class ScoreMRIOptions:
     """Correct before the predictor of each step, as the released single-coil code does."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
             raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
 
@@ -120,8 +122,11 @@ def _run(
 ) -> Tensor:
     paper = options.discretisation == "paper"
     levels = sde.levels(options.num_steps + 1 if paper else options.num_steps)
-    steps = paper_steps(levels) if paper else released_steps(levels)
-    x = sde.prior_sample(rng(*measurement.kspace.shape[-2:]))
+    every = paper_steps(levels) if paper else released_steps(levels)
+    steps = every[-steps_left(options.num_steps, options, measurement) :]
+    x = steps[0].start * rng(*measurement.kspace.shape[-2:])
+    if measurement.start is not None:
+        x = measurement.start + x  # Algorithm 6, line 1
     return pc_sample(
         score,
         steps,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from kdrift.score import ScoreModel
 
 
-Noise = Literal["white", "high_frequency"]
-"""What a prior removes: noise of the whole image (VE, VP, sub-VP, EDM: only their scales differ), or of its high
-frequencies alone (HFS-SDE)."""
+Noise = Literal["white", "high_frequency", "attenuated"]
+"""What a prior removes: noise of the whole image (VE, VP, sub-VP, EDM: only their scales differ), of its high
+frequencies alone (HFS-SDE), or noise of coil images together with the attenuation of their k-space (AK-Diffusion)."""
 
 
 class SDE(ABC):

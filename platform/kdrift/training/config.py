@@ -11,6 +11,7 @@ from kdrift.config import flatten
 from kdrift.data.dataset import DataConfig
 from kdrift.networks import NetworkConfig
 from kdrift.sde import SDE, VESDE, VPSDE, LowFrequencies, Noise, SubVPSDE
+from kdrift.training.attenuated import AttenuationConfig
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,12 @@ class NoiseConfig:
     """Noise seen in training; sigma is the standard deviation of each of its real components."""
 
     kind: Noise = "white"
-    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE (needs complex images)."""
+    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE. attenuated: of coil
+    images whose k-space is attenuated too, for AK-Diffusion. Both of these need complex images."""
     low: LowFrequencies = field(default_factory=LowFrequencies)
     """The centre of k-space that stays free of noise (kind high_frequency)."""
+    attenuated: AttenuationConfig = field(default_factory=AttenuationConfig)
+    """Attenuation and coils (kind attenuated)."""
     log_sigma_mean: float = -1.2
     """P_mean of Karras et al. 2022, Table 1: mean of ln sigma (edm preconditioning)."""
     log_sigma_std: float = 1.2
@@ -43,6 +47,11 @@ class NoiseConfig:
             raise ValueError(f"noise needs 0 < sigma_min < sigma_max, got {self}")
         if not 0 <= self.t_min < 1 or self.log_sigma_std <= 0:
             raise ValueError(f"noise needs 0 <= t_min < 1 and log_sigma_std > 0, got {self}")
+        if any(not self.sigma_min < sigma <= self.sigma_max for sigma in self.attenuated.sigma_last):
+            raise ValueError(
+                f"noise.attenuated.sigma_last must lie above sigma_min {self.sigma_min} and not above sigma_max"
+                f" {self.sigma_max}, got {list(self.attenuated.sigma_last)}"
+            )
         if self.sde != "ve" and self.t_min == 0:
             raise ValueError(f"noise.sde {self.sde} needs t_min > 0: at 0 it has no noise")
         if not 0 < self.beta_min < self.beta_max:
@@ -153,7 +162,8 @@ class TrainConfig:
     data: DataConfig
     """Training images."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Network; its preconditioning decides the loss (`edm`: Karras 2022 Eq. 8, `none`: score matching)."""
+    """Network; its preconditioning decides the loss (`edm`: Karras 2022 Eq. 8, `none`: score matching,
+    `residual`: AK-Diffusion Eq. 11)."""
     name: str = "prior"
     """Name of the run and of the registered prior."""
     seed: int = 0
@@ -189,10 +199,18 @@ class TrainConfig:
             )
         if self.network.conditioning == "level":
             raise ValueError("training needs network.conditioning sigma or std, got 'level'")
-        if self.network.preconditioning == "edm" and self.noise.sde != "ve":
-            raise ValueError(f"noise.sde {self.noise.sde} needs network.preconditioning none, got edm")
-        if self.noise.kind == "high_frequency" and channels == 1:
-            raise ValueError("noise.kind high_frequency needs data.images: complex")
+        if self.network.preconditioning != "none" and self.noise.sde != "ve":
+            raise ValueError(
+                f"noise.sde {self.noise.sde} needs network.preconditioning none, got {self.network.preconditioning}"
+            )
+        if self.noise.kind != "white" and channels == 1:
+            raise ValueError(f"noise.kind {self.noise.kind} needs data.images: complex")
+        residual = self.network.preconditioning == "residual"
+        if residual != (self.noise.kind == "attenuated"):
+            raise ValueError(
+                "noise.kind attenuated and network.preconditioning residual go together, got"
+                f" {self.noise.kind} and {self.network.preconditioning}"
+            )
 
 
 def check_resumable(saved: dict[str, Any], config: dict[str, Any]) -> None:

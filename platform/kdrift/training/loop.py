@@ -23,7 +23,8 @@ from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
 from kdrift.prior import load_prior
 from kdrift.training.config import OptimisationConfig, TrainConfig
-from kdrift.training.loss import derive_seed, draw_noise, noise_left, own_scale, projection, training_loss
+from kdrift.training.loss import attenuation, draw_batch, draw_noise, noise_left, own_scale, projection, training_loss
+from kdrift.training.seeds import derive_seed
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (
@@ -187,19 +188,16 @@ def fit(
     network = wrap(state.network)
     network.train()
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
-    kind = config.network.preconditioning
 
-    def load(start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def load(start: int) -> tuple[Tensor, ...]:
         indices = range(start + rank * share, start + (rank + 1) * share)
-        image = data.batch(indices)
-        sigma, noise = draw_noise(config.noise, kind, config.seed, indices, image.shape[1:])
-        return image.to(device), sigma.to(device), noise.to(device)
+        return tuple(part.to(device) for part in draw_batch(config, data.batch(indices), indices))
 
     meter = _Meter()
     with ThreadPoolExecutor(1, "loader") as loader:
         pending = loader.submit(load, state.images)
         while state.images < config.total_images:
-            image, sigma, noise = pending.result()
+            drawn = pending.result()
             before, after = state.images, state.images + config.batch_size
             if after < config.total_images:
                 pending = loader.submit(load, after)
@@ -210,7 +208,7 @@ def fit(
             torch.manual_seed(derive_seed(config.seed, before, rank, 1))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
-                loss = training_loss(network, config, image, sigma, noise)
+                loss = training_loss(network, config, *drawn)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())
@@ -254,7 +252,8 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
         _, noise = draw_noise(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
         for sigma in sums:
             with autocast(config, device):
-                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part)
+                blur = attenuation(config.noise, sigma)
+                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part, blur)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdrift.sde import VESDE, HighFrequencySDE
+from kdrift.training.attenuated import attenuate, attenuated_loss, draw_attenuated
 from kdrift.training.config import NoiseConfig, TrainConfig
+from kdrift.training.seeds import derive_seed
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Projection = Callable[[Tensor], Tensor]
 
 
 def whole(images: Tensor) -> Tensor:
-    """Return the images as they are: the projection of white noise."""
+    """Return the images as they are: the projection of white noise, and no attenuation."""
     return images
-
-
-def derive_seed(*keys: int) -> int:
-    """Return a 63-bit seed that depends on every key and on their order."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def draw_noise(
@@ -55,7 +52,7 @@ def draw_noise(
 
 def projection(config: NoiseConfig) -> Projection:
     """Return P of the configured noise on real channels: the part of `(batch, channel, row, col)` that diffuses."""
-    if config.kind == "white":
+    if config.kind != "high_frequency":
         return whole
 
     def high_frequencies(images: Tensor) -> Tensor:
@@ -85,6 +82,24 @@ def own_scale(network: Network, config: TrainConfig) -> Network:
     return scaled
 
 
+def attenuation(config: NoiseConfig, sigma: float) -> Projection:
+    """Return what goes with noise of level `sigma` for kind attenuated, one coil of ones: G x; else x."""
+    if config.kind != "attenuated" or sigma <= 0:
+        return whole
+    time = math.log(sigma / config.sigma_min) / math.log(config.sigma_max / config.sigma_min)
+    b = config.attenuated.b_min * (config.attenuated.b_max / config.attenuated.b_min) ** time
+    return lambda images: attenuate(images, b)
+
+
+def draw_batch(config: TrainConfig, image: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return `image` and what `training_loss` takes after it, a pure function of (seed, global image index)."""
+    noise, kind = config.noise, config.network.preconditioning
+    if noise.kind == "attenuated":
+        sigmas = (noise.sigma_min, noise.sigma_max)
+        return image, *draw_attenuated(noise.attenuated, sigmas, config.seed, indices, image.shape[1:])
+    return image, *draw_noise(noise, kind, config.seed, indices, image.shape[1:])
+
+
 def edm_loss(
     network: Network, image: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float, part: Projection = whole
 ) -> Tensor:
@@ -111,8 +126,12 @@ def score_matching_loss(
     return (part(level * score + noise) ** 2).mean()
 
 
-def training_loss(network: Network, config: TrainConfig, image: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def training_loss(
+    network: Network, config: TrainConfig, image: Tensor, sigma: Tensor, noise: Tensor, *coils: Tensor
+) -> Tensor:
     """Return the loss that belongs to the network's preconditioning and the configured noise."""
+    if config.noise.kind == "attenuated":
+        return attenuated_loss(network, config.noise.attenuated, image, sigma, noise, *coils)
     part, network = projection(config.noise), own_scale(network, config)
     if config.network.preconditioning == "edm":
         return edm_loss(network, image, sigma, noise, config.network.sigma_data, part)
@@ -122,16 +141,19 @@ def training_loss(network: Network, config: TrainConfig, image: Tensor, sigma: T
 def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) -> Tensor:
     """Return E[x_0 | x], from a denoiser as it is and from a score by Tweedie's formula x + sigma^2 s."""
     output = network(x, sigma).to(torch.float32)
-    return output if preconditioning == "edm" else x + sigma[:, None, None, None] ** 2 * output
+    return output if preconditioning != "none" else x + sigma[:, None, None, None] ** 2 * output
 
 
 def noise_left(
-    network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole
-) -> float:
-    """Mean of |P (D(y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+    network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole,
+    blur: Projection = whole,
+) -> float:  # fmt: skip
+    """Mean of |P G (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
 
-    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network.
+    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. `blur` is G, the
+    attenuation of AK-Diffusion; the value is then that of its loss (Eq. 11), a fraction of the noise under G.
     """
     levels = torch.full((len(image),), sigma, device=image.device)
-    denoised = denoise(network, preconditioning, image + sigma * part(noise), levels)
-    return float((part(denoised - image) ** 2).mean()) / sigma**2
+    denoised = denoise(network, preconditioning, blur(image) + sigma * part(noise), levels)
+    power = sigma**2 if blur is whole else sigma**2 * float((blur(noise) ** 2).mean())
+    return float((part(blur(denoised - image)) ** 2).mean()) / power

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from kdrift.training.config import NoiseConfig, TrainConfig
 from kdrift.training.loop import autocast
-from kdrift.training.loss import denoise, derive_seed, own_scale, projection, whole
+from kdrift.training.loss import attenuation, denoise, own_scale, projection, whole
+from kdrift.training.seeds import derive_seed
 
 
 def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
@@ -25,20 +26,23 @@ def draw_samples(
 ) -> Tensor:
     """Samples of the prior `(sample, channel, size, size)` by Euler steps (Karras et al. 2022, Alg. 1).
 
-    Where only high frequencies diffuse, the low ones are those of `images` (zero without any).
+    Where only high frequencies diffuse, the low ones are those of `images` (zero without any), and where k-space is
+    attenuated, its centre.
     """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
     shape = (config.monitoring.num_samples, config.network.channels, size, size)
     levels, part = noise_schedule(config.noise, config.monitoring.sample_steps), projection(config.noise)
     x = part(levels[0] * torch.randn(shape, generator=generator)).to(device)
-    if images is not None and part is not whole:
+    if images is not None and config.noise.kind != "white":
         known = images.repeat(-(-shape[0] // len(images)), 1, 1, 1)[: shape[0]]
-        x = x + (known - part(known)).to(device)
+        rest = known - part(known) if part is not whole else attenuation(config.noise, float(levels[0]))(known)
+        x = x + rest.to(device)
     for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         with autocast(config, device):
             sigma = torch.full((len(x),), now, device=device)
             denoised = denoise(own_scale(network, config), config.network.preconditioning, x, sigma)
-        x = x + (1 - after / now) * part(denoised - x)
+        seen = attenuation(config.noise, now)(denoised)
+        x = x + attenuation(config.noise, after)(denoised) - seen + (1 - after / now) * part(seen - x)
     return x.cpu()
 
 
@@ -51,7 +55,7 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
     tiles = []
     for number, sigma in enumerate(chosen):
         clean = images[number * len(images) // len(chosen)][None]
-        noisy = clean + sigma * part(torch.randn(clean.shape, generator=generator))
+        noisy = attenuation(config.noise, sigma)(clean) + sigma * part(torch.randn(clean.shape, generator=generator))
         with autocast(config, device):
             level = torch.full((1,), sigma, device=device)
             denoised = denoise(own_scale(network, config), config.network.preconditioning, noisy.to(device), level)

@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdrift import tracking
-from kdrift.config import flatten, to_dict
+from kdrift.config import to_dict
 from kdrift.data.dataset import TrainingImages
 from kdrift.hardware import worker_environment
 from kdrift.prior import save_prior
+from kdrift.run_folder import open_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
 from kdrift.training.config import TrainConfig, check_resumable
 from kdrift.training.loop import new_state
-from kdrift.training.progress import read_json, watch, write_json
+from kdrift.training.progress import watch
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,11 @@ def train(
     if config.data.validation:
         TrainingImages(config.data, "validation", config.seed)
     settings = to_dict(config)
-    run = _open_run(config, settings, out, resume, tracking_uri)
+    if resume and not (out / "run.json").is_file():
+        raise ValueError(f"{out} holds no run to resume")
+    run = open_run(
+        out, config.name, settings, what="run", resume=resume, tracking_uri=tracking_uri, check=check_resumable
+    )
     uri, run_id = run["tracking_uri"], run["run_id"]
     (out / "progress.json").unlink(missing_ok=True)
     job = {"config": settings, "out": str(out), "tracking_uri": uri, "run_id": run_id}
@@ -105,31 +108,6 @@ def _portable(config: TrainConfig) -> TrainConfig:
     """Leave the folders of this machine out of what a bundle says of its data."""
     stores = [Path(store).name for store in config.data.stores]
     return replace(config, data=replace(config.data, stores=stores))
-
-
-def _open_run(
-    config: TrainConfig, settings: dict[str, Any], out: Path, resume: bool, tracking_uri: str | None
-) -> dict[str, str]:
-    """Create or take up the run of an output folder: its configuration and its one MLflow run."""
-    run: dict[str, str] = read_json(out / "run.json")
-    if run and not resume:
-        raise ValueError(f"{out} already holds a run: pass --resume to continue it, or another --out")
-    if resume:
-        if not run:
-            raise ValueError(f"{out} holds no run to resume")
-        check_resumable(yaml.safe_load((out / "config.yaml").read_text()), settings)
-        if tracking_uri not in (None, run["tracking_uri"]):
-            raise ValueError(f"the run in {out} is tracked at {run['tracking_uri']}, got {tracking_uri}")
-        tracking.resume_run(run["tracking_uri"], run["run_id"])
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        uri = tracking_uri or tracking.default_uri(out)
-        run_id = tracking.start_run(uri, config.name, flatten(settings), out / "artifacts")
-        run = {"tracking_uri": uri, "run_id": run_id}
-    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    write_json(out / "run.json", run)
-    tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
-    return run
 
 
 def _fit(
@@ -212,6 +190,7 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
         "sigma_max": config.noise.sigma_range[1],
         "noise": config.noise.kind,
         "low_frequencies": to_dict(config.noise.low) if config.noise.kind == "high_frequency" else None,
+        "attenuation": _attenuation(config),
         "scale_quantile": config.data.quantile,
         "images": content["images"],
         "metrics": content["metrics"],
@@ -221,6 +200,12 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
     card = model_card(config, content["images"], content["metrics"])
     save_prior(out / "prior", state.ema, config.network, card=card, metadata=metadata)
     return out / "prior"
+
+
+def _attenuation(config: TrainConfig) -> dict[str, float] | None:
+    if config.noise.kind != "attenuated":
+        return None
+    return {"b_min": config.noise.attenuated.b_min, "b_max": config.noise.attenuated.b_max}
 
 
 def model_card(config: TrainConfig, images: int, metrics: dict[str, float]) -> str:

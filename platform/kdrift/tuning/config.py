@@ -10,7 +10,6 @@ from typing import Any, Literal
 from kdrift.acquisition import MaskRequest
 from kdrift.config import flatten, parse, suggest
 from kdrift.metrics import METRICS
-from kdrift.plan import DEFAULT_PRIOR
 from kdrift.presets import Preset
 from kdrift.samplers import METHODS
 
@@ -95,8 +94,8 @@ class TuneConfig:
     first trial."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fixed settings that differ from the preset's."""
-    prior: str = DEFAULT_PRIOR
-    """Shipped prior or path of a bundle."""
+    prior: str | None = None
+    """Shipped prior or path of a bundle; null: the method's shipped prior."""
     num_samples: int = 2
     """Posterior samples a slice."""
     seed: int = 0

@@ -20,6 +20,7 @@ from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
 from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
+from kdrift.guard import Diverged
 from kdrift.heldout import draw_heldout
 from kdrift.metrics import METRICS
 from kdrift.plan import Plan
@@ -66,12 +67,17 @@ def evaluate_slices(runner: Runner, plan: Plan, cases: list[Case], objective: st
     for case in cases:
         began = time.perf_counter()
         chunks = split_chains(runner.num_samples, batch_samples=plan.batch_samples)
-        result = merge_chunks([runner.run_chunk(case.data, chunk) for chunk in chunks])
-        row = {"seconds": time.perf_counter() - began, "nfe": float(result.nfe)}
+        found = [runner.run_chunk(case.data, chunk) for chunk in chunks]
+        try:
+            result = merge_chunks(found)
+            mean, misfit = result.mean, result.heldout_misfit
+        except Diverged:  # settings that diverge are as good as a black image
+            mean, misfit = torch.zeros_like(case.data.zero_filled), math.inf
+        row = {"seconds": time.perf_counter() - began, "nfe": float(max(chunk.nfe for chunk in found))}
         if objective == "heldout":
-            row["heldout"] = _heldout_error(case.data, result.heldout_misfit)
+            row["heldout"] = _heldout_error(case.data, misfit)
         else:
-            row |= _quality(case, result.mean)
+            row |= _quality(case, mean)
         rows.append(row)
         means = {name: sum(r[name] for r in rows) / len(rows) for name in row}
         yield {**means, "value": means[objective], "slices": len(rows)}
@@ -79,9 +85,7 @@ def evaluate_slices(runner: Runner, plan: Plan, cases: list[Case], objective: st
 
 def _quality(case: Case, mean: Tensor) -> dict[str, float]:
     assert case.reference is not None
-    if not bool(torch.isfinite(mean).all()):
-        mean = torch.zeros_like(mean)  # settings that diverge are as good as a black image
-    image = torch.from_numpy(centre_crop(mean.numpy(), *case.reference.shape).copy())
+    image = torch.from_numpy(centre_crop(mean.cpu().numpy(), *case.reference.shape).copy())
     return {name: metric.function(case.reference, image) for name, metric in METRICS.items()}
 
 

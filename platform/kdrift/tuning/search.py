@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from kdrift import tracking
-from kdrift.config import flatten, to_dict
+from kdrift.config import to_dict
 from kdrift.hardware import keep_freed_memory
 from kdrift.plan import Plan
 from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
 from kdrift.prior import Prior, load_prior
-from kdrift.runner import choose_device, resolve
-from kdrift.training.progress import read_json, write_json
+from kdrift.run_folder import open_run
+from kdrift.runner import choose_device, default_prior, resolve
 from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
@@ -71,10 +70,14 @@ def tune(
     """
     began, out = time.monotonic(), out.resolve()
     plan, start = _start(config, out)
-    prior = load_prior(config.prior)
+    prior = load_prior(config.prior or default_prior(config.method))
     cases = load_cases(config, plan)
     settings = to_dict(config)
-    run = _open_run(config, settings, out, resume, tracking_uri)
+    if not (out / "run.json").is_file():
+        (out / "trials.jsonl").unlink(missing_ok=True)
+    run = open_run(
+        out, config.name, settings, what="search", resume=resume, tracking_uri=tracking_uri, check=check_resumable
+    )
     write_preset(start, out / START)
     journal = Journal(out / "trials.jsonl")
     if resume:
@@ -135,32 +138,6 @@ def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     check_space(config, start)
     plan = Plan(config.method, start, config.settings, num_samples=config.num_samples, seed=config.seed)
     return plan, start
-
-
-def _open_run(
-    config: TuneConfig, settings: dict[str, Any], out: Path, resume: bool, tracking_uri: str | None
-) -> dict[str, str]:
-    """Create or take up the search of an output folder: its configuration and its one MLflow run."""
-    run: dict[str, str] = read_json(out / "run.json")
-    if run and not resume:
-        raise ValueError(f"{out} already holds a search: pass --resume to continue it, or another --out")
-    if run:
-        check_resumable(yaml.safe_load((out / "config.yaml").read_text()), settings)
-        if tracking_uri not in (None, run["tracking_uri"]):
-            raise ValueError(f"the search in {out} is tracked at {run['tracking_uri']}, got {tracking_uri}")
-        tracking.resume_run(run["tracking_uri"], run["run_id"])
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "trials.jsonl").unlink(missing_ok=True)
-        uri = tracking_uri or tracking.default_uri(out)
-        run = {
-            "tracking_uri": uri,
-            "run_id": tracking.start_run(uri, config.name, flatten(settings), out / "artifacts"),
-        }
-    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    write_json(out / "run.json", run)
-    tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
-    return run
 
 
 def _search(

@@ -61,6 +61,9 @@ function describe() {
   const sampler = methods.samplers[$("method").value];
   $("summary").textContent = sampler ? sampler.summary : "a classical method: one image, no samples";
   for (const id of ["samples", "steps", "seed", "prior"]) $(id).disabled = !sampler;
+  if (!sampler) return;
+  for (const item of $("prior").options) item.disabled = !sampler.priors.includes(item.value);
+  if (!sampler.priors.includes($("prior").value)) $("prior").value = sampler.priors[0] ?? "";
 }
 
 // The request as nested values; an upload sends them as dotted options of the query.
@@ -72,7 +75,7 @@ function request() {
     plan.num_samples = number("samples");
     plan.seed = number("seed");
     if ($("steps").value) plan.settings = { num_steps: number("steps") };
-    values.prior = $("prior").value;
+    values.prior = $("prior").value || undefined;
   }
   if ($("mask").value) {
     values.mask = { kind: $("mask").value, acceleration: number("acceleration"), acs_lines: number("acs") };
@@ -168,6 +171,10 @@ async function showResult(job) {
   if (report.nfe) {
     row("prior", `${prior.name}${prior.version ? ` version ${prior.version}` : ""}, sha256 ${prior.sha256.slice(0, 12)}`);
     row("samples", `${config.num_samples}, ${report.nfe} evaluations each`);
+  }
+  for (const [slice, samples] of Object.entries(report.diverged ?? {})) {
+    const lost = `samples ${Object.keys(samples).join(", ")}`;
+    row(`slice ${slice} diverged`, report.fallback.includes(Number(slice)) ? "all samples: this is CG-SENSE" : `${lost}: left out`);
   }
   row("time", `${report.seconds.toFixed(1)} s`);
   $("config").textContent = JSON.stringify({ request: job.request, config, stages_seconds: report.stages_seconds }, null, 2);

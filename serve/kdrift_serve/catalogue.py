@@ -1,0 +1,50 @@
+"""What a service has: samplers with the priors they can use, classical methods, masks, priors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from kdrift.baselines import BASELINES
+from kdrift.masks import KINDS
+from kdrift.pinned import PinnedPrior
+from kdrift.presets import find_preset
+from kdrift.prior import Prior
+from kdrift.samplers import METHODS
+from kdrift_serve.request import serving, without_folders
+
+
+def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
+    """Return samplers, classical methods and masks that a request may name; each sampler with the priors it can use."""
+    samplers = {
+        name: {
+            "summary": method.summary,
+            **_default_preset(name),
+            "presets": {preset: asdict(options) for preset, options in method.presets.items()},
+            "noise": method.noise,
+            "priors": serving(method, priors),
+        }
+        for name, method in METHODS.items()
+    }
+    masks = {name: f"{kind.definition} ({kind.dims}-D)" for name, kind in KINDS.items()}
+    return {"samplers": samplers, "classical": list(BASELINES), "masks": masks}
+
+
+def _default_preset(method: str) -> dict[str, Any]:
+    """Return the name of the preset that is used where none is named; where it cannot be read, why."""
+    try:
+        return {"default_preset": find_preset(method).name}
+    except ValueError as error:
+        return {"default_preset": None, "fault": without_folders(str(error))}
+
+
+def list_priors(priors: Mapping[str, Prior], pinned: Mapping[str, PinnedPrior]) -> list[dict[str, Any]]:
+    """Return the priors that are served, each with its range of levels and the samplers it can serve."""
+    rows: list[dict[str, Any]] = []
+    for name, prior in priors.items():
+        low, high = prior.sigma_range
+        serves = [method for method in METHODS if name in serving(METHODS[method], priors)]
+        row = {"name": name, "prior": pinned[name].describe(), "sigma_min": low, "sigma_max": high}
+        rows.append(row | {"noise": prior.noise, "serves": serves, "default": not rows})
+    return rows
