@@ -84,7 +84,8 @@ def test_methods_give_moments_of_their_samples(method: str, kspace: torch.Tensor
 def test_cost_of_optimising_and_langevin_methods(
     method: str, settings: dict[str, Any], nfe: int, kspace: torch.Tensor, prior: Prior
 ) -> None:
-    result = reconstruct(kspace, _mask(kspace), plan=Plan(method=method, settings=settings, num_samples=3), prior=prior)
+    plan = Plan(method=method, settings=settings, num_samples=3)
+    result = reconstruct(kspace, _mask(kspace), plan=plan, prior=prior)
     assert result.nfe == nfe
     assert result.network_images == 2 * 3 * 2 * nfe  # slices, samples, real and imaginary parts
     assert bool(torch.isfinite(result.mean).all())

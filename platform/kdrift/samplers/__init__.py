@@ -50,9 +50,9 @@ class Method:
     """What its prior was trained to remove."""
 
     def preset(self, name: str | None) -> tuple[str, Any]:
-        """Return the name and the settings of a preset, by default `tuned` if there is one, else `paper`, else the
-        first."""
-        name = name or next(known for known in ("tuned", "paper", *self.presets) if known in self.presets)
+        """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and
+        the others."""
+        name = name or next(known for known in ("tuned", "stable", "paper", *self.presets) if known in self.presets)
         if name not in self.presets:
             raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
         return name, self.presets[name]
@@ -146,7 +146,7 @@ METHODS: dict[str, Method] = {
         "CSGM-Langevin: annealed Langevin with a data term scaled to the score",
     ),
     "smrd": Method(
-        smrd, SMRDOptions, {"paper": SMRDOptions()}, "image",
+        smrd, SMRDOptions, {"released": SMRDOptions()}, "image",
         "SMRD: annealed Langevin with a regularised data solve, tuned and stopped by SURE",
     ),
     "ak_diffusion": Method(

@@ -21,7 +21,7 @@ PROBE_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class SMRDOptions(LangevinOptions):
-    """Settings of SMRD; the defaults are the paper's for brains."""
+    """Settings of SMRD; the defaults are the authors' program's for brains."""
 
     cg_iterations: int = 5
     """Conjugate-gradient steps of a solve."""
