@@ -227,3 +227,20 @@ def test_measurement_shapes_are_checked() -> None:
         replace(problem, mask=torch.ones(3, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="smaps are"):
         replace(problem, smaps=problem.smaps[:1])
+
+
+def test_score_mri_levels_are_the_options_within_the_priors_range() -> None:
+    asked: list[float] = []
+
+    def score(x: Tensor, sigma: float | Tensor) -> Tensor:
+        asked.append(float(sigma))
+        return gaussian_score(x, sigma)
+
+    for low, high, expected in ((0.1, 5.0, (0.1, 5.0)), (1e-4, 378.0, (0.01, 20.0))):
+        asked.clear()
+        options = ScoreMRIOptions(num_steps=20, sigma_min=low, sigma_max=high)
+        rng = ChainNoise(0, 0, range(1), dtype=torch.complex128)
+        METHODS["score_mri"].sample(score, SDE, _problem(1, 6, 6, noise=0.1), rng=rng, options=options)
+        assert (min(asked), max(asked)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="sigma_min < sigma_max"):
+        ScoreMRIOptions(sigma_min=2.0, sigma_max=1.0)

@@ -30,6 +30,10 @@ class ScoreMRIOptions(StartOptions):
     """M, corrector steps after each predictor step."""
     snr: float = 0.16
     """r of the corrector's step size."""
+    sigma_min: float = 0.01
+    """Lowest noise level (at least the prior's lowest)."""
+    sigma_max: float = 378.0
+    """Highest noise level (at most the prior's highest)."""
     discretisation: Literal["paper", "released"] = "paper"
     """`released` asks the corrector at the level the predictor starts from, ends at sigma 0, omits the last noise."""
     corrector_first: bool = False
@@ -39,6 +43,8 @@ class ScoreMRIOptions(StartOptions):
         super().__post_init__()
         if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
             raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"expected 0 < sigma_min < sigma_max, got {self}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,8 @@ def _run(
     after_step: Callable[[Tensor, int], Tensor] = lambda x, index: x,
 ) -> Tensor:
     paper = options.discretisation == "paper"
-    levels = sde.levels(options.num_steps + 1 if paper else options.num_steps)
+    known = VESDE(max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max))
+    levels = known.levels(options.num_steps + 1 if paper else options.num_steps)
     every = paper_steps(levels) if paper else released_steps(levels)
     steps = every[-steps_left(options.num_steps, options, measurement) :]
     x = steps[0].start * rng(*measurement.kspace.shape[-2:])
