@@ -15,6 +15,7 @@ from kdrift.fourier import fft2c, ifft2c
 from kdrift.low_rank import LowRankOperator, low_rank_operator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.score import ScoreModel, denoise
 from kdrift.sde import AttenuatedSDE
 
@@ -160,3 +161,11 @@ def _norm(z: Tensor) -> Tensor:
     The step of Langevin should not grow with the number of coils, and r is open, so both norms are of what is added.
     """
     return torch.linalg.vector_norm(z, dim=(-3, -2, -1), keepdim=True)
+
+
+METHODS = {
+    "ak_diffusion": Method(
+        ak_diffusion, AKDiffusionOptions, {"paper": AKDiffusionOptions()}, "coupled_coils",
+        "AK-Diffusion Algorithm 1: k-space grows from its centre, with a structured low-rank correction", "attenuated",
+    ),
+}  # fmt: skip

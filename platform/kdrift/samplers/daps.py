@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel, denoise
 from kdrift.sde import VESDE
@@ -114,3 +115,11 @@ def _step_sizes(options: DAPSOptions, deviations: list[float]) -> list[float]:
             )
         sizes.append(size)
     return sizes
+
+
+METHODS = {
+    "daps": Method(
+        daps, DAPSOptions, {"paper": DAPSOptions()}, "image",
+        "DAPS: an ODE to an image, Langevin steps on the data, noise of the next lower level",
+    ),
+}  # fmt: skip

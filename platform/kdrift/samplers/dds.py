@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
@@ -63,3 +64,11 @@ def dds(
         if callback:
             callback(i + 1, len(bars) - 1, x0, vp_level(after))
     return x
+
+
+METHODS = {
+    "dds": Method(
+        dds, DDSOptions, {"paper": DDSOptions()}, "image",
+        "DDS: DDIM with a few conjugate-gradient steps on the denoised image, tens of evaluations",
+    ),
+}  # fmt: skip

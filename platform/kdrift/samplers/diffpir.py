@@ -11,6 +11,7 @@ from torch import Tensor
 from kdrift.samplers.annealed import LEAST_NOISE
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
@@ -66,3 +67,13 @@ def diffpir(
         if callback:
             callback(i + 1, len(bars) - 1, x0, vp_level(after))
     return x
+
+
+_RELEASED_DIFFPIR = DiffPIROptions(num_steps=20, zeta=1.0)  # of the published configuration for missing pixels
+
+METHODS = {
+    "diffpir": Method(
+        diffpir, DiffPIROptions, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR}, "image",
+        "DiffPIR: a proximal data step on the denoised image, weighed by the noise levels of data and image",
+    ),
+}  # fmt: skip

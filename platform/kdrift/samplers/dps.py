@@ -12,6 +12,7 @@ from torch import Tensor
 from kdrift.linop import LinearOperator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_start
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
@@ -72,3 +73,13 @@ def guidance(
         residual = torch.view_as_real(kspace - operator.forward(denoised)).flatten(1)
         (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(residual, dim=1).sum(), x)
     return denoised.detach(), gradient
+
+
+_RELEASED_DPS = DPSOptions(zeta=0.5)  # of the published configuration for missing pixels
+
+METHODS = {
+    "dps": Method(
+        dps, DPSOptions, {"paper": DPSOptions(), "released": _RELEASED_DPS}, "image",
+        "DPS: ancestral steps guided by the gradient of the data misfit through the network",
+    ),
+}  # fmt: skip

@@ -12,6 +12,7 @@ from kdrift.fourier import fft2c, ifft2c
 from kdrift.linop import LinearOperator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.score import ScoreModel, denoise
 from kdrift.sde import AttenuatedSDE
 from kdrift.sense import sense_operator
@@ -96,3 +97,11 @@ def _restore(
         residual = operator.normal(x0.detach()) - data
         (gradient,) = torch.autograd.grad(x0, variable, residual)
     return x0.detach(), gradient
+
+
+METHODS = {
+    "heat_diffusion": Method(
+        heat_diffusion, HeatDiffusionOptions, {"released": HeatDiffusionOptions()}, "image",
+        "Heat-Diffusion, the code published with AK-Diffusion: one image, data by back-propagation", "attenuated",
+    ),
+}  # fmt: skip

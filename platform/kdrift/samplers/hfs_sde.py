@@ -7,8 +7,8 @@ centre of k-space.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from kdrift.linop import LinearOperator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.solvers import Corrector, Guide, Predictor, chain_norm, reverse_sde, time_steps
 from kdrift.score import ScoreModel
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
@@ -181,3 +182,43 @@ def _levels(known: SDE) -> tuple[float, float]:
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     lowest, highest = known.sigma(ends).tolist()
     return lowest, highest
+
+
+# The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
+_GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
+_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5)
+_HFS = HFSOptions()
+_HFS_RELEASED = HFSOptions(
+    discretisation="released", corrector_first=True, high_pass="plain", mask_predictor_score=False
+)
+
+
+def _guided_presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+    fast = {"num_steps": 100, "snr": fast_snr}
+    return {
+        "paper": paper,
+        "paper_100": replace(paper, **fast),
+        "released": released,
+        "released_100": replace(released, **fast),
+    }
+
+
+def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
+    return replace(paper, discretisation="released", corrector_first=True)
+
+
+METHODS = {
+    "pc_ve": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1), "image",
+        "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
+    ),
+    "pc_vp": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43), "image",
+        "the same of VP",
+    ),
+    "hfs_sde": Method(
+        hfs_sde, HFSOptions, _guided_presets(_HFS, _HFS_RELEASED, 0.32), "image",
+        "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
+        noise="high_frequency",
+    ),
+}  # fmt: skip

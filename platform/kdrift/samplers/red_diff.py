@@ -13,6 +13,7 @@ from torch import Tensor
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.csgm_langevin import ncsnv2_sigma
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
@@ -137,3 +138,13 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
 
 def _label_sigma(t: int) -> float:
     return ncsnv2_sigma(min(max(_LAST_LABEL + 2 - t, 0), _LAST_LABEL))
+
+
+_RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")
+
+METHODS = {
+    "red_diff": Method(
+        red_diff, REDDiffOptions, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF}, "image",
+        "RED-diff: a variational image found by Adam; chains differ little, their spread is no posterior",
+    ),
+}  # fmt: skip

@@ -13,6 +13,7 @@ from kdrift.coils import combine
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.samplers.predictor_corrector import paper_steps, pc_sample, released_steps
 from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel
@@ -171,3 +172,30 @@ def _couple(x: Tensor, measurement: Measurement, weight: float, coupling: str) -
         return smaps * image[..., None, :, :]
     residual = torch.where(measurement.mask, measurement.kspace - fft2c(smaps * x), 0)
     return x + weight * combine(ifft2c(residual), smaps)[..., None, :, :]
+
+
+_HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's
+_RELEASED_HYBRID = HybridOptions(
+    num_steps=500, discretisation="released", sense_interval=50, lambda_steps=2000, coupling="broadcast"
+)
+_RELEASED = ScoreMRIOptions(discretisation="released", corrector_first=True)
+_RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
+
+METHODS = {
+    "score_mri_real": Method(
+        score_mri_real, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        "Score-MRI Algorithm 2: real-valued images",
+    ),
+    "score_mri": Method(
+        score_mri, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        "Score-MRI Algorithm 3: complex images, SENSE operator where there are coils",
+    ),
+    "score_mri_ssos": Method(
+        score_mri_ssos, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED_SSOS}, "coil",
+        "Score-MRI Algorithm 4: every coil image on its own, root sum of squares",
+    ),
+    "score_mri_hybrid": Method(
+        score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
+        "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+    ),
+}  # fmt: skip

@@ -11,6 +11,7 @@ from kdrift.linop import LinearOperator
 from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.csgm_langevin import LangevinOptions, Level, annealing, langevin_step, uniform_start
 from kdrift.samplers.measurement import Callback, Measurement
+from kdrift.samplers.method import Method
 from kdrift.score import ScoreModel
 from kdrift.sde import VESDE
 from kdrift.sense import sense_operator
@@ -169,3 +170,11 @@ def _rising(risks: list[Tensor], window: int) -> Tensor:
         return torch.zeros_like(risks[-1], dtype=torch.bool)
     recent = torch.stack(risks[-2 * window :])
     return recent[window:].mean(0) > recent[:window].mean(0)
+
+
+METHODS = {
+    "smrd": Method(
+        smrd, SMRDOptions, {"released": SMRDOptions()}, "image",
+        "SMRD: annealed Langevin with a regularised data solve, tuned and stopped by SURE",
+    ),
+}  # fmt: skip

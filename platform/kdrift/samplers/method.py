@@ -1,0 +1,37 @@
+"""What a posterior sampler says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from kdrift.sde import Noise
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler with its presets."""
+
+    sample: Callable[..., Tensor]
+    """Called `(score, sde, measurement, *, rng, options, callback)`; returns samples `(sample, ...)`."""
+    options: type[Any]
+    """Dataclass of its settings."""
+    presets: Mapping[str, Any]
+    """Named settings; See `preset` for the one that is used where none is named."""
+    chains: Literal["image", "coil", "coupled_coils"]
+    """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS at the end, on its
+    own or with steps that couple a sample's coils."""
+    summary: str
+    noise: Noise = "white"
+    """What its prior was trained to remove."""
+
+    def preset(self, name: str | None) -> tuple[str, Any]:
+        """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and
+        the others."""
+        name = name or next(known for known in ("tuned", "stable", "paper", *self.presets) if known in self.presets)
+        if name not in self.presets:
+            raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
+        return name, self.presets[name]
