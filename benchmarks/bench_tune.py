@@ -95,11 +95,12 @@ def run(quick: bool = False) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     simulate(Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data")), folder)
     annealed = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed.yaml")
+    heldout = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed_heldout.yaml")
     hybrid = load_config(TuneConfig, REPOSITORY / "configs/tune/score_mri_hybrid.yaml")
     by_psnr, minutes = search(annealed, folder, "annealed-psnr", quick)
     trials = len(by_psnr.trials)
     rows = [row(f"{trials} trials of annealed by PSNR", minutes, "min", 15.0, minutes / 15, "< 15 min")]
-    by_heldout, minutes = search(replace(annealed, objective="heldout"), folder, "annealed-heldout", quick)
+    by_heldout, minutes = search(heldout, folder, "annealed-heldout", quick)
     rows.append(row(f"{trials} trials of annealed by held-out k-space", minutes, "min", None, None, ""))
     steps = annealed.settings["num_steps"]
     untuned = reported(folder, annealed, named("annealed", "tuned", num_steps=steps), quick, 4)
