@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdrift.config import parse
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.networks import Conditioning, DDPMConfig, NCSNppConfig, NCSNv2Config, NetworkConfig, build_network
 from kdrift.networks.infer import infer_architecture, infer_settings
@@ -124,11 +125,9 @@ def test_settings_that_contradict_are_named() -> None:
         NCSNv2Config(sigma_max=0.001)
 
 
-def test_training_asks_with_sigma_alone() -> None:
-    from kdrift.config import parse
-
-    network = {"architecture": "ddpm", "ddpm": {"channels": 1}, "conditioning": "std"}
-    with pytest.raises(ValueError, match=r"training needs network\.conditioning sigma"):
+def test_training_does_not_ask_with_levels() -> None:
+    network = {"architecture": "ncsnv2", "ncsnv2": {"channels": 1}, "conditioning": "level"}
+    with pytest.raises(ValueError, match=r"training needs network\.conditioning sigma or std"):
         parse(TrainConfig, {"data": {"stores": ["x.zarr"], "crop": 32}, "network": network})
 
 
