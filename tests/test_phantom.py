@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdrift.cli import main
 from kdrift.commands import phantom as command
 from kdrift.data.formats import open_volume
 from kdrift.data.phantom import birdcage_maps, phantom_images, phantom_volume
@@ -103,3 +104,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run("--out", str(path), "--size", "big")
     with pytest.raises(ValueError, match="--snr is 'loud'"):
         run("--out", str(path), "--snr", "loud")
+
+
+def test_command_makes_the_folder_it_writes_to(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "scan.h5"
+    assert main(["phantom", "--out", str(path), "--slices", "1", "--size", "32", "--coils", "2"]) == 0
+    assert path.is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}, expected 0 or more")
     phantom = phantom_volume(args.slices, rows, cols, args.coils, args.seed, snr_db, args.contrast)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_fastmri(args.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
     shape = " x ".join(str(n) for n in phantom.kspace.shape)
     print(f"{args.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}")
