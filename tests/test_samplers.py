@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,3 +247,21 @@ def test_score_mri_levels_are_the_options_within_the_priors_range() -> None:
         assert (min(asked), max(asked)) == pytest.approx(expected)
     with pytest.raises(ValueError, match="sigma_min < sigma_max"):
         ScoreMRIOptions(sigma_min=2.0, sigma_max=1.0)
+
+
+def test_the_sampler_of_the_docs_meets_the_closed_form() -> None:
+    """Half-quadratic splitting on Gaussian images ends at the posterior mean: its fixed point, for every sigma small
+    beside tau, solves (A^H A / s^2 + 1 / (tau^2 + sigma^2)) x = A^H y / s^2."""
+    page = Path(__file__).parents[1] / "docs" / "adding_a_sampler.md"
+    module = types.ModuleType("hqs_of_the_docs")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    text = page.read_text().split("```python\n")[1].split("```")[0]
+    assert len(text.splitlines()) < 60
+    exec(compile(text, str(page), "exec"), module.__dict__)
+    method = module.METHODS["hqs"]
+    problem = _problem(2, 6, 6, noise=0.3)
+    options = method.options(num_steps=400, sigma_first=2.0)
+    rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+    found = method.sample(gaussian_score, VESDE(0.05, 20.0), problem, rng=rng, options=options)
+    mean, _ = _posterior(problem)
+    torch.testing.assert_close(found.reshape(2, -1), mean.expand(2, -1), atol=0.02, rtol=0.02)
