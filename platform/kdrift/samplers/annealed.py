@@ -20,7 +20,7 @@ from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.method import Method
 from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel, denoise
-from kdrift.sde import VESDE
+from kdrift.sde import VESDE, spaced_levels
 from kdrift.sense import sense_operator
 
 
@@ -120,8 +120,7 @@ def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_wei
 
 def _levels(options: AnnealedOptions, sde: VESDE) -> list[float]:
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    a, b = high ** (1 / options.rho), low ** (1 / options.rho)
-    return [(a + i / (options.num_steps - 1) * (b - a)) ** options.rho for i in range(options.num_steps)]
+    return spaced_levels(high, low, options.num_steps, options.rho)
 
 
 # Numbers found on patient 09 (simulated, 4x and 8x); the last step's three, which follow from what a fully sampled

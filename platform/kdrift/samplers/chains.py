@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from kdrift.seeds import derive_seed
 
 
 class ChainNoise:
@@ -39,7 +40,7 @@ class ChainNoise:
         chosen = range(parts) if isinstance(parts, int) else parts
         self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
         keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
-        self._generators = [torch.Generator().manual_seed(_derive(*key)) for key in keys]
+        self._generators = [torch.Generator().manual_seed(derive_seed(*key)) for key in keys]
         self._device, self._dtype = device, dtype
 
     def __call__(self, *trailing: int) -> Tensor:
@@ -48,7 +49,3 @@ class ChainNoise:
         for values, generator in zip(real, self._generators, strict=True):
             values.normal_(generator=generator)
         return torch.view_as_complex(real).to(self._device).reshape(*self.shape, *trailing)
-
-
-def _derive(*keys: int) -> int:
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))

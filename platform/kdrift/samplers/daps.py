@@ -13,7 +13,7 @@ from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.method import Method
 from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel, denoise
-from kdrift.sde import VESDE
+from kdrift.sde import VESDE, spaced_levels
 from kdrift.sense import sense_operator
 
 
@@ -70,7 +70,7 @@ def daps(
     data = operator.adjoint(measurement.kspace)
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
     left = steps_left(options.num_steps, options, measurement)
-    levels = [*_spaced(high, low, options.num_steps, options.rho)[-left:], 0.0]
+    levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-left:], 0.0]
     mean = data if measurement.start is None else measurement.start
     x = mean + levels[0] * rng(*data.shape[-2:])
     deviations = [1 / math.sqrt(sigma**-2 + (options.prior_sigma or math.inf) ** -2) for sigma in levels[:-1]]
@@ -87,14 +87,9 @@ def daps(
     return x
 
 
-def _spaced(high: float, low: float, count: int, rho: float) -> list[float]:
-    a, b = high ** (1 / rho), low ** (1 / rho)
-    return [(a + i / max(count - 1, 1) * (b - a)) ** rho for i in range(count)]
-
-
 def _ode(score: ScoreModel, x: Tensor, sigma: float, low: float, options: DAPSOptions) -> Tensor:
     """Euler steps of dx / d sigma = (x - D(x)) / sigma from `sigma` over `low` to 0; one step is D(x)."""
-    levels = [*_spaced(sigma, min(low, sigma), options.num_ode_steps, options.rho), 0.0]
+    levels = [*spaced_levels(sigma, min(low, sigma), options.num_ode_steps, options.rho), 0.0]
     for level, after in pairwise(levels):
         denoised = denoise(score, x, level)
         x = denoised + after / level * (x - denoised)

@@ -3,7 +3,7 @@
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import SDE, Noise
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
-from kdrift.sde.ve import VESDE
+from kdrift.sde.ve import VESDE, spaced_levels
 from kdrift.sde.vp import VPSDE, SubVPSDE
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Noise",
     "SubVPSDE",
     "gaussian_window",
+    "spaced_levels",
 ]

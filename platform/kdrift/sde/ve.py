@@ -14,6 +14,12 @@ _ROUNDING = 1e-9
 """Times closer to 0 than this are 0."""
 
 
+def spaced_levels(high: float, low: float, count: int, rho: float) -> list[float]:
+    """Return `count` noise levels from `high` to `low`, equal steps of sigma^(1/rho) (Karras et al. 2022, Eq. 5)."""
+    a, b = high ** (1 / rho), low ** (1 / rho)
+    return [(a + i / max(count - 1, 1) * (b - a)) ** rho for i in range(count)]
+
+
 @dataclass(frozen=True)
 class VESDE(SDE):
     """dx = sqrt(d sigma^2/dt) dw with sigma(t) = sigma_min (sigma_max / sigma_min)^t.

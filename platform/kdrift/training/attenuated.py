@@ -13,7 +13,7 @@ from kdrift.coils import combine
 from kdrift.data.coil_maps import random_coil_maps
 from kdrift.fourier import fft2c, ifft2c
 from kdrift.sde import AttenuatedSDE, gaussian_window
-from kdrift.training.seeds import derive_seed
+from kdrift.seeds import derive_seed
 
 Network = Callable[[Tensor, Tensor], Tensor]
 

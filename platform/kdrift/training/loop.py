@@ -22,9 +22,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
 from kdrift.prior import load_prior
+from kdrift.seeds import derive_seed
 from kdrift.training.config import OptimisationConfig, TrainConfig
 from kdrift.training.loss import attenuation, draw_batch, draw_noise, noise_left, own_scale, projection, training_loss
-from kdrift.training.seeds import derive_seed
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (

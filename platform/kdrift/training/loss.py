@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kdrift.sde import VESDE, HighFrequencySDE
+from kdrift.seeds import derive_seed
 from kdrift.training.attenuated import attenuate, attenuated_loss, draw_attenuated
 from kdrift.training.config import NoiseConfig, TrainConfig
-from kdrift.training.seeds import derive_seed
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Projection = Callable[[Tensor], Tensor]

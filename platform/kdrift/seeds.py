@@ -1,4 +1,4 @@
-"""Seeds of everything random in training."""
+"""Seeds of everything random: of training images, their noise, and sampling chains."""
 
 from __future__ import annotations
 
