@@ -65,8 +65,7 @@ def reconstruct(base: str, scan: Path, out: Path, options: list[str], key: str |
     job = json.loads(_fetch(url, key, scan.read_bytes()))
     shown = -1.0
     while job["state"] in ("queued", "running"):
-        time.sleep(POLL_SECONDS)
-        job = json.loads(_fetch(base + job["links"]["self"], key))
+        job = json.loads(_fetch(f"{base}{job['links']['self']}?wait={POLL_SECONDS:g}", key))
         fraction = (job["progress"] or {}).get("fraction", 0.0)
         if fraction >= shown + 0.25:
             left = (job["progress"] or {}).get("seconds_left")

@@ -207,6 +207,10 @@ def test_keys_and_types(world: World, headers: dict[str, str], status: int, sent
         ("GET", f"/v1/reconstructions/{'0' * 32}/result", 404, "no reconstruction of this id"),
         ("GET", "/v1/reconstructions/..%2f..%2fetc%2fpasswd/result", 404, "nothing at this address"),
         ("DELETE", f"/v1/reconstructions/{'0' * 32}", 404, "no reconstruction of this id"),
+        ("GET", f"/v1/reconstructions/{'0' * 32}?wait=1", 404, "no reconstruction of this id"),
+        ("GET", f"/v1/reconstructions/{'0' * 32}?wait=soon", 422, "wait"),
+        ("GET", f"/v1/reconstructions/{'0' * 32}?wait=-1", 422, "wait"),
+        ("GET", f"/v1/reconstructions/{'0' * 32}?wait=61", 422, "wait"),
         ("GET", f"/v1/reconstructions/{'0' * 32}/mean.png?slice=x", 422, "slice"),
         ("GET", "/v2/reconstructions", 404, "nothing at this address"),
         ("PUT", "/v1/reconstructions", 405, "does not take that method"),
@@ -257,6 +261,21 @@ def test_cancel_waiting_and_running_jobs(world: World) -> None:
     began = time.monotonic()
     assert service.result(service.accepted(world.scan, plan=plan(), mask=MASK))
     assert time.monotonic() - began < 30, "the samplers went on with the cancelled jobs"
+
+
+def test_a_request_can_wait_for_the_end(world: World) -> None:
+    service = world.service
+    asked = service.accepted(world.scan, plan=plan(settings=LONG), mask=MASK)
+    began = time.monotonic()
+    status = service.client.get(f"/v1/reconstructions/{asked}", params={"wait": 1.5}).json()
+    assert status["state"] in ("queued", "running")
+    assert time.monotonic() - began >= 1.5
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(service.client.get, f"/v1/reconstructions/{asked}", params={"wait": 60}, timeout=70)
+        service.sampling(asked)
+        assert service.cancel(asked).status_code == 200
+        assert waiting.result().json()["state"] == "cancelled"
+    assert time.monotonic() - began < 50
 
 
 def test_a_burst_is_told_when_to_come_back(world: World) -> None:

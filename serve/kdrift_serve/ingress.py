@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from ray.serve.handle import DeploymentHandle
 
@@ -51,6 +51,8 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 EXAMPLE_NAME = "phantom"
+MAX_WAIT_S = 60.0
+"""How long a request for a status may wait for the end of the job."""
 
 
 class Ingress:
@@ -205,7 +207,9 @@ def create_app(service: Ingress) -> FastAPI:
         return await service.create(request)
 
     @api.get("/reconstructions/{job_id}")
-    async def status(job_id: str) -> Response:
+    async def status(job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
+        service.find(job_id)
+        await service.planner.wait(job_id, wait)
         return JSONResponse(service.view(service.find(job_id)))
 
     @api.delete("/reconstructions/{job_id}")

@@ -76,6 +76,9 @@ def _ray(num_cpus: int, stop: threading.Event) -> Iterator[None]:
     """Start a private Ray for the block, and then watch for signals: Ray has handlers of its own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
     import ray
 
     ray.init(

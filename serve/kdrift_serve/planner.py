@@ -144,6 +144,12 @@ class Planner:
         states = [entry.job.state for entry in self._active.values()]
         return {"running": states.count("running"), "queued": states.count("queued")}
 
+    async def wait(self, job_id: str, seconds: float) -> None:
+        """Return when a job that waits or runs here has ended, or the time is over."""
+        entry = self._active.get(job_id)
+        if entry is not None and entry.task is not None:
+            await asyncio.wait([entry.task], timeout=seconds)
+
     async def cancel(self, job_id: str) -> None:
         """Stop a job that waits or runs here, and wait until it has stopped."""
         entry = self._active[job_id]
