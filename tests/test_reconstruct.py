@@ -72,7 +72,7 @@ def test_methods_give_moments_of_their_samples(method: str, kspace: torch.Tensor
     assert result.network_images == 2 * chains * result.nfe
     assert result.config["options"]["num_steps"] == 4
     assert result.config["prior"]["sha256"] == prior.sha256
-    assert set(result.stages) == {"coil_maps", "network", "sampler", "combine"}
+    assert set(result.stages) == {"prepare", "network", "sampler", "combine"}
 
 
 @pytest.mark.parametrize(("method", "settings", "nfe"), [

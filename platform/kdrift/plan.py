@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kdrift.baselines import BASELINES
 from kdrift.presets import Preset, find_preset
 from kdrift.samplers import METHODS
 from kdrift.slices import SliceData, prepare_slice
@@ -52,11 +53,17 @@ class Plan:
         self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,
         noise_sigma: float | None = None, heldout: Tensor | None = None,
     ) -> SliceData:  # fmt: skip
-        """`kdrift.slices.prepare_slice` with the plan's settings of coil maps."""
-        return prepare_slice(
+        """`kdrift.slices.prepare_slice` with the plan's settings of coil maps, and with the start that it names."""
+        data = prepare_slice(
             kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, heldout=heldout,
             num_map_sets=self.num_map_sets, map_crop=self.map_crop, map_threshold=self.map_threshold,
         )  # fmt: skip
+        if self.start is None:
+            return data
+        if data.smaps.ndim != 3:
+            raise ValueError(f"a start takes one set of coil maps, got {len(data.smaps)}")
+        image = BASELINES[self.start](data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
+        return dataclasses.replace(data, start=image.to(data.kspace))
 
 
 def pin(plan: Plan) -> Plan:

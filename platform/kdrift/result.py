@@ -34,7 +34,7 @@ class ReconstructionResult:
     """Real images that went through the network, all chains together."""
     seconds: float
     stages: dict[str, float]
-    """Seconds in `coil_maps`, `network`, `sampler` (outside the network), `combine`."""
+    """Seconds in `prepare`, `network`, `sampler` (outside the network), `combine`."""
     config: dict[str, Any]
     """Resolved: method, preset, options, prior and its hash, samples, seed."""
     net_acceleration: float
@@ -59,14 +59,14 @@ class SliceFacts:
     noise_sigma: float
     norm: float
     """|y| of the undersampled k-space."""
-    coil_maps_s: float
+    prepare_s: float
     """Seconds that preparing the slice took."""
 
     @staticmethod
-    def of(data: SliceData, coil_maps_s: float) -> SliceFacts:
+    def of(data: SliceData, prepare_s: float) -> SliceFacts:
         """Facts of a prepared slice."""
         norm = float(torch.linalg.vector_norm(data.kspace))
-        return SliceFacts(data.index, data.zero_filled.cpu(), data.noise_sigma, norm, coil_maps_s)
+        return SliceFacts(data.index, data.zero_filled.cpu(), data.noise_sigma, norm, prepare_s)
 
 
 def gather(
@@ -80,7 +80,7 @@ def gather(
     """Put the slices of a volume together, in the order given; `seconds` None: the sum over the stages."""
     facts, outputs = [f for f, _ in slices], [o for _, o in slices]
     kept = [o.samples for o in outputs if o.samples is not None]
-    stages = {"coil_maps": sum(f.coil_maps_s for f in facts)}
+    stages = {"prepare": sum(f.prepare_s for f in facts)}
     stages |= {name: sum(o.stages[name] for o in outputs) for name in outputs[0].stages}
     return ReconstructionResult(
         mean=torch.stack([o.mean for o in outputs]),

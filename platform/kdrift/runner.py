@@ -217,7 +217,9 @@ class _Sampling:
         else:
             parts = range(len(smaps)) if smaps.ndim == 4 else None
         began = time.perf_counter()
-        start = None if self.plan.start is None else _start(self.plan.start, data) / scale
+        if self.plan.start is not None and data.start is None:
+            raise ValueError(f"the slice has no start: prepare it with the plan that names {self.plan.start!r}")
+        start = None if data.start is None else data.start / scale
         if start is not None and by_coil:
             start = smaps * start
         measurement = Measurement(kspace / scale, data.mask, smaps, data.noise_sigma / scale, start)
@@ -248,14 +250,6 @@ class _Sampling:
         return ChunkResult(
             chunk, moments, kept, misfit, score.calls, score.num_images, stages, unseen, diverged, fallback
         )
-
-
-def _start(name: str, data: SliceData) -> Tensor:
-    """Return the image of a classical method, complex `(row, col)`: of all coils, so that every chunk has the same."""
-    if data.smaps.ndim != 3:
-        raise ValueError(f"a start takes one set of coil maps, got {len(data.smaps)}")
-    image = BASELINES[name](data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
-    return image.to(data.kspace)
 
 
 def _told(guard: Guard, steps: Steps | None) -> Callback:

@@ -44,6 +44,8 @@ class SliceData:
     """Magnitude `(row, col)` of the coil combination of `kspace`."""
     heldout: HeldOut | None = None
     """Samples that are left out of `kspace` and `mask`."""
+    start: Tensor | None = None
+    """Complex `(row, col)`, the image that a sampler starts from, where the plan names a start."""
 
     def to(self, device: str | torch.device) -> SliceData:
         """Return the same slice on another device."""
@@ -51,6 +53,7 @@ class SliceData:
         return dataclasses.replace(
             self, kspace=self.kspace.to(device), mask=self.mask.to(device), smaps=self.smaps.to(device),
             zero_filled=self.zero_filled.to(device), heldout=heldout,
+            start=None if self.start is None else self.start.to(device),
         )  # fmt: skip
 
     @property

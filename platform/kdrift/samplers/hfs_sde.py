@@ -18,13 +18,14 @@ from kdrift.samplers.chains import ChainNoise
 from kdrift.samplers.measurement import Callback, Measurement
 from kdrift.samplers.method import Method
 from kdrift.samplers.solvers import Corrector, Guide, Predictor, chain_norm, reverse_sde, time_steps
+from kdrift.samplers.start import StartOptions, steps_left
 from kdrift.score import ScoreModel
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sense import sense_operator
 
 
 @dataclass(frozen=True)
-class GuidedPCOptions:
+class GuidedPCOptions(StartOptions):
     """Settings of predictor-corrector sampling with a scaled data gradient; the defaults are HFS-SDE's."""
 
     num_steps: int = 1000
@@ -60,6 +61,7 @@ class GuidedPCOptions:
     """Correct before the predictor of each step."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
             raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
         if self.lambda_1 < 0 or self.lambda_2 < 0 or not 0 < self.t_min < 1:
@@ -121,17 +123,25 @@ def _run(
     callback: Callback | None,
     projected: bool,
 ) -> Tensor:
-    """Sample from `start`, k-space, plus noise; the prior knows the levels of `known`."""
+    """Sample from `start`, k-space, plus noise; the prior knows the levels of `known`.
+
+    With an image to start from (CCDF) that image is taken to the first of the times left by the forward SDE.
+    """
     operator = sense_operator(measurement.smaps, measurement.mask)
     data = operator.adjoint(measurement.kspace)
     low, high = _times(options, sde, known)
-    noise = sde.project(rng(*data.shape[-2:]))
-    x = operator.adjoint(start) + sde.std(torch.tensor(high, dtype=torch.float64)) * noise
     released = options.discretisation == "released"
+    steps = time_steps(low, high, options.num_steps, released=released)
+    steps = steps[-steps_left(options.num_steps, options, measurement) :]
+    first, noise = torch.tensor(steps[0].start, dtype=torch.float64), rng(*data.shape[-2:])
+    if measurement.start is None:
+        x = operator.adjoint(start) + sde.std(first) * sde.project(noise)
+    else:
+        x = sde.perturb(measurement.start, first, noise)
     return reverse_sde(
         score,
         sde,
-        time_steps(low, high, options.num_steps, released=released),
+        steps,
         x,
         rng=rng,
         predictor=options.predictor,
