@@ -9,6 +9,7 @@ import torch
 
 from kdrift.chunks import Chunk, merge_chunks, split_chains
 from kdrift.data.phantom import phantom_volume
+from kdrift.hardware import has_fast_bfloat16
 from kdrift.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.plan import Plan
@@ -78,6 +79,20 @@ def test_any_split_in_any_order_gives_the_same_answer(method: str, data: SliceDa
         assert merged.samples.shape == (4, 32, 32)
         assert merged.misfit == pytest.approx(whole.misfit, rel=1e-4)
         assert merged.network_images == whole.network_images
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no bfloat16")
+def test_bfloat16_gives_the_same_answer_for_any_split(data: SliceData) -> None:
+    """The network sees other batches, and rounds as it does alone."""
+    runner = resolve(Plan("annealed", settings={"num_steps": 6}, num_samples=4))
+    whole = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4)])
+    exact = resolve(Plan("annealed", settings={"num_steps": 6}, num_samples=4, precision="float32"))
+    assert not torch.equal(merge_chunks([exact.run_chunk(data, Chunk((0, 4)))]).mean, whole.mean)
+    for num_chunks in (2, 3, 4):
+        merged = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4, num_chunks=num_chunks)])
+        scale = float(whole.mean.max())
+        torch.testing.assert_close(merged.mean, whole.mean, rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(merged.std, whole.std, rtol=0, atol=1e-5 * scale)
 
 
 def test_what_cannot_be_merged_or_split_is_named(data: SliceData) -> None:
