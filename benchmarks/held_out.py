@@ -22,6 +22,7 @@ import numpy as np
 
 from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.cli import main as kdrift
+from kdrift.guard import Diverged
 from kdrift.hardware import worker_environment
 from kdrift.metrics import evaluate
 from kdrift.reconstruct import Plan, reconstruct
@@ -74,14 +75,14 @@ class Measured:
     ssim: float
     nfe: int
     seconds: float
-    """On one core, coil maps and reading not counted."""
+    """Processor time of the one thread, coil maps and reading not counted."""
     peak_mib: float
     """Largest resident memory of the process."""
     std: float
     """Root mean square of the samples' deviation, over the brightest value of the reference."""
     config: dict[str, Any] = field(default_factory=dict)
     detail: str = ""
-    """Why there is no image."""
+    """Why there is no image: all samples diverged."""
 
 
 def scans(folder: Path, *, groups: tuple[Group, ...] = ("simulated", "real"), count: int = 2) -> list[Scan]:
@@ -145,18 +146,19 @@ def _measure(point: Point, folder: Path) -> Measured:
     assert scan.reference is not None
     plan = replace(point.plan, keep_samples=False)
     net = scan.mask.numel() / int(scan.mask.sum())
+    began = time.process_time()
     try:
         result = reconstruct(
             scan.kspace, scan.mask, plan=plan, prior=point.prior, slice_indices=scan.slice_indices, device="cpu"
         )
-    except ValueError as error:
+    except Diverged as error:
         image, nan = torch.zeros_like(scan.reference), float("nan")
         found = Measured(point.label, point.scan.name, point.scan.group, net, nan, nan, 0, nan, 0, nan, {}, str(error))
     else:
         image = scan.crop(result.mean)
         values = evaluate(scan.reference, image)
         std = float(scan.crop(result.std).square().mean().sqrt() / scan.reference.max())
-        seconds = sum(seconds for stage, seconds in result.stages.items() if stage != "prepare")
+        seconds = time.process_time() - began - result.stages["prepare"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found = Measured(
             point.label, point.scan.name, point.scan.group, net, values["psnr"], values["ssim"], result.nfe, seconds,

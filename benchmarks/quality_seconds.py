@@ -36,30 +36,33 @@ class Line:
     coils: int | None = None
     masks: str = "all"
     """Which masks it takes, for the table."""
+    name: str = ""
+    """Of the curve, where method and preset do not say enough."""
 
     @property
     def label(self) -> str:
         """Of the curve."""
-        return self.method + (f" ({self.preset})" if self.preset else "")
+        return self.name or self.method + (f" ({self.preset})" if self.preset else "")
 
 
 LINES = (
     Line("annealed", (5, 10, 20, 40, 80)),
+    Line("annealed", (5, 10, 20, 40, 80), "tuned", COMPLEX, name="annealed, complex prior"),
     Line("score_mri", (30, 100, 300), "paper"),
     Line("score_mri_ssos", (30, 100), "paper", coils=4, masks="2-D (the paper's choice)"),
     Line("score_mri_hybrid", (30, 100), "paper", coils=4, masks="1-D (the paper's choice)"),
-    Line("dps", (100, 300), "paper"),
-    Line("dds", (10, 20, 50), "paper"),
-    Line("diffpir", (10, 30, 100), "paper"),
-    Line("daps", (10, 40), "paper"),
-    Line("red_diff", (100, 300, 1000), "paper"),
-    Line("red_diff", (300,), "released"),
-    Line("csgm_langevin", (45,), "stable"),
-    Line("smrd", (60,), "released"),
+    Line("dps", (100, 300), "paper", COMPLEX),
+    Line("dds", (10, 20, 50), "paper", COMPLEX),
+    Line("diffpir", (10, 30, 100), "paper", COMPLEX),
+    Line("daps", (10, 40), "paper", COMPLEX),
+    Line("red_diff", (100, 300, 1000), "paper", COMPLEX),
+    Line("red_diff", (300,), "released", COMPLEX),
+    Line("csgm_langevin", (45,), "stable", COMPLEX),
+    Line("smrd", (60,), "released", COMPLEX),
     Line("pc_ve", (30, 100, 300), "paper_100", COMPLEX),
     Line("pc_vp", (30, 100, 300), "paper_100", COMPLEX),
     Line("hfs_sde", (30, 100, 300), "paper_100", HIGH, masks="with a sampled centre"),
-    Line("ak_diffusion", (20, 50), "paper", ATTENUATED, masks="with a sampled centre"),
+    Line("ak_diffusion", (20, 50), "tuned", ATTENUATED, masks="with a sampled centre"),
     Line("heat_diffusion", (50,), "released", ATTENUATED),
 )
 CLASSICAL = tuple(name for name in BASELINES if name != "zero_filled")

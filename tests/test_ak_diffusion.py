@@ -232,7 +232,8 @@ def test_reconstruct_runs_it_with_a_prior_of_its_kind(method: str, tmp_path: Pat
     made = save_prior(tmp_path / "ak", build_network(network), network, card="", metadata={**metadata, **attenuated})
     kspace = torch.from_numpy(phantom_volume(1, 32, 32, 3).kspace)
     mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
-    plan = Plan(method=method, settings={"num_steps": 2}, num_samples=2)
+    preset = "paper" if method == "ak_diffusion" else None
+    plan = Plan(method, preset, settings={"num_steps": 2}, num_samples=2)
     result = reconstruct(kspace, mask, plan=plan, prior=load_prior(made), device="cpu")
     assert result.nfe == (4 if method == "ak_diffusion" else 2)
     assert result.network_images == 2 * (12 if method == "ak_diffusion" else 2)
