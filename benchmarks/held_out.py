@@ -158,7 +158,7 @@ def _measure(point: Point, folder: Path) -> Measured:
         image = scan.crop(result.mean)
         values = evaluate(scan.reference, image)
         std = float(scan.crop(result.std).square().mean().sqrt() / scan.reference.max())
-        seconds = time.process_time() - began - result.stages["prepare"]
+        seconds = max(0.0, time.process_time() - began - result.stages["prepare"])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found = Measured(
             point.label, point.scan.name, point.scan.group, net, values["psnr"], values["ssim"], result.nfe, seconds,
