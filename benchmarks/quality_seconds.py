@@ -20,6 +20,7 @@ from benchmarks.held_out import REPOSITORY, Group, Measured, Point, measure, sca
 from kdrift.acquisition import MaskRequest
 from kdrift.baselines import BASELINES
 from kdrift.reconstruct import DEFAULT_METHOD, Plan
+from kdrift.samplers import METHODS
 
 MASK = MaskRequest("equispaced", acceleration=4, acs_fraction=0.08)
 COMPLEX, HIGH, ATTENUATED = "brain-complex-small", "brain-hfs-small", "brain-ak-small"
@@ -68,11 +69,14 @@ LINES = (
 CLASSICAL = tuple(name for name in BASELINES if name != "zero_filled")
 
 
-def points(folder: Path, groups: list[Group], *, quick: bool, count: int) -> list[Point]:
-    """Return every reconstruction to make."""
+def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None) -> list[Point]:
+    """Return every reconstruction to make; of the methods in `only` where there are some."""
     chosen = scans(folder, groups=tuple(groups), count=1 if quick else count)
     found = [Point(name, scan, MASK, Plan(name)) for name in CLASSICAL for scan in chosen]
+    found = [point for point in found if not only or point.label in only]
     for line in LINES:
+        if only and line.method not in only:
+            continue
         for steps in line.steps[:1] if quick else line.steps:
             plan = Plan(line.method, line.preset, {"num_steps": steps}, num_samples=2)
             for scan in chosen:
@@ -140,11 +144,13 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=["simulated", "real"], default=["simulated"])
     parser.add_argument("--scans", type=int, default=2, help="simulated scans, 1 to 3")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", choices=[*CLASSICAL, *METHODS], help="these alone")
     parser.add_argument("--out", type=Path, default=Path("build/quality"))
     parser.add_argument("--report", action="store_true", help="write picture and table into docs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    asked = points(arguments.out, arguments.groups, quick=arguments.quick, count=arguments.scans)
+    count, only = arguments.scans, arguments.only
+    asked = points(arguments.out, arguments.groups, quick=arguments.quick, count=count, only=only)
     found = measure(asked, arguments.out / "points", workers=arguments.workers)
     pictures = REPOSITORY / "docs" / "images" if arguments.report else arguments.out
     for group in arguments.groups:

@@ -50,8 +50,9 @@ def context(names: list[str]) -> list[str]:
 
 def test_the_context_is_small_and_has_no_secrets() -> None:
     sent = context(tracked())
-    size = sum((REPOSITORY / name).stat().st_size for name in sent)
-    assert size < 30e6, f"{size / 1e6:.1f} MB"
+    code = [name for name in sent if not name.startswith("platform/kdrift/priors/")]  # those have a limit of their own
+    size = sum((REPOSITORY / name).stat().st_size for name in code)
+    assert size < 2e6, f"{size / 1e6:.1f} MB"
     assert not [name for name in sent if name.startswith(("tests", "docs", "benchmarks", "."))]
     hostile = [".env", ".git/config", "kdrift.key", ".venv/bin/python", "runs/x/mlflow.db", "demo/store.zarr/zarr.json"]
     assert context([*hostile, "platform/kdrift/__pycache__/a.pyc", "pyproject.toml"]) == ["pyproject.toml"]
