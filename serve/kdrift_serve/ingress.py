@@ -208,7 +208,6 @@ def create_app(service: Ingress) -> FastAPI:
 
     @api.get("/reconstructions/{job_id}")
     async def status(job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
-        service.find(job_id)
         await service.planner.wait(job_id, wait)
         return JSONResponse(service.view(service.find(job_id)))
 
