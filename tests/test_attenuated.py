@@ -253,6 +253,10 @@ def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
     expected = float((1 / (windows**2).mean((1, 2))).mean())
     found = float(attenuated_loss(inverse, config, *drawn))
     assert found == pytest.approx(expected, rel=8 * (2 / image.numel()) ** 0.5)
+    alike = replace(config, loss_under_attenuation=False)  # all of k-space: noise over G, in units of the noise
+    assert float(attenuated_loss(known, alike, *drawn)) < 1e-9
+    found = float(attenuated_loss(inverse, alike, *drawn))
+    assert found == pytest.approx(float((windows**-2.0).mean()), rel=8 * (2 / image.numel()) ** 0.5)
     plain = replace(config, coil_noise=False)
     drawn = (image, *draw_attenuated(plain, (0.01, 1.0), 0, range(32), (2, 16, 16)))
     found = float(attenuated_loss(inverse, plain, *drawn))
@@ -289,8 +293,11 @@ def test_training_lowers_the_loss_and_makes_a_prior(images: Path, tmp_path: Path
 
 def test_configurations_that_do_not_fit_are_refused(images: Path) -> None:
     config = ak_config(images)
-    with pytest.raises(ValueError, match="go together"):
-        replace(config, network=replace(config.network, preconditioning="edm"))
+    with pytest.raises(ValueError, match=r"takes network\.preconditioning residual or edm, got 'none'"):
+        replace(config, network=replace(config.network, preconditioning="none"))
+    white = tiny_config(images)
+    with pytest.raises(ValueError, match=r"takes network\.preconditioning none or edm, got 'residual'"):
+        replace(white, network=replace(white.network, preconditioning="residual"))
     with pytest.raises(ValueError, match=r"needs data\.images: complex"):
         replace(tiny_config(images), noise=config.noise)
     with pytest.raises(ValueError, match="residual preconditioning needs"):

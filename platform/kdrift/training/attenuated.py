@@ -35,6 +35,9 @@ class AttenuationConfig:
     """Images 2k and 2k + 1 take times that mirror each other (released code)."""
     coil_noise: bool = True
     """Noise and loss through SS* and S^H; False puts the identity there, the paper's ablation (section V.A)."""
+    loss_under_attenuation: bool = True
+    """Compare G_t h with G_t z_0, as in Eq. 11. False: h with z_0. The best h is the conditional mean of z_0 for both;
+    a small network learns the frequencies that G_t leaves little of from the second alone."""
     num_coils: int = 4
     """Coil images made of each training image; all of them go through the network."""
     gain: tuple[float, float] = (0.4, 1.0)
@@ -89,7 +92,8 @@ def attenuated_loss(
 
     SS* n of unit noise n is S n' with one noise image n' of unit variance. lambda, which the paper leaves open, is
     1 / (sigma^2 mean G_t^2), so that the loss is the fraction left of the noise's power under G_t, which at the last
-    times is a few samples of k-space. `image` is `(batch, 2, row, col)`.
+    times is a few samples of k-space. With `loss_under_attenuation` off, G_t is left out of both. `image` is
+    `(batch, 2, row, col)`.
     """
     rows, cols = image.shape[-2:]
     level, window = sigma[:, None, None, None], gaussian_window(rows, cols, b[:, None, None, None])
@@ -97,10 +101,13 @@ def attenuated_loss(
     noisy = ifft2c(window * fft2c(clean)) + level * (smaps * noise if config.coil_noise else noise)
     channels = torch.view_as_real(noisy.flatten(0, 1)).movedim(-1, 1).contiguous()
     output = network(channels, sigma.repeat_interleave(smaps.shape[1])).to(torch.float32)
-    error = ifft2c(window * fft2c(_complex(output).reshape(noisy.shape) - clean))
+    error = _complex(output).reshape(noisy.shape) - clean
+    power = level**2
+    if config.loss_under_attenuation:
+        error = ifft2c(window * fft2c(error))
+        power = power * (window**2).mean((-2, -1), keepdim=True)
     if config.coil_noise:
         error = combine(error, smaps)[:, None] / smaps.abs().square().sum(1, keepdim=True)
-    power = level**2 * (window**2).mean((-2, -1), keepdim=True)
     return (torch.view_as_real(error).square().sum(-1) / (2 * power)).mean()
 
 

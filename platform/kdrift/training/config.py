@@ -205,11 +205,11 @@ class TrainConfig:
             )
         if self.noise.kind != "white" and channels == 1:
             raise ValueError(f"noise.kind {self.noise.kind} needs data.images: complex")
-        residual = self.network.preconditioning == "residual"
-        if residual != (self.noise.kind == "attenuated"):
+        able = ("residual", "edm") if self.noise.kind == "attenuated" else ("none", "edm")
+        if self.network.preconditioning not in able:
             raise ValueError(
-                "noise.kind attenuated and network.preconditioning residual go together, got"
-                f" {self.noise.kind} and {self.network.preconditioning}"
+                f"noise.kind {self.noise.kind} takes network.preconditioning {' or '.join(able)}, got"
+                f" {self.network.preconditioning!r}"
             )
 
 

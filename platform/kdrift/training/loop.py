@@ -24,7 +24,16 @@ from kdrift.networks import build_network
 from kdrift.prior import load_prior
 from kdrift.seeds import derive_seed
 from kdrift.training.config import OptimisationConfig, TrainConfig
-from kdrift.training.loss import attenuation, draw_batch, draw_noise, noise_left, own_scale, projection, training_loss
+from kdrift.training.loss import (
+    attenuation,
+    draw_batch,
+    draw_noise,
+    noise_left,
+    own_scale,
+    projection,
+    training_loss,
+    whole,
+)
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (
@@ -253,7 +262,8 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
         for sigma in sums:
             with autocast(config, device):
                 blur = attenuation(config.noise, sigma)
-                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part, blur)
+                weight = blur if config.noise.attenuated.loss_under_attenuation else whole
+                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part, blur, weight)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

@@ -146,14 +146,15 @@ def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) ->
 
 def noise_left(
     network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole,
-    blur: Projection = whole,
+    blur: Projection = whole, weight: Projection = whole,
 ) -> float:  # fmt: skip
-    """Mean of |P G (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+    """Mean of |P W (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
 
     It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. `blur` is G, the
-    attenuation of AK-Diffusion; the value is then that of its loss (Eq. 11), a fraction of the noise under G.
+    attenuation of AK-Diffusion, and `weight` W what its loss is taken under (G in Eq. 11); the value is then a fraction
+    of the noise under W, to which with W = 1 what is not restored of the attenuation adds.
     """
     levels = torch.full((len(image),), sigma, device=image.device)
     denoised = denoise(network, preconditioning, blur(image) + sigma * part(noise), levels)
-    power = sigma**2 if blur is whole else sigma**2 * float((blur(noise) ** 2).mean())
-    return float((part(blur(denoised - image)) ** 2).mean()) / power
+    power = sigma**2 if weight is whole else sigma**2 * float((weight(noise) ** 2).mean())
+    return float((part(weight(denoised - image)) ** 2).mean()) / power
