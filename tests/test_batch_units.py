@@ -163,10 +163,12 @@ def test_table_says_what_diverged() -> None:
 
 
 def test_every_method_has_its_own_prior_where_none_is_named() -> None:
-    priors = load_priors(["annealed", "score_mri", "tv"])
-    assert set(priors) == {"annealed", "score_mri"}
-    assert priors["annealed"] is priors["score_mri"]
-    assert priors["annealed"].name == default_prior("annealed")
+    priors = load_priors(["annealed", "red_diff", "score_mri", "hfs_sde", "tv"])
+    assert set(priors) == {"annealed", "red_diff", "score_mri", "hfs_sde"}
+    assert priors["annealed"] is priors["red_diff"]
+    assert priors["annealed"].name == default_prior("annealed") == "brain-complex-small"
+    assert priors["score_mri"].name == "brain-magnitude-small"
+    assert priors["hfs_sde"].name == "brain-hfs-small"
     with pytest.raises(ValueError, match="no prior 'absent'"):
         load_priors(["annealed"], "absent")
     assert load_priors(["tv"], "absent") == {}

@@ -25,7 +25,7 @@ def test_every_run_of_a_claim_can_be_resolved(name: str) -> None:
     labels = [run.label for run in CLAIMS[name].runs]
     assert len(set(labels)) == len(labels)
     for run in CLAIMS[name].runs:
-        resolve(run.plan, run.prior)
+        resolve(run.plan)
 
 
 def test_the_comparison_has_every_method() -> None:

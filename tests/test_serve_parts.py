@@ -23,6 +23,7 @@ from kdrift.data.phantom import phantom_volume
 from kdrift.guard import Diverged
 from kdrift.pinned import load_pinned, pin_prior
 from kdrift.prior import load_prior, shipped_priors
+from kdrift.samplers import METHODS
 from kdrift.slices import prepare_slice
 from kdrift_serve import auth
 from kdrift_serve.config import AuthConfig, Limits, SamplerConfig, ServeConfig, load_serve_file
@@ -315,6 +316,10 @@ def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
 
     assert choose_prior(asked(), both) == "white"
     assert choose_prior(asked(plan={"method": "tv"}), both) == "hf"
+    assert (white.network_config.images, METHODS["annealed"].images) == ("magnitude", "complex")
+    complex_network = load_prior("brain-complex-small")  # the second of the service, and of what annealed was made for
+    assert choose_prior(asked(), {"white": white, "complex": complex_network}) == "complex"
+    assert choose_prior(asked(plan={"method": "score_mri"}), {"complex": complex_network, "white": white}) == "white"
     assert check_plan(asked(), both, Limits()).config["prior"]["name"] == "tiny"
     for request, priors, sentence in (
         (asked(prior="hf"), both, r"needs a prior trained on white noise, hf was trained on .*; .* serve it: white"),

@@ -14,7 +14,7 @@ from kdrift.samplers import METHODS
 from kdrift.slices import SliceData, prepare_slice
 
 DEFAULT_METHOD = "annealed"
-DEFAULT_PRIOR = "brain-magnitude-small"
+DEFAULT_PRIOR = "brain-complex-small"
 
 
 @dataclass(frozen=True)

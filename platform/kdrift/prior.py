@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdrift.config import parse, suggest, to_dict
-from kdrift.networks import NetworkConfig, build_network
+from kdrift.networks import Images, NetworkConfig, build_network
 from kdrift.score import NetworkScore
 from kdrift.sde import SDE, VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies, Noise
 
@@ -87,10 +87,12 @@ def shipped_priors() -> list[str]:
     return sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
-def shipped_for(noise: Noise) -> list[str]:
-    """Names of the shipped priors that were trained to remove this noise."""
-    metadata = {name: yaml.safe_load((SHIPPED / name / CONFIG).read_text())["metadata"] for name in shipped_priors()}
-    return [name for name, values in metadata.items() if values.get("noise", "white") == noise]
+def shipped_for(noise: Noise, images: Images | None = None) -> list[str]:
+    """Names of the shipped priors that were trained to remove this noise, from images of this kind if one is given."""
+    configs = {name: yaml.safe_load((SHIPPED / name / CONFIG).read_text()) for name in shipped_priors()}
+    able = {name: config for name, config in configs.items() if config["metadata"].get("noise", "white") == noise}
+    kinds = {name: parse(NetworkConfig, config["network"], name).images for name, config in able.items()}
+    return [name for name, kind in kinds.items() if images in (None, kind)]
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:

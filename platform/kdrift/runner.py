@@ -104,8 +104,10 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
 
 def default_prior(method: str) -> str:
     """Name of the shipped prior that a method uses where none is named."""
-    noise = METHODS[method].noise if method in METHODS else "white"
-    return next(iter(shipped_for(noise)), DEFAULT_PRIOR) if noise != "white" else DEFAULT_PRIOR
+    if method not in METHODS:
+        return DEFAULT_PRIOR
+    wanted = METHODS[method]
+    return next(iter(shipped_for(wanted.noise, wanted.images)), DEFAULT_PRIOR)
 
 
 def load_priors(methods: Iterable[str], name: str | None = None) -> dict[str, Prior]:

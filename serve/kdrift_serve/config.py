@@ -81,8 +81,9 @@ class ServeConfig:
     """The whole service."""
 
     priors: dict[str, str] = field(default_factory=lambda: {name: name for name in (DEFAULT_PRIOR, *shipped_priors())})
-    """Served name to a shipped name, the folder of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION`; the first
-    that serves its method is used where a request names none. Resolved when the service is deployed, and pinned."""
+    """Served name to a shipped name, the folder of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Where a
+    request names none, the first is used that serves its method, of the images the method was made for if there is
+    one. Resolved when the service is deployed, and pinned."""
     tracking_uri: str | None = None
     """MLflow registry of `models:` priors."""
     storage: str = "~/.kdrift/serve"
@@ -95,7 +96,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if not self.priors:
-            raise ValueError("priors is empty: name at least one, such as {default: brain-magnitude-small}")
+            raise ValueError("priors is empty: name at least one, such as {default: brain-complex-small}")
 
 
 @dataclass(frozen=True)

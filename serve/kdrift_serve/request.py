@@ -42,7 +42,7 @@ class JobRequest:
     slices: tuple[int, int] | None = None
     """First slice and the one after the last; None: all."""
     prior: str | None = None
-    """Served name of a prior; None: the first that serves the method."""
+    """Served name of a prior; None: the first that serves the method, of the images it was made for if there is one."""
     virtual_coils: int | None = None
     """Compress to so many coils first."""
 
@@ -180,8 +180,9 @@ def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
 
 
 def serving(method: Method, priors: Mapping[str, Prior]) -> list[str]:
-    """Return the served names of the priors that can serve a method."""
-    return [name for name, prior in priors.items() if prior.noise == method.noise]
+    """Return the served names of the priors that can serve a method, those of the images it was made for first."""
+    able = [name for name, prior in priors.items() if prior.noise == method.noise]
+    return sorted(able, key=lambda name: priors[name].network_config.images != method.images)
 
 
 def load(request: JobRequest, source: Path, shown: str, limits: Limits) -> Acquisition:

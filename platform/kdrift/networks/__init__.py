@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"]
+Images = Literal["complex", "magnitude"]
 Conditioning = Literal["sigma", "std", "level"]
 
 
@@ -54,6 +55,11 @@ class NetworkConfig:
     def channels(self) -> int:
         """Image channels: 1 for real images, 2 for complex ones."""
         return self.config.channels
+
+    @property
+    def images(self) -> Images:
+        """What it is a network of: complex images, or magnitudes, as which it takes one part of a complex image."""
+        return "complex" if self.channels == 2 else "magnitude"
 
     @property
     def size_multiple(self) -> int:

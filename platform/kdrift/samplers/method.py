@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kdrift.networks import Images
 from kdrift.sde import Noise
 
 
@@ -27,6 +28,8 @@ class Method:
     summary: str
     noise: Noise = "white"
     """What its prior was trained to remove."""
+    images: Images = "complex"
+    """Of the shipped prior that it takes where none is named."""
 
     def preset(self, name: str | None) -> tuple[str, Any]:
         """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and

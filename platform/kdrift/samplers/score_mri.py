@@ -185,17 +185,21 @@ METHODS = {
     "score_mri_real": Method(
         score_mri_real, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
         "Score-MRI Algorithm 2: real-valued images",
+        images="magnitude",
     ),
     "score_mri": Method(
         score_mri, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
         "Score-MRI Algorithm 3: complex images, SENSE operator where there are coils",
+        images="magnitude",
     ),
     "score_mri_ssos": Method(
         score_mri_ssos, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED_SSOS}, "coil",
         "Score-MRI Algorithm 4: every coil image on its own, root sum of squares",
+        images="magnitude",
     ),
     "score_mri_hybrid": Method(
         score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
+        images="magnitude",
     ),
 }  # fmt: skip
