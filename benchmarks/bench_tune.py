@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.held_out import REPOSITORY, simulate
 from benchmarks.table import Row, main
 from kdrift.acquisition import load_acquisition
-from kdrift.cli import main as kdrift
 from kdrift.config import load_config, to_dict
 from kdrift.metrics import METRICS
 from kdrift.presets import Preset
@@ -28,21 +28,10 @@ from kdrift.samplers import METHODS
 from kdrift.tuning.config import TuneConfig
 from kdrift.tuning.search import TuneResult, tune
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = Path("runs/bench_tune")
 COMMAND = "python -m benchmarks.bench_tune"
-SIMULATION = ["--coils", "8", "--snr", "30", "--size", "320x320", "--matrix", "128x128", "--seed", "0"]
 REPORTED = {"study1_T2W_sim": (18, 26), "study1_FLAIR_sim": (20, 28)}
 """Volumes of patient 12 and slices of each."""
-
-
-def simulate(data: Path, folder: Path) -> None:
-    """Write the k-space of both patients once."""
-    for store, files in (("patient09", ["study2_FLAIR"]), ("patient12", ["study1_T2W", "study1_FLAIR"])):
-        if not (folder / f"{store}.zarr").exists():
-            sources = [str(data / "brain_nifti" / store / f"{name}.nii.gz") for name in files]
-            if kdrift(["simulate", *sources, "--store", str(folder / f"{store}.zarr"), *SIMULATION]):
-                raise SystemExit(f"no data in {data}: set KDRIFT_DATA")
 
 
 def search(config: TuneConfig, folder: Path, name: str, quick: bool) -> tuple[TuneResult, float]:
@@ -93,7 +82,9 @@ def run(quick: bool = False) -> list[Row]:
     """Run the searches and the comparisons."""
     folder = OUT / ("quick" if quick else "full")
     folder.mkdir(parents=True, exist_ok=True)
-    simulate(Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data")), folder)
+    for patient, names in (("patient09", ["study2_FLAIR"]), ("patient12", ["study1_T2W", "study1_FLAIR"])):
+        if not (folder / f"{patient}.zarr").exists():
+            simulate(patient, names, folder / f"{patient}.zarr")
     annealed = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed.yaml")
     heldout = load_config(TuneConfig, REPOSITORY / "configs/tune/annealed_heldout.yaml")
     hybrid = load_config(TuneConfig, REPOSITORY / "configs/tune/score_mri_hybrid.yaml")

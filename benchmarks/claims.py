@@ -18,11 +18,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans
+from benchmarks.held_out import (
+    FOUR,
+    REPOSITORY,
+    Group,
+    Measured,
+    Point,
+    Scan,
+    image_of,
+    measure,
+    scans,
+)
 from kdrift.acquisition import MaskRequest
 from kdrift.reconstruct import Plan
 
-COMPLEX, HIGH, ATTENUATED = "brain-complex-small", "brain-hfs-small", "brain-ak-small"
 Rows = dict[str, "Row"]
 
 
@@ -52,7 +61,6 @@ class Run:
     label: str
     mask: MaskRequest
     plan: Plan
-    prior: str | None = None
     coils: int | None = None
 
 
@@ -70,10 +78,17 @@ def _random(net: float, acs: float) -> MaskRequest:
     return MaskRequest("random", acceleration=net, acs_fraction=acs, seed=0)
 
 
-def _run(label: str, mask: MaskRequest, method: str, prior: str | None = None, **options: Any) -> Run:
+def _run(label: str, mask: MaskRequest, method: str, **options: Any) -> Run:
     coils, samples = options.pop("coils", None), options.pop("samples", 1)
     preset, start = options.pop("preset", None), options.pop("start", None)
-    return Run(label, mask, Plan(method, preset, options, num_samples=samples, start=start), prior, coils)
+    return Run(label, mask, Plan(method, preset, options, num_samples=samples, start=start), coils)
+
+
+def _coil_methods(kind: str) -> tuple[Run, ...]:
+    """The hybrid and SSOS on 4 coils with 100 steps."""
+    mask = MaskRequest(kind, acceleration=4, acs_fraction=0.08)
+    methods = (("hybrid", "score_mri_hybrid"), ("SSOS", "score_mri_ssos"))
+    return tuple(_run(name, mask, method, preset="paper", num_steps=100, coils=4) for name, method in methods)
 
 
 def _best(rows: Rows, name: str) -> bool:
@@ -84,79 +99,68 @@ def _best(rows: Rows, name: str) -> bool:
 
 TEN, TWELVE = _random(5.93, 24 / 320), _random(6.81, 22 / 320)
 """HFS-SDE's 10x and 12x of 320 lines with 24 and 22 ACS lines keep 54 and 47: net 5.93 and 6.81."""
-FOUR = MaskRequest("equispaced", acceleration=4, acs_fraction=0.08)
-GAUSSIAN_1D, GAUSSIAN_2D = (
-    MaskRequest(kind, acceleration=4, acs_fraction=0.08) for kind in ("gaussian1d", "gaussian2d")
-)
-
 RED_DIFF = (
-    _run("RED-diff", FOUR, "red_diff", COMPLEX, preset="paper"),
-    _run("RED-diff, released", FOUR, "red_diff", COMPLEX, preset="released"),
-    _run("CSGM-Langevin, stable", FOUR, "csgm_langevin", COMPLEX, preset="stable"),
-    _run("CSGM-Langevin, paper", FOUR, "csgm_langevin", COMPLEX, preset="paper"),
+    _run("RED-diff", FOUR, "red_diff", preset="paper"),
+    _run("RED-diff, released", FOUR, "red_diff", preset="released"),
+    _run("CSGM-Langevin, stable", FOUR, "csgm_langevin", preset="stable"),
+    _run("CSGM-Langevin, paper", FOUR, "csgm_langevin", preset="paper"),
 )
 
 CLAIMS = {
     "hfs_few_steps": Claim(
         "HFS-SDE, section V", "at N = 100 HFS-SDE is above VE and VP at N = 100 and at N = 1000 (10x random uniform)",
         (
-            _run("HFS-SDE, N = 100", TEN, "hfs_sde", HIGH, preset="paper_100"),
-            _run("VE, N = 100", TEN, "pc_ve", COMPLEX, preset="paper_100"),
-            _run("VP, N = 100", TEN, "pc_vp", COMPLEX, preset="paper_100"),
-            _run("VE, N = 1000", TEN, "pc_ve", COMPLEX, preset="paper"),
-            _run("VP, N = 1000", TEN, "pc_vp", COMPLEX, preset="paper"),
+            _run("HFS-SDE, N = 100", TEN, "hfs_sde", preset="paper_100"),
+            _run("VE, N = 100", TEN, "pc_ve", preset="paper_100"),
+            _run("VP, N = 100", TEN, "pc_vp", preset="paper_100"),
+            _run("VE, N = 1000", TEN, "pc_ve", preset="paper"),
+            _run("VP, N = 1000", TEN, "pc_vp", preset="paper"),
         ),
         lambda rows: _best(rows, "HFS-SDE, N = 100"),
     ),
     "hfs_12x": Claim(
         "HFS-SDE, section V", "at 12x HFS-SDE is above VP, both at N = 1000",
         (
-            _run("HFS-SDE, N = 1000", TWELVE, "hfs_sde", HIGH, preset="paper"),
-            _run("VP, N = 1000", TWELVE, "pc_vp", COMPLEX, preset="paper"),
+            _run("HFS-SDE, N = 1000", TWELVE, "hfs_sde", preset="paper"),
+            _run("VP, N = 1000", TWELVE, "pc_vp", preset="paper"),
         ),
         lambda rows: _best(rows, "HFS-SDE, N = 1000"),
     ),
     "ak_ablation": Claim(
         "AK-Diffusion, section V.A", "the method is above itself without SS* and without the low-rank term",
         (
-            _run("AK-Diffusion", FOUR, "ak_diffusion", ATTENUATED, preset="tuned"),
-            _run("without SS*", FOUR, "ak_diffusion", ATTENUATED, preset="tuned", coil_noise="none"),
-            _run("without low rank", FOUR, "ak_diffusion", ATTENUATED, preset="tuned", slr_weight=0.0),
-            _run("preset paper", FOUR, "ak_diffusion", ATTENUATED, preset="paper"),
+            _run("AK-Diffusion", FOUR, "ak_diffusion", preset="tuned"),
+            _run("without SS*", FOUR, "ak_diffusion", preset="tuned", coil_noise="none"),
+            _run("without low rank", FOUR, "ak_diffusion", preset="tuned", slr_weight=0.0),
+            _run("preset paper", FOUR, "ak_diffusion", preset="paper"),
         ),
         lambda rows: _best(rows, "AK-Diffusion"),
     ),
     "ak_coil_noise": Claim(
         "AK-Diffusion, section VI.B", "SS* from the zero-filled images or the low-rank operator loses less than 1 dB",
         (
-            _run("SS* from ESPIRiT", FOUR, "ak_diffusion", ATTENUATED, preset="tuned"),
-            _run("from zero-filled", FOUR, "ak_diffusion", ATTENUATED, preset="tuned", coil_noise="zero_filled"),
-            _run("from low rank", FOUR, "ak_diffusion", ATTENUATED, preset="tuned", coil_noise="low_rank"),
+            _run("SS* from ESPIRiT", FOUR, "ak_diffusion", preset="tuned"),
+            _run("from zero-filled", FOUR, "ak_diffusion", preset="tuned", coil_noise="zero_filled"),
+            _run("from low rank", FOUR, "ak_diffusion", preset="tuned", coil_noise="low_rank"),
         ),
         lambda rows: min(row.psnr for row in rows.values()) >= rows["SS* from ESPIRiT"].psnr - 1,
     ),
     "ak_sigma": Claim(
         "AK-Diffusion, section VI", "of sigma_N 0.25, 0.5 and 1 the largest is the best",
         tuple(
-            _run(f"sigma_N = {sigma:g}", FOUR, "ak_diffusion", ATTENUATED, preset="tuned", sigma_last=sigma)
+            _run(f"sigma_N = {sigma:g}", FOUR, "ak_diffusion", preset="tuned", sigma_last=sigma)
             for sigma in (0.25, 0.5, 1.0)
         ),
         lambda rows: _best(rows, "sigma_N = 1"),
     ),
     "hybrid_1d": Claim(
         "Score-MRI, section 5", "on 1-D masks the hybrid is above SSOS",
-        tuple(
-            _run(name, GAUSSIAN_1D, method, preset="paper", num_steps=100, coils=4)
-            for name, method in (("hybrid", "score_mri_hybrid"), ("SSOS", "score_mri_ssos"))
-        ),
+        _coil_methods("gaussian1d"),
         lambda rows: _best(rows, "hybrid"),
     ),
     "ssos_2d": Claim(
         "Score-MRI, section 5", "on 2-D masks SSOS is above the hybrid",
-        tuple(
-            _run(name, GAUSSIAN_2D, method, preset="paper", num_steps=100, coils=4)
-            for name, method in (("hybrid", "score_mri_hybrid"), ("SSOS", "score_mri_ssos"))
-        ),
+        _coil_methods("gaussian2d"),
         lambda rows: _best(rows, "SSOS"),
     ),
     "ccdf": Claim(
@@ -210,7 +214,7 @@ def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count:
 
 def _point(run: Run, scan: Scan) -> Point:
     coils = run.coils if scan.group == "simulated" else None
-    return Point(run.label, scan, run.mask, run.plan, run.prior, coils)
+    return Point(run.label, scan, run.mask, run.plan, coils=coils)
 
 
 def _row(label: str, found: list[Measured]) -> Row:

@@ -16,14 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import REPOSITORY, Group, Measured, Point, measure, scans
-from kdrift.acquisition import MaskRequest
+from benchmarks.held_out import FOUR, REPOSITORY, Group, Measured, Point, measure, scans
 from kdrift.baselines import BASELINES
 from kdrift.reconstruct import DEFAULT_METHOD, Plan
 from kdrift.samplers import METHODS
 
-MASK = MaskRequest("equispaced", acceleration=4, acs_fraction=0.08)
-COMPLEX, HIGH, ATTENUATED = "brain-complex-small", "brain-hfs-small", "brain-ak-small"
+MAGNITUDE = "brain-magnitude-small"
+"""The foundation's default, for comparison with the default of today."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,23 @@ class Line:
 
 LINES = (
     Line("annealed", (5, 10, 20, 40, 80)),
-    Line("annealed", (5, 10, 20, 40, 80), "tuned", COMPLEX, name="annealed, complex prior"),
+    Line("annealed", (5, 10, 20, 40, 80), "tuned", MAGNITUDE, name="annealed, magnitude prior"),
     Line("score_mri", (30, 100, 300), "paper"),
     Line("score_mri_ssos", (30, 100), "paper", coils=4, masks="2-D (the paper's choice)"),
     Line("score_mri_hybrid", (30, 100), "paper", coils=4, masks="1-D (the paper's choice)"),
-    Line("dps", (100, 300), "paper", COMPLEX),
-    Line("dds", (10, 20, 50), "paper", COMPLEX),
-    Line("diffpir", (10, 30, 100), "paper", COMPLEX),
-    Line("daps", (10, 40), "paper", COMPLEX),
-    Line("red_diff", (100, 300, 1000), "paper", COMPLEX),
-    Line("red_diff", (300,), "released", COMPLEX),
-    Line("csgm_langevin", (45,), "stable", COMPLEX),
-    Line("smrd", (60,), "released", COMPLEX),
-    Line("pc_ve", (30, 100, 300), "paper_100", COMPLEX),
-    Line("pc_vp", (30, 100, 300), "paper_100", COMPLEX),
-    Line("hfs_sde", (30, 100, 300), "paper_100", HIGH, masks="with a sampled centre"),
-    Line("ak_diffusion", (20, 50), "tuned", ATTENUATED, masks="with a sampled centre"),
-    Line("heat_diffusion", (50,), "released", ATTENUATED),
+    Line("dps", (100, 300), "paper"),
+    Line("dds", (10, 20, 50), "paper"),
+    Line("diffpir", (10, 30, 100), "paper"),
+    Line("daps", (10, 40), "paper"),
+    Line("red_diff", (100, 300, 1000), "paper"),
+    Line("red_diff", (300,), "released"),
+    Line("csgm_langevin", (45,), "stable"),
+    Line("smrd", (60,), "released"),
+    Line("pc_ve", (30, 100, 300), "paper_100"),
+    Line("pc_vp", (30, 100, 300), "paper_100"),
+    Line("hfs_sde", (30, 100, 300), "paper_100", masks="with a sampled centre"),
+    Line("ak_diffusion", (20, 50), "tuned", masks="with a sampled centre"),
+    Line("heat_diffusion", (50,), "released"),
 )
 CLASSICAL = tuple(name for name in BASELINES if name != "zero_filled")
 
@@ -72,7 +71,7 @@ CLASSICAL = tuple(name for name in BASELINES if name != "zero_filled")
 def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None) -> list[Point]:
     """Return every reconstruction to make; of the methods in `only` where there are some."""
     chosen = scans(folder, groups=tuple(groups), count=1 if quick else count)
-    found = [Point(name, scan, MASK, Plan(name)) for name in CLASSICAL for scan in chosen]
+    found = [Point(name, scan, FOUR, Plan(name)) for name in CLASSICAL for scan in chosen]
     found = [point for point in found if not only or point.label in only]
     for line in LINES:
         if only and line.method not in only:
@@ -81,7 +80,7 @@ def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: 
             plan = Plan(line.method, line.preset, {"num_steps": steps}, num_samples=2)
             for scan in chosen:
                 coils = line.coils if scan.group == "simulated" else None
-                found.append(Point(line.label, scan, MASK, plan, line.prior, coils))
+                found.append(Point(line.label, scan, FOUR, plan, line.prior, coils))
     return found
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.held_out import DATA
 from kdrift.baselines import zero_filled
 from kdrift.baselines.tune import GRIDS, tune
 from kdrift.coils import espirit_maps
@@ -39,7 +40,6 @@ from kdrift.reconstruct import Plan, reconstruct
 from kdrift.result import ReconstructionResult
 from kdrift.uncertainty import spearman
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TITLES = {"cg_sense": "CG-SENSE", "tv": "TV", "l1_wavelet": "l1-wavelet"}
 #: the object, for the rank correlation: air is most of an image and easy to be sure of.
 OBJECT_FRACTION = 0.05
@@ -249,8 +249,7 @@ def write(path: Path, text: str) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md, results.json and the pictures")
-    default = os.environ.get("KDRIFT_DATA", str(REPOSITORY.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder that holds kspace/")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds kspace/")
     parser.add_argument("--only", choices=sorted({case.group for case in CASES}), action="append")
     parser.add_argument("--prior", help="prior of the posterior rows; default: the shipped one")
     parser.add_argument("--method", default="annealed", help="sampler of the posterior row")
