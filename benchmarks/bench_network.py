@@ -36,7 +36,7 @@ def forward(size: int, rounds: int) -> dict[str, Any]:
     """Time Score-MRI's full network on one real image, both ways in turn."""
     torch.manual_seed(0)
     plain = NCSNpp(NCSNppConfig()).eval()
-    score = NetworkScore(copy.deepcopy(plain), returns_denoised=False, size_multiple=8)
+    score = NetworkScore(copy.deepcopy(plain), returns="score", size_multiple=8)
     x, sigma = torch.rand(1, 1, size, size), torch.tensor([0.5])
 
     @torch.no_grad()

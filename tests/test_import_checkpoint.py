@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from kdrift.plan import Plan
 from kdrift.prior import Prior, file_sha256, load_prior
 from kdrift.published import FAMILIES, ImportOptions, import_checkpoint, infer
 from kdrift.reconstruct import reconstruct
+from kdrift.score import denoise
 from kdrift.sde import HighFrequencySDE
 
 NCSNPP = NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(16,), init_scale=1.0)
@@ -40,6 +42,7 @@ CONFIGS = {
     "ncsnv2": NetworkConfig(
         architecture="ncsnv2", ncsnv2=NCSNv2Config(ngf=4, num_levels=60, sigma_max=50.0), conditioning="level"
     ),
+    "ak-diffusion": NetworkConfig(replace(NCSNPP, channels=2), preconditioning="bare_residual"),
     "edm": NetworkConfig(
         NCSNppConfig(nf=8, ch_mult=(1, 2), num_res_blocks=1, centered=True, scale_by_sigma=False, init_scale=1.0),
         preconditioning="edm",
@@ -55,7 +58,7 @@ def published(family: str) -> tuple[Any, nn.Module]:
         if not parameter.requires_grad:
             parameter.data.copy_(source.data)
     model = {f"module.{key}": value for key, value in network.state_dict().items()}
-    if family == "ncsnv2":
+    if family in ("ncsnv2", "ak-diffusion"):
         ema = {key: value.data for key, value in average.named_parameters()}
         return [model, {"state": {}, "param_groups": []}, 3, 100, ema], average
     if family == "edm":
@@ -119,11 +122,11 @@ def test_white_families_reconstruct(tmp_path: Path, family: str) -> None:
     assert reconstructed(prior).shape == (1, 32, 32)
 
 
-def reconstructed(prior: Prior) -> torch.Tensor:
+def reconstructed(prior: Prior, method: str = "annealed") -> torch.Tensor:
     kspace = torch.from_numpy(phantom_volume(1, 32, 32, 2, seed=1).kspace)
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[:, ::2] = mask[:, 12:20] = True
-    plan = Plan(method="annealed", num_samples=1, settings={"num_steps": 4}, precision="float32")
+    plan = Plan(method=method, num_samples=1, settings={"num_steps": 4}, precision="float32")
     image = reconstruct(torch.where(mask, kspace, 0), mask, prior=prior, plan=plan).mean
     assert bool(torch.isfinite(image).all())
     return image
@@ -190,10 +193,6 @@ def test_what_a_file_lacks_is_said(tmp_path: Path) -> None:
         import_checkpoint(saved(content, tmp_path), tmp_path / "c", "hfs-sde")
     with pytest.raises(ValueError, match="no family 'score_mri', did you mean 'score-mri'"):
         import_checkpoint(saved(content, tmp_path), tmp_path / "c", "score_mri")
-    listed, _ = published("score-mri")
-    listed = [listed["model"], {}, 1, 2, {}]
-    with pytest.raises(ValueError, match="may be AK-Diffusion's"):
-        import_checkpoint(saved(listed, tmp_path), tmp_path / "c")
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="exists and is no prior"):
         import_checkpoint(saved(content, tmp_path), tmp_path / "mine")
@@ -252,6 +251,16 @@ def test_info_recognises_published_files(tmp_path: Path) -> None:
         found = describe(str(saved(content, tmp_path)))
         assert (found["what"], found["family"]) == ("checkpoint", family)
         assert infer(unpack(read_checkpoint(tmp_path / "checkpoint.pth")))[1].architecture in found["network"]
+
+
+def test_a_network_of_ak_diffusion_restores_and_reconstructs(tmp_path: Path) -> None:
+    content, average = published("ak-diffusion")
+    prior = load_prior(import_checkpoint(saved(content, tmp_path), tmp_path / "ak", options=ImportOptions(b_max=20.0)))
+    assert (prior.noise, prior.metadata["attenuation"]) == ("attenuated", {"b_min": 0.5, "b_max": 20.0})
+    x = torch.randn(1, 16, 16, dtype=torch.complex64)
+    residual = average(torch.view_as_real(x).permute(0, 3, 1, 2), torch.tensor([0.5])).permute(0, 2, 3, 1).contiguous()
+    torch.testing.assert_close(denoise(prior.score(fast=False), x, 0.5), x + torch.view_as_complex(residual))
+    assert reconstructed(prior, "ak_diffusion").shape == (1, 32, 32)
 
 
 def test_ve_models_with_the_ddpm_network(tmp_path: Path) -> None:

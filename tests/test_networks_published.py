@@ -156,7 +156,7 @@ class _Gaussian(nn.Module):
 def test_every_parametrisation_gives_the_same_score(conditioning: Conditioning, scale: float, channels: int) -> None:
     network = _Gaussian(conditioning)
     score = NetworkScore(
-        network, returns_denoised=False, channels=channels, conditioning=conditioning, scale=scale, fast=False
+        network, returns="score", channels=channels, conditioning=conditioning, scale=scale, fast=False
     )
     x = torch.randn(3, 5, 6, dtype=torch.complex64)
     level = 5e-3 if conditioning == "level" else 1e-5  # the table's spacing is 0.4 %
@@ -170,9 +170,7 @@ def test_every_parametrisation_gives_the_same_score(conditioning: Conditioning, 
 
 @pytest.mark.parametrize("conditioning", ["std", "level"])
 def test_gradients_pass_through_every_parametrisation(conditioning: Conditioning) -> None:
-    score = NetworkScore(
-        _Gaussian(conditioning), returns_denoised=False, channels=2, conditioning=conditioning, fast=False
-    )
+    score = NetworkScore(_Gaussian(conditioning), returns="score", channels=2, conditioning=conditioning, fast=False)
     x = torch.randn(2, 4, 4, dtype=torch.complex64, requires_grad=True)
     (gradient,) = torch.autograd.grad(score(x, 1.0).real.sum(), x)
     torch.testing.assert_close(gradient, torch.full_like(x, -1 / (TAU**2 + 1)), rtol=5e-3, atol=1e-3)

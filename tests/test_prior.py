@@ -96,7 +96,7 @@ class _Linear(torch.nn.Module):
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 7, 9), (5, 6)])
 def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) -> None:
     network = _Linear()
-    score = NetworkScore(network, returns_denoised=True, size_multiple=4, max_images=3, fast=False)
+    score = NetworkScore(network, returns="image", size_multiple=4, max_images=3, fast=False)
     x = torch.randn(*shape, dtype=torch.complex64)
     torch.testing.assert_close(score(x, 0.3), -x / (0.5**2 + 0.3**2), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(denoise(score, x, 0.3), x * 0.25 / 0.34, rtol=1e-4, atol=1e-4)
@@ -128,7 +128,7 @@ def test_prior_of_two_channels_scores_complex_images_only(tmp_path: Path) -> Non
 
 
 def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
-    score = NetworkScore(_Linear(), returns_denoised=True, max_images=2, fast=False)
+    score = NetworkScore(_Linear(), returns="image", max_images=2, fast=False)
     x = torch.randn(3, 4, 4, dtype=torch.complex64, requires_grad=True)
     denoise(score, x, 0.3).abs().square().sum().backward()
     torch.testing.assert_close(x.grad, 2 * (0.25 / 0.34) ** 2 * x.detach(), rtol=1e-4, atol=1e-4)

@@ -44,7 +44,7 @@ class Prior:
         """Return the score model of complex images (a one-channel prior scores both parts)."""
         return NetworkScore(
             self.network,
-            returns_denoised=self.network_config.preconditioning != "none",
+            returns=self.network_config.returns,
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
             project=None if self.noise != "high_frequency" else lambda x: self.sde(*x.shape[-2:]).project(x),

@@ -35,13 +35,16 @@ class Family:
     """Highest one."""
     network: Mapping[str, Any]
     """Settings that shapes do not show."""
+    preconditioning: str = "none"
+    """What the network returns."""
 
 
 FAMILIES = {
     "score-mri": Family("ncsnpp", "sigma", "white", 0.01, 378.0, {"centered": False}),
     "hfs-sde": Family("ddpm", "std", "high_frequency", 0.0105, 152.0, {"centered": False}),  # beta 0.1..20, t 0.001..1
     "ncsnv2": Family("ncsnv2", "level", "white", 0.0066, 232.0, {"centered": False}),
-    "edm": Family(None, "sigma", "white", 0.002, 80.0, {"centered": True}),
+    "edm": Family(None, "sigma", "white", 0.002, 80.0, {"centered": True}, "edm"),
+    "ak-diffusion": Family("ncsnpp", "sigma", "attenuated", 0.01, 1.0, {"centered": False}, "bare_residual"),
 }
 
 
@@ -56,9 +59,13 @@ class ImportOptions:
     conditioning: Conditioning | None = None
     """Second input of the network; `sigma` for the DDPM networks of VE models."""
     noise: Noise | None = None
-    """What the network was trained to remove: `white`, or `high_frequency` for HFS-SDE."""
+    """What the network was trained to remove: `white`, `high_frequency` for HFS-SDE, `attenuated` for AK-Diffusion."""
     low: LowFrequencies = field(default_factory=lambda: LowFrequencies("columns", 0.05))
     """The centre of k-space that stayed free of noise (noise high_frequency); the default is the released code's."""
+    b_min: float = 0.5
+    """b of the mildest attenuation it was trained for (noise attenuated); the released code's."""
+    b_max: float = 24.0
+    """b of the strongest."""
     sigma_min: float | None = None
     """Lowest noise level it was trained for, in units of its training images."""
     sigma_max: float | None = None
@@ -81,10 +88,7 @@ def infer(
     shapes = {key: tuple(value.shape) for key, value in published.model.items()}
     architecture = infer_architecture(shapes)
     if family is None and published.layout == "list" and architecture == "ncsnpp":
-        raise ValueError(
-            "a list with an NCSN++ may be AK-Diffusion's, which is no score of white noise;"
-            " say --family score-mri if it is"
-        )
+        family = "ak-diffusion"
     if family is None:
         matching = [name for name, known in FAMILIES.items() if known.architecture == architecture]
         family = "edm" if published.layout == "edm" else matching[0]
@@ -110,7 +114,7 @@ def infer(
         "architecture": architecture,
         architecture: settings | options.network,
         "conditioning": options.conditioning or known.conditioning,
-        "preconditioning": "edm" if family == "edm" else "none",
+        "preconditioning": known.preconditioning,
         "sigma_data": options.sigma_data,
     }
     return family, parse(NetworkConfig, values, "inferred network")
@@ -197,6 +201,7 @@ def _metadata(published: Published, config: NetworkConfig, family: Family, optio
         "sigma_max": high,
         "noise": noise,
         "low_frequencies": to_dict(options.low) if noise == "high_frequency" else None,
+        "attenuation": {"b_min": options.b_min, "b_max": options.b_max} if noise == "attenuated" else None,
         "image_scale": options.image_scale,
     }
 

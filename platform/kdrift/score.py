@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrift.hardware import has_fast_bfloat16
-from kdrift.networks import Conditioning
+from kdrift.networks import Conditioning, Returns
 
 
 class ScoreModel(Protocol):
@@ -42,8 +42,8 @@ class NetworkScore:
 
     Parameters
     ----------
-    network : called `(x: float (batch, channels, row, col), sigma: (batch,))`; returns the score, or with
-        `returns_denoised` the denoised image.
+    network : called `(x: float (batch, channels, row, col), sigma: (batch,))`.
+    returns : what the network returns: the score, the denoised image, or the residual that added to x gives it.
     channels : of the network's images, 1 or 2.
     conditioning : what the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and
         alpha sigma with alpha = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the
@@ -59,7 +59,7 @@ class NetworkScore:
         self,
         network: nn.Module,
         *,
-        returns_denoised: bool,
+        returns: Returns,
         channels: int = 1,
         conditioning: Conditioning = "sigma",
         project: Callable[[Tensor], Tensor] | None = None,
@@ -76,7 +76,7 @@ class NetworkScore:
         network = network.eval().requires_grad_(False)
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.device = device
-        self.returns_denoised = returns_denoised
+        self.returns = returns
         self.channels = channels
         self.conditioning = conditioning
         self.project = project
@@ -104,9 +104,10 @@ class NetworkScore:
             ratio = self.network.get_buffer("sigmas")[level].to(x.device) / sigma
             return _per_image(ratio, x) ** 2 * self._evaluate(x, level)
         output = self._evaluate(x, sigma)
-        if not self.returns_denoised:
+        if self.returns == "score":
             return output
-        return (output - x) / _per_image(sigma, x) ** 2
+        residual = output - x if self.returns == "image" else output
+        return residual / _per_image(sigma, x) ** 2
 
     def _nearest_level(self, sigma: float | Tensor) -> Tensor:
         table = self.network.get_buffer("sigmas").double().log()

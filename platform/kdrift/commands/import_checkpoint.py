@@ -8,16 +8,18 @@ import argparse
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.description = (
-        "Save a published checkpoint (Score-MRI, HFS-SDE, NCSNv2, EDM layouts) as a prior bundle. No code is"
-        " unpickled, the network is inferred from the shapes, and every parameter must fit."
+        "Save a published checkpoint (Score-MRI, HFS-SDE, NCSNv2, EDM and AK-Diffusion layouts) as a prior bundle."
+        " No code is unpickled, the network is inferred from the shapes, and every parameter must fit."
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint as it was published (.pth, .pt)")
     parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder to write")
-    parser.add_argument("--family", metavar="NAME", help="score-mri, hfs-sde, ncsnv2, edm (default: as recognised)")
+    parser.add_argument(
+        "--family", metavar="NAME", help="score-mri, hfs-sde, ncsnv2, edm, ak-diffusion (default: as recognised)"
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[],
-        help="what the file does not say: weights, conditioning, noise, low.fraction, sigma_min, sigma_max,"
-        " sigma_data, image_scale, network.KEY",
+        help="what the file does not say: weights, conditioning, noise, low.fraction, b_min, b_max, sigma_min,"
+        " sigma_max, sigma_data, image_scale, network.KEY",
     )  # fmt: skip
 
 

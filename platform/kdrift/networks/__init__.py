@@ -20,6 +20,7 @@ __all__ = [
 
 Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"]
 Images = Literal["complex", "magnitude"]
+Returns = Literal["score", "image", "residual"]
 Conditioning = Literal["sigma", "std", "level"]
 
 
@@ -31,7 +32,7 @@ class NetworkConfig:
     """NCSN++ (architecture ncsnpp)."""
     preconditioning: str = "none"
     """`none`: the network returns the score; `edm`: it is wrapped and returns the denoised image; `residual`: likewise,
-    the restored image of AK-Diffusion."""
+    the restored image of AK-Diffusion; `bare_residual`: the network returns what restoring adds to x, as published."""
     sigma_data: float = 0.3
     """Standard deviation of the training images, used by `edm` and `residual`."""
     architecture: Architecture = "ncsnpp"
@@ -62,19 +63,31 @@ class NetworkConfig:
         return "complex" if self.channels == 2 else "magnitude"
 
     @property
+    def wrapped(self) -> bool:
+        """Whether the module is a wrapper around the architecture's network."""
+        return self.preconditioning in ("edm", "residual")
+
+    @property
+    def returns(self) -> Returns:
+        """What the module returns."""
+        outputs: dict[str, Returns] = {"none": "score", "bare_residual": "residual"}
+        return outputs.get(self.preconditioning, "image")
+
+    @property
     def size_multiple(self) -> int:
         """Rows and columns of an input must be multiples of this."""
         return self.config.size_multiple
 
     def __post_init__(self) -> None:
-        if self.preconditioning not in ("none", "edm", "residual"):
-            raise ValueError(f"preconditioning is 'none', 'edm' or 'residual', got {self.preconditioning!r}")
+        if self.preconditioning not in ("none", "edm", "residual", "bare_residual"):
+            known = "'none', 'edm', 'residual' or 'bare_residual'"
+            raise ValueError(f"preconditioning is {known}, got {self.preconditioning!r}")
         if (self.conditioning == "level") != (self.architecture == "ncsnv2"):
             raise ValueError(
                 "conditioning 'level' is that of architecture ncsnv2 and of no other, got"
                 f" {self.conditioning!r} and {self.architecture}"
             )
-        if self.preconditioning == "none":
+        if not self.wrapped:
             return
         needs = f"{self.preconditioning} preconditioning needs"
         if self.conditioning != "sigma" or not self.config.centered:
@@ -89,7 +102,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
         network: nn.Module = NCSNpp(config.ncsnpp)
     else:
         network = DDPM(config.ddpm) if config.architecture == "ddpm" else NCSNv2(config.ncsnv2)
-    if config.preconditioning == "none":
+    if not config.wrapped:
         return network
     wrapper = EDMDenoiser if config.preconditioning == "edm" else ResidualDenoiser
     return wrapper(network, config.sigma_data)
