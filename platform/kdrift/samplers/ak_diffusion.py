@@ -49,6 +49,9 @@ class AKDiffusionOptions:
     correct_score: bool = False
     """Take the corrected z_0'' for the network's z_0' in the score of the reverse step too. Algorithm 1 corrects the
     step's drift alone, through which data enter only where the attenuation changes."""
+    probability_flow: bool = False
+    """Follow the ODE that has the same marginals: half of the score, as much as shrinks the noise from sigma_{i+1} to
+    sigma_i, and no fresh noise."""
     keep_measured: bool = False
     """End with k-space as it was measured, where it was."""
 
@@ -99,10 +102,11 @@ def ak_diffusion(
         restored = restore(z, i + 1)
         corrected = correct(restored, measurement, slr, options)
         seen = corrected if options.correct_score else restored
-        variance = sigmas[i + 1] ** 2 - sigmas[i] ** 2
-        step = (variance / sigmas[i + 1] ** 2) * project(windows[i + 1] * seen - z)
-        noise = variance**0.5 * project(rng(rows, cols))
-        z = z - (windows[i + 1] - windows[i]) * corrected + step + noise
+        ratio = sigmas[i] / sigmas[i + 1]
+        share = 1 - (ratio if options.probability_flow else ratio**2)
+        z = z - (windows[i + 1] - windows[i]) * corrected + share * project(windows[i + 1] * seen - z)
+        if not options.probability_flow:
+            z = z + share**0.5 * sigmas[i + 1] * project(rng(rows, cols))
         for _ in range(options.num_corrector_steps):
             gradient = project(windows[i] * restore(z, i) - z) / sigmas[i] ** 2
             noise = project(rng(rows, cols))
