@@ -31,7 +31,7 @@ def test_every_run_of_a_claim_can_be_resolved(name: str) -> None:
 def test_the_comparison_has_every_method() -> None:
     assert {line.method for line in LINES} == set(METHODS) - {"score_mri_real"}  # for images without phase
     for line in LINES:
-        resolve(Plan(line.method, line.preset, {"num_steps": line.steps[0]}), line.prior)
+        resolve(Plan(line.method, line.preset, {**line.settings, "num_steps": line.steps[0]}), line.prior)
 
 
 def test_claims_are_judged_by_their_rows() -> None:

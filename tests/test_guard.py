@@ -20,7 +20,7 @@ from kdrift.guard import AllDiverged, Diverged, Guard
 from kdrift.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.plan import Plan
-from kdrift.prior import Prior, load_prior
+from kdrift.prior import Prior
 from kdrift.reconstruct import reconstruct
 from kdrift.result import ReconstructionResult
 from kdrift.runner import Runner, resolve
@@ -117,7 +117,7 @@ def test_a_silly_step_size_is_stopped(kspace: Tensor, mask: Tensor, prior: Prior
 
 
 @pytest.mark.parametrize("method", ["annealed", "score_mri", "score_mri_ssos", "score_mri_hybrid"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e3])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e6])
 def test_a_diverged_chain_leaves_the_others_as_they_are(
     method: str, value: float, kspace: Tensor, mask: Tensor, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +281,7 @@ def test_bounds_follow_the_level_and_stop_when_none_is_left() -> None:
 
 def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prior: Prior) -> None:
     runner = resolve(plan("annealed", 2))
-    assert runner.config["prior"]["name"] == load_prior("brain-magnitude-small").name
+    assert runner.config["prior"]["name"] == "brain-complex-small"
     other = replace(prior, metadata={**LEVELS, "noise": "high_frequency"})
     with pytest.raises(ValueError, match="needs a prior trained on white noise, tiny was trained on high_frequency"):
         resolve(plan("annealed", 2), other)

@@ -72,7 +72,7 @@ def test_shipped_priors_load_fit_the_size_limit_and_denoise(name: str) -> None:
     noise, sde = torch.complex(torch.randn(64, 64), torch.randn(64, 64)), prior.sde(64, 64)
     if isinstance(sde, AttenuatedSDE):  # k-space, and what counts is what is left under G
         window = sde.attenuation(sde.time(torch.tensor(0.1)), 64, 64)
-        noisy, part, bound = ifft2c(window * fft2c(clean)) + 0.1 * noise, lambda x: ifft2c(window * fft2c(x)), 0.9
+        noisy, part, bound = ifft2c(window * fft2c(clean)) + 0.1 * noise, lambda x: ifft2c(window * fft2c(x)), 0.7
     else:
         noisy, part, bound = clean + 0.1 * sde.project(noise), sde.project, 0.2
     denoised = denoise(prior.score(), noisy[None], 0.1)[0]
