@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from kdrift.config import parse
 from kdrift.data.augment import crop_centre, crop_random, smooth_phase
-from kdrift.data.dataset import DataConfig, TrainingImages
+from kdrift.data.config import DataConfig
+from kdrift.data.dataset import TrainingImages
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.data.volume import Volume, VolumeInfo

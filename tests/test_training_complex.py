@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kdrift.config import load_config, parse
-from kdrift.data.dataset import DataConfig, TrainingImages
+from kdrift.data.config import DataConfig
+from kdrift.data.dataset import TrainingImages
 from kdrift.fourier import fft2c
 from kdrift.prior import load_prior, save_prior
 from kdrift.sde import LowFrequencies, Noise

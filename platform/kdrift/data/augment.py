@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from kdrift.data.dataset import DataConfig
+from kdrift.data.config import DataConfig
 
 FOREGROUND = 0.05
 """An image scaled to about 1 is foreground above this."""

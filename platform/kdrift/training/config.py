@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from kdrift.config import flatten
-from kdrift.data.dataset import DataConfig
+from kdrift.data.config import DataConfig
 from kdrift.networks import NetworkConfig
 from kdrift.sde import SDE, VESDE, VPSDE, LowFrequencies, Noise, SubVPSDE
 from kdrift.training.attenuated import AttenuationConfig
