@@ -156,3 +156,10 @@ def test_real_scans_are_described(shared_data: Path) -> None:
     found = describe(str(shared_data / "kspace"))
     assert found["num_scans"] == 4
     assert {scan["kind"] for scan in found["scans"]} == {"kspace"}
+
+
+def test_shipped_priors_are_described_by_name() -> None:
+    found = describe("brain-complex-small")
+    assert (found["what"], found["card"]) == ("prior", "brain-complex-small")
+    with pytest.raises(ValueError, match="brain-komplex-small: no such file or folder"):
+        describe("brain-komplex-small")

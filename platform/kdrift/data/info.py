@@ -26,8 +26,8 @@ Description = dict[str, Any]
 
 
 def describe(path: str, verify: bool = False) -> Description:
-    """Describe a store, a volume in one, a prior bundle, a checkpoint, a result, a scan, or a folder of
-    scans.
+    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a
+    folder of scans.
 
     `verify` also recomputes the checksums of a store.
 
@@ -45,6 +45,10 @@ def describe(path: str, verify: bool = False) -> Description:
     if "://" in path:
         return _describe_scan(path)
     if not os.path.exists(path) and not any(os.path.exists(path + end) for end in (".cfl", ".hdr")) and "#" not in path:
+        from kdrift.prior import SHIPPED, shipped_priors
+
+        if path in shipped_priors():
+            return _describe_bundle(SHIPPED / path)
         raise ValueError(f"{path}: no such file or folder")
     if all((Path(path) / name).is_file() for name in BUNDLE_FILES):
         return _describe_bundle(Path(path))
