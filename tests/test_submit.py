@@ -34,8 +34,9 @@ def kdrift(cluster: LocalCluster, *arguments: str) -> subprocess.Popen[str]:
     """Start a kdrift command from the root of the repository, as a user does."""
     command = [sys.executable, "-m", "kdrift", *arguments, "--submit", cluster.dashboard]
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        command, cwd=REPOSITORY, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are started ignoring it
+    )  # fmt: skip
 
 
 @pytest.mark.ray
