@@ -18,17 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import (
-    FOUR,
-    REPOSITORY,
-    Group,
-    Measured,
-    Point,
-    Scan,
-    image_of,
-    measure,
-    scans,
-)
+from benchmarks.held_out import FOUR, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans
 from kdrift.acquisition import MaskRequest
 from kdrift.reconstruct import Plan
 

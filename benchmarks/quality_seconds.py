@@ -157,8 +157,9 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="write picture and table into docs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    count, only = arguments.scans, arguments.only
-    asked = points(arguments.out, arguments.groups, quick=arguments.quick, count=count, only=only)
+    asked = points(
+        arguments.out, arguments.groups, quick=arguments.quick, count=arguments.scans, only=arguments.only
+    )  # fmt: skip
     found = measure(asked, arguments.out / "points", workers=arguments.workers)
     pictures = REPOSITORY / "docs" / "images" if arguments.report else arguments.out
     for group in arguments.groups:

@@ -117,11 +117,13 @@ def test_a_silly_step_size_is_stopped(kspace: Tensor, mask: Tensor, prior: Prior
 
 
 @pytest.mark.parametrize("method", ["annealed", "score_mri", "score_mri_ssos", "score_mri_hybrid"])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e6])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e3, 1e6])
 def test_a_diverged_chain_leaves_the_others_as_they_are(
     method: str, value: float, kspace: Tensor, mask: Tensor, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = plan(method, num_samples=4, keep_samples=True)
+    if method == "annealed":  # its preset starts where even this is bounded
+        chosen = replace(chosen, settings={**chosen.settings, "sigma_max": 3.0})
     good = reconstruct(kspace[:1], mask, plan=chosen, prior=prior)
 
     def spoil(call: int, x: Tensor, score: Tensor) -> Tensor:

@@ -253,6 +253,12 @@ def test_info_recognises_published_files(tmp_path: Path) -> None:
         assert infer(unpack(read_checkpoint(tmp_path / "checkpoint.pth")))[1].architecture in found["network"]
 
 
+def test_a_named_family_is_not_told_from_the_layout(tmp_path: Path) -> None:
+    content, _ = published("ak-diffusion")
+    named = infer(unpack(read_checkpoint(saved(content, tmp_path))), "score-mri")
+    assert (named[0], named[1].preconditioning) == ("score-mri", "none")
+
+
 def test_a_network_of_ak_diffusion_restores_and_reconstructs(tmp_path: Path) -> None:
     content, average = published("ak-diffusion")
     prior = load_prior(import_checkpoint(saved(content, tmp_path), tmp_path / "ak", options=ImportOptions(b_max=20.0)))

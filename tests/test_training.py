@@ -89,14 +89,14 @@ def test_losses_of_the_exact_gaussian_model() -> None:
             return -x / (data_std**2 + sigma[:, None, None, None] ** 2)
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            return denoise(score, "none", x, sigma)
+            return denoise(score, "score", x, sigma)
 
         error = 5 * (2 / image.numel()) ** 0.5
         expected = data_std**2 / (data_std**2 + level**2)
         assert abs(float(edm_loss(denoiser, image, sigma, noise, data_std)) - 1) < error
         assert abs(float(score_matching_loss(score, image, sigma, noise)) / expected - 1) < error
-        assert abs(noise_left(denoiser, "edm", image, level, noise) / expected - 1) < error
-        assert noise_left(score, "none", image, level, noise) == pytest.approx(
+        assert abs(noise_left(denoiser, "image", image, level, noise) / expected - 1) < error
+        assert noise_left(score, "score", image, level, noise) == pytest.approx(
             float(score_matching_loss(score, image, sigma, noise)), rel=1e-4
         )
 

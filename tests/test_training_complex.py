@@ -70,13 +70,13 @@ def test_least_losses_of_high_frequency_noise() -> None:
             return -x / (data_std**2 + sigma[:, None, None, None] ** 2)
 
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-            return denoise(score, "none", x, sigma)
+            return denoise(score, "score", x, sigma)
 
         error = 5 * (2 / image.numel()) ** 0.5
         expected = share * data_std**2 / (data_std**2 + level**2)
         assert float(edm_loss(denoiser, image, sigma, noise, data_std, part)) == pytest.approx(share, rel=error)
         assert float(score_matching_loss(score, image, sigma, noise, part)) == pytest.approx(expected, rel=error)
-        assert noise_left(denoiser, "edm", image, level, noise, part) == pytest.approx(expected, rel=error)
+        assert noise_left(denoiser, "image", image, level, noise, part) == pytest.approx(expected, rel=error)
         # what a network returns at the centre of k-space plays no part
         spoilt = edm_loss(lambda x, s: denoiser(x, s) + 1, image, sigma, noise, data_std, part)
         assert float(spoilt) == pytest.approx(share, rel=error)

@@ -87,11 +87,7 @@ def infer(
     options = options or ImportOptions()
     shapes = {key: tuple(value.shape) for key, value in published.model.items()}
     architecture = infer_architecture(shapes)
-    if family is None and published.layout == "list" and architecture == "ncsnpp":
-        family = "ak-diffusion"
-    if family is None:
-        matching = [name for name, known in FAMILIES.items() if known.architecture == architecture]
-        family = "edm" if published.layout == "edm" else matching[0]
+    family = family or _family(published, architecture)
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}{suggest(family, FAMILIES)}")
     known = FAMILIES[family]
@@ -120,6 +116,14 @@ def infer(
     return family, parse(NetworkConfig, values, "inferred network")
 
 
+def _family(published: Published, architecture: Architecture) -> str:
+    if published.layout == "edm":
+        return "edm"
+    if published.layout == "list" and architecture == "ncsnpp":
+        return "ak-diffusion"
+    return next(name for name, known in FAMILIES.items() if known.architecture == architecture)
+
+
 def import_checkpoint(
     path: str | Path, out: str | Path, family: str | None = None, options: ImportOptions | None = None
 ) -> Path:
@@ -146,7 +150,7 @@ def import_checkpoint(
 
 def _load(published: Published, config: NetworkConfig, options: ImportOptions) -> nn.Module:
     network = build_network(config)
-    prefix = "network." if config.preconditioning == "edm" else ""
+    prefix = "network." if config.wrapped else ""
     expected = {key.removeprefix(prefix): value for key, value in network.state_dict().items()}
     trained = [key.removeprefix(prefix) for key, value in network.named_parameters() if value.requires_grad]
     state = {key: value for key, value in published.model.items() if key != "sigmas" or key in expected}

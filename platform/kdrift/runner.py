@@ -104,8 +104,6 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
 
 def default_prior(method: str) -> str:
     """Name of the shipped prior that a method uses where none is named."""
-    if method not in METHODS:
-        return DEFAULT_PRIOR
     wanted = METHODS[method]
     return next(iter(shipped_for(wanted.noise, wanted.images)), DEFAULT_PRIOR)
 

@@ -253,7 +253,7 @@ def fit(
 @torch.no_grad()
 def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
     """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
-    kind, part, scaled = config.network.preconditioning, projection(config.noise), own_scale(network, config)
+    returns, part, scaled = config.network.returns, projection(config.noise), own_scale(network, config)
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
     for start in range(0, len(images), _VALIDATION_BATCH):
         image = images[start : start + _VALIDATION_BATCH]
@@ -263,7 +263,7 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
             with autocast(config, device):
                 blur = attenuation(config.noise, sigma)
                 weight = blur if config.noise.attenuated.loss_under_attenuation else whole
-                left = noise_left(scaled, kind, image.to(device), sigma, noise.to(device), part, blur, weight)
+                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), part, blur, weight)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kdrift.networks import Returns
 from kdrift.sde import VESDE, HighFrequencySDE
 from kdrift.seeds import derive_seed
 from kdrift.training.attenuated import attenuate, attenuated_loss, draw_attenuated
@@ -138,14 +139,14 @@ def training_loss(
     return score_matching_loss(network, image, sigma, noise, part)
 
 
-def denoise(network: Network, preconditioning: str, x: Tensor, sigma: Tensor) -> Tensor:
-    """Return E[x_0 | x], from a denoiser as it is and from a score by Tweedie's formula x + sigma^2 s."""
+def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[x_0 | x] of a network in training: an image as it is, from a score by Tweedie's x + sigma^2 s."""
     output = network(x, sigma).to(torch.float32)
-    return output if preconditioning != "none" else x + sigma[:, None, None, None] ** 2 * output
+    return output if returns == "image" else x + sigma[:, None, None, None] ** 2 * output
 
 
 def noise_left(
-    network: Network, preconditioning: str, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole,
+    network: Network, returns: Returns, image: Tensor, sigma: float, noise: Tensor, part: Projection = whole,
     blur: Projection = whole, weight: Projection = whole,
 ) -> float:  # fmt: skip
     """Mean of |P W (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
@@ -155,6 +156,6 @@ def noise_left(
     of the noise under W, to which with W = 1 what is not restored of the attenuation adds.
     """
     levels = torch.full((len(image),), sigma, device=image.device)
-    denoised = denoise(network, preconditioning, blur(image) + sigma * part(noise), levels)
+    denoised = denoise(network, returns, blur(image) + sigma * part(noise), levels)
     power = sigma**2 if weight is whole else sigma**2 * float((weight(noise) ** 2).mean())
     return float((part(weight(denoised - image)) ** 2).mean()) / power

@@ -40,7 +40,7 @@ def draw_samples(
     for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         with autocast(config, device):
             sigma = torch.full((len(x),), now, device=device)
-            denoised = denoise(own_scale(network, config), config.network.preconditioning, x, sigma)
+            denoised = denoise(own_scale(network, config), config.network.returns, x, sigma)
         seen = attenuation(config.noise, now)(denoised)
         x = x + attenuation(config.noise, after)(denoised) - seen + (1 - after / now) * part(seen - x)
     return x.cpu()
@@ -58,7 +58,7 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
         noisy = attenuation(config.noise, sigma)(clean) + sigma * part(torch.randn(clean.shape, generator=generator))
         with autocast(config, device):
             level = torch.full((1,), sigma, device=device)
-            denoised = denoise(own_scale(network, config), config.network.preconditioning, noisy.to(device), level)
+            denoised = denoise(own_scale(network, config), config.network.returns, noisy.to(device), level)
         tiles += [noisy, denoised.cpu(), clean]
     return torch.cat(tiles)
 
