@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdrift.config import to_dict
 from kdrift.data.dataset import TrainingImages
+from kdrift.json_file import read_json
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.config import NoiseConfig, OptimisationConfig, TrainConfig, check_resumable
 from kdrift.training.loop import (
@@ -26,7 +27,7 @@ from kdrift.training.loop import (
 )
 from kdrift.training.loss import denoise, draw_noise, edm_loss, noise_left, score_matching_loss
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
-from kdrift.training.progress import ProgressWriter, format_progress, read_json
+from kdrift.training.progress import ProgressWriter, format_progress
 from kdrift.training.trainer import model_card, worker_resources
 from training_helpers import tiny_config, write_images
 

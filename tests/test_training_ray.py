@@ -19,11 +19,11 @@ import yaml
 from kdrift import tracking
 from kdrift.config import to_dict
 from kdrift.data.dataset import TrainingImages
+from kdrift.json_file import read_json
 from kdrift.prior import load_prior
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kdrift.training.config import TrainConfig
 from kdrift.training.loop import Hooks, fit, new_state
-from kdrift.training.progress import read_json
 from kdrift.training.trainer import TrainResult, train
 from training_helpers import tiny_config, write_images
 

@@ -10,7 +10,7 @@ import yaml
 
 from kdrift import tracking
 from kdrift.config import flatten
-from kdrift.training.progress import read_json, write_json
+from kdrift.json_file import read_json, write_json
 
 
 def open_run(

@@ -16,9 +16,9 @@ from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
+from kdrift.json_file import read_json, write_json
 from kdrift.plan import Plan, pin
 from kdrift.runner import load_priors, resolve
-from kdrift.training.progress import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""

@@ -24,8 +24,8 @@ from kdrift.chunks import SliceResult
 from kdrift.cluster import only_user
 from kdrift.config import flatten
 from kdrift.evaluation.work import VolumeTask
+from kdrift.json_file import read_json, write_json
 from kdrift.result import SliceFacts
-from kdrift.training.progress import read_json, write_json
 
 MARK = "batch.json"
 """In a volume's folder: it is finished."""

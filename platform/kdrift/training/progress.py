@@ -5,7 +5,6 @@ A file in the output folder, which all nodes share anyway, needs no further proc
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -14,19 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdrift.json_file import read_json, write_json
+
 _PLAIN_INTERVAL_S = 30.0
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1))
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file, {} where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 class ProgressWriter:
