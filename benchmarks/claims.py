@@ -1,10 +1,10 @@
 """What the four papers claim of their methods against each other, tried on scans that nothing was tuned on.
 
-    python -m benchmarks.claims hfs_few_steps [--groups simulated real] [--out build/claims]
+    python -m benchmarks.claims hfs_few_steps [--groups simulated noise_free real] [--out build/claims]
     python -m benchmarks.claims --all
     python -m benchmarks.claims --report         # rows of what has been run, into docs/claims.md
 
-Nothing is trained. A claim writes its rows, whether it held on the simulated and on the real scans, and a picture.
+Nothing is trained. A claim writes its rows, whether it held on each group of scans, and a picture.
 Reconstructions that --out has are not made again.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import FOUR, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans
+from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans
 from kdrift.acquisition import MaskRequest
 from kdrift.reconstruct import Plan
 
@@ -203,7 +203,7 @@ def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count:
 
 
 def _point(run: Run, scan: Scan) -> Point:
-    coils = run.coils if scan.group == "simulated" else None
+    coils = None if scan.group == "real" else run.coils
     return Point(run.label, scan, run.mask, run.plan, coils=coils)
 
 
@@ -238,6 +238,10 @@ def _draw(path: Path, claim: Claim, scan: Scan, folder: Path, answer: dict[str, 
     plt.close(figure)
 
 
+def _shown(group: str) -> str:
+    return group.replace("_", "-")
+
+
 def report(out: Path) -> str:
     """Return the rows of all claims that have been run, as Markdown."""
     lines = []
@@ -247,7 +251,7 @@ def report(out: Path) -> str:
             continue
         answer = json.loads(path.read_text())
         verdicts = [
-            f"{group}: {'held' if each['held'] else 'did not hold'}" for group, each in answer["groups"].items()
+            f"{_shown(group)}: {'held' if each['held'] else 'did not hold'}" for group, each in answer["groups"].items()
         ]
         lines += [f"### {name}", "", f"{answer['sentence']} ({answer['source']}). **{'; '.join(verdicts)}.**", ""]
         lines += ["| scans | run | net | PSNR dB | SSIM | nfe | seconds | ms an evaluation | deviation |"]
@@ -255,7 +259,7 @@ def report(out: Path) -> str:
         for group, each in answer["groups"].items():
             for values in each["rows"]:
                 row = Row(**values)
-                head = f"| {group} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
+                head = f"| {_shown(group)} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
                 if row.detail:
                     lines.append(f"{head} diverged | | | | | |")
                     continue
@@ -272,8 +276,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CLAIM", help=", ".join(CLAIMS))
     parser.add_argument("--all", action="store_true", help="every claim")
-    parser.add_argument("--groups", nargs="+", choices=["simulated", "real"], default=["simulated", "real"])
-    parser.add_argument("--scans", type=int, default=2, help="simulated scans, 1 to 3")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--scans", type=int, default=2, help="simulated scans a group, 1 to 3")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
     parser.add_argument("--out", type=Path, default=Path("build/claims"))
     parser.add_argument("--report", action="store_true", help="write docs/claims.md from what --out has")

@@ -2,8 +2,9 @@
 `quality_seconds` are made of.
 
 Simulated: slices of patient 12 (magnitude images) seen through measured coil maps, 8 virtual coils, smooth phase, noise
-at 30 dB, 128 x 128. Real: the 4-coil slice graz_t2_4ch, of whose 256 x 256 k-space the central 128 x 128 are taken, so
-that a thousand steps are minutes. The two are never averaged together.
+at 30 dB, 128 x 128. Noise-free: the same without noise, as where a measured image is both what is undersampled and the
+reference. Real: the 4-coil slice graz_t2_4ch, of whose 256 x 256 k-space the central 128 x 128 are taken, so that a
+thousand steps are minutes. Groups are never averaged together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -34,10 +35,12 @@ from kdrift.samplers import METHODS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data"))
-Group = Literal["simulated", "real"]
+Group = Literal["simulated", "noise_free", "real"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 VOLUMES = {"study1_FLAIR": 24, "study1_T2W": 22, "study1_T1W": 22}
 """Volumes of patient 12 and the slice that is taken of each."""
-SIMULATION = ["--coils", "8", "--snr", "30", "--size", "320x320", "--matrix", "128x128", "--seed", "0"]
+SIMULATION = ["--coils", "8", "--size", "320x320", "--matrix", "128x128", "--seed", "0"]
+SNR_DB: dict[Group, str] = {"simulated": "30", "noise_free": "none"}
 MEASURED_MAPS = ["--maps", str(DATA / "coils" / "neonate_head_32ch_128.npy")]
 FOUR = MaskRequest("equispaced", acceleration=4, acs_fraction=0.08)
 
@@ -92,15 +95,15 @@ class Measured:
     """Why there is no image: all samples diverged."""
 
 
-def scans(folder: Path, *, groups: tuple[Group, ...] = ("simulated", "real"), count: int = 2) -> list[Scan]:
-    """Return `count` simulated scans, made in `folder` on first use, and the real one."""
+def scans(folder: Path, *, groups: tuple[Group, ...] = GROUPS, count: int = 2) -> list[Scan]:
+    """Return `count` simulated scans of each such group, made in `folder` on first use, and the real one."""
     found = []
-    if "simulated" in groups:
-        store = folder / "patient12.zarr"
+    for group in (group for group in groups if group != "real"):
+        store = folder / ("patient12.zarr" if group == "simulated" else f"patient12_{group}.zarr")
         for name, index in list(VOLUMES.items())[:count]:
             if not (store / f"{name}_sim").exists():
-                simulate("patient12", [name], store, [*MEASURED_MAPS, *SIMULATION])
-            found.append(Scan(f"{name} {index}", "simulated", f"{store}/{name}_sim", index))
+                simulate("patient12", [name], store, [*MEASURED_MAPS, *SIMULATION, "--snr", SNR_DB[group]])
+            found.append(Scan(f"{name} {index}", group, f"{store}/{name}_sim", index))
     if "real" in groups:
         found.append(Scan("graz_t2_4ch", "real", str(_central(DATA / "kspace" / "graz_t2_4ch.h5", folder))))
     return found

@@ -1,6 +1,6 @@
 """Quality against seconds over all methods: the plot and the table of docs/choosing.md.
 
-    python -m benchmarks.quality_seconds [--quick] [--groups simulated real] [--out build/quality] [--report]
+    python -m benchmarks.quality_seconds [--quick] [--groups simulated noise_free real] [--out build/quality] [--report]
 
 Every method reconstructs the same slices (`benchmarks.held_out`, equispaced 4x, 8 % ACS) with 2 samples and rising
 numbers of steps, each point in a process of one core. Seconds are of the sampler with its network for the 2 samples of
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import FOUR, REPOSITORY, Group, Measured, Point, measure, scans
+from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, measure, scans
 from kdrift.baselines import BASELINES
 from kdrift.reconstruct import DEFAULT_METHOD, Plan
 from kdrift.samplers import METHODS
@@ -88,7 +88,7 @@ def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: 
         for steps in line.steps[:1] if quick else line.steps:
             plan = Plan(line.method, line.preset, {**line.settings, "num_steps": steps}, num_samples=2)
             for scan in chosen:
-                coils = line.coils if scan.group == "simulated" else None
+                coils = None if scan.group == "real" else line.coils
                 found.append(Point(line.label, scan, FOUR, plan, line.prior, coils))
     return found
 
@@ -149,8 +149,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first point of each method on one slice")
-    parser.add_argument("--groups", nargs="+", choices=["simulated", "real"], default=["simulated"])
-    parser.add_argument("--scans", type=int, default=2, help="simulated scans, 1 to 3")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["simulated"])
+    parser.add_argument("--scans", type=int, default=2, help="simulated scans a group, 1 to 3")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
     parser.add_argument("--only", nargs="+", metavar="METHOD", choices=[*CLASSICAL, *METHODS], help="these alone")
     parser.add_argument("--out", type=Path, default=Path("build/quality"))
@@ -165,7 +165,7 @@ def main() -> None:
     for group in arguments.groups:
         lines = averaged(found, group)
         picture = pictures / f"quality_seconds_{group}.png"
-        draw(picture, lines, f"{group}, equispaced 4x, 8 % ACS")
+        draw(picture, lines, f"{group.replace('_', '-')}, equispaced 4x, 8 % ACS")
         text = table(lines)
         print(f"{group}\n{text}\n{picture}")
         if arguments.report:
