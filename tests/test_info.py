@@ -90,6 +90,8 @@ def test_prior_bundle(tmp_path: Path) -> None:
     assert found["config"] == {"channels": 64}
     assert found["metadata"] == {"kind": "ema"}
     assert len(found["sha256"]) == 64
+    assert "score_mri_real" in describe("brain-magnitude-small")["serves"]
+    assert "score_mri_real" not in describe("brain-complex-small")["serves"]
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         describe(str(tmp_path))

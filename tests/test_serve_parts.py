@@ -247,6 +247,11 @@ def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
         (asked(prior="hf"), both, r"needs a prior trained on white noise, hf was trained on .*; .* serve it: white"),
         (asked(prior="wite"), both, "no prior 'wite', did you mean 'white'"),
         (asked(), {"hf": other}, "needs a prior trained on white noise; this service has none"),
+        (
+            asked(plan={"method": "score_mri_real"}),
+            {"complex": complex_network},
+            "of magnitude images; this service has",
+        ),
     ):
         with pytest.raises(Problem, match=sentence) as error:
             check_plan(request, priors, Limits())

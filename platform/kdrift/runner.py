@@ -116,13 +116,12 @@ def load_priors(methods: Iterable[str], name: str | None = None) -> dict[str, Pr
 
 
 def _check_prior(method: str, prior: Prior) -> None:
-    needed = METHODS[method].noise
-    if prior.noise != needed:
-        able = ", ".join(shipped_for(needed)) or "none is shipped, train one with noise.kind: " + needed
-        raise ValueError(
-            f"method {method} needs a prior trained on {needed} noise, {prior.name} was trained on {prior.noise}"
-            f" noise; priors that can serve it: {able}"
-        )
+    wanted = METHODS[method]
+    refusal = wanted.refusal(prior.name, prior.noise, prior.network_config.images)
+    if refusal:
+        able = ", ".join(shipped_for(wanted.noise, wanted.only))
+        able = able or f"none is shipped, train one with noise.kind: {wanted.noise}"
+        raise ValueError(f"method {method} {refusal}; priors that can serve it: {able}")
 
 
 def _check_start(plan: Plan, options: Any) -> None:

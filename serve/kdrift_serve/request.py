@@ -169,20 +169,25 @@ def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
     able = serving(method, priors)
     if not able:
         raise ValueError(
-            f"method {request.plan.method} needs a prior trained on {method.noise} noise; this service has none"
+            f"method {request.plan.method} needs a prior trained on {method.noise} noise"
+            f"{f' of {method.only} images' if method.only else ''}; this service has none"
         )
     if name is not None and name not in able:
         raise ValueError(
-            f"method {request.plan.method} needs a prior trained on {method.noise} noise, {name} was trained on"
-            f" {priors[name].noise} noise; priors here that can serve it: {', '.join(able)}"
+            f"method {request.plan.method} {_refusal(method, name, priors[name])}; priors here that can serve it:"
+            f" {', '.join(able)}"
         )
     return name or able[0]
 
 
 def serving(method: Method, priors: Mapping[str, Prior]) -> list[str]:
     """Return the served names of the priors that can serve a method, those of the images it was made for first."""
-    able = [name for name, prior in priors.items() if prior.noise == method.noise]
+    able = [name for name, prior in priors.items() if not _refusal(method, name, prior)]
     return sorted(able, key=lambda name: priors[name].network_config.images != method.images)
+
+
+def _refusal(method: Method, name: str, prior: Prior) -> str:
+    return method.refusal(name, prior.noise, prior.network_config.images)
 
 
 def load(request: JobRequest, source: Path, shown: str, limits: Limits) -> Acquisition:

@@ -177,11 +177,18 @@ def _describe_bundle(path: Path) -> Description:
 
 def _serves(config: Any) -> Description:
     """Return what noise a prior removes, and the methods it can serve."""
+    from kdrift.config import parse
+    from kdrift.networks import NetworkConfig
     from kdrift.samplers import METHODS
+    from kdrift.sde import Noise
 
+    images = None
+    with contextlib.suppress(TypeError, KeyError, ValueError):  # whatever the file has is described
+        images = parse(NetworkConfig, config["network"], "network").images
     metadata = config.get("metadata") if isinstance(config, Mapping) else None
-    noise = metadata.get("noise", "white") if isinstance(metadata, Mapping) else "white"
-    return {"noise": noise, "serves": [name for name, method in METHODS.items() if method.noise == noise]}
+    noise: Noise = metadata.get("noise", "white") if isinstance(metadata, Mapping) else "white"
+    serves = [name for name, method in METHODS.items() if not method.refusal("it", noise, images)]
+    return {"noise": noise, "serves": serves}
 
 
 def _safetensors(path: str) -> Description:

@@ -30,6 +30,16 @@ class Method:
     """What its prior was trained to remove."""
     images: Images = "complex"
     """Of the shipped prior that it takes where none is named."""
+    only: Images | None = None
+    """Images that its prior must be of; None: a prior of either kind can serve it."""
+
+    def refusal(self, name: str, noise: Noise, images: Images | None) -> str:
+        """Say why the prior `name` of this noise and these images cannot serve it; empty where it can."""
+        if noise != self.noise:
+            return f"needs a prior trained on {self.noise} noise, {name} was trained on {noise} noise"
+        if images is not None and self.only not in (None, images):
+            return f"needs a prior of {self.only} images, {name} is of {images} images"
+        return ""
 
     def preset(self, name: str | None) -> tuple[str, Any]:
         """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and

@@ -185,7 +185,7 @@ METHODS = {
     "score_mri_real": Method(
         score_mri_real, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
         "Score-MRI Algorithm 2: real-valued images",
-        images="magnitude",
+        images="magnitude", only="magnitude",
     ),
     "score_mri": Method(
         score_mri, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
