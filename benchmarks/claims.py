@@ -233,7 +233,8 @@ def _draw(path: Path, claim: Claim, scan: Scan, folder: Path, answer: dict[str, 
         axes[1, column].imshow(abs(image - reference), cmap="inferno", vmin=0, vmax=top / 5)
         axes[1, column].set_title("error x 5", fontsize=7)
     held = "held" if answer["held"] else "did not hold"
-    figure.suptitle(f"{claim.sentence}: {held} ({scan.group}: {scan.name})", fontsize=8)
+    shown = f"{_shown(scan.group)}; figures of {answer['scans']} scans, pictures of {scan.name}"
+    figure.suptitle(f"{claim.sentence}: {held} ({shown})", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
