@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans
+from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans, shown
 from kdrift.acquisition import MaskRequest
 from kdrift.reconstruct import Plan
 
@@ -233,14 +233,10 @@ def _draw(path: Path, claim: Claim, scan: Scan, folder: Path, answer: dict[str, 
         axes[1, column].imshow(abs(image - reference), cmap="inferno", vmin=0, vmax=top / 5)
         axes[1, column].set_title("error x 5", fontsize=7)
     held = "held" if answer["held"] else "did not hold"
-    shown = f"{_shown(scan.group)}; figures of {answer['scans']} scans, pictures of {scan.name}"
-    figure.suptitle(f"{claim.sentence}: {held} ({shown})", fontsize=8)
+    told = f"{shown(scan.group)}; figures of {answer['scans']} scans, pictures of {scan.name}"
+    figure.suptitle(f"{claim.sentence}: {held} ({told})", fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _shown(group: str) -> str:
-    return group.replace("_", "-")
 
 
 def report(out: Path) -> str:
@@ -252,7 +248,7 @@ def report(out: Path) -> str:
             continue
         answer = json.loads(path.read_text())
         verdicts = [
-            f"{_shown(group)}: {'held' if each['held'] else 'did not hold'}" for group, each in answer["groups"].items()
+            f"{shown(group)}: {'held' if each['held'] else 'did not hold'}" for group, each in answer["groups"].items()
         ]
         lines += [f"### {name}", "", f"{answer['sentence']} ({answer['source']}). **{'; '.join(verdicts)}.**", ""]
         lines += ["| scans | run | net | PSNR dB | SSIM | nfe | seconds | ms an evaluation | deviation |"]
@@ -260,7 +256,7 @@ def report(out: Path) -> str:
         for group, each in answer["groups"].items():
             for values in each["rows"]:
                 row = Row(**values)
-                head = f"| {_shown(group)} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
+                head = f"| {shown(group)} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
                 if row.detail:
                     lines.append(f"{head} diverged | | | | | |")
                     continue

@@ -95,11 +95,16 @@ class Measured:
     """Why there is no image: all samples diverged."""
 
 
+def shown(group: str) -> str:
+    """Return the name of a group for people."""
+    return group.replace("_", "-")
+
+
 def scans(folder: Path, *, groups: tuple[Group, ...] = GROUPS, count: int = 2) -> list[Scan]:
     """Return `count` simulated scans of each such group, made in `folder` on first use, and the real one."""
     found = []
     for group in (group for group in groups if group != "real"):
-        store = folder / ("patient12.zarr" if group == "simulated" else f"patient12_{group}.zarr")
+        store = folder / f"patient12_{group}.zarr"
         for name, index in list(VOLUMES.items())[:count]:
             if not (store / f"{name}_sim").exists():
                 simulate("patient12", [name], store, [*MEASURED_MAPS, *SIMULATION, "--snr", SNR_DB[group]])

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, measure, scans
+from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, measure, scans, shown
 from kdrift.baselines import BASELINES
 from kdrift.reconstruct import DEFAULT_METHOD, Plan
 from kdrift.samplers import METHODS
@@ -165,7 +165,7 @@ def main() -> None:
     for group in arguments.groups:
         lines = averaged(found, group)
         picture = pictures / f"quality_seconds_{group}.png"
-        draw(picture, lines, f"{group.replace('_', '-')}, equispaced 4x, 8 % ACS")
+        draw(picture, lines, f"{shown(group)}, equispaced 4x, 8 % ACS")
         text = table(lines)
         print(f"{group}\n{text}\n{picture}")
         if arguments.report:
