@@ -20,8 +20,8 @@ import numpy as np
 import zarr
 
 from benchmarks.table import main
-from kdrift.data.config import DataConfig
 from kdrift.data.convert import convert
+from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.store import open_store

@@ -14,8 +14,8 @@ import sigpy.mri
 import torch
 
 from benchmarks.table import main
-from kdrift.coils import espirit_maps
-from kdrift.fourier import fft2c
+from kdrift.mri.coils import espirit_maps
+from kdrift.mri.fourier import fft2c
 
 COMMAND = "python -m benchmarks.bench_espirit"
 

@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.table import main
 from kdrift.data.phantom import phantom_volume
-from kdrift.hardware import keep_freed_memory
-from kdrift.masks import make_mask
-from kdrift.metrics import psnr
+from kdrift.measures.metrics import psnr
+from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNpp, NCSNppConfig
-from kdrift.reconstruct import Plan, reconstruct
-from kdrift.score import NetworkScore
+from kdrift.prior.network_score import NetworkScore
+from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.runs.hardware import keep_freed_memory
 
 COMMAND = "python -m benchmarks.bench_network"
 

@@ -114,7 +114,7 @@ def _contenders(mask_kind: str, num_chains: int) -> dict[str, Callable[[], Any]]
         mask = torch.rand(ROWS, COLS, generator=generator) < 0.25
     x = torch.randn(num_chains, ROWS, COLS, dtype=torch.complex64, generator=generator)
 
-    from kdrift.sense import sense_operator
+    from kdrift.mri.sense import sense_operator
 
     ours = sense_operator(smaps, mask[0] if mask_kind == "1d" else mask)
 

@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.table import main
 from kdrift.data.phantom import phantom_volume
-from kdrift.hardware import keep_freed_memory
-from kdrift.masks import make_mask
-from kdrift.reconstruct import Plan, reconstruct
+from kdrift.mri.masks import make_mask
+from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.runs.hardware import keep_freed_memory
 
 COMMAND = "python -m benchmarks.bench_sampler"
 

@@ -22,13 +22,13 @@ import numpy as np
 import ray
 
 from benchmarks.table import Row, main
-from kdrift.config import load_config
 from kdrift.data.convert import convert
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_images, phantom_volume
 from kdrift.evaluation.batch import BatchConfig, MaskRequest, PoolConfig, reconstruct_batch
-from kdrift.plan import Plan
-from kdrift.training.config import TrainConfig
+from kdrift.recon.plan import Plan
+from kdrift.runs.config import load_config
+from kdrift.training.train_config import TrainConfig
 from kdrift.training.trainer import train
 
 TARGET = 1.7

@@ -22,12 +22,12 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from benchmarks.table import main
-from kdrift.acquisition import MaskRequest, load_acquisition
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
-from kdrift.hardware import worker_environment
-from kdrift.reconstruct import Plan, reconstruct
-from kdrift.report import save_result
+from kdrift.recon.acquisition import MaskRequest, load_acquisition
+from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.report import save_result
+from kdrift.runs.hardware import worker_environment
 
 COMMAND = "python -m benchmarks.bench_serve"
 MASK = {"kind": "equispaced", "acceleration": 4.0, "acs_fraction": 0.08}

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrift.config import parse
-from kdrift.hardware import worker_environment
 from kdrift.networks import build_network
-from kdrift.training.config import HardwareConfig, TrainConfig
+from kdrift.runs.config import parse
+from kdrift.runs.hardware import worker_environment
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.loss import draw_noise, edm_loss
+from kdrift.training.train_config import HardwareConfig, TrainConfig
 
 COMMAND = "python benchmarks/bench_training.py"
 NETWORKS = {

@@ -19,14 +19,14 @@ import numpy as np
 
 from benchmarks.held_out import REPOSITORY, simulate
 from benchmarks.table import Row, main
-from kdrift.acquisition import load_acquisition
-from kdrift.config import load_config, to_dict
-from kdrift.metrics import METRICS
-from kdrift.presets import Preset
-from kdrift.reconstruct import Plan, reconstruct
-from kdrift.samplers import METHODS
-from kdrift.tuning.config import TuneConfig
+from kdrift.measures.metrics import METRICS
+from kdrift.methods import METHODS
+from kdrift.methods.presets import Preset
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.runs.config import load_config, to_dict
 from kdrift.tuning.search import TuneResult, tune
+from kdrift.tuning.tune_config import TuneConfig
 
 OUT = Path("runs/bench_tune")
 COMMAND = "python -m benchmarks.bench_tune"

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from kdrift.data.phantom import phantom_images
-from kdrift.plan import DEFAULT_PRIOR
-from kdrift.tracking import default_uri, ui_command
+from kdrift.recon.plan import DEFAULT_PRIOR
+from kdrift.runs.tracking import default_uri, ui_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE = (

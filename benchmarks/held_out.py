@@ -22,16 +22,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.cli import main as kdrift
-from kdrift.guard import Diverged
-from kdrift.hardware import worker_environment
-from kdrift.metrics import evaluate
-from kdrift.plan import Plan, plan_preset
-from kdrift.prior import SHIPPED, read_sums
-from kdrift.reconstruct import reconstruct
-from kdrift.runner import default_prior
-from kdrift.samplers import METHODS
+from kdrift.measures.metrics import evaluate
+from kdrift.methods import METHODS
+from kdrift.prior.bundle import SHIPPED, read_sums
+from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
+from kdrift.recon.guard import Diverged
+from kdrift.recon.plan import Plan, plan_preset
+from kdrift.recon.reconstruct import reconstruct
+from kdrift.recon.runner import default_prior
+from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data"))

@@ -17,9 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, measure, scans, shown
-from kdrift.baselines import BASELINES
-from kdrift.reconstruct import DEFAULT_METHOD, Plan
-from kdrift.samplers import METHODS
+from kdrift.methods import METHODS
+from kdrift.methods.classical import BASELINES
+from kdrift.recon.reconstruct import DEFAULT_METHOD, Plan
 
 FORMER = {"sigma_max": 3.0, "rho": 7.0, "prior_sigma": 0.3, "spread": 0.5, "noise_scale": 0.8}
 """The default's preset as it was first, with the magnitude prior: what the default has to beat."""

@@ -26,19 +26,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.held_out import DATA
-from kdrift.baselines import zero_filled
-from kdrift.baselines.tune import GRIDS, tune
-from kdrift.coils import espirit_maps
-from kdrift.config import parse_override
 from kdrift.data.formats import open_volume
 from kdrift.data.volume import centre_crop
-from kdrift.hardware import keep_freed_memory
-from kdrift.masks import SamplingMask, make_mask
-from kdrift.metrics import evaluate
-from kdrift.panel import save_panel
-from kdrift.reconstruct import Plan, reconstruct
-from kdrift.result import ReconstructionResult
-from kdrift.uncertainty import spearman
+from kdrift.measures.metrics import evaluate
+from kdrift.methods.classical import zero_filled
+from kdrift.methods.classical.tune import GRIDS, tune
+from kdrift.mri.coils import espirit_maps
+from kdrift.mri.masks import SamplingMask, make_mask
+from kdrift.recon.panel import save_panel
+from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.result import ReconstructionResult
+from kdrift.runs.config import parse_override
+from kdrift.runs.hardware import keep_freed_memory
+from kdrift.trust.uncertainty import spearman
 
 TITLES = {"cg_sense": "CG-SENSE", "tv": "TV", "l1_wavelet": "l1-wavelet"}
 #: the object, for the rank correlation: air is most of an image and easy to be sure of.

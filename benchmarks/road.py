@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.local_cluster import LocalCluster, local_cluster
 from benchmarks.over_http import free_port, reconstruct, service
-from kdrift.acquisition import MaskRequest
-from kdrift.config import to_dict
 from kdrift.data.phantom import phantom_images
-from kdrift.tracking import default_uri, ui_command
+from kdrift.recon.acquisition import MaskRequest
+from kdrift.runs.config import to_dict
+from kdrift.runs.tracking import default_uri, ui_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MASK = MaskRequest("equispaced", acceleration=4.0, acs_fraction=0.12)

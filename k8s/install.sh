@@ -3,7 +3,7 @@
 # From the root of the repository: `k8s/install.sh dependencies`, then `k8s/install.sh package [WHEEL]`.
 #   TORCH        what torch has to be: cpu (default) or cuda
 #   TORCH_INDEX  a further index with the builds of torch for it (default: the one that pip knows)
-# The image is built with these two steps (k8s/Dockerfile), and tests/test_k8s_image.py runs them.
+# The image is built with these two steps (k8s/Dockerfile), and tests/k8s/test_k8s_image.py runs them.
 set -eu
 EXTRAS=nifti,dicom,s3
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 import yaml
 
-from kdrift.acquisition import MaskRequest, load_acquisition
-from kdrift.config import to_dict
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.plan import Plan
-from kdrift.prior import save_prior
-from kdrift.reconstruct import reconstruct
+from kdrift.prior.bundle import save_prior
+from kdrift.recon.acquisition import MaskRequest, load_acquisition
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
+from kdrift.runs.config import to_dict
 
 MASK = MaskRequest("equispaced", acceleration=2.0, acs_lines=12)
 PLAN = Plan(settings={"num_steps": 3}, num_samples=4, seed=5, precision="float32")

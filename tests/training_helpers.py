@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kdrift.config import parse
-from kdrift.training.config import TrainConfig
+from kdrift.runs.config import parse
+from kdrift.training.train_config import TrainConfig
 
 
 def write_images(path: Path, num_volumes: int = 3) -> Path:

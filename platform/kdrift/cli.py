@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     assert module is not None
     try:
         if getattr(parsed, "submit", None):
-            status = importlib.import_module("kdrift.submit").submit(parsed, arguments)
+            status = importlib.import_module("kdrift.runs.submit").submit(parsed, arguments)
         else:
             status = int(module.run(parsed))
         sys.stdout.flush()

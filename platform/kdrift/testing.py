@@ -7,7 +7,7 @@ import pickle
 import torch
 from torch import Tensor
 
-from kdrift.linop import LinearOperator, Shape
+from kdrift.mri.linop import LinearOperator, Shape
 
 
 def complex_normal(

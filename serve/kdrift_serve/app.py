@@ -7,12 +7,12 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from kdrift.config import parse
-from kdrift.hardware import worker_environment
-from kdrift.pinned import pin_prior
-from kdrift_serve.config import ServeConfig
+from kdrift.prior.pinned import pin_prior
+from kdrift.runs.config import parse
+from kdrift.runs.hardware import worker_environment
 from kdrift_serve.ingress import Ingress
 from kdrift_serve.sampler import Sampler
+from kdrift_serve.serve_config import ServeConfig
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
-from kdrift_serve.config import AuthConfig
 from kdrift_serve.problems import Problem
+from kdrift_serve.serve_config import AuthConfig
 
 SHORTEST_KEY = 16
 _LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from kdrift.baselines import BASELINES
-from kdrift.masks import KINDS
-from kdrift.pinned import PinnedPrior
-from kdrift.presets import find_preset
-from kdrift.prior import Prior
-from kdrift.samplers import METHODS
+from kdrift.methods import METHODS
+from kdrift.methods.classical import BASELINES
+from kdrift.methods.presets import find_preset
+from kdrift.mri.masks import KINDS
+from kdrift.prior.bundle import Prior
+from kdrift.prior.pinned import PinnedPrior
 from kdrift_serve.request import serving, without_folders
 
 

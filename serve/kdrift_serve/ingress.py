@@ -17,11 +17,10 @@ from ray.serve.handle import DeploymentHandle
 
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
-from kdrift.pinned import PinnedPrior, load_pinned
+from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
-from kdrift_serve.config import ServeConfig
 from kdrift_serve.pictures import Kind, picture
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
@@ -36,6 +35,7 @@ from kdrift_serve.request import (
     load,
     upload_name,
 )
+from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
 PAGE = {

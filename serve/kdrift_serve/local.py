@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from kdrift_serve.app import build_application
 from kdrift_serve.auth import is_loopback_host, load_keys
-from kdrift_serve.config import HttpOptions, ServeConfig
+from kdrift_serve.serve_config import HttpOptions, ServeConfig
 
 OBJECT_STORE_BYTES = 512 << 20
 

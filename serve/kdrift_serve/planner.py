@@ -17,17 +17,17 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, W
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
-from kdrift.acquisition import Acquisition
-from kdrift.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
-from kdrift.guard import Diverged
-from kdrift.report import save_result
-from kdrift.result import ReconstructionResult, SliceFacts, gather
-from kdrift.runner import Runner
-from kdrift.slices import SliceData
-from kdrift_serve.config import ServeConfig
+from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
+from kdrift.recon.guard import Diverged
+from kdrift.recon.report import save_result
+from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
+from kdrift.recon.runner import Runner
+from kdrift.recon.slices import SliceData
 from kdrift_serve.problems import Problem
 from kdrift_serve.request import JobRequest, load
 from kdrift_serve.sampler import Refused, Steps, is_alive
+from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
 logger = logging.getLogger("ray.serve")

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kdrift.acquisition import Acquisition, MaskRequest, load_acquisition
-from kdrift.config import parse, suggest
-from kdrift.plan import Plan, pin
-from kdrift.presets import preset_folder
-from kdrift.prior import Prior
-from kdrift.runner import Runner, resolve
-from kdrift.samplers import METHODS, Method
-from kdrift_serve.config import Limits
+from kdrift.methods import METHODS, Method
+from kdrift.methods.presets import preset_folder
+from kdrift.prior.bundle import Prior
+from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
+from kdrift.recon.plan import Plan, pin
+from kdrift.recon.runner import Runner, resolve
+from kdrift.runs.config import parse, suggest
 from kdrift_serve.problems import Problem
+from kdrift_serve.serve_config import Limits
 
 MAX_JSON_BYTES = 64 << 10
 SECTIONS = ("plan", "plan.settings", "mask")

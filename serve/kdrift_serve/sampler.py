@@ -15,13 +15,13 @@ import ray
 import torch
 from torch import Tensor
 
-from kdrift.chunks import Chunk, ChunkResult
-from kdrift.pinned import PinnedPrior, load_pinned
-from kdrift.plan import Plan
-from kdrift.result import SliceFacts
-from kdrift.runner import choose_device, resolve
-from kdrift.slices import SliceData
-from kdrift_serve.config import SamplerConfig
+from kdrift.prior.pinned import PinnedPrior, load_pinned
+from kdrift.recon.chunks import Chunk, ChunkResult
+from kdrift.recon.plan import Plan
+from kdrift.recon.result import SliceFacts
+from kdrift.recon.runner import choose_device, resolve
+from kdrift.recon.slices import SliceData
+from kdrift_serve.serve_config import SamplerConfig
 
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0

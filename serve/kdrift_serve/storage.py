@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdrift.config import parse, to_dict
+from kdrift.runs.config import parse, to_dict
 
 logger = logging.getLogger("ray.serve")
 

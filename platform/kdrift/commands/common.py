@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from kdrift.training.config import TrainConfig
-    from kdrift.tuning.config import TuneConfig
+    from kdrift.training.train_config import TrainConfig
+    from kdrift.tuning.tune_config import TuneConfig
 
     Config = TypeVar("Config", TrainConfig, TuneConfig)
 
@@ -28,7 +28,7 @@ def add_run_options(parser: argparse.ArgumentParser, verb: str, what: str) -> No
 
 def load_run(args: argparse.Namespace, verb: str, kind: type[Config]) -> tuple[Config, Path]:
     """Return the configuration and the output folder that the options of `add_run_options` name."""
-    from kdrift.config import load_config
+    from kdrift.runs.config import load_config
 
     config = load_config(kind, args.config, args.set)
     if args.name:

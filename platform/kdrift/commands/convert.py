@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, print a summary, name every failure; status 1 if any source failed."""
     from kdrift.commands.common import refuse_beside_config
-    from kdrift.config import load_config
     from kdrift.data.convert import ConvertConfig, convert
+    from kdrift.runs.config import load_config
 
     if args.config or args.set:
         refuse_beside_config(args, configure, {"address", "quiet"})

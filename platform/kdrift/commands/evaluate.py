@@ -21,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table and where things are; status 1 if a volume failed."""
-    from kdrift.config import load_config
     from kdrift.evaluation.evaluate import EvaluateConfig, evaluate
-    from kdrift.tracking import ui_command
+    from kdrift.runs.config import load_config
+    from kdrift.runs.tracking import ui_command
 
     given = {"out": args.out, "tracking_uri": args.tracking_uri}
     overrides = [*args.set, *(f"{key}={value}" for key, value in given.items() if value)]

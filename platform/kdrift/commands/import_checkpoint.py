@@ -25,9 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import the file and say what it was taken for."""
-    from kdrift.config import load_config
-    from kdrift.prior import load_prior
-    from kdrift.published import ImportOptions, import_checkpoint
+    from kdrift.prior.bundle import load_prior
+    from kdrift.prior.published import ImportOptions, import_checkpoint
+    from kdrift.runs.config import load_config
 
     folder = import_checkpoint(args.file, args.out, args.family, load_config(ImportOptions, None, args.set))
     prior = load_prior(folder)

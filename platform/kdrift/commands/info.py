@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe every path; status 1 if one cannot be read or a checksum differs."""
-    from kdrift.data.info import describe, to_text
+    from kdrift.data.describe import describe, to_text
 
     descriptions, status = [], 0
     for path in args.paths:

@@ -12,7 +12,7 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `kdrift reconstruct`."""
-    from kdrift.masks import KINDS
+    from kdrift.mri.masks import KINDS
 
     parser.description = (
         "Reconstruct k-space: mean and standard deviation of posterior samples. Full data are undersampled first by the"
@@ -68,13 +68,13 @@ def run(args: argparse.Namespace) -> int:
         return _run_batch(args)
     if not args.input or not args.out:
         raise ValueError("give INPUT and --out DIR, or --config YAML")
-    from kdrift.acquisition import MaskRequest, load_acquisition
-    from kdrift.config import parse_override
-    from kdrift.hardware import keep_freed_memory
-    from kdrift.presets import read_preset
-    from kdrift.reconstruct import Plan, reconstruct
-    from kdrift.report import save_result
-    from kdrift.result import divergence_lines
+    from kdrift.methods.presets import read_preset
+    from kdrift.recon.acquisition import MaskRequest, load_acquisition
+    from kdrift.recon.reconstruct import Plan, reconstruct
+    from kdrift.recon.report import save_result
+    from kdrift.recon.result import divergence_lines
+    from kdrift.runs.config import parse_override
+    from kdrift.runs.hardware import keep_freed_memory
 
     keep_freed_memory()
     settings: dict[str, Any] = dict(parse_override(text) for text in args.set)
@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_batch(args: argparse.Namespace) -> int:
     from kdrift.commands.common import refuse_beside_config
-    from kdrift.config import load_config
     from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
-    from kdrift.training.progress import format_seconds
+    from kdrift.runs.config import load_config
+    from kdrift.runs.progress import format_seconds
 
     refuse_beside_config(args, configure, {"out", "address"})
     overrides = [*args.set, *([f"out={args.out}"] if args.out else [])]

@@ -19,8 +19,8 @@ def run(args: argparse.Namespace) -> int:
     """Check the bundle, register it and print how to use it."""
     from pathlib import Path
 
-    from kdrift.prior import SHIPPED, load_prior
-    from kdrift.tracking import finish_run, register_prior, start_run
+    from kdrift.prior.bundle import SHIPPED, load_prior
+    from kdrift.runs.tracking import finish_run, register_prior, start_run
 
     prior = load_prior(args.prior)
     folder = Path(args.prior) if Path(args.prior).is_dir() else SHIPPED / args.prior

@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    from kdrift_serve.config import load_serve_file
     from kdrift_serve.local import serve_here
+    from kdrift_serve.serve_config import load_serve_file
 
     overrides = list(args.set)
     if args.samplers is not None:

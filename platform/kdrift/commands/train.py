@@ -16,9 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and print where things are."""
-    from kdrift.tracking import ui_command
-    from kdrift.training.config import TrainConfig
-    from kdrift.training.progress import format_seconds
+    from kdrift.runs.progress import format_seconds
+    from kdrift.runs.tracking import ui_command
+    from kdrift.training.train_config import TrainConfig
     from kdrift.training.trainer import train
 
     config, out = load_run(args, "train", TrainConfig)

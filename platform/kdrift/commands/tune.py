@@ -18,11 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print what was found and where it is."""
-    from kdrift.tracking import ui_command
-    from kdrift.training.progress import format_seconds
-    from kdrift.tuning.config import TuneConfig
+    from kdrift.runs.progress import format_seconds
+    from kdrift.runs.tracking import ui_command
     from kdrift.tuning.outcome import pareto_front, table
     from kdrift.tuning.search import tune
+    from kdrift.tuning.tune_config import TuneConfig
 
     config, out = load_run(args, "tune", TuneConfig)
     try:

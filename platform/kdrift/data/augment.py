@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdrift.data.config import DataConfig
+from kdrift.data.data_config import DataConfig
 
 FOREGROUND = 0.05
 """An image scaled to about 1 is foreground above this."""

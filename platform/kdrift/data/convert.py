@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from kdrift.cluster import only_user, ray_session
 from kdrift.data.convert_sources import Source, assign_names, find_all, fingerprint, is_same
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
 from kdrift.data.volume import Volume, centre_crop
+from kdrift.runs.cluster import only_user, ray_session
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
@@ -120,7 +120,7 @@ def rss_target(kspace: np.ndarray, rows: int, cols: int) -> np.ndarray:
     cols)."""
     import torch
 
-    from kdrift.fourier import ifft2c
+    from kdrift.mri.fourier import ifft2c
 
     images = ifft2c(torch.from_numpy(kspace)).abs().square().sum(1).sqrt().numpy()
     return np.ascontiguousarray(centre_crop(images, rows, cols))
@@ -143,7 +143,7 @@ def _derived(volume: Volume, requested: Sequence[str]) -> dict[str, Derive]:
 def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:
     import torch
 
-    from kdrift.coils import espirit_maps
+    from kdrift.mri.coils import espirit_maps
 
     return espirit_maps(torch.from_numpy(kspace)).numpy()
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from kdrift.data.augment import augment, crop_centre, crop_random, shrink, smooth_phase, with_phase
-from kdrift.data.config import DataConfig
+from kdrift.data.data_config import DataConfig
 
 Split = Literal["train", "validation"]
 

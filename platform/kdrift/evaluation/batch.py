@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdrift.acquisition import MaskRequest
-from kdrift.config import to_dict
 from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.plan import Plan, pin
-from kdrift.runner import load_priors, resolve
+from kdrift.recon.acquisition import MaskRequest
+from kdrift.recon.plan import Plan, pin
+from kdrift.recon.runner import load_priors, resolve
+from kdrift.runs.config import to_dict
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
 """May change when a batch is resumed: the pool, where things lie (their checksums count), and what to add to it."""
@@ -46,8 +46,8 @@ def reconstruct_batch(
 ) -> BatchReport:
     """Reconstruct the volumes of a store; every slice as `kdrift.reconstruct` would, whichever actor does it.
 
-    A slice that is done is written under `out/.partial`, a volume by `kdrift.report.save_result`: a batch that was
-    killed and is started again goes on after the last slice. `seconds` of a volume is the time of all actors together.
+    A slice that is done is written under `out/.partial`, a volume by `save_result`: a batch that was killed and is
+    started again goes on after the last slice. `seconds` of a volume is the time of all actors together.
 
     Raises
     ------

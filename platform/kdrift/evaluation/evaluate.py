@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdrift import tracking
-from kdrift.acquisition import MaskRequest
-from kdrift.config import flatten, to_dict
 from kdrift.data.store import SAFE_NAME, normalise_location
 from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.json_file import read_json, write_json
-from kdrift.plan import Plan, pin
-from kdrift.runner import load_priors, resolve
+from kdrift.recon.acquisition import MaskRequest
+from kdrift.recon.plan import Plan, pin
+from kdrift.recon.runner import load_priors, resolve
+from kdrift.runs import tracking
+from kdrift.runs.config import flatten, to_dict
+from kdrift.runs.json_file import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""

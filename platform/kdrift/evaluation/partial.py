@@ -20,12 +20,12 @@ import numpy as np
 import torch
 import yaml
 
-from kdrift.chunks import SliceResult
-from kdrift.cluster import only_user
-from kdrift.config import flatten
 from kdrift.evaluation.work import VolumeTask
-from kdrift.json_file import read_json, write_json
-from kdrift.result import SliceFacts
+from kdrift.recon.chunks import SliceResult
+from kdrift.recon.result import SliceFacts
+from kdrift.runs.cluster import only_user
+from kdrift.runs.config import flatten
+from kdrift.runs.json_file import read_json, write_json
 
 MARK = "batch.json"
 """In a volume's folder: it is finished."""

@@ -9,15 +9,15 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from kdrift.chunks import ChunkResult, merge_chunks
-from kdrift.cluster import ray_session
+from kdrift.evaluation.meter import Meter
 from kdrift.evaluation.partial import is_finished, save_slice, slices_left
-from kdrift.evaluation.progress import Meter
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
-from kdrift.guard import Diverged
-from kdrift.hardware import worker_environment
-from kdrift.prior import Prior
-from kdrift.result import SliceFacts, divergence_lines
+from kdrift.prior.bundle import Prior
+from kdrift.recon.chunks import ChunkResult, merge_chunks
+from kdrift.recon.guard import Diverged
+from kdrift.recon.result import SliceFacts, divergence_lines
+from kdrift.runs.cluster import ray_session
+from kdrift.runs.hardware import worker_environment
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Of a private Ray: it holds the priors and a few slices' results."""

@@ -10,13 +10,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kdrift.acquisition import MaskRequest
-from kdrift.chunks import Chunk, split_chains
-from kdrift.config import to_dict
 from kdrift.data.store import open_store
 from kdrift.data.volume import VolumeInfo
-from kdrift.plan import Plan
-from kdrift.runner import Runner
+from kdrift.recon.acquisition import MaskRequest
+from kdrift.recon.chunks import Chunk, split_chains
+from kdrift.recon.plan import Plan
+from kdrift.recon.runner import Runner
+from kdrift.runs.config import to_dict
 
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import torch
 
-from kdrift.acquisition import load_acquisition
-from kdrift.chunks import ChunkResult
 from kdrift.evaluation.partial import load_slice, mark_finished
 from kdrift.evaluation.work import Unit, VolumeTask
-from kdrift.prior import Prior
-from kdrift.report import save_result
-from kdrift.result import SliceFacts, gather
-from kdrift.runner import resolve
-from kdrift.slices import SliceData
+from kdrift.prior.bundle import Prior
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.chunks import ChunkResult
+from kdrift.recon.report import save_result
+from kdrift.recon.result import SliceFacts, gather
+from kdrift.recon.runner import resolve
+from kdrift.recon.slices import SliceData
 
 
 class SliceWorker:

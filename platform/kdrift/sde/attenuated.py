@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.coils import combine
-from kdrift.fourier import fft2c, ifft2c
+from kdrift.mri.coils import combine
+from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.sde.ve import VESDE
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from kdrift.score import ScoreModel
+    from kdrift.sde.score import ScoreModel
 
 
 Noise = Literal["white", "high_frequency", "attenuated"]

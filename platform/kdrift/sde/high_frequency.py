@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.fourier import fft2c, ifft2c
+from kdrift.mri.fourier import fft2c, ifft2c
+from kdrift.mri.sense import sense_operator
 from kdrift.sde.base import SDE
-from kdrift.sense import sense_operator
 
 
 @dataclass(frozen=True)

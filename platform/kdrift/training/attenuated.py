@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrift.coils import combine
 from kdrift.data.coil_maps import random_coil_maps
-from kdrift.fourier import fft2c, ifft2c
+from kdrift.mri.coils import combine
+from kdrift.mri.fourier import fft2c, ifft2c
+from kdrift.runs.seeds import derive_seed
 from kdrift.sde import AttenuatedSDE, gaussian_window
-from kdrift.seeds import derive_seed
 
 Network = Callable[[Tensor, Tensor], Tensor]
 

@@ -19,11 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdrift.hardware import has_fast_bfloat16
 from kdrift.networks import build_network
-from kdrift.prior import load_prior
-from kdrift.seeds import derive_seed
-from kdrift.training.config import OptimisationConfig, TrainConfig
+from kdrift.prior.bundle import load_prior
+from kdrift.runs.hardware import has_fast_bfloat16
+from kdrift.runs.seeds import derive_seed
 from kdrift.training.loss import (
     attenuation,
     draw_batch,
@@ -34,6 +33,7 @@ from kdrift.training.loss import (
     training_loss,
     whole,
 )
+from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 _VALIDATION_BATCH = 8
 _NON_FINITE = (

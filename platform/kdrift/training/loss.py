@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kdrift.networks import Returns
+from kdrift.runs.seeds import derive_seed
 from kdrift.sde import VESDE, HighFrequencySDE
-from kdrift.seeds import derive_seed
 from kdrift.training.attenuated import attenuate, attenuated_loss, draw_attenuated
-from kdrift.training.config import NoiseConfig, TrainConfig
+from kdrift.training.train_config import NoiseConfig, TrainConfig
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Projection = Callable[[Tensor], Tensor]

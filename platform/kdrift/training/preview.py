@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdrift.seeds import derive_seed
-from kdrift.training.config import NoiseConfig, TrainConfig
+from kdrift.runs.seeds import derive_seed
 from kdrift.training.loop import autocast
 from kdrift.training.loss import attenuation, denoise, own_scale, projection, whole
+from kdrift.training.train_config import NoiseConfig, TrainConfig
 
 
 def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:

@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdrift import tracking
-from kdrift.config import to_dict
 from kdrift.data.dataset import TrainingImages
-from kdrift.hardware import worker_environment
-from kdrift.prior import save_prior
-from kdrift.run_folder import open_run
+from kdrift.prior.bundle import save_prior
+from kdrift.runs import tracking
+from kdrift.runs.config import to_dict
+from kdrift.runs.hardware import worker_environment
+from kdrift.runs.progress import watch
+from kdrift.runs.run_folder import open_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
-from kdrift.training.config import TrainConfig, check_resumable
 from kdrift.training.loop import new_state
-from kdrift.training.progress import watch
+from kdrift.training.train_config import TrainConfig, check_resumable
 
 
 @dataclass(frozen=True)

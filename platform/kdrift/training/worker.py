@@ -13,14 +13,14 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from kdrift import tracking
-from kdrift.config import parse
 from kdrift.data.dataset import TrainingImages
+from kdrift.runs import tracking
+from kdrift.runs.config import parse
+from kdrift.runs.progress import ProgressWriter
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from kdrift.training.config import TrainConfig
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
-from kdrift.training.progress import ProgressWriter
+from kdrift.training.train_config import TrainConfig
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrift.acquisition import Acquisition, load_acquisition
-from kdrift.chunks import merge_chunks, split_chains
-from kdrift.config import to_dict
 from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
 from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
-from kdrift.guard import Diverged
-from kdrift.heldout import draw_heldout
-from kdrift.metrics import METRICS
-from kdrift.plan import Plan
-from kdrift.runner import Runner
-from kdrift.slices import SliceData
-from kdrift.tuning.config import TuneConfig, TuneData
+from kdrift.measures.metrics import METRICS
+from kdrift.mri.heldout import draw_heldout
+from kdrift.recon.acquisition import Acquisition, load_acquisition
+from kdrift.recon.chunks import merge_chunks, split_chains
+from kdrift.recon.guard import Diverged
+from kdrift.recon.plan import Plan
+from kdrift.recon.runner import Runner
+from kdrift.recon.slices import SliceData
+from kdrift.runs.config import to_dict
+from kdrift.tuning.tune_config import TuneConfig, TuneData
 
 
 @dataclass(frozen=True)

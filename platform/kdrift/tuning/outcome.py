@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from kdrift import __version__
-from kdrift.config import to_dict
-from kdrift.presets import TUNED, Preset, write_preset
-from kdrift.prior import Prior
-from kdrift.tuning.config import TuneConfig
+from kdrift.methods.presets import TUNED, Preset, write_preset
+from kdrift.prior.bundle import Prior
+from kdrift.runs.config import to_dict
 from kdrift.tuning.journal import TrialRecord
 from kdrift.tuning.objective import Case, describe_data
+from kdrift.tuning.tune_config import TuneConfig
 
 FIGURES = ("psnr", "ssim", "nmse", "heldout", "seconds", "nfe", "slices")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from ray.tune import Callback
 
-from kdrift import tracking
-from kdrift.training.progress import format_seconds
-from kdrift.tuning.config import TuneConfig
+from kdrift.runs import tracking
+from kdrift.runs.progress import format_seconds
 from kdrift.tuning.journal import Journal, State, TrialRecord
+from kdrift.tuning.tune_config import TuneConfig
 
 FIGURES = ("value", "psnr", "ssim", "nmse", "heldout", "seconds", "nfe", "slices")
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from kdrift import tracking
-from kdrift.config import to_dict
-from kdrift.hardware import keep_freed_memory
-from kdrift.plan import Plan
-from kdrift.presets import Preset, find_preset, preset_folder, read_preset, write_preset
-from kdrift.prior import Prior, load_prior
-from kdrift.run_folder import open_run
-from kdrift.runner import choose_device, default_prior, resolve
-from kdrift.tuning.config import TuneConfig, check_resumable, check_space, start_point
+from kdrift.methods.presets import Preset, find_preset, preset_folder, read_preset, write_preset
+from kdrift.prior.bundle import Prior, load_prior
+from kdrift.recon.plan import Plan
+from kdrift.recon.runner import choose_device, default_prior, resolve
+from kdrift.runs import tracking
+from kdrift.runs.config import to_dict
+from kdrift.runs.hardware import keep_freed_memory
+from kdrift.runs.run_folder import open_run
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, leave_results, make_preset
+from kdrift.tuning.tune_config import TuneConfig, check_resumable, check_space, start_point
 
 START = "start.yaml"
 """The preset that a search in an output folder started from."""

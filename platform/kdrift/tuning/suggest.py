@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
-from kdrift.tuning.config import Axis, TuneConfig
 from kdrift.tuning.journal import Journal
+from kdrift.tuning.tune_config import Axis, TuneConfig
 
 STARTUP = 8
 """Trials drawn at random before TPE has enough to go by, at most a third of all."""

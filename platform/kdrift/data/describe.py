@@ -1,0 +1,270 @@
+"""Descriptions of whatever kdrift reads or writes: stores, scans, priors, published checkpoints, results.
+
+Nothing is unpickled as code and no array is read unless asked for: a description costs a header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from kdrift.data.formats import find_sources, open_volume
+from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
+from kdrift.data.volume import VolumeInfo
+
+CHECKPOINTS = (".pth", ".pt", ".ckpt")
+BUNDLE_FILES = ("config.yaml", "model.safetensors")
+Description = dict[str, Any]
+
+
+def describe(path: str, verify: bool = False) -> Description:
+    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a
+    folder of scans.
+
+    `verify` also recomputes the checksums of a store.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, naming the reason; a checkpoint that needs code to be unpickled is refused.
+    """
+    if is_store(path):
+        return _describe_store(open_store(path), verify)
+    parent = path.rstrip("/").rpartition("/")[0]
+    if parent and not os.path.isfile(path) and is_store(parent):
+        volume = open_stored_volume(path)
+        return {"what": "stored volume", "path": path, **_stored(volume)}
+    if "://" in path:
+        return _describe_scan(path)
+    if not os.path.exists(path) and not any(os.path.exists(path + end) for end in (".cfl", ".hdr")) and "#" not in path:
+        from kdrift.prior.bundle import SHIPPED, shipped_priors
+
+        if path in shipped_priors():
+            return _describe_bundle(SHIPPED / path)
+        raise ValueError(f"{path}: no such file or folder")
+    if all((Path(path) / name).is_file() for name in BUNDLE_FILES):
+        return _describe_bundle(Path(path))
+    if path.endswith(".safetensors"):
+        return {"what": "weights", "path": path, **_safetensors(path)}
+    if path.endswith(CHECKPOINTS):
+        return _describe_checkpoint(path)
+    if os.path.isfile(path) and h5py.is_hdf5(path):
+        with h5py.File(path, "r", locking=False) as file:
+            if "reconstruction" in file and "kspace" not in file:
+                return _describe_result(path, file)
+    if os.path.isdir(path):
+        return _describe_folder(path)
+    return _describe_scan(path)
+
+
+def to_text(description: Mapping[str, Any], indent: str = "") -> str:
+    """Format a description as indented `key: value` lines."""
+    lines: list[str] = []
+    for key, value in description.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}{key}:" + ("" if value else " none"))
+            lines += [to_text(value, indent + "  ")] if value else []
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{key}:")
+            for item in value:
+                first, *rest = to_text(item, indent + "    ").split("\n")
+                lines += [f"{indent}  - {first.strip()}", *rest]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return "\n".join(lines)
+
+
+def _describe_store(store: Store, verify: bool) -> Description:
+    root = store.root_attributes()
+    volumes = []
+    for name in store.list_volumes():
+        volume = store.read_volume(name)
+        entry = _stored(volume)
+        volumes.append({key: entry[key] for key in ("name", "kind", "shape", "recon_size", "arrays")})
+    description = {
+        "what": "store",
+        "path": store.location,
+        "schema": f"{root['schema']} {root['version']}",
+        "num_volumes": len(volumes),
+        "num_slices": sum(int(entry["shape"].split(" ")[0]) for entry in volumes),
+        "volumes": volumes,
+    }
+    if verify:
+        description["faults"] = store.verify()
+    return description
+
+
+def _stored(volume: StoredVolume) -> Description:
+    attributes = volume.attributes
+    return {
+        **_info(volume.info),
+        "arrays": volume.array_names,
+        "derived": attributes.get("derived", []),
+        "source": attributes.get("source", {}),
+        "written_by": attributes.get("written_by", ""),
+    }
+
+
+def _describe_scan(path: str) -> Description:
+    with open_volume(path) as volume:
+        return {"what": "scan", "path": path, **_info(volume.info)}
+
+
+def _info(info: VolumeInfo) -> Description:
+    axes = "slice, coil, row, col" if info.kind == "kspace" else "slice, row, col"
+    shape = (info.num_slices, info.num_coils, info.rows, info.cols)
+    sizes = shape if info.kind == "kspace" else (shape[0], *shape[2:])
+    return {
+        "name": info.name,
+        "kind": info.kind,
+        "shape": f"{' x '.join(map(str, sizes))} ({axes})",
+        "recon_size": f"{info.recon_rows} x {info.recon_cols}",
+        "sampling": "undersampled (has a mask)" if info.has_mask else "full, or not stated",
+        "reference": "yes" if info.has_reference else "no",
+        "attributes": dict(info.attrs),
+    }
+
+
+def _describe_folder(path: str) -> Description:
+    found = find_sources(path)
+    if not found:
+        raise ValueError(f"{path} is a folder without a store, a prior, or a file of a known format")
+    if found == [path]:
+        return _describe_scan(path)
+    scans = []
+    for source in found:
+        try:
+            description = _describe_scan(source)
+            scans.append({key: description[key] for key in ("path", "kind", "shape")})
+        except ValueError as error:
+            scans.append({"path": source, "kind": "unreadable", "reason": str(error).removeprefix(f"{source}: ")})
+    return {"what": "folder of scans", "path": path, "num_scans": len(scans), "scans": scans}
+
+
+def _describe_bundle(path: Path) -> Description:
+    import yaml
+
+    config_file, model_file = (path / name for name in BUNDLE_FILES)
+    try:
+        config = yaml.safe_load(config_file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config_file}: not valid YAML: {error}") from None
+    description = {
+        "what": "prior",
+        "path": str(path),
+        "files": sorted(file.name for file in path.iterdir() if file.is_file()),
+        **_safetensors(str(model_file)),
+        "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
+        **_serves(config),
+        "config": config,
+    }
+    cards = [file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")]
+    if cards:
+        lines = [line.strip("# ").strip() for line in cards[0].read_text().splitlines()]
+        description["card"] = next((line for line in lines if line), "(empty)")
+    return description
+
+
+def _serves(config: Any) -> Description:
+    """Return what noise a prior removes, and the methods it can serve."""
+    from kdrift.methods import METHODS
+    from kdrift.networks import NetworkConfig
+    from kdrift.runs.config import parse
+    from kdrift.sde import Noise
+
+    images = None
+    with contextlib.suppress(TypeError, KeyError, ValueError):  # whatever the file has is described
+        images = parse(NetworkConfig, config["network"], "network").images
+    metadata = config.get("metadata") if isinstance(config, Mapping) else None
+    noise: Noise = metadata.get("noise", "white") if isinstance(metadata, Mapping) else "white"
+    serves = [name for name, method in METHODS.items() if not method.refusal("it", noise, images)]
+    return {"noise": noise, "serves": serves}
+
+
+def _safetensors(path: str) -> Description:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file: {error}") from None
+    return {**_tensors(shapes), "metadata": metadata}
+
+
+def _describe_checkpoint(path: str) -> Description:
+    from kdrift.prior.checkpoint_file import read_checkpoint, unpack
+    from kdrift.prior.published import infer
+
+    content = read_checkpoint(path)
+    recognised: Description = {}
+    with contextlib.suppress(ValueError):  # a checkpoint of something else is described all the same
+        family, config = infer(unpack(content))
+        recognised = {"family": family, "network": {config.architecture: dataclasses.asdict(config.config)}}
+    entries = (
+        content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else []
+    )
+    return {
+        "what": "checkpoint",
+        "path": path,
+        "layout": _layout(content),
+        **recognised,
+        "entries": {str(key): _entry(value) for key, value in entries},
+    }
+
+
+def _layout(content: Any) -> str:
+    """Name the family of published checkpoints by its keys (METHODS: score_sde, NCSNv2, EDM)."""
+    if isinstance(content, Mapping):
+        keys = set(content)
+        if {"model", "ema", "step"} <= keys:
+            return "score_sde_pytorch (optimizer, model, ema, step)"
+        if {"net", "ema"} <= keys:
+            return "EDM-style (net, ema, optimizer, scheduler)"
+        return "tensors by name" if all(hasattr(value, "shape") for value in content.values()) else "mapping"
+    if isinstance(content, list):
+        return "NCSNv2 list (model, optimizer, epoch, step, ema)" if len(content) >= 4 else "list"
+    return type(content).__name__
+
+
+def _entry(value: Any) -> Any:
+    if hasattr(value, "shape"):
+        return f"{'x'.join(map(str, value.shape)) or 'scalar'} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        tensors = {str(key): tuple(item.shape) for key, item in value.items() if hasattr(item, "shape")}
+        others = {str(key): _entry(item) for key, item in value.items() if not hasattr(item, "shape")}
+        return {**(_tensors(tensors) if tensors else {}), **others}
+    if isinstance(value, (list, tuple)):
+        tensors = {str(i): tuple(item.shape) for i, item in enumerate(value) if hasattr(item, "shape")}
+        return _tensors(tensors) if tensors else f"{len(value)} entries"
+    return value if isinstance(value, (int, float, str, bool)) or value is None else type(value).__name__
+
+
+def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> Description:
+    return {
+        "num_tensors": len(shapes),
+        "num_parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "tensors": {key: "x".join(map(str, shape)) or "scalar" for key, shape in shapes.items()},
+    }
+
+
+def _describe_result(path: str, file: h5py.File) -> Description:
+    arrays = {
+        key: f"{' x '.join(map(str, node.shape)) or 'scalar'} {node.dtype}"
+        for key, node in file.items()
+        if isinstance(node, h5py.Dataset)
+    }
+    attrs = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+    attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
+    return {"what": "reconstruction", "path": path, "arrays": arrays, "attributes": attrs}

@@ -1,0 +1,51 @@
+"""Noise of independent Markov chains: one generator a chain, so that no batch split changes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdrift.runs.seeds import derive_seed
+
+
+class ChainNoise:
+    """Draws unit complex noise for a block of chains.
+
+    A chain is one (sample, part) of one slice, a part being a coil image or a map set; its generator is seeded from
+    (request seed, slice, part, sample) alone. Generators run on the CPU, so that every device gives the same answer.
+
+    Parameters
+    ----------
+    seed : the request's seed, 0 or larger.
+    slice_index : index of the slice in its volume.
+    samples : indices of the samples in this block.
+    parts : parts of each sample, their indices or how many there are; None where a chain has no part axis.
+    device, dtype : of the noise; a complex dtype.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        slice_index: int,
+        samples: Sequence[int],
+        parts: int | Sequence[int] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.complex64,
+    ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or larger, got {seed}")
+        chosen = range(parts) if isinstance(parts, int) else parts
+        self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
+        keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
+        self._generators = [torch.Generator().manual_seed(derive_seed(*key)) for key in keys]
+        self._device, self._dtype = device, dtype
+
+    def __call__(self, *trailing: int) -> Tensor:
+        """Return noise `(*chains, *trailing)`; real and imaginary parts are N(0, 1) each."""
+        real = torch.empty(len(self._generators), *trailing, 2, dtype=self._dtype.to_real())
+        for values, generator in zip(real, self._generators, strict=True):
+            values.normal_(generator=generator)
+        return torch.view_as_complex(real).to(self._device).reshape(*self.shape, *trailing)

@@ -1,0 +1,234 @@
+"""HFS-SDE (Cao et al. 2024), Algorithm 1, and VE, VP and sub-VP run the way that paper runs them.
+
+Every predictor and corrector step follows the prior's score g and the data's gradient G = A^H (A x - y), scaled to it:
+g - lambda (|g| / |G|) G. In HFS-SDE the high frequencies alone diffuse, so that sampling starts from the measured
+centre of k-space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.measurement import Callback, Measurement
+from kdrift.methods.method import Method
+from kdrift.methods.samplers.solvers import Corrector, Guide, Predictor, chain_norm, reverse_sde, time_steps
+from kdrift.methods.start import StartOptions, steps_left
+from kdrift.mri.linop import LinearOperator
+from kdrift.mri.sense import sense_operator
+from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
+from kdrift.sde.score import ScoreModel
+
+
+@dataclass(frozen=True)
+class GuidedPCOptions(StartOptions):
+    """Settings of predictor-corrector sampling with a scaled data gradient; the defaults are HFS-SDE's."""
+
+    num_steps: int = 1000
+    """N, predictor steps; more than beta_max for VP."""
+    num_corrector_steps: int = 1
+    """M, corrector steps after each predictor step."""
+    snr: float = 0.16
+    """r of the corrector's step size."""
+    lambda_1: float = 2.5
+    """Weight of the data in the predictor: the norm of their gradient over that of the score."""
+    lambda_2: float = 0.1
+    """The same in the corrector."""
+    sde: Literal["vp", "ve", "sub_vp"] = "vp"
+    """What takes images to noise; the prior serves each of them."""
+    predictor: Predictor = "euler_maruyama"
+    """Discretisation of the reverse SDE."""
+    corrector: Corrector = "langevin"
+    """`langevin` takes its step size from the norms of noise and score, `annealed_langevin` from the noise level."""
+    beta_min: float = 0.1
+    """beta at t = 0 of VP and sub-VP."""
+    beta_max: float = 20.0
+    """beta at t = 1 of VP and sub-VP."""
+    sigma_min: float | None = None
+    """Lowest level of VE; None, or below the prior's lowest: that one."""
+    sigma_max: float | None = None
+    """Highest level of VE; None, or above the prior's highest: that one."""
+    t_min: float = 1e-3
+    """eps, the time at which VP and sub-VP end; at least that of the prior's lowest level."""
+    discretisation: Literal["paper", "released"] = "paper"
+    """`released` asks the corrector at the time the predictor starts from, steps once beyond t_min, and omits the last
+    noise."""
+    corrector_first: bool = False
+    """Correct before the predictor of each step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
+            raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
+        if self.lambda_1 < 0 or self.lambda_2 < 0 or not 0 < self.t_min < 1:
+            raise ValueError(f"expected lambda_1 and lambda_2 >= 0 and t_min in (0, 1), got {self}")
+        if self.predictor == "ancestral" and self.sde == "sub_vp":
+            raise ValueError("ancestral sampling is published for ve and vp; take reverse_diffusion for sub_vp")
+
+
+@dataclass(frozen=True)
+class HFSOptions(GuidedPCOptions):
+    """Settings of Algorithm 1."""
+
+    high_pass: Literal["coils", "plain"] = "coils"
+    """F_h with coil maps around it (Eq. 12), or the plain filter (Eq. 11) of the released code."""
+    mask_predictor_score: bool = True
+    """Pass the predictor's score through F_h; the released code does so in the corrector alone."""
+
+
+def hfs_sde(
+    score: ScoreModel, sde: SDE, measurement: Measurement, *, rng: ChainNoise, options: HFSOptions,
+    callback: Callback | None = None,
+) -> Tensor:  # fmt: skip
+    """Algorithm 1: HFS-VP, HFS-VE or HFS-sub-VP. Returns complex `(sample, [set,] row, col)`.
+
+    Starts from the coil-combined measured centre M_l y plus high-frequency noise. The schedule is clipped to the levels
+    that the prior knows (std / alpha between those of `sde`): N steps over what is left of [t_min, 1]. `sde` holds M_l.
+    Raises ValueError for an `sde` of white noise, and for two map sets with `high_pass` coils.
+    """
+    if not isinstance(sde, HighFrequencySDE):
+        raise ValueError(f"hfs_sde needs a prior of high_frequency noise, got {type(sde).__name__}; pc_vp takes white")
+    maps = measurement.smaps if options.high_pass == "coils" else None
+    if maps is not None and maps.ndim != 3:
+        raise ValueError(f"high_pass coils takes one set of coil maps, got {len(maps)}; set high_pass plain")
+    own = HighFrequencySDE(_base(options, sde.base), sde.low, maps)
+    centre = torch.where(sde.low, measurement.kspace, 0)
+    return _run(score, own, sde.base, centre, measurement, rng, options, callback, options.mask_predictor_score)
+
+
+def guided_pc(
+    score: ScoreModel, sde: SDE, measurement: Measurement, *, rng: ChainNoise, options: GuidedPCOptions,
+    callback: Callback | None = None,
+) -> Tensor:  # fmt: skip
+    """VE, VP or sub-VP as HFS-SDE's comparison runs them. Returns complex `(sample, [set,] row, col)`.
+
+    Starts from noise alone; the schedule is clipped as that of `hfs_sde`.
+    """
+    nothing = torch.zeros_like(measurement.kspace)
+    return _run(score, _base(options, sde), sde, nothing, measurement, rng, options, callback, projected=True)
+
+
+def _run(
+    score: ScoreModel,
+    sde: SDE,
+    known: SDE,
+    start: Tensor,
+    measurement: Measurement,
+    rng: ChainNoise,
+    options: GuidedPCOptions,
+    callback: Callback | None,
+    projected: bool,
+) -> Tensor:
+    """Sample from `start`, k-space, plus noise; the prior knows the levels of `known`.
+
+    With an image to start from (CCDF) that image is taken to the first of the times left by the forward SDE.
+    """
+    operator = sense_operator(measurement.smaps, measurement.mask)
+    data = operator.adjoint(measurement.kspace)
+    low, high = _times(options, sde, known)
+    released = options.discretisation == "released"
+    steps = time_steps(low, high, options.num_steps, released=released)
+    steps = steps[-steps_left(options.num_steps, options, measurement) :]
+    first, noise = torch.tensor(steps[0].start, dtype=torch.float64), rng(*data.shape[-2:])
+    if measurement.start is None:
+        x = operator.adjoint(start) + sde.std(first) * sde.project(noise)
+    else:
+        x = sde.perturb(measurement.start, first, noise)
+    return reverse_sde(
+        score,
+        sde,
+        steps,
+        x,
+        rng=rng,
+        predictor=options.predictor,
+        corrector=options.corrector,
+        snr=options.snr,
+        num_corrector_steps=options.num_corrector_steps,
+        corrector_first=options.corrector_first,
+        final_mean=released,
+        guide=_towards_data(operator, data, options.lambda_1),
+        corrector_guide=_towards_data(operator, data, options.lambda_2),
+        predictor_projected=projected,
+        callback=callback,
+    )
+
+
+def _towards_data(operator: LinearOperator, data: Tensor, weight: float) -> Guide:
+    """Return g - lambda (|g| / |G|) G with G = A^H (A x - y), norms of each chain; g alone where G is 0."""
+
+    def guide(x: Tensor, g: Tensor) -> Tensor:
+        gradient = operator.normal(x) - data
+        size = chain_norm(gradient)
+        scale = torch.where(size > 0, weight * chain_norm(g) / torch.where(size > 0, size, 1), 0)
+        return g - scale * gradient
+
+    return guide
+
+
+def _base(options: GuidedPCOptions, known: SDE) -> SDE:
+    """Return the SDE of the options; the levels of VE are clipped to those the prior knows."""
+    if options.sde == "ve":
+        lowest, highest = _levels(known)
+        return VESDE(max(options.sigma_min or lowest, lowest), min(options.sigma_max or highest, highest))
+    return (VPSDE if options.sde == "vp" else SubVPSDE)(options.beta_min, options.beta_max)
+
+
+def _times(options: GuidedPCOptions, sde: SDE, known: SDE) -> tuple[float, float]:
+    """Return the first and the last time of the schedule, clipped to the levels the prior knows."""
+    if options.sde == "ve":
+        return 0.0, 1.0  # its levels are clipped already
+    lowest, highest = (float(sde.time(torch.tensor(level, dtype=torch.float64))) for level in _levels(known))
+    low, high = max(options.t_min, lowest), min(1.0, highest)
+    if low >= high:
+        raise ValueError(f"the prior knows the times {lowest:.3g} to {highest:.3g}, none of them above t_min {low:.3g}")
+    return low, high
+
+
+def _levels(known: SDE) -> tuple[float, float]:
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    lowest, highest = known.sigma(ends).tolist()
+    return lowest, highest
+
+
+# The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
+_GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
+_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5)
+_HFS = HFSOptions()
+_HFS_RELEASED = HFSOptions(
+    discretisation="released", corrector_first=True, high_pass="plain", mask_predictor_score=False
+)
+
+
+def _guided_presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+    fast = {"num_steps": 100, "snr": fast_snr}
+    return {
+        "paper": paper,
+        "paper_100": replace(paper, **fast),
+        "released": released,
+        "released_100": replace(released, **fast),
+    }
+
+
+def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
+    return replace(paper, discretisation="released", corrector_first=True)
+
+
+METHODS = {
+    "pc_ve": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1), "image",
+        "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
+    ),
+    "pc_vp": Method(
+        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43), "image",
+        "the same of VP",
+    ),
+    "hfs_sde": Method(
+        hfs_sde, HFSOptions, _guided_presets(_HFS, _HFS_RELEASED, 0.32), "image",
+        "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
+        noise="high_frequency",
+    ),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""MR physics: Fourier transform, operators, coil maps, masks, noise."""

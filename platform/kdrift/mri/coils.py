@@ -1,0 +1,299 @@
+"""Coil sensitivities (ESPIRiT), coil combination and coil compression, in plain PyTorch on any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kdrift.mri.masks import Box, acs_region, detect_mask
+
+#: lines of calibration data an axis that ESPIRiT takes where the caller does not choose (sigpy's width).
+CALIBRATION_WIDTH = 24
+#: elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU.
+CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
+#: stride of the coarse grid on which the eigenvectors are computed directly, to start the iteration from.
+COARSE = 4
+#: products with the pixel matrices between two checks of convergence.
+PRODUCTS = 3
+
+
+def espirit_maps(
+    kspace: Tensor,
+    *,
+    acs: Box | None = None,
+    kernel_size: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.95,
+    num_sets: int = 1,
+    max_iter: int = 9,
+    tol: float = 3e-4,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Coil sensitivity maps by ESPIRiT (Uecker et al. 2014, Eqs. 17 to 21), batched over slices.
+
+    At every pixel the maps are the eigenvectors of the Gram matrix G(r) of the image-domain kernels that
+    span the row space of the calibration matrix. G(r) is a trigonometric polynomial of the kernels'
+    autocorrelation, so it is evaluated from (2 kernel_size - 1)^2 coil x coil coefficients instead of one
+    zero-padded FFT a kernel. Eigenvectors are computed directly on a coarse grid and refined at every pixel
+    by subspace iteration.
+
+    Parameters
+    ----------
+    kspace
+        (*batch, coil, row, col), may be undersampled; only `acs` is read.
+    acs
+        Fully sampled box (row slice, col slice); None: the largest centred one, see `calibration_box`.
+    kernel_size
+        Kernel width in k-space samples; at most 2/5 of the ACS, along each axis: a wider kernel sees too few
+        positions there, and crops the object.
+    threshold
+        Singular values of the calibration matrix below this fraction of the largest count as null space.
+    crop
+        Maps are zero where the eigenvalue is not above this.
+    num_sets
+        Map sets; a second set takes up signal that aliases over the field of view.
+    max_iter, tol
+        Subspace iteration goes on until |G v - v (v^H G v)| <= tol; what has not converged after `max_iter`
+        products is solved directly.
+
+    Returns
+    -------
+    Tensor
+        (*batch, coil, row, col), with num_sets > 1 (*batch, set, coil, row, col): sum_c |S_c|^2 = 1 in the
+        support, 0 outside, sets orthogonal; the phase is that of the principal combination of coils in the
+        ACS.
+
+    Raises
+    ------
+    ValueError
+        No coil axis, more sets than coils, an ACS that is empty or outside k-space, or values not finite.
+    """
+    if kspace.ndim < 3 or not kspace.is_complex():
+        raise ValueError(
+            f"kspace needs to be complex (*batch, coil, row, col), not {kspace.dtype} {tuple(kspace.shape)}"
+        )
+    coils, rows, cols = kspace.shape[-3:]
+    if not 1 <= num_sets <= coils:
+        raise ValueError(f"num_sets must lie between 1 and the {coils} coils, got {num_sets}")
+    if kernel_size < 1:
+        raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
+    box = calibration_box(detect_mask(kspace)) if acs is None else acs
+    calibration = kspace[..., box[0], box[1]]
+    if calibration.numel() == 0:
+        raise ValueError("no fully sampled centre for coil maps: sample ACS lines, or give the maps")
+    if not bool(torch.isfinite(calibration).all()):
+        raise ValueError("the ACS of kspace holds NaN or infinite values")
+    calibration = calibration.reshape(-1, *calibration.shape[-3:])
+    target = kspace.device if device is None else torch.device(device)
+    out = torch.empty((len(calibration), num_sets, coils, rows, cols), dtype=kspace.dtype, device=target)
+    for index, piece in enumerate(calibration):
+        out[index] = _maps(piece.to(target), (rows, cols), kernel_size, threshold, crop, num_sets, max_iter, tol)
+    out = out.reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
+    return out.squeeze(-4) if num_sets == 1 else out
+
+
+def combine(coil_images: Tensor, smaps: Tensor) -> Tensor:
+    """Matched combination sum_c conj(S_c) x_c (Roemer et al. 1990) of (*batch, coil, row, col).
+
+    `smaps` broadcasts; with sum_c |S_c|^2 = 1 this is the least-squares image. Raises ValueError for other
+    coils.
+    """
+    if coil_images.shape[-3:] != smaps.shape[-3:]:
+        raise ValueError(
+            f"smaps have axes (coil, row, col) = {tuple(smaps.shape[-3:])}, "
+            f"coil images have {tuple(coil_images.shape[-3:])}"
+        )
+    return (smaps.conj() * coil_images).sum(-3)
+
+
+def rss(coil_images: Tensor) -> Tensor:
+    """Root sum of squares over coils, (*batch, coil, row, col) to a real (*batch, row, col)."""
+    return torch.linalg.vector_norm(coil_images, dim=-3)
+
+
+def normalise_maps(smaps: Tensor) -> Tensor:
+    """Maps (*batch, coil, row, col) scaled to sum_c |S_c|^2 = 1 where any coil has signal, 0 elsewhere."""
+    norm = rss(smaps)[..., None, :, :]
+    return torch.where(norm > 0, smaps / norm.clamp(min=torch.finfo(norm.dtype).tiny), 0)
+
+
+def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) -> tuple[Tensor, Tensor]:
+    """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all slices together).
+
+    The rows of the matrix are orthonormal, so that white noise stays white with the same sigma.
+
+    Parameters
+    ----------
+    kspace
+        (*batch, coil, row, col), prewhitened where the coils' noise is correlated.
+    num_coils
+        Virtual coils to keep.
+    acs
+        Fully sampled box (row slice, col slice); None: see `calibration_box`.
+
+    Returns
+    -------
+    tuple
+        k-space (*batch, num_coils, row, col) and the matrix (num_coils, coil) that made it.
+
+    Raises
+    ------
+    ValueError
+        More virtual coils than coils, or an empty ACS.
+    """
+    coils = kspace.shape[-3]
+    if not 1 <= num_coils <= coils:
+        raise ValueError(f"num_coils must lie between 1 and the {coils} coils of kspace, got {num_coils}")
+    box = calibration_box(detect_mask(kspace)) if acs is None else acs
+    samples = kspace[..., box[0], box[1]].movedim(-3, 0).reshape(coils, -1).to(torch.complex128)
+    if samples.shape[1] == 0:
+        raise ValueError("no fully sampled centre to compress coils from: sample ACS lines, or give `acs`")
+    basis = torch.linalg.eigh(samples @ samples.mH)[1].flip(-1)[:, :num_coils]
+    matrix = basis.mH.to(kspace.dtype)
+    return torch.einsum("vc,...cyx->...vyx", matrix, kspace), matrix
+
+
+def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH) -> Box:
+    """Centred fully sampled box of `mask` (row, col) of about `width`^2 samples, as (row slice, col slice).
+
+    `width` lines an axis where there are as many; an axis with fewer is made up for by the other one.
+    """
+    region = acs_region(_centre_only(mask, (width, width)))
+    size = [s.stop - s.start for s in region]
+    if min(size) in (0, width):
+        return region
+    longer = math.ceil(width**2 / min(size))
+    limits = (width, longer) if size[0] < size[1] else (longer, width)
+    return acs_region(_centre_only(mask, limits))
+
+
+def _centre_only(mask: Tensor, limits: tuple[int, int]) -> Tensor:
+    kept = torch.zeros_like(mask, dtype=torch.bool)
+    rows, cols = (
+        slice(max(0, n // 2 - limit // 2), n // 2 - limit // 2 + limit)
+        for n, limit in zip(mask.shape, limits, strict=True)
+    )
+    kept[rows, cols] = mask[rows, cols] != 0
+    return kept
+
+
+def _maps(
+    calibration: Tensor,
+    shape: tuple[int, int],
+    kernel_size: int,
+    threshold: float,
+    crop: float,
+    num_sets: int,
+    max_iter: int,
+    tol: float,
+) -> Tensor:
+    """Maps (set, coil, row, col) of one slice from its calibration data (coil, row, col)."""
+    coils, (rows, cols) = len(calibration), shape
+    lags, reference = _kernel_autocorrelation(calibration, kernel_size, threshold)
+    waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
+    coarse = [w[_coarse_grid(len(w)).to(w.device)] for w in waves]
+    starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
+    nearest = [torch.arange(n, device=lags.device) // COARSE for n in (rows, cols)]
+
+    out = torch.empty((rows, cols, num_sets, coils), dtype=calibration.dtype, device=calibration.device)
+    chunk = max(1, (CHUNK_GPU if calibration.is_cuda else CHUNK_CPU) // (cols * coils**2))
+    for top in range(0, rows, chunk):
+        part = slice(top, top + chunk)
+        gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
+        start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
+        vectors, values = _leading(gram, start, crop, max_iter, tol)
+        phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
+        maps = (vectors * (phase * (values > crop))[:, None, :]).mT
+        out[part] = maps.reshape(-1, cols, num_sets, coils)
+    return out.permute(2, 3, 0, 1)
+
+
+def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Kernels' autocorrelation (row lag, col lag, coil, coil), and the principal coil combination (coil,)."""
+    coils = len(calibration)
+    size = [min(kernel_size, max(1, 2 * n // 5)) for n in calibration.shape[1:]]
+    blocks = calibration.unfold(1, size[0], 1).unfold(2, size[1], 1)
+    # Complex128 here costs little and keeps singular values well below the threshold out of rounding.
+    matrix = blocks.permute(1, 2, 0, 3, 4).reshape(-1, coils * size[0] * size[1]).to(torch.complex128)
+    if len(matrix) < matrix.shape[1]:
+        values, left = torch.linalg.eigh(matrix @ matrix.mH)
+        kept = values > threshold**2 * values[-1]
+        kernels = (matrix.mH @ left[:, kept]) * values[kept].rsqrt()
+    else:
+        values, right = torch.linalg.eigh(matrix.mH @ matrix)
+        kernels = right[:, values > threshold**2 * values[-1]]
+    projector = (kernels.conj() @ kernels.mT).reshape(coils, *size, coils, *size)
+
+    lags = torch.zeros((2 * size[0] - 1, 2 * size[1] - 1, coils, coils), dtype=projector.dtype, device=projector.device)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            # p = (y, x), all q at once: lag p - q runs backwards over a block of the kernel's size.
+            block = projector[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
+            lags[y : y + size[0], x : x + size[1]] += block
+    principal = torch.linalg.eigh(torch.einsum("cyx,dyx->cd", calibration, calibration.conj()))[1][:, -1]
+    return (lags / (size[0] * size[1])).to(calibration.dtype), principal
+
+
+def _waves(positions: Tensor, length: int, num_lags: int, like: Tensor) -> Tensor:
+    """exp(2 pi i lag r / n) as (position, lag), r counted from the image centre."""
+    lag = torch.arange(num_lags, dtype=torch.float64) - num_lags // 2
+    turns = (positions.to(torch.float64) - length // 2)[:, None] * lag / length
+    return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(like.device, like.dtype)
+
+
+def _coarse_grid(length: int) -> Tensor:
+    """Middle of every block of `COARSE` positions."""
+    starts = torch.arange(0, length, COARSE)
+    return (starts + COARSE // 2).clamp(max=length - 1)
+
+
+def _gram(lags: Tensor, waves_row: Tensor, waves_col: Tensor) -> Tensor:
+    """G(r) as (row, col, coil, coil) at the rows and columns of the waves."""
+    coils = lags.shape[-1]
+    along_cols = waves_col @ lags.reshape(*lags.shape[:2], -1)
+    gram = waves_row @ along_cols.reshape(len(lags), -1)
+    return gram.reshape(len(waves_row), len(waves_col), coils, coils)
+
+
+def _leading(gram: Tensor, start: Tensor, crop: float, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors (pixel, coil, set) and eigenvalues (pixel, set) of `gram` (pixel, coil, coil).
+
+    Subspace iteration from `start` on the pixels that may lie in the support and have not converged; those
+    that are left after `max_iter` products are solved directly.
+    """
+    num_sets = start.shape[-1]
+    vectors, values = start.clone(), torch.empty_like(start[:, 0].real)
+    active = torch.arange(len(gram), device=gram.device)
+    for step in range(0, max_iter + 1, PRODUCTS):
+        matrices, current = gram if len(active) == len(gram) else gram[active], vectors[active]
+        if step:
+            for _ in range(PRODUCTS):
+                current = matrices @ current
+            current = _orthonormal(current)
+        product = matrices @ current
+        if num_sets > 1:  # Rayleigh-Ritz: the subspace converges before its basis does
+            rotation = torch.linalg.eigh(current.mH @ product)[1].flip(-1)
+            current, product = current @ rotation, product @ rotation
+        ritz = (current.conj() * product).sum(-2).real
+        vectors[active], values[active] = current, ritz
+        residual = torch.linalg.vector_norm(product - current * ritz[:, None, :], dim=-2)
+        # An eigenvalue lies within the residual of its estimate.
+        active = active[((residual > tol) & (ritz + residual > crop)).any(-1)]
+        if len(active) == 0:
+            return vectors, values
+    exact, basis = torch.linalg.eigh(gram[active])
+    vectors[active], values[active] = basis[..., -num_sets:].flip(-1), exact[:, -num_sets:].flip(-1)
+    return vectors, values
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """Gram-Schmidt over the last axis."""
+    tiny = torch.finfo(vectors.real.dtype).tiny
+    done: list[Tensor] = []
+    for column in vectors.unbind(-1):
+        for other in done:
+            column = column - other * (other.conj() * column).sum(-1, keepdim=True)
+        done.append(column / torch.linalg.vector_norm(column, dim=-1, keepdim=True).clamp(min=tiny))
+    return torch.stack(done, -1)

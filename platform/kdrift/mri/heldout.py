@@ -1,0 +1,36 @@
+"""Samples of undersampled k-space that are left out of a reconstruction and then predicted by it.
+
+How well an image predicts what its method never saw is a measure of quality that needs no reference (cross-validation;
+the split of the sampled set is that of SSDU, Yaman et al. 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kdrift.mri.masks import acs_region
+
+
+def draw_heldout(mask: Tensor, fraction: float, seed: int) -> Tensor:
+    """Draw about `fraction` of the samples outside the ACS: whole lines of a line mask, points of a point mask.
+
+    `mask` and the result are boolean `(row, col)`. Raises ValueError where nothing is sampled outside the ACS.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
+    outside = mask.cpu().clone()
+    outside[acs_region(outside)] = False
+    if bool((mask == mask[:1]).all()):
+        unit = outside.any(0, keepdim=True)
+    elif bool((mask == mask[:, :1]).all()):
+        unit = outside.any(1, keepdim=True)
+    else:
+        unit = outside
+    candidates = unit.flatten().nonzero().flatten()
+    if not len(candidates):
+        raise ValueError("nothing is sampled outside the ACS that could be held out: name a mask that undersamples")
+    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
+    chosen = torch.zeros(unit.numel(), dtype=torch.bool)
+    chosen[candidates[order[: max(1, round(fraction * len(candidates)))]]] = True
+    return (chosen.reshape(unit.shape) & outside).to(mask.device)

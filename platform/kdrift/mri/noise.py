@@ -1,0 +1,123 @@
+"""Receiver noise: covariance from a noise scan, prewhitening, and its level from undersampled data alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kdrift.mri.masks import detect_mask, expand_mask
+
+#: median of |n| in units of sigma for a complex n with N(0, sigma^2) in each component (Rayleigh
+#: distribution).
+RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
+#: samples in a block whose median is taken.
+BLOCK = 256
+#: quantile over blocks, in standard deviations below the median.
+LOW = -1.0
+#: a readout edge quieter than this fraction of the k-space periphery was masked or filtered, not measured.
+PROCESSED = 0.3
+
+
+def noise_covariance(noise: Tensor) -> Tensor:
+    """Covariance of each real component between coils, n n^H / (2 N), from noise (coil, *samples).
+
+    Returns a Hermitian (coil, coil) matrix whose diagonal is sigma^2 of each coil. Raises ValueError where
+    there are fewer samples than coils, since the covariance would be singular.
+    """
+    samples = noise.reshape(len(noise), -1)
+    if samples.shape[1] < len(samples):
+        raise ValueError(f"noise has {samples.shape[1]} samples for {len(samples)} coils: give at least as many")
+    return samples @ samples.mH / (2 * samples.shape[1])
+
+
+def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
+    """k-space with sigma = 1 and uncorrelated coils: L^-1 k with noise_cov = L L^H (Pruessmann et al. 2001).
+
+    kspace (*batch, coil, row, col), noise_cov (coil, coil) as `noise_covariance` defines it. Raises
+    ValueError for another number of coils and for a matrix that is not positive definite.
+    """
+    coils = kspace.shape[-3]
+    if noise_cov.shape != (coils, coils):
+        raise ValueError(f"noise_cov has shape {tuple(noise_cov.shape)}, kspace has {coils} coils")
+    factor, info = torch.linalg.cholesky_ex(noise_cov.to(kspace.device, torch.complex128))
+    if int(info) != 0:
+        raise ValueError("noise_cov is not positive definite: take it from more noise samples, all coils connected")
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(coils).to(factor), upper=False)
+    return torch.einsum("vc,...cyx->...vyx", inverse.to(kspace.dtype), kspace)
+
+
+def estimate_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> float:
+    """Noise level of undersampled k-space without a noise scan: median over coils of `coil_noise_sigma`."""
+    return float(coil_noise_sigma(kspace, mask).median())
+
+
+def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Standard deviation of each real component of the noise, a coil, from undersampled k-space.
+
+    Median magnitude over blocks of the outermost sampled k-space, divided by sqrt(2 ln 2) (Rayleigh); a low
+    quantile over blocks, corrected for its bias on pure noise, so that signal in some blocks does not
+    count. Where whole readout lines were sampled, the same on the outer readout positions of the outer
+    lines, which the object seldom reaches: the lower of the two. Signal that fills all of the sampled
+    periphery is taken for noise: the estimate is then an upper bound.
+
+    Parameters
+    ----------
+    kspace
+        (*batch, coil, row, col), zero where not sampled; rows are the readout.
+    mask
+        (col,) or (row, col); None: what is not exactly zero.
+
+    Returns
+    -------
+    Tensor
+        (coil,), in units of kspace.
+
+    Raises
+    ------
+    ValueError
+        Nothing sampled, or no coil axis.
+    """
+    if kspace.ndim < 3:
+        raise ValueError(f"kspace needs axes (*batch, coil, row, col), got shape {tuple(kspace.shape)}")
+    rows, cols = kspace.shape[-2:]
+    kept = detect_mask(kspace)
+    if mask is not None:
+        kept = kept & expand_mask(mask, (rows, cols)).to(kept.device)
+    if not bool(kept.any()):
+        raise ValueError("kspace has no sampled points to estimate its noise from")
+    data = kspace.reshape(-1, *kspace.shape[-3:])
+
+    offset = [(torch.arange(n, device=kept.device) - n // 2).abs() / max(1, n // 2) for n in (rows, cols)]
+    radius = torch.hypot(offset[0][:, None], offset[1][None, :])[kept]
+    outer = radius.argsort(descending=True, stable=True)[: _periphery(len(radius))]
+    sigma = _low_level(data[..., kept][..., outer])
+
+    lines = kept.any(0)
+    filled = kept[:, lines].sum() / max(1, rows * int(lines.sum()))
+    if filled > 0.99 and rows >= 16:
+        far = offset[1][lines].argsort(descending=True, stable=True)[: max(1, int(lines.sum()) // 2)]
+        hybrid = torch.fft.ifft(data[..., lines][..., far], dim=-2, norm="ortho")
+        # Without the centring shift the far readout positions are the middle ones.
+        edge = max(1, rows // 16)
+        quiet = _low_level(hybrid[..., rows // 2 - edge : rows // 2 + edge, :].flatten(-2))
+        sigma = torch.where(quiet > PROCESSED * sigma, torch.minimum(quiet, sigma), sigma)
+    return sigma
+
+
+def _periphery(num_samples: int) -> int:
+    """The outermost twentieth, yet at least two blocks where there are as many."""
+    return min(num_samples, max(num_samples // 20, 2 * BLOCK))
+
+
+def _low_level(samples: Tensor) -> Tensor:
+    """Sigma (coil,) of samples (slice, coil, sample) that neighbour each other in order."""
+    size = min(BLOCK, samples.shape[-1])
+    blocks = samples[..., : samples.shape[-1] // size * size].unflatten(-1, (-1, size))
+    levels = blocks.abs().median(-1).values.movedim(1, 0).flatten(1)
+    num_blocks = levels.shape[1]
+    # The median of `size` Rayleigh magnitudes scatters by 0.72 / sqrt(size) of itself.
+    quantile = 0.5 * (1 + math.erf(LOW / math.sqrt(2)))
+    bias = 1 + LOW * 0.72 / math.sqrt(size) if num_blocks > 2 else 1.0
+    return torch.quantile(levels, quantile if num_blocks > 2 else 0.5, dim=1) / (RAYLEIGH_MEDIAN * bias)

@@ -1,0 +1,136 @@
+"""The adapter that turns a network of real images into a score model of complex images.
+
+The view of complex images as real channels, what else than sigma a network is asked with, the padding it needs and its
+precision live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdrift.networks import Conditioning, Returns
+from kdrift.runs.hardware import has_fast_bfloat16
+from kdrift.sde.score import per_image
+
+
+class NetworkScore:
+    """Score of complex images from a network of real images, of one channel or two.
+
+    A one-channel prior scores real and imaginary parts as separate images of one batch (Score-MRI, Algorithm 3); such
+    a prior is best trained with sign or phase augmentation, for magnitudes are never negative while the parts are. A
+    two-channel prior takes them together. Gradients with respect to `x` pass, the network's parameters have none.
+
+    Parameters
+    ----------
+    network : called `(x: float (batch, channels, row, col), sigma: (batch,))`.
+    returns : what the network returns: the score, the denoised image, or the residual that added to x gives it.
+    channels : of the network's images, 1 or 2.
+    conditioning : what the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and
+        alpha sigma with alpha = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the
+        index in `network.sigmas` that is nearest to sigma in its logarithm, whose denoised image is taken.
+    project : the part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it.
+    scale : of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`.
+    size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
+    max_images : network images evaluated at a time; bounds memory.
+    fast : bfloat16 autocast and channels_last (None: where the hardware has them).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        returns: Returns,
+        channels: int = 1,
+        conditioning: Conditioning = "sigma",
+        project: Callable[[Tensor], Tensor] | None = None,
+        scale: float = 1.0,
+        size_multiple: int = 1,
+        max_images: int = 8,
+        fast: bool | None = None,
+    ) -> None:
+        if channels not in (1, 2):
+            raise ValueError(f"a network of complex images has 1 or 2 channels, got {channels}")
+        device = next(network.parameters()).device
+        self.fast = has_fast_bfloat16(device) if fast is None else fast
+        memory_format = torch.channels_last if self.fast else torch.contiguous_format
+        network = network.eval().requires_grad_(False)
+        self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.device = device
+        self.returns = returns
+        self.channels = channels
+        self.conditioning = conditioning
+        self.project = project
+        self.scale = scale
+        self.size_multiple = size_multiple
+        self.max_images = max_images
+        self.num_images = 0
+        """Network images evaluated so far (for each complex image two of a one-channel network)."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
+        if self.scale != 1:
+            return self.scale * self._score(self.scale * x, self.scale * sigma)
+        return self._score(x, sigma)
+
+    def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if self.conditioning == "std":
+            level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+            alpha = torch.rsqrt(1 + level**2)
+            factor = per_image(alpha, x)
+            scaled = factor * x if self.project is None else x + (factor - 1) * self.project(x)
+            return factor * self._evaluate(scaled, alpha * level)
+        if self.conditioning == "level":
+            level = self._nearest_level(sigma)
+            ratio = self.network.get_buffer("sigmas")[level].to(x.device) / sigma
+            return per_image(ratio, x) ** 2 * self._evaluate(x, level)
+        output = self._evaluate(x, sigma)
+        if self.returns == "score":
+            return output
+        residual = output - x if self.returns == "image" else output
+        return residual / per_image(sigma, x) ** 2
+
+    def _nearest_level(self, sigma: float | Tensor) -> Tensor:
+        table = self.network.get_buffer("sigmas").double().log()
+        level = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
+        return (level[..., None] - table).abs().argmin(dim=-1)
+
+    def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        if not x.is_complex() and self.channels == 2:
+            raise ValueError("this prior is of complex images: a real image needs a magnitude prior")
+        rows, cols = x.shape[-2:]
+        images = x.reshape(-1, 1, rows, cols)
+        if x.is_complex():
+            images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, self.channels, rows, cols)
+        second = torch.int64 if self.conditioning == "level" else torch.float32
+        levels = torch.as_tensor(sigma, dtype=second, device=x.device).expand(x.shape[:-2]).reshape(-1)
+        levels = levels.repeat_interleave(len(images) // len(levels))
+        parts = zip(images.split(self.max_images), levels.split(self.max_images), strict=True)
+        output = torch.cat([self._network(part, level) for part, level in parts])
+        self.num_images += len(images)
+        if not x.is_complex():
+            return output.reshape(x.shape)
+        pairs = output.reshape(-1, 2, rows, cols).permute(0, 2, 3, 1).contiguous()
+        return torch.view_as_complex(pairs).reshape(x.shape)
+
+    def _network(self, images: Tensor, levels: Tensor) -> Tensor:
+        rows, cols = images.shape[-2:]
+        padded = pad_to_multiple(images, self.size_multiple).to(self.device, torch.float32)
+        if self.fast:
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
+            output = self.network(padded, levels.to(self.device))
+        return output[..., :rows, :cols].to(images.device, images.dtype)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Reflect `(batch, channel, row, col)` at the lower and right border up to multiples of `multiple`."""
+    rows, cols = images.shape[-2:]
+    down, right = -rows % multiple, -cols % multiple
+    if not down and not right:
+        return images
+    mode = "reflect" if down < rows and right < cols else "constant"
+    return F.pad(images, (0, right, 0, down), mode=mode)

@@ -1,0 +1,94 @@
+"""A prior pinned once, so that every process of a service or job uses the same weights whatever an alias does later."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrift.prior.bundle import SHIPPED, WEIGHTS, Prior, load_prior, read_sums, shipped_priors
+from kdrift.runs.config import suggest
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True)
+class PinnedPrior:
+    """Which weights, and where any process finds them."""
+
+    name: str
+    """Of the shipped or registered prior, or of the bundle's folder."""
+    reference: str
+    """What was asked for: a shipped name, a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+    sha256: str
+    """Of the weights."""
+    version: str | None = None
+    """In the registry; None for a prior that is not from one."""
+    tracking_uri: str | None = None
+    """Of the registry."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what an answer says of its prior; the folders of this machine are left out."""
+        values = asdict(self)
+        del values["tracking_uri"]
+        return values | {"reference": self.reference if self.version else self.name}
+
+
+def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
+    """Resolve a shipped name, the path of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION` to fixed weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such prior, or a registered one is asked for without `tracking_uri`.
+    """
+    if reference.startswith("models:"):
+        from kdrift.runs.tracking import registered_version
+
+        found = _REGISTERED.fullmatch(reference)
+        if found is None:
+            raise ValueError(f"expected models:/NAME@ALIAS or models:/NAME/VERSION, got {reference!r}")
+        if not tracking_uri:
+            raise ValueError(f"{reference} needs tracking_uri, the address of its MLflow registry")
+        name, alias, number = found["name"], found["alias"] or "", found["version"]
+        version, sha256 = registered_version(tracking_uri, name, alias=alias, version=number)
+        return PinnedPrior(name, reference, sha256, version, tracking_uri)
+    folder = Path(reference).expanduser()
+    if (folder / WEIGHTS).is_file():
+        folder = folder.resolve()
+        return PinnedPrior(folder.name, str(folder), read_sums(folder)[WEIGHTS])
+    if reference not in shipped_priors():
+        raise ValueError(
+            f"no prior {reference!r}: neither models:/NAME@ALIAS, nor a folder with {WEIGHTS}, nor a shipped name"
+            f"{suggest(reference, shipped_priors())}"
+        )
+    return PinnedPrior(reference, reference, read_sums(SHIPPED / reference)[WEIGHTS])
+
+
+def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prior:
+    """Load what was pinned.
+
+    Raises
+    ------
+    ValueError
+        If the weights found are not the ones that were pinned.
+    """
+    if pinned.version is None:
+        prior = load_prior(pinned.reference, device)
+    else:
+        from kdrift.runs.tracking import download_prior
+
+        assert pinned.tracking_uri is not None
+        with tempfile.TemporaryDirectory(prefix="kdrift-prior-") as folder:
+            bundle, _ = download_prior(pinned.tracking_uri, pinned.name, Path(folder), pinned.version)
+            prior = load_prior(bundle, device)
+    if prior.sha256 != pinned.sha256:
+        raise ValueError(
+            f"prior {pinned.reference} has sha256 {prior.sha256[:12]}, pinned was {pinned.sha256[:12]}: it was"
+            " replaced; deploy again"
+        )
+    return replace(prior, name=pinned.name)

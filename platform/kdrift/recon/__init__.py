@@ -1,0 +1,1 @@
+"""From a request to a result: acquisition, plan, prepared slice, chains, report."""

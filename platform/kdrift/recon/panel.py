@@ -1,0 +1,283 @@
+"""The picture beside every reconstruction: images, uncertainty, error and a zoom, with the numbers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdrift.measures.metrics import psnr, ssim
+
+Array = npt.NDArray[Any]
+ImageLike = Array | Tensor
+
+BACKGROUND = "#0d0f12"
+FOREGROUND = "#e8eaed"
+DIMMED = "#9aa3ad"
+ACCENT = "#ffb454"
+ERROR_FACTORS = (1, 2, 5, 10, 20, 50)
+DPI = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image of the picture."""
+
+    #: values to show (row, col).
+    image: Array
+    #: heading; empty for none.
+    title: str = ""
+    #: line below the image; empty for none.
+    caption: str = ""
+    #: matplotlib colour map.
+    cmap: str = "gray"
+    #: value shown as the brightest colour; the darkest is 0.
+    top: float = 1.0
+    #: unit and scale of the colour bar; empty for no bar.
+    bar: str = ""
+    #: whether to mark the zoomed region.
+    boxed: bool = False
+    #: whether single values are to be seen as squares.
+    blocky: bool = False
+    #: sampling mask to lay over the lower left corner.
+    inset: Array | None = None
+
+
+def save_panel(
+    path: str | os.PathLike[str],
+    *,
+    zero_filled: ImageLike,
+    mean: ImageLike,
+    std: ImageLike | None = None,
+    reference: ImageLike | None = None,
+    baselines: Mapping[str, ImageLike] | None = None,
+    mask: ImageLike | None = None,
+    title: str = "",
+    captions: Mapping[str, str] | None = None,
+    mean_title: str = "posterior mean",
+    zoom: tuple[int, int, int, int] | None = None,
+) -> Path:
+    """Write the picture of one slice as PNG, 1600 pixels wide from three images on, and return its path.
+
+    Side by side: zero-filled, baselines, mean, std (per cent of the grey scale's white, with a colour bar),
+    error and reference; below them the zoomed region. With baselines the errors of all get a row of their
+    own. One grey scale for all images: 0 to the 99.8 % quantile of the reference, or else of the mean.
+
+    Parameters
+    ----------
+    zero_filled, mean, std, reference, baselines
+        Images (row, col) of one shape; complex ones are shown by magnitude. `baselines` by heading.
+    mask
+        Sampling mask of k-space (row, col), of any shape.
+    captions
+        Lines to put below images in place of PSNR and SSIM, by heading.
+    zoom
+        Region (top, left, rows, cols); default: where the image has most detail, near its middle.
+
+    Raises
+    ------
+    ValueError
+        Images that are not of one shape (row, col), or not finite; the name of the image is in the message.
+    """
+    images = {"zero-filled": _image("zero_filled", zero_filled)}
+    for name, image in (baselines or {}).items():
+        images[name] = _image(name, image)
+    images[mean_title] = _image("mean", mean)
+    truth = None if reference is None else _image("reference", reference)
+    spread = None if std is None else _image("std", std)
+    shape = images[mean_title].shape
+    for name, shown in {**images, "std": spread, "reference": truth}.items():
+        if shown is not None and shown.shape != shape:
+            raise ValueError(f"{name} is {shown.shape}, mean is {shape}: all images of a panel have one shape")
+    kept = None if mask is None else _image("mask", mask) != 0
+
+    guide = images[mean_title] if truth is None else truth
+    white = float(np.quantile(guide, 0.998)) or 1.0
+    region = _detailed_region(guide / white) if zoom is None else zoom
+    texts = _numbers(images, truth) | dict(captions or {})
+    rows = _rows(images, spread, truth, kept, white, texts, errors_below=bool(baselines))
+    rows.insert(1, [_zoomed(cell, region) for cell in rows[0]])
+    return _draw(Path(path), rows, region, title)
+
+
+def _rows(
+    images: dict[str, Array],
+    spread: Array | None,
+    truth: Array | None,
+    kept: Array | None,
+    white: float,
+    texts: dict[str, str],
+    errors_below: bool,
+) -> list[list[Cell | None]]:
+    """The top row, and the row of errors where there is one; None is an empty place."""
+    errors = {} if truth is None else {name: np.abs(image - truth) for name, image in images.items()}
+    final = next(reversed(images))
+    factor = _error_factor(errors[final] / white) if errors else 1
+    top: list[Cell | None] = []
+    for index, (name, image) in enumerate(images.items()):
+        inset = kept if index == 0 and not (errors and errors_below) else None
+        top.append(Cell(image, name, texts.get(name, ""), top=white, boxed=True, inset=inset))
+    if spread is not None:
+        most = float(np.quantile(spread, 0.998)) / white or 1.0
+        top.append(Cell(spread / white, "std", texts.get("std", ""), "magma", most, "% of white", True))
+    if errors and not errors_below:
+        caption = texts.get("error", "")
+        top.append(Cell(errors[final] / white, f"error x {factor}", caption, "magma", 1 / factor, boxed=True))
+    if truth is not None:
+        top.append(Cell(truth, "reference", texts.get("reference", ""), top=white, boxed=True))
+    if not errors or not errors_below:
+        return [top]
+    below: list[Cell | None] = [
+        Cell(error / white, f"error x {factor}", "", "magma", 1 / factor) for error in errors.values()
+    ]
+    if kept is not None:
+        below.append(Cell(kept, "k-space mask", blocky=True))
+    return [top, below + [None] * (len(top) - len(below))]
+
+
+def _numbers(images: dict[str, Array], truth: Array | None) -> dict[str, str]:
+    if truth is None:
+        return {}
+    reference, texts = torch.from_numpy(truth), {}
+    for name, values in images.items():
+        image = torch.from_numpy(values)
+        texts[name] = f"{psnr(reference, image):.2f} dB   SSIM {ssim(reference, image):.3f}"
+    return texts
+
+
+def _image(name: str, values: ImageLike) -> Array:
+    """Magnitudes (row, col) as float64."""
+    array = values.detach().cpu().resolve_conj().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}, expected one slice (row, col)")
+    array = np.abs(array).astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return array
+
+
+def _error_factor(error: Array) -> int:
+    """The largest round factor at which the error's 99.5 % quantile is not brighter than white."""
+    typical = float(np.quantile(error, 0.995))
+    return max([factor for factor in ERROR_FACTORS if factor * typical <= 1.0], default=1)
+
+
+def _detailed_region(image: Array) -> tuple[int, int, int, int]:
+    """Region (top, left, rows, cols) of a third of the image's size with the most detail.
+
+    Bright rims (scalp, fat) would win by their height alone, so brightness is compressed first, and the
+    middle counts more than the margin.
+    """
+    rows, cols = (max(2, round(n / 3)) for n in image.shape)
+    compressed = np.clip(image, 0, 1) / (np.clip(image, 0, 1) + 0.25)
+    along_rows, along_cols = np.gradient(compressed)
+    detail = np.minimum(np.hypot(along_rows, along_cols), 0.1)
+    sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    score = sums[rows:, cols:] - sums[:-rows, cols:] - sums[rows:, :-cols] + sums[:-rows, :-cols]
+    offsets = [(np.arange(n) - (n - 1) / 2) / (0.6 * n) for n in score.shape]
+    score *= np.exp(-0.5 * (offsets[0][:, None] ** 2 + offsets[1][None, :] ** 2))
+    top, left = np.unravel_index(int(np.argmax(score)), score.shape)
+    return int(top), int(left), rows, cols
+
+
+def _zoomed(cell: Cell | None, region: tuple[int, int, int, int]) -> Cell | None:
+    if cell is None:
+        return None
+    top, left, rows, cols = region
+    part = cell.image[top : top + rows, left : left + cols]
+    return Cell(part, cmap=cell.cmap, top=cell.top, blocky=True)
+
+
+def _draw(path: Path, rows: list[list[Cell | None]], region: tuple[int, int, int, int], title: str) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    num_cols = len(rows[0])
+    aspect = next(cell.image.shape[0] / cell.image.shape[1] for cell in rows[0] if cell is not None)
+    width = max(min(16.0, 5.4 * num_cols), 2.7 * num_cols)
+    gap, head, foot, banner = 0.06, 0.34, 0.34, 0.5 if title else 0.08
+    cell_width = (width - gap * (num_cols + 1)) / num_cols
+    # very tall images would make a picture that no screen shows: limit the height, centre in the cell
+    cell_height = cell_width * min(aspect, 1.6)
+    heads = [head if any(cell and cell.title for cell in row) else 0.0 for row in rows]
+    feet = [foot if any(cell and (cell.caption or cell.bar) for cell in row) else 0.0 for row in rows]
+    height = banner + sum(heads) + sum(feet) + len(rows) * (cell_height + gap)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.text(gap / width, 1 - 0.25 / height, title, color=FOREGROUND, fontsize=14, va="center")
+    y = height - banner
+    for row, head_room, foot_room in zip(rows, heads, feet, strict=True):
+        y -= head_room + cell_height
+        for index, cell in enumerate(row):
+            if cell is not None:
+                x = gap + index * (cell_width + gap)
+                box = (x / width, y / height, cell_width / width, cell_height / height)
+                _draw_cell(figure, box, cell, region, foot_room / height)
+        y -= foot_room + gap
+    _save(figure, path)
+    return path
+
+
+def _draw_cell(
+    figure: Any,
+    box: tuple[float, float, float, float],
+    cell: Cell,
+    region: tuple[int, int, int, int],
+    foot: float,
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes = figure.add_axes(box)
+    axes.set_axis_off()
+    shown = axes.imshow(
+        cell.image,
+        cmap=cell.cmap,
+        vmin=0.0,
+        vmax=cell.top,
+        interpolation="nearest" if cell.blocky else "antialiased",
+    )
+    if cell.title:
+        axes.set_title(cell.title, color=FOREGROUND, fontsize=13, pad=5)
+    x, y, width, _ = box
+    if cell.bar:
+        bar = figure.add_axes((x + 0.04 * width, y - 0.38 * foot, 0.42 * width, 0.22 * foot))
+        colours = figure.colorbar(shown, cax=bar, orientation="horizontal", ticks=[])
+        colours.outline.set_visible(False)
+        text = f"0 to {100 * cell.top:.2g} {cell.bar}"
+        figure.text(x + 0.5 * width, y - 0.3 * foot, text, color=DIMMED, fontsize=10, va="center")
+    if cell.caption:
+        depth, size = (0.75, 10) if cell.bar else (0.42, 12)
+        place = (x + 0.5 * width, y - depth * foot)
+        figure.text(*place, cell.caption, color=FOREGROUND, fontsize=size, ha="center", va="center")
+    if cell.boxed:
+        top, left, rows, cols = region
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), cols, rows, fill=False, edgecolor=ACCENT, linewidth=1.0))
+    if cell.inset is not None:
+        small = axes.inset_axes((0.02, 0.02, 0.28, 0.28))
+        small.imshow(cell.inset, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", aspect="equal")
+        small.set(xticks=[], yticks=[])
+        for spine in small.spines.values():
+            spine.set_color(ACCENT)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write beside the target first, so that nobody reads half a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
+    os.close(handle)
+    try:
+        figure.savefig(partial, format="png", facecolor=BACKGROUND)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise

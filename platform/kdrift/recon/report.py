@@ -1,0 +1,161 @@
+"""What a reconstruction leaves on disk: `reconstruction.h5`, `metrics.json`, `panel.png` and, on request, NIfTI."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from kdrift.measures.metrics import METRICS
+from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.panel import save_panel
+from kdrift.recon.result import ReconstructionResult, divergence_lines
+from kdrift.trust.uncertainty import spearman
+
+PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
+
+
+def save_result(
+    out: Path,
+    acquisition: Acquisition,
+    result: ReconstructionResult,
+    *,
+    keep_smaps: bool = False,
+    nifti: bool = False,
+) -> dict[str, Any]:
+    """Write all files into the folder `out`, each whole or not at all, and return what `metrics.json` holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    report = measurements(acquisition, result)
+    _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
+    _replace(out / "metrics.json", lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+    _write_panel(out / "panel.png", acquisition, result, report)
+    if nifti:
+        _write_nifti(out, acquisition, result)
+    return report
+
+
+def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
+    """Return quality (where there is a reference), cost, configuration and versions as plain values."""
+    info = acquisition.info
+    report: dict[str, Any] = {
+        "volume": info.name,
+        "slices": acquisition.slice_indices,
+        "simulated": bool(info.attrs.get("simulated", False)),
+        "sampling": acquisition.sampling,
+        "net_acceleration": result.net_acceleration,
+        "reference": acquisition.reference_definition or None,
+    }
+    if acquisition.reference is not None:
+        mean, std = acquisition.crop(result.mean), acquisition.crop(result.std)
+        report["metrics"] = {name: metric.function(acquisition.reference, mean) for name, metric in METRICS.items()}
+        report["metrics_zero_filled"] = {
+            name: metric.function(acquisition.reference, acquisition.crop(result.zero_filled))
+            for name, metric in METRICS.items()
+        }
+        report["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
+        if std.max() > 0:
+            report["std_error_rank_correlation"] = spearman(std, (mean - acquisition.reference).abs())
+    report |= {
+        "nfe": result.nfe,
+        "network_images": result.network_images,
+        "seconds": result.seconds,
+        "stages_seconds": result.stages,
+        "data_residual": result.data_residual,
+        "noise_sigma": result.noise_sigma,
+        "diverged": {str(index): {str(k): why for k, why in found.items()} for index, found in result.diverged.items()},
+        "fallback": result.fallback,
+        "seed": result.config["seed"],
+        "config": result.config,
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in PACKAGES},
+        },
+        "hardware": {"device": str(result.mean.device), "threads": torch.get_num_threads()},
+    }
+    return report
+
+
+def _write_h5(
+    path: Path,
+    acquisition: Acquisition,
+    result: ReconstructionResult,
+    report: dict[str, Any],
+    keep_smaps: bool,
+) -> None:
+    mean = acquisition.crop(result.mean).numpy()
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            file["reconstruction"] = mean
+            file["std"] = acquisition.crop(result.std).numpy()
+            file["mask"] = result.mask.numpy()
+            if result.samples is not None:
+                file["samples"] = acquisition.crop(result.samples).numpy()
+            if keep_smaps and result.smaps is not None:
+                file["smaps"] = result.smaps.numpy()
+            if acquisition.reference is not None:
+                file["reference"] = acquisition.reference.numpy()
+            file.attrs["max"] = float(mean.max())
+            file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
+            file.attrs["kdrift"] = json.dumps(report)
+            if result.diverged:
+                file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
+                file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
+            for key in ("acquisition", "patient_id", "simulated"):
+                if key in acquisition.info.attrs:
+                    file.attrs[key] = acquisition.info.attrs[key]
+
+    _replace(path, write)
+
+
+def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> None:
+    middle = len(result.mean) // 2
+    config, index = result.config, acquisition.slice_indices[middle]
+    label = " ".join(part for part in (config["method"], config["preset"]) if part)
+    samples = f", {config['num_samples']} samples, {result.nfe} evaluations" if result.nfe else ""
+    kind = "simulated, " if report["simulated"] else ""
+    number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
+    fallback, lost = index in result.fallback, len(result.diverged.get(index, {}))
+    note = ": all diverged, this is CG-SENSE" if fallback else f", {lost} of them diverged and left out" if lost else ""
+    save_panel(
+        path,
+        zero_filled=acquisition.crop(result.zero_filled)[middle],
+        mean=acquisition.crop(result.mean)[middle],
+        std=acquisition.crop(result.std)[middle] if result.nfe and not fallback else None,
+        reference=None if acquisition.reference is None else acquisition.reference[middle],
+        mask=result.mask,
+        title=f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
+        f"{label}{samples}{note}, {result.seconds:.0f} s",
+        mean_title="CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
+    )
+
+
+def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResult) -> None:
+    try:
+        import nibabel
+    except ImportError:
+        raise ValueError("NIfTI output needs nibabel: pip install 'kdrift[nifti]'") from None
+    fov = [float(part) for part in str(acquisition.info.attrs.get("fov_mm", "")).split("x") if part.strip()]
+    rows, cols = acquisition.image_shape
+    size = (fov[1] / cols, fov[0] / rows, fov[2]) if len(fov) == 3 else (1.0, 1.0, 1.0)
+    for name, images in (("mean", result.mean), ("std", result.std)):
+        array = acquisition.crop(images).numpy().transpose(2, 1, 0)
+        image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
+        _replace(out / f"{name}.nii.gz", partial(nibabel.save, image))
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: nibabel goes by it
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

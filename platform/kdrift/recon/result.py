@@ -1,0 +1,115 @@
+"""The result of a reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdrift.recon.chunks import SliceResult
+from kdrift.recon.slices import SliceData
+
+
+@dataclass(frozen=True)
+class ReconstructionResult:
+    """Reconstruction of a volume; images are magnitudes `(slice, row, col)` on the scale of the data."""
+
+    mean: Tensor
+    std: Tensor
+    """Standard deviation over samples (ddof 1), zero for a method without samples."""
+    samples: Tensor | None
+    """`(slice, sample, row, col)` where kept; NaN where diverged."""
+    zero_filled: Tensor
+    mask: Tensor
+    """Boolean `(row, col)`."""
+    smaps: Tensor | None
+    """`(slice, [set,] coil, row, col)`; batch jobs do not gather them."""
+    nfe: int
+    """Network evaluations a chain; one complex image is one evaluation."""
+    network_images: int
+    """Real images that went through the network, all chains together."""
+    seconds: float
+    stages: dict[str, float]
+    """Seconds in `prepare`, `network`, `sampler` (outside the network), `combine`."""
+    config: dict[str, Any]
+    """Resolved: method, preset, options, prior and its hash, samples, seed."""
+    net_acceleration: float
+    data_residual: float
+    """|M (y - A x)| / |y| of the samples' images x, mean over slices."""
+    noise_sigma: list[float]
+    """Estimated noise level of each slice, each real component, on the scale of the data."""
+    diverged: dict[int, dict[int, str]] = field(default_factory=dict)
+    """Slices with samples that diverged and are left out: their numbers, and when and why."""
+    fallback: list[int] = field(default_factory=list)
+    """Numbers of the slices whose samples all have: `mean` is CG-SENSE there, `std` zero."""
+
+
+@dataclass(frozen=True)
+class SliceFacts:
+    """What a result tells of a slice besides its images; on the CPU."""
+
+    index: int
+    """Number of the slice in its volume."""
+    zero_filled: Tensor
+    """Magnitude `(row, col)`."""
+    noise_sigma: float
+    norm: float
+    """|y| of the undersampled k-space."""
+    prepare_s: float
+    """Seconds that preparing the slice took."""
+
+    @staticmethod
+    def of(data: SliceData, prepare_s: float) -> SliceFacts:
+        """Facts of a prepared slice."""
+        norm = float(torch.linalg.vector_norm(data.kspace))
+        return SliceFacts(data.index, data.zero_filled.cpu(), data.noise_sigma, norm, prepare_s)
+
+
+def gather(
+    slices: Sequence[tuple[SliceFacts, SliceResult]],
+    mask: Tensor,
+    config: dict[str, Any],
+    *,
+    seconds: float | None = None,
+    smaps: Tensor | None = None,
+) -> ReconstructionResult:
+    """Put the slices of a volume together, in the order given; `seconds` None: the sum over the stages."""
+    facts, outputs = [f for f, _ in slices], [o for _, o in slices]
+    kept = [o.samples for o in outputs if o.samples is not None]
+    stages = {"prepare": sum(f.prepare_s for f in facts)}
+    stages |= {name: sum(o.stages[name] for o in outputs) for name in outputs[0].stages}
+    return ReconstructionResult(
+        mean=torch.stack([o.mean for o in outputs]),
+        std=torch.stack([o.std for o in outputs]),
+        samples=torch.stack(kept) if kept else None,
+        zero_filled=torch.stack([f.zero_filled for f in facts]),
+        mask=mask.cpu(),
+        smaps=smaps,
+        nfe=max(o.nfe for o in outputs),
+        network_images=sum(o.network_images for o in outputs),
+        seconds=sum(stages.values()) if seconds is None else seconds,
+        stages=stages,
+        config=config,
+        net_acceleration=mask.numel() / int(mask.sum()),
+        data_residual=float(np.mean([o.misfit**0.5 / f.norm for f, o in slices])),
+        noise_sigma=[f.noise_sigma for f in facts],
+        diverged={f.index: o.diverged for f, o in slices if o.diverged},
+        fallback=[f.index for f, o in slices if o.fallback],
+    )
+
+
+def divergence_lines(diverged: Mapping[int, Mapping[int, str]], fallback: Sequence[int]) -> list[str]:
+    """Return a sentence for each slice of which samples diverged."""
+    lines = []
+    for index, samples in diverged.items():
+        first = next(iter(samples), None)
+        if first is None:
+            continue
+        left = "none is left, the slice is CG-SENSE" if index in fallback else "they are left out"
+        numbers = ", ".join(map(str, samples))
+        lines.append(f"slice {index}: samples diverged: {numbers} ({first} at {samples[first]}); {left}")
+    return lines

@@ -1,0 +1,99 @@
+"""One slice made ready for any method: coil maps, noise level and image scale, all from its undersampled data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdrift.mri.coils import combine, espirit_maps, rss
+from kdrift.mri.fourier import ifft2c
+from kdrift.mri.noise import estimate_noise_sigma
+
+SCALE_QUANTILE = 0.99
+"""Training divides an image by this quantile of its magnitude, and so does a reconstruction."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sampled k-space that no method sees, to measure how well an image predicts it."""
+
+    kspace: Tensor
+    """Complex `(coil, row, col)`, zero outside of `mask`."""
+    mask: Tensor
+    """Boolean `(row, col)`."""
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """One slice to reconstruct, on the scale of the data; plain tensors, so that it travels between processes."""
+
+    index: int
+    """Number of the slice in its volume; a part of the chains' seeds."""
+    kspace: Tensor
+    """Complex `(coil, row, col)`, zero where not sampled."""
+    mask: Tensor
+    """Boolean `(row, col)`."""
+    smaps: Tensor
+    """Complex `([set,] coil, row, col)`."""
+    noise_sigma: float
+    """Standard deviation of each real component of the k-space noise."""
+    zero_filled: Tensor
+    """Magnitude `(row, col)` of the coil combination of `kspace`."""
+    heldout: HeldOut | None = None
+    """Samples that are left out of `kspace` and `mask`."""
+    start: Tensor | None = None
+    """Complex `(row, col)`, the image that a sampler starts from, where the plan names a start."""
+
+    def to(self, device: str | torch.device) -> SliceData:
+        """Return the same slice on another device."""
+        heldout = self.heldout and HeldOut(self.heldout.kspace.to(device), self.heldout.mask.to(device))
+        return dataclasses.replace(
+            self, kspace=self.kspace.to(device), mask=self.mask.to(device), smaps=self.smaps.to(device),
+            zero_filled=self.zero_filled.to(device), heldout=heldout,
+            start=None if self.start is None else self.start.to(device),
+        )  # fmt: skip
+
+    @property
+    def scale(self) -> float:
+        """Image scale: 0.99 quantile of `zero_filled`, never taken from a reference (METHODS: CSGM-Langevin)."""
+        values = self.zero_filled.flatten()
+        return float(torch.quantile(values, SCALE_QUANTILE)) or float(values.max())
+
+
+def prepare_slice(
+    kspace: Tensor,
+    mask: Tensor,
+    *,
+    index: int = 0,
+    smaps: Tensor | None = None,
+    noise_sigma: float | None = None,
+    heldout: Tensor | None = None,
+    num_map_sets: int = 1,
+    map_crop: float = 0.0,
+    map_threshold: float = 0.02,
+) -> SliceData:
+    """Estimate what `kspace` (coil, row, col), zero where `mask` (row, col) is not set, does not come with.
+
+    Coil maps are ESPIRiT on the ACS of these undersampled data unless `smaps` ([set,] coil, row, col) are given; one
+    coil has a map of ones. `heldout` (row, col) marks samples to leave out and keep for measuring. Raises ValueError
+    for k-space that is zero.
+    """
+    kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
+    if heldout is not None:
+        mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
+    if not bool((kspace != 0).any()):
+        raise ValueError("kspace is zero everywhere: nothing to reconstruct")
+    if smaps is None and len(kspace) == 1:
+        smaps = torch.ones_like(kspace)
+    elif smaps is None:
+        smaps = espirit_maps(kspace, num_sets=num_map_sets, crop=map_crop, threshold=map_threshold)
+    sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
+    return SliceData(index, kspace, mask, smaps, sigma, _zero_filled(kspace, smaps), kept_out)
+
+
+def _zero_filled(kspace: Tensor, smaps: Tensor) -> Tensor:
+    images = ifft2c(kspace)
+    return combine(images, smaps).abs() if smaps.ndim == 3 else rss(combine(images[None], smaps))

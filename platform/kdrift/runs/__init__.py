@@ -1,0 +1,1 @@
+"""What every run needs: configuration, seeds, files, run folder, tracking, cluster, submission, progress."""

@@ -1,0 +1,31 @@
+"""Score models on complex images, and the denoised image that follows from a score.
+
+A score model is called as `score(x, sigma)`: `x` complex `(*batch, row, col)`, `sigma` the noise level of each real
+component, a float or a tensor that broadcasts over `*batch`. It returns d log p / d Re x + i d log p / d Im x.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ScoreModel(Protocol):
+    """The score of noisy images; see the module's text for shapes and units."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return the score at `x`, of the shape of `x`."""
+        ...
+
+
+def denoise(score: ScoreModel, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Posterior mean E[x_0 | x_sigma] = x + sigma^2 score(x, sigma) (Tweedie's formula, VE kernel)."""
+    return x + per_image(sigma, x) ** 2 * score(x, sigma)
+
+
+def per_image(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """Return `sigma`, a number or one a batch element, so that it broadcasts to the images `(*batch, row, col)`."""
+    level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
+    return level.reshape(*level.shape, 1, 1) if level.ndim else level

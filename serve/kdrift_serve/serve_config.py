@@ -1,0 +1,158 @@
+"""What the service is told: `args` of configs/serve/*.yaml, all of it with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdrift.prior.bundle import shipped_priors
+from kdrift.recon.plan import DEFAULT_PRIOR
+from kdrift.runs.config import apply_overrides, parse, to_dict
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The processes that run chains."""
+
+    replicas: int = 1
+    """A request's chains are split into as many chunks."""
+    num_cpus: int = 1
+    """CPUs, and torch threads, of each."""
+    num_gpus: float = 0.0
+    """GPUs of each."""
+    device: str = "auto"
+    """`auto`: the GPU where one is lent, else the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or self.num_cpus < 1 or not self.num_gpus >= 0:
+            raise ValueError(f"expected replicas and num_cpus of at least 1 and num_gpus of at least 0, got {self}")
+
+
+@dataclass(frozen=True)
+class AuthConfig:
+    """API keys, sent as `Authorization: Bearer KEY`."""
+
+    keys_env: str = "KDRIFT_API_KEYS"
+    """Environment variable of the service with the keys, separated by blanks or commas."""
+    keys_file: str | None = None
+    """File with one key a line, beside or instead of the variable."""
+    keyless_on_loopback: bool = False
+    """Where there are no keys: answer requests that reach the service on a loopback address, refuse all others. Without
+    this, a service without keys does not start."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost."""
+
+    upload_mb: int = 256
+    """Size of an uploaded file in MiB."""
+    kspace_mb: int = 2048
+    """k-space of the slices of a request in MiB, as its header declares it."""
+    samples: int = 64
+    """Samples of a request."""
+    batch_samples: int = 16
+    """Samples a batch; bounds the memory of a sampler."""
+    iterations: int = 5000
+    """Largest whole number among the settings of a method: steps, corrector steps, iterations."""
+    job_seconds: float = 86400.0
+    """A job that runs longer is stopped."""
+    running: int = 1
+    """Jobs that run at a time."""
+    queued: int = 16
+    """Jobs that wait; a request beyond them is answered 429."""
+    retries: int = 3
+    """How often a chunk whose sampler died is run again."""
+    kept_jobs: int = 1000
+    """Finished jobs that are kept; the oldest are deleted with their results."""
+
+    def __post_init__(self) -> None:
+        whole = (self.upload_mb, self.kspace_mb, self.samples, self.batch_samples, self.iterations, self.running)
+        if min(*whole, self.kept_jobs) < 1 or min(self.queued, self.retries) < 0 or not self.job_seconds > 0:
+            raise ValueError(f"expected limits of at least 1 (queued and retries 0), got {self}")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The whole service."""
+
+    priors: dict[str, str] = field(default_factory=lambda: {name: name for name in (DEFAULT_PRIOR, *shipped_priors())})
+    """Served name to a shipped name, the folder of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Where a
+    request names none, the first is used that serves its method, of the images the method was made for if there is
+    one. Resolved when the service is deployed, and pinned."""
+    tracking_uri: str | None = None
+    """MLflow registry of `models:` priors."""
+    storage: str = "~/.kdrift/serve"
+    """Folder of the jobs and their results, private to the service; on a cluster one that outlives the head node."""
+    roots: list[str] = field(default_factory=list)
+    """Folders whose files a request may name by path."""
+    samplers: SamplerConfig = field(default_factory=SamplerConfig)
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.priors:
+            raise ValueError("priors is empty: name at least one, such as {default: brain-complex-small}")
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Ray Serve's `http_options`, those that kdrift uses."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on."""
+    request_timeout_s: float | None = 600.0
+    """A request, its upload included, that takes longer is answered 408. A reconstruction is no such request."""
+
+
+@dataclass(frozen=True)
+class ServeApplication:
+    """One of Ray Serve's `applications`."""
+
+    name: str
+    import_path: str
+    args: ServeConfig
+    route_prefix: str = "/"
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServeFile:
+    """A configuration of Ray Serve, of those keys that kdrift uses. Ray itself accepts unknown keys in silence."""
+
+    applications: list[dict[str, Any]]
+    proxy_location: str = "HeadOnly"
+    http_options: HttpOptions = field(default_factory=HttpOptions)
+
+    @property
+    def application(self) -> ServeApplication:
+        """The one application. Raises ValueError for an unknown key in it, or several."""
+        if len(self.applications) != 1:
+            raise ValueError(f"expected one application, got {len(self.applications)}")
+        return parse(ServeApplication, self.applications[0], "applications.0")
+
+
+def load_serve_file(path: str | Path | None, overrides: Iterable[str] = ()) -> tuple[HttpOptions, ServeConfig]:
+    """Read a configuration of `serve run` (none: all defaults); dotted `key=value` overrides belong to its `args`.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file, or has an unknown key.
+    """
+    file = ServeFile([{"name": "kdrift", "import_path": "kdrift_serve.app:build", "args": {}}])
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from None
+        file = parse(ServeFile, values, str(path))
+    args = to_dict(file.application.args)
+    apply_overrides(args, overrides)
+    return file.http_options, parse(ServeConfig, args, str(path or "args"))

@@ -1,0 +1,174 @@
+"""What a batch plans before it starts: units that fill the actors, room on the nodes, what a folder may continue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from batch_helpers import MASK, PLAN, batch_values, make_inputs
+from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
+from kdrift.evaluation.evaluate import EvaluateConfig
+from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, run_folder, save_slice, slices_left
+from kdrift.evaluation.pool import PoolConfig, num_actors
+from kdrift.evaluation.table import Cell, markdown, summarise
+from kdrift.evaluation.work import Unit, VolumeTask, plan_units
+from kdrift.recon.chunks import SliceResult
+from kdrift.recon.result import SliceFacts
+from kdrift.recon.runner import default_prior, load_priors
+from kdrift.runs.config import parse
+
+
+def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: int | None = None) -> VolumeTask:
+    return VolumeTask("s.zarr/v", Path(out), MASK, PLAN, {}, tuple(range(9)), samples, coils, cost, "key")
+
+
+def makespan(units: list[Unit], actors: int) -> float:
+    """When the last actor ends, each taking the next unit as soon as it is free."""
+    ends = [0.0] * actors
+    for unit in units:
+        ends[ends.index(min(ends))] += unit.cost
+    return max(ends)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, 9, 16])
+@pytest.mark.parametrize("actors", [1, 2, 3, 4, 8])
+def test_units_hold_every_chain_once_and_end_together(slices: int, actors: int) -> None:
+    units = plan_units([(task(), index) for index in range(slices)], actors)
+    samples = Counter((u.index, s) for u in units for chunk in u.chunks for s in range(*chunk.samples))
+    assert samples == {(index, sample): 1 for index in range(slices) for sample in range(8)}
+    assert makespan(units, actors) <= slices / actors * 1.2  # 8 samples do not divide by 3
+    assert len(units) <= slices + (actors - 1) * actors
+    if slices % actors == 0:
+        assert len(units) == slices
+
+
+def test_longest_first_and_what_cannot_be_split_stays_whole() -> None:
+    long, short = task("out/long", cost=10.0), task("out/short", cost=0.1, samples=1)
+    units = plan_units([*((short, i) for i in range(4)), *((long, i) for i in range(3))], 2)
+    costs = [unit.cost for unit in units]
+    assert costs == sorted(costs, reverse=True)
+    assert Counter(u.task.out.name for u in units) == {"long": 4, "short": 4}
+    assert makespan(units, 2) <= 1.05 * sum(costs) / 2
+    by_coil = plan_units([(task(samples=1, coils=6), 0)], 3)
+    assert [unit.chunks[0].coils for unit in by_coil] == [(0, 2), (2, 4), (4, 6)]
+    assert sum(unit.cost for unit in by_coil) == pytest.approx(1)
+
+
+def test_actors_are_as_many_as_the_nodes_have_room_for() -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 5.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+    ]
+    assert num_actors(nodes, PoolConfig()) == 8
+    assert num_actors(nodes, PoolConfig(cpus=2)) == 3
+    assert num_actors(nodes, PoolConfig(cpus=1, gpus=0.5)) == 2
+    with pytest.raises(ValueError, match="no node has the 6 CPUs"):
+        num_actors(nodes, PoolConfig(cpus=6))
+    with pytest.raises(ValueError, match="cpus > 0"):
+        PoolConfig(cpus=0)
+
+
+def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None:
+    one = replace(task(tmp_path / "v"), slices=(3, 4))
+    images = torch.rand(4, 5, 6)
+    facts = SliceFacts(3, torch.rand(5, 6), 0.1, 2.0, 0.5)
+    result = SliceResult(images.mean(0), images.std(0), images, 0.25, 7, 28, {"network": 1.5, "sampler": 0.1},
+                         diverged={2: "step 3 of 7: large"}, fallback=True)  # fmt: skip
+    save_slice(one, facts, result)
+    assert slices_left(one) == [4]
+    assert slices_left(replace(one, key="other")) == [3, 4]
+    found_facts, found = load_slice(one, 3)
+    assert torch.equal(found_facts.zero_filled, facts.zero_filled)
+    assert (found_facts.noise_sigma, found_facts.norm, found.misfit, found.nfe) == (0.1, 2.0, 0.25, 7)
+    assert (found.diverged, found.fallback) == ({2: "step 3 of 7: large"}, True)
+    assert found.samples is not None
+    assert torch.equal(found.samples, images)
+    (tmp_path / ".partial" / "v" / "00003.npz").write_bytes(b"PK damaged")
+    assert slices_left(one) == [3, 4]
+    assert not is_finished(one)
+    one.out.mkdir()
+    mark_finished(one)
+    assert is_finished(one)
+    assert not is_finished(replace(one, key="other"))
+    assert not (tmp_path / ".partial" / "v").exists()
+
+
+def test_a_folder_continues_only_what_began_in_it(tmp_path: Path) -> None:
+    settings = {"plan": {"seed": 0, "settings": {}}, "pool": {"actors": 2}, "methods": {"a": {"weight": 1}}}
+    with (
+        run_folder(tmp_path, settings, ("pool",), ("methods",)),
+        pytest.raises(ValueError, match="another batch is"),
+        run_folder(tmp_path, settings, ()),
+    ):
+        pass
+    with run_folder(tmp_path, settings | {"pool": {"actors": 9}}, ("pool",), ("methods",)):
+        pass
+    with run_folder(tmp_path, settings | {"methods": {"a": {"weight": 1}, "b": {}}}, ("pool",), ("methods",)):
+        pass
+    heavier = settings | {"methods": {"a": {"weight": 2}}}
+    refused = pytest.raises(ValueError, match=r"methods\.a\.weight was 1 and is now 2")
+    with refused, run_folder(tmp_path, heavier, ("pool",), ("methods",)):
+        pass
+    fewer = settings | {"plan": {"seed": 0, "settings": {"num_steps": 3}}}
+    refused = pytest.raises(ValueError, match=r"num_steps was None and is now 3; restore it or choose another out")
+    with refused, run_folder(tmp_path, fewer, ("pool",)):
+        pass
+
+
+def test_mistakes_are_named_before_anything_starts(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    for changes, message in (
+        ({"volumes": ["absent*"]}, r"no k-space volume of .* matches 'absent\*'; it has large, small"),
+        ({"slices": [7, 9]}, "large has 3 slices; none is in the range"),
+        ({"plan": {"method": "anealed"}}, "did you mean 'annealed'"),
+        ({"prior": "absent"}, "no prior 'absent'"),
+        ({"store": str(tmp_path)}, "is not a kdrift store"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reconstruct_batch(parse(BatchConfig, batch_values(inputs, tmp_path / "out", **changes)))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"unknown key 'methods\.tv\.wieght'"):
+        parse(EvaluateConfig, {"store": "s", "out": "o", "masks": {"m": {"kind": "gaussian1d"}},
+                               "methods": {"tv": {"method": "tv", "wieght": 1}}})  # fmt: skip
+    with pytest.raises(ValueError, match="letters, digits"):
+        parse(
+            EvaluateConfig, {"store": "s", "out": "o", "masks": {"../m": {"kind": "gaussian1d"}}, "methods": {"tv": {}}}
+        )
+
+
+def test_table_keeps_simulated_and_measured_data_apart() -> None:
+    def report(psnr: float, simulated: bool) -> dict[str, object]:
+        return {"simulated": simulated, "metrics": {"psnr": psnr, "ssim": 0.9, "nmse": 0.01}, "seconds": 4.0,
+                "slices": [0, 1], "nfe": 0, "net_acceleration": 3.5}  # fmt: skip
+
+    rows = summarise([Cell("eq4", "tv", [report(30.0, True), report(34.0, False), report(32.0, True)])])
+    assert [(row["data"], row["volumes"], row["psnr_mean"]) for row in rows] == [
+        ("measured", 1, 34.0), ("simulated", 2, 31.0)
+    ]  # fmt: skip
+    assert "| eq4 | tv | simulated | 2 | 31.00 ± 1.41 | 0.9000 ± 0.0000 |" in markdown(rows)
+    assert "| eq4 | tv | measured | 1 | 34.00 | 0.9000 | 0.01000 | 2.00 | - | 3.50x |" in markdown(rows)
+
+
+def test_table_says_what_diverged() -> None:
+    report = {"simulated": True, "metrics": {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01}, "seconds": 4.0, "slices": [0, 1],
+              "nfe": 9, "net_acceleration": 3.5, "diverged": {"0": {"0": "", "1": ""}, "1": {"1": ""}},
+              "fallback": [0]}  # fmt: skip
+    text = markdown(summarise([Cell("eq4", "dps", [report])]))
+    assert "eq4, dps, simulated: 3 samples diverged and are left out, 1 slices of which none was left" in text
+
+
+def test_every_method_has_its_own_prior_where_none_is_named() -> None:
+    priors = load_priors(["annealed", "red_diff", "score_mri", "hfs_sde", "tv"])
+    assert set(priors) == {"annealed", "red_diff", "score_mri", "hfs_sde"}
+    assert priors["annealed"] is priors["red_diff"]
+    assert priors["annealed"].name == default_prior("annealed") == "brain-complex-small"
+    assert priors["score_mri"].name == "brain-magnitude-small"
+    assert priors["hfs_sde"].name == "brain-hfs-small"
+    with pytest.raises(ValueError, match="no prior 'absent'"):
+        load_priors(["annealed"], "absent")
+    assert load_priors(["tv"], "absent") == {}

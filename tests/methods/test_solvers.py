@@ -1,0 +1,281 @@
+"""Predictors, correctors and the probability-flow ODE of every SDE with an exact Gaussian score; HFS-SDE's limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdrift.methods import METHODS, ChainNoise, Measurement
+from kdrift.methods.samplers.hfs_sde import GuidedPCOptions, HFSOptions, guided_pc, hfs_sde
+from kdrift.methods.samplers.solvers import correct, predict, probability_flow, reverse_sde, step_alpha, time_steps
+from kdrift.mri.fourier import fft2c, ifft2c
+from kdrift.mri.sense import sense_operator
+from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, LowFrequencies, SubVPSDE
+
+TAU = 0.7
+SIZE = 8
+LOW = LowFrequencies("square", 0.3).mask(SIZE, SIZE)
+EVERYWHERE = torch.ones(SIZE, SIZE, dtype=torch.bool)
+BASES: dict[str, SDE] = {"ve": VESDE(0.01, 20.0), "vp": VPSDE(), "sub_vp": SubVPSDE()}
+SDES = {**BASES, **{f"hfs_{name}": HighFrequencySDE(base, LOW) for name, base in BASES.items()}}
+
+
+def gaussian_score(x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Exact score of white Gaussian images of deviation TAU a component."""
+    return -x / (TAU**2 + sigma**2)
+
+
+def _complex(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.complex128) * 2**0.5
+
+
+def _time(t: float) -> Tensor:
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def _end(sde: SDE) -> float:
+    return 0.0 if isinstance(getattr(sde, "base", sde), VESDE) else 1e-3
+
+
+def _diffusing(sde: SDE) -> Tensor:
+    return ~LOW if isinstance(sde, HighFrequencySDE) else EVERYWHERE
+
+
+def _samples(sde: SDE, num_steps: int, chains: int, predictor: str, corrector: str, snr: float, inner: int) -> Tensor:
+    rng = ChainNoise(1, 0, range(chains), dtype=torch.complex128)
+    return reverse_sde(
+        gaussian_score, sde, time_steps(_end(sde), 1.0, num_steps), sde.prior_sample(rng(SIZE, SIZE)), rng=rng,
+        predictor=predictor, corrector=corrector, snr=snr, num_corrector_steps=inner,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+CASES = [
+    # predictor, corrector, r, M, N, stated limit of the variance's relative bias
+    ("euler_maruyama", "none", 0.1, 1, 120, 0.05),
+    ("reverse_diffusion", "none", 0.1, 1, 120, 0.07),
+    ("ancestral", "none", 0.1, 1, 120, 0.07),
+    ("reverse_diffusion", "langevin", 0.1, 1, 120, 0.05),
+    ("reverse_diffusion", "annealed_langevin", 0.1, 1, 120, 0.05),
+    ("none", "langevin", 0.25, 5, 60, 0.15),
+]
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_every_sde_samples_the_prior(name: str, case: tuple[str, str, float, int, int, float]) -> None:
+    """Mean 0 and covariance TAU^2 P, up to a bias of the discretisation that is stated in CASES."""
+    predictor, corrector, snr, inner, num_steps, bias = case
+    sde, chains = SDES[name], 24
+    if predictor == "ancestral" and name.endswith("sub_vp"):
+        with pytest.raises(ValueError, match="published for VE and VP"):
+            _samples(sde, 2, 1, predictor, corrector, snr, inner)
+        return
+    x = _samples(sde, num_steps, chains, predictor, corrector, snr, inner)
+    spectrum = fft2c(x)[:, _diffusing(sde)]
+    count = spectrum.numel()
+    variance = float(torch.view_as_real(spectrum).square().mean())
+    t = _time(_end(sde))
+    expected = float(sde.alpha(t) ** 2 * TAU**2 + sde.std(t) ** 2)
+    assert abs(variance / expected - 1) < bias + 5 / count**0.5
+    assert abs(complex(spectrum.mean())) < 5 * (2 * variance / count) ** 0.5
+    off = spectrum.T.conj() @ spectrum / (2 * variance * chains)  # white: no covariance between frequencies
+    off.fill_diagonal_(0)
+    assert float(off.abs().max()) < 5 / chains**0.5
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+def test_order_of_the_probability_flow(name: str, method: str, order: int) -> None:
+    """Images N(0, TAU^2) scale with the deviation of x_t, so that the ODE has a closed form."""
+    sde = SDES[name]
+    torch.manual_seed(0)
+    x = sde.project(_complex(SIZE, SIZE))
+    first, last = _time(0.7), _time(0.2)
+    variances = [float(sde.alpha(t) ** 2 * TAU**2 + sde.std(t) ** 2) for t in (first, last)]
+    exact = x * math.sqrt(variances[1] / variances[0])
+    errors = []
+    for steps in (160, 320):
+        times = torch.linspace(0.7, 0.2, steps + 1, dtype=torch.float64).tolist()
+        solved = probability_flow(gaussian_score, sde, x, times, method=method)  # type: ignore[arg-type]
+        errors.append(float((solved - exact).abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+    back = probability_flow(gaussian_score, sde, exact, torch.linspace(0.2, 0.7, 201, dtype=torch.float64).tolist())
+    torch.testing.assert_close(back, x, rtol=2e-4, atol=2e-4)
+
+
+def test_published_discretisations() -> None:
+    """Each predictor's step written out, for one time of each SDE."""
+    torch.manual_seed(0)
+    x, z = _complex(SIZE, SIZE), _complex(SIZE, SIZE)
+    start, stop, dt = _time(0.5), _time(0.49), 0.01
+
+    def step(kind: str, sde: SDE) -> Tensor:
+        return predict(kind, sde, lambda x, t: -x, x, start, stop, z)  # type: ignore[arg-type]
+
+    ve, vp = BASES["ve"], VPSDE()
+    gap = float(ve.std(start) ** 2 - ve.std(stop) ** 2)
+    torch.testing.assert_close(step("reverse_diffusion", ve), x - gap * x + gap**0.5 * z)
+    shrunk = float(ve.std(stop) / ve.std(start)) * gap**0.5
+    torch.testing.assert_close(step("ancestral", ve), x - gap * x + shrunk * z)
+    beta = (0.1 + 0.5 * 19.9) * dt
+    torch.testing.assert_close(step("reverse_diffusion", vp), (2 - (1 - beta) ** 0.5) * x - beta * x + beta**0.5 * z)
+    torch.testing.assert_close(step("ancestral", vp), (x - beta * x) / (1 - beta) ** 0.5 + beta**0.5 * z)
+    torch.testing.assert_close(step("euler_maruyama", vp), x + beta / 2 * x - beta * x + beta**0.5 * z)
+    torch.testing.assert_close(step("none", vp), x)
+    assert float(step_alpha(vp, start, stop)) == pytest.approx(1 - beta)
+    assert float(step_alpha(ve, start, stop)) == 1
+    with pytest.raises(ValueError, match="take more steps"):
+        vp.discretize(_time(1.0), _time(0.9))
+    hfs = HighFrequencySDE(vp, LOW)  # Eq. 13: F_l is left as it is
+    high = hfs.project(x)
+    root = (1 - beta) ** 0.5
+    expected = (x - high) + (2 - root) * high - beta * x + beta**0.5 * hfs.project(z)
+    torch.testing.assert_close(step("reverse_diffusion", hfs), expected)
+    # the last level of VE goes to zero: nothing is left before time 0
+    assert float(ve.discretize(_time(0.0), _time(-0.01))[1]) == pytest.approx(0.01)
+
+
+def test_corrector_step_sizes() -> None:
+    torch.manual_seed(0)
+    sde, t, alpha = BASES["vp"], _time(0.4), _time(0.9)
+    x, z = _complex(3, SIZE, SIZE), _complex(3, SIZE, SIZE)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -2 * x
+
+    moved = correct("langevin", sde, score, x, t, alpha, z, snr=0.2)
+    ratio = z.flatten(1).norm(dim=1) / (2 * x).flatten(1).norm(dim=1)
+    eps = (2 * 0.9 * (0.2 * ratio) ** 2)[:, None, None]
+    torch.testing.assert_close(moved, x - 2 * eps * x + (2 * eps).sqrt() * z)
+    moved = correct("annealed_langevin", sde, score, x, t, alpha, z, snr=0.2, silent=True)
+    torch.testing.assert_close(moved, x - 2 * (2 * 0.9 * (0.2 * float(sde.std(t))) ** 2) * x)
+
+
+def _measurement(image: Tensor, mask: Tensor, coils: int = 1) -> Measurement:
+    torch.manual_seed(coils)
+    smaps = torch.ones(1, *image.shape, dtype=torch.complex128) if coils == 1 else _complex(coils, *image.shape)
+    smaps = smaps / smaps.abs().square().sum(0).sqrt()
+    return Measurement(sense_operator(smaps, mask).forward(image), mask, smaps, 0.0)
+
+
+def test_hfs_with_an_empty_centre_is_vp() -> None:
+    """The same noise gives the same image, whatever the SDE and the operator, up to rounding."""
+    torch.manual_seed(0)
+    problem = _measurement(_complex(SIZE, SIZE), torch.rand(SIZE, SIZE) < 0.5)
+    levels = VESDE(0.01, 5.0)
+    none = HighFrequencySDE(levels, torch.zeros(SIZE, SIZE, dtype=torch.bool))
+    for kind in ("vp", "ve", "sub_vp"):
+        for preset in ("paper", "released"):
+            options = replace(METHODS["hfs_sde"].presets[preset], num_steps=30, sde=kind)
+            rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+            found = hfs_sde(gaussian_score, none, problem, rng=rng, options=options)
+            shared = {name: getattr(options, name) for name in GuidedPCOptions.__dataclass_fields__}
+            rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+            white = guided_pc(gaussian_score, levels, problem, rng=rng, options=GuidedPCOptions(**shared))
+            torch.testing.assert_close(found, white, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve", "sub_vp"])
+def test_hfs_never_changes_the_centre_by_noise(kind: str) -> None:
+    """Without data gradient the centre stays what the start had, to rounding, over a whole run."""
+    torch.manual_seed(0)
+    problem = _measurement(_complex(SIZE, SIZE), EVERYWHERE)
+    sde = HighFrequencySDE(VESDE(0.01, 5.0), LOW)
+    options = HFSOptions(num_steps=100, sde=kind, high_pass="plain", lambda_1=0.0, lambda_2=0.0)  # type: ignore[arg-type]
+    rng = ChainNoise(0, 0, range(3), dtype=torch.complex128)
+    x = hfs_sde(gaussian_score, sde, problem, rng=rng, options=options)
+    assert float((fft2c(x)[:, LOW] - problem.kspace[0][LOW]).abs().max()) < 1e-12
+    assert float((fft2c(x)[:, ~LOW] - problem.kspace[0][~LOW]).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["pc_ve", "pc_vp", "hfs_sde"])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_limits_without_data_and_with_all_data(name: str, preset: str) -> None:
+    """No data: the prior (variance within the stated bias of r), for HFS with the centre it started from.
+
+    All data: the data, for images whose energy is in few frequencies; the data's gradient is scaled to the score, so
+    that the error is of the size of the last steps, not zero.
+    """
+    torch.manual_seed(0)
+    size, method = 16, METHODS[name]
+    low = LowFrequencies("square", 0.1).mask(size, size)
+    levels = VESDE(0.01, 5.0)
+    sde: SDE = HighFrequencySDE(levels, low) if method.noise == "high_frequency" else levels
+    options = replace(method.presets[preset], num_steps=200)
+    nothing = _measurement(torch.zeros(size, size, dtype=torch.complex128), torch.zeros(size, size, dtype=torch.bool))
+    rng = ChainNoise(0, 0, range(6), dtype=torch.complex128)
+    empty = fft2c(method.sample(gaussian_score, sde, nothing, rng=rng, options=options))
+    diffusing = ~low if method.noise == "high_frequency" else torch.ones_like(low)
+    variance = float(torch.view_as_real(empty[:, diffusing]).square().mean())
+    assert variance == pytest.approx(TAU**2, rel=0.2)
+    assert float(empty[:, ~diffusing].abs().sum()) < 1e-9
+
+    distance = (torch.arange(size)[:, None] - size // 2).double().hypot(torch.arange(size).double() - size // 2)
+    power = 3 * torch.exp(-distance) + 0.02
+
+    def smooth_score(x: Tensor, sigma: float | Tensor) -> Tensor:
+        return -ifft2c(fft2c(x) / (power**2 + sigma**2))
+
+    image = ifft2c(power * _complex(size, size))
+    problem = _measurement(image, torch.ones(size, size, dtype=torch.bool))
+    rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+    full = method.sample(smooth_score, sde, problem, rng=rng, options=options)
+    rms = torch.view_as_real(full - image).square().mean().sqrt()
+    assert float(rms / torch.view_as_real(image).square().mean().sqrt()) < 0.15
+
+
+def test_schedules_stay_within_the_levels_the_prior_knows() -> None:
+    torch.manual_seed(0)
+    problem = _measurement(_complex(SIZE, SIZE), torch.rand(SIZE, SIZE) < 0.5, coils=2)
+    levels = VESDE(0.02, 3.0)
+    asked: list[float] = []
+    told: list[tuple[int, int, float]] = []
+
+    def score(x: Tensor, sigma: float | Tensor) -> Tensor:
+        asked.append(float(sigma))
+        return gaussian_score(x, sigma)
+
+    for name in ("pc_ve", "pc_vp", "hfs_sde"):
+        for preset in ("paper", "released"):
+            options = replace(METHODS[name].presets[preset], num_steps=20)
+            sde: SDE = HighFrequencySDE(levels, LOW) if name == "hfs_sde" else levels
+            told.clear()
+            METHODS[name].sample(
+                score, sde, problem, rng=ChainNoise(0, 0, range(1), dtype=torch.complex128), options=options,
+                callback=lambda done, total, images, level: told.append((done, total, level)),
+            )  # fmt: skip
+            assert len(asked) == 40  # one predictor and one corrector a step
+            assert 0.02 * (1 - 1e-9) < min(asked) < max(asked) < 3 * (1 + 1e-9)
+            assert max(asked) == pytest.approx(3.0)
+            assert [done for done, _, _ in told] == list(range(1, 21))
+            assert [level for _, _, level in told] == sorted((level for _, _, level in told), reverse=True)
+            asked.clear()
+
+
+def test_bad_settings_and_priors_are_named() -> None:
+    problem = _measurement(_complex(SIZE, SIZE), EVERYWHERE)
+    rng = ChainNoise(0, 0, range(1), dtype=torch.complex128)
+    with pytest.raises(ValueError, match="prior of high_frequency noise, got VESDE"):
+        hfs_sde(gaussian_score, BASES["ve"], problem, rng=rng, options=HFSOptions())
+    two = replace(problem, smaps=torch.stack([problem.smaps, 0 * problem.smaps]))
+    high = HighFrequencySDE(VESDE(0.01, 5.0), LOW)
+    parts = ChainNoise(0, 0, range(1), 2, dtype=torch.complex128)
+    with pytest.raises(ValueError, match="takes one set of coil maps, got 2; set high_pass plain"):
+        hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions())
+    plain = hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions(num_steps=20, high_pass="plain"))
+    assert plain.shape == (1, 2, SIZE, SIZE)
+    assert plain.isfinite().all()
+    still = correct("langevin", high, lambda x, t: 0 * x, plain, _time(0.5), _time(1.0), plain, snr=0.2)
+    torch.testing.assert_close(still, plain)  # without a score there is no step, and no division by zero
+    with pytest.raises(ValueError, match="none of them above t_min"):
+        guided_pc(gaussian_score, VESDE(0.01, 0.02), problem, rng=rng, options=GuidedPCOptions(t_min=0.9))
+    with pytest.raises(ValueError, match="num_steps >= 2"):
+        HFSOptions(num_steps=1)
+    with pytest.raises(ValueError, match="t_min in"):
+        HFSOptions(t_min=0.0)
+    with pytest.raises(ValueError, match="reverse_diffusion for sub_vp"):
+        HFSOptions(sde="sub_vp", predictor="ancestral")

@@ -1,0 +1,148 @@
+"""Prior bundles: round trip, damage, names; the adapter that scores complex images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from kdrift.mri.fourier import fft2c, ifft2c
+from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.prior.bundle import load_prior, save_prior, shipped_priors
+from kdrift.prior.network_score import NetworkScore, pad_to_multiple
+from kdrift.recon.plan import Plan
+from kdrift.recon.runner import resolve
+from kdrift.sde import AttenuatedSDE, HighFrequencySDE
+from kdrift.sde.score import denoise
+
+CONFIG = NetworkConfig(
+    NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,
+                 scale_by_sigma=False, init_scale=1.0),
+    preconditioning="edm",
+)  # fmt: skip
+METADATA = {"sigma_min": 0.01, "sigma_max": 5.0}
+
+
+def test_round_trip_and_checksums(tmp_path: Path) -> None:
+    network = build_network(CONFIG)
+    folder = save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)
+    save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)  # replaces
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["p"]
+    prior = load_prior(folder)
+    assert prior.name == "p"
+    assert prior.sigma_range == (0.01, 5.0)
+    assert prior.network_config == CONFIG
+    x, sigma = torch.randn(2, 1, 16, 16), torch.tensor([0.1, 1.0])
+    torch.testing.assert_close(prior.network(x, sigma), network.eval()(x, sigma))
+    (folder / "config.yaml").write_text("network: {}\n")
+    with pytest.raises(ValueError, match=r"config\.yaml does not match"):
+        load_prior(folder)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    other = NetworkConfig(NCSNppConfig(image_size=16, nf=8, ch_mult=(1,), num_res_blocks=1))
+    folder = save_prior(tmp_path / "p", build_network(CONFIG), other, card="", metadata=METADATA)
+    with pytest.raises(ValueError, match="weights do not fit"):
+        load_prior(folder)
+    with pytest.raises(ValueError, match="lacks sigma_max"):
+        save_prior(tmp_path / "q", build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 1})
+
+
+def test_unknown_names_are_answered_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no prior 'nothing'"):
+        load_prior("nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no prior"):
+        load_prior(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", shipped_priors())
+def test_shipped_priors_load_fit_the_size_limit_and_denoise(name: str) -> None:
+    prior = load_prior(name)
+    folder = Path(__file__).parents[2] / "platform/kdrift/prior/shipped" / name
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
+    assert (folder / "training.log").is_file()
+    assert "command" in (folder / "README.md").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["metadata"]["train"]["seed"] is not None
+    rows, cols = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    disc = ((rows**2 + cols**2) < 0.6).float() * 0.6
+    clean = torch.complex(disc, -0.5 * disc)
+    noise, sde = torch.complex(torch.randn(64, 64), torch.randn(64, 64)), prior.sde(64, 64)
+    if isinstance(sde, AttenuatedSDE):  # k-space, and what counts is what is left under G
+        window = sde.attenuation(sde.time(torch.tensor(0.1)), 64, 64)
+        noisy, part, bound = ifft2c(window * fft2c(clean)) + 0.1 * noise, lambda x: ifft2c(window * fft2c(x)), 0.7
+    else:
+        noisy, part, bound = clean + 0.1 * sde.project(noise), sde.project, 0.2
+    denoised = denoise(prior.score(), noisy[None], 0.1)[0]
+    assert part(denoised - clean).abs().square().mean() < bound * part(noisy - clean).abs().square().mean()
+
+
+class _Linear(torch.nn.Module):
+    """A stand-in network with a known answer: the denoiser of white Gaussian images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau = torch.nn.Parameter(torch.tensor(0.5))
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        variance = self.tau**2
+        return x * (variance / (variance + sigma**2))[:, None, None, None]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 7, 9), (5, 6)])
+def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) -> None:
+    network = _Linear()
+    score = NetworkScore(network, returns="image", size_multiple=4, max_images=3, fast=False)
+    x = torch.randn(*shape, dtype=torch.complex64)
+    torch.testing.assert_close(score(x, 0.3), -x / (0.5**2 + 0.3**2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoise(score, x, 0.3), x * 0.25 / 0.34, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(x.real, 0.3), -x.real / 0.34, rtol=1e-4, atol=1e-4)
+    assert max(network.calls) <= 3
+    assert score.num_images == (2 + 2 + 1) * int(torch.tensor(shape[:-2]).prod())
+    per_image = torch.rand(shape[:-2]) + 0.1
+    torch.testing.assert_close(score(x, per_image), -x / (0.25 + per_image[..., None, None] ** 2), rtol=1e-4, atol=1e-4)
+
+
+def test_padding_reflects_and_is_cropped() -> None:
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert pad_to_multiple(x, 4).shape == (1, 1, 4, 4)
+    assert pad_to_multiple(x, 1) is x
+    assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8).shape == (1, 1, 8, 8)
+
+
+def test_prior_of_two_channels_scores_complex_images_only(tmp_path: Path) -> None:
+    config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
+    folder = save_prior(tmp_path / "p", build_network(config), config, card="", metadata=METADATA)
+    score = load_prior(folder).score(fast=False, max_images=2)
+    x = torch.randn(3, 16, 16, dtype=torch.complex64)
+    parts = torch.stack([x.real, x.imag], 1)
+    expected = score.network(parts, torch.full((3,), 0.2))
+    torch.testing.assert_close(score(x, 0.2), torch.complex(expected[:, 0], expected[:, 1]))
+    assert score.num_images == 3
+    with pytest.raises(ValueError, match="real image needs a magnitude prior"):
+        score(x.real, 0.2)
+
+
+def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
+    score = NetworkScore(_Linear(), returns="image", max_images=2, fast=False)
+    x = torch.randn(3, 4, 4, dtype=torch.complex64, requires_grad=True)
+    denoise(score, x, 0.3).abs().square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * (0.25 / 0.34) ** 2 * x.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
+    config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
+    low = {"shape": "columns", "fraction": 0.25}
+    metadata = {**METADATA, "noise": "high_frequency", "low_frequencies": low}
+    prior = load_prior(save_prior(tmp_path / "p", build_network(config), config, card="", metadata=metadata))
+    sde = prior.sde(8, 16)
+    assert prior.noise == "high_frequency"
+    assert isinstance(sde, HighFrequencySDE)
+    assert sde.low.sum(-1).tolist() == [4] * 8
+    with pytest.raises(ValueError, match=r"needs a prior trained on white noise, p was .* brain-magnitude"):
+        resolve(Plan(), prior)

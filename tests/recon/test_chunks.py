@@ -1,0 +1,106 @@
+"""Splitting chains and merging chunks: every split and every order gives the same mean and deviation."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from kdrift.data.phantom import phantom_volume
+from kdrift.mri.masks import make_mask
+from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.prior.bundle import Prior
+from kdrift.recon.chunks import Chunk, merge_chunks, split_chains
+from kdrift.recon.plan import Plan
+from kdrift.recon.runner import Runner, resolve
+from kdrift.recon.slices import SliceData, prepare_slice
+from kdrift.runs.hardware import has_fast_bfloat16
+
+
+@pytest.fixture(scope="module")
+def data() -> SliceData:
+    volume = phantom_volume(1, 32, 32, 4, seed=1)
+    mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
+    return prepare_slice(torch.where(mask, torch.as_tensor(volume.kspace[0]), 0), mask, index=3)
+
+
+def _runner(method: str, num_samples: int) -> Runner:
+    torch.manual_seed(0)
+    network = NCSNppConfig(
+        image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
+        centered=True, scale_by_sigma=False, init_scale=0.1,
+    )  # fmt: skip
+    config = NetworkConfig(network, preconditioning="edm")
+    prior = Prior("tiny", build_network(config).eval(), config, {"sigma_min": 0.01, "sigma_max": 5.0}, "0" * 64)
+    plan = Plan(method, settings={"num_steps": 3}, num_samples=num_samples, keep_samples=True, precision="float32")
+    return resolve(plan, prior)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 5, 16])
+@pytest.mark.parametrize("num_chunks", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_coils", [None, 1, 4])
+def test_split_covers_every_chain_once(num_samples: int, num_chunks: int, num_coils: int | None) -> None:
+    chunks = split_chains(num_samples, num_coils=num_coils, num_chunks=num_chunks, batch_samples=4)
+    chains = [
+        (sample, coil)
+        for chunk in chunks
+        for sample in range(*chunk.samples)
+        for coil in range(*(chunk.coils or (0, num_coils or 1)))
+    ]
+    assert sorted(chains) == [(sample, coil) for sample in range(num_samples) for coil in range(num_coils or 1)]
+    assert max(chunk.num_samples for chunk in chunks) <= 4
+    assert len(chunks) >= min(num_chunks, num_samples * (num_coils or 1))
+
+
+def test_split_is_a_multiple_of_the_replicas() -> None:
+    assert len(split_chains(24, num_chunks=2, batch_samples=8)) == 4
+    assert split_chains(2, num_coils=5, num_chunks=4) == [
+        Chunk((0, 1), (0, 2)), Chunk((0, 1), (2, 5)), Chunk((1, 2), (0, 2)), Chunk((1, 2), (2, 5))
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        split_chains(0)
+
+
+@pytest.mark.parametrize("method", ["annealed", "score_mri_ssos", "score_mri_hybrid"])
+def test_any_split_in_any_order_gives_the_same_answer(method: str, data: SliceData) -> None:
+    runner = _runner(method, 4)
+    whole = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4)])
+    coils = len(data.kspace) if runner.independent_coils else None
+    for num_chunks in (2, 3, 8):
+        chunks = split_chains(4, num_coils=coils, num_chunks=num_chunks)
+        found = [runner.run_chunk(data, chunk) for chunk in chunks]
+        random.Random(0).shuffle(found)
+        merged = merge_chunks(found)
+        scale = float(whole.mean.max())
+        torch.testing.assert_close(merged.mean, whole.mean, rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(merged.std, whole.std, rtol=0, atol=1e-5 * scale)
+        assert merged.samples is not None
+        assert merged.samples.shape == (4, 32, 32)
+        assert merged.misfit == pytest.approx(whole.misfit, rel=1e-4)
+        assert merged.network_images == whole.network_images
+
+
+@pytest.mark.skipif(not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no bfloat16")
+def test_bfloat16_gives_the_same_answer_for_any_split(data: SliceData) -> None:
+    """The network sees other batches, and rounds as it does alone."""
+    runner = resolve(Plan("annealed", settings={"num_steps": 6}, num_samples=4))
+    whole = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4)])
+    exact = resolve(Plan("annealed", settings={"num_steps": 6}, num_samples=4, precision="float32"))
+    assert not torch.equal(merge_chunks([exact.run_chunk(data, Chunk((0, 4)))]).mean, whole.mean)
+    for num_chunks in (2, 3, 4):
+        merged = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4, num_chunks=num_chunks)])
+        scale = float(whole.mean.max())
+        torch.testing.assert_close(merged.mean, whole.mean, rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(merged.std, whole.std, rtol=0, atol=1e-5 * scale)
+
+
+def test_what_cannot_be_merged_or_split_is_named(data: SliceData) -> None:
+    runner = _runner("annealed", 2)
+    second = runner.run_chunk(data, Chunk((1, 2)))
+    with pytest.raises(ValueError, match="hold samples 1 to 1, expected the next to start at 0"):
+        merge_chunks([second])
+    with pytest.raises(ValueError, match="at least one chunk"):
+        merge_chunks([])
+    with pytest.raises(ValueError, match="coils of annealed cannot be split"):
+        runner.run_chunk(data, Chunk((0, 1), (0, 2)))

@@ -1,0 +1,88 @@
+"""MLflow run life and registry on a real SQLite store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdrift.cli import main
+from kdrift.prior.bundle import load_prior
+from kdrift.runs import tracking
+
+# MLflow calls deprecated parts of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("tracking")
+    return tracking.default_uri(folder), folder
+
+
+def test_run_is_resumed_not_doubled(store: tuple[str, Path]) -> None:
+    uri, folder = store
+    run_id = tracking.start_run(uri, "run", {"a.b": 1, "long": "x" * 9000}, folder / "artifacts")
+    tracking.log_metrics(uri, run_id, {"train/loss": 2.0}, step=10)
+    tracking.finish_run(uri, run_id, "KILLED", "interrupted")
+    client = tracking.client(uri)
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert client.get_run(run_id).data.tags["stopped"] == "interrupted"
+    tracking.resume_run(uri, run_id)
+    tracking.log_metrics(uri, run_id, {"train/loss": 2.0}, step=10)  # a replay
+    tracking.log_metrics(uri, run_id, {"train/loss": 1.0}, step=20)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    tracking.finish_run(uri, run_id, "FINISHED")
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert "stopped" not in run.data.tags
+    assert run.data.params["a.b"] == "1"
+    assert run.data.metrics["train/loss"] == 1.0
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert {point.step for point in client.get_metric_history(run_id, "train/loss")} == {10, 20}
+    with pytest.raises(ValueError, match="cannot resume MLflow run 0123"):
+        tracking.resume_run(uri, "0123")
+
+
+def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: Path) -> None:
+    uri, folder = store
+    bundle = tmp_path / "prior"
+    bundle.mkdir()
+    for weights in (b"first", b"second"):
+        (bundle / "model.safetensors").write_bytes(weights)
+        (bundle / "README.md").write_text("# card")
+        run_id = tracking.start_run(uri, "run", {}, folder / "artifacts")
+        version = tracking.register_prior(uri, run_id, bundle, "brain")
+        tracking.finish_run(uri, run_id, "FINISHED")
+    assert version == "2"
+    newest, found = tracking.download_prior(uri, "brain", tmp_path / "a")
+    oldest, _ = tracking.download_prior(uri, "brain", tmp_path / "b", version="1")
+    assert found == version
+    assert (newest / "model.safetensors").read_bytes() == b"second"
+    assert (oldest / "model.safetensors").read_bytes() == b"first"
+    resolved = tracking.client(uri).get_model_version_by_alias("brain", tracking.ALIAS)
+    assert str(resolved.version) == version
+    assert resolved.tags["sha256"] == tracking.bundle_sha256(newest) != tracking.bundle_sha256(oldest)
+    with pytest.raises(ValueError, match=r"no prior heart \(version champion\)"):
+        tracking.download_prior(uri, "heart", tmp_path / "c")
+
+
+def test_ui_command() -> None:
+    assert tracking.ui_command("sqlite:////x/mlflow.db").endswith(
+        "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    )
+    assert tracking.ui_command("http://mlflow:5000") == "open http://mlflow:5000"
+
+
+def test_register_verb_puts_a_shipped_prior_into_the_registry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = tracking.default_uri(tmp_path)
+    for version in ("1", "2"):
+        assert main(["register", "brain-magnitude-small", "--tracking-uri", uri]) == 0
+        assert f"brain-magnitude-small version {version} (alias champion)" in capsys.readouterr().out
+    bundle, version = tracking.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded")
+    assert version == "2"
+    assert load_prior(bundle).sha256 == load_prior("brain-magnitude-small").sha256
+    assert main(["register", "brain-magnitud-small", "--tracking-uri", uri]) == 1
+    assert "did you mean 'brain-magnitude-small'" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""The service's configuration and its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from starlette.requests import HTTPConnection
+
+from kdrift_serve import auth
+from kdrift_serve.problems import Problem
+from kdrift_serve.serve_config import AuthConfig, ServeConfig, load_serve_file
+from serve_helpers import KEY
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "serve"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_are_complete_and_have_no_unknown_key(path: Path) -> None:
+    """Ray Serve itself accepts unknown keys in silence."""
+    from ray.serve.schema import ServeDeploySchema
+
+    values = yaml.safe_load(path.read_text())
+    ServeDeploySchema.model_validate(values)
+    http, config = load_serve_file(path)
+    (application,) = values["applications"]
+    assert application["import_path"] == "kdrift_serve.app:build"
+    assert set(application["args"]) == {field.name for field in dataclasses.fields(ServeConfig)}
+    for name in ("samplers", "auth", "limits"):
+        known = {field.name for field in dataclasses.fields(getattr(config, name))}
+        assert set(application["args"][name]) == known
+    if http.host != "127.0.0.1":
+        assert not config.auth.keyless_on_loopback
+
+
+def test_unknown_and_wrong_values_are_named(tmp_path: Path) -> None:
+    from kdrift_serve.app import build
+
+    with pytest.raises(ValueError, match="unknown key 'sampler', did you mean 'samplers'"):
+        build({"sampler": {}})
+    with pytest.raises(ValueError, match=r"limits\.queued"):
+        build({"limits": {"queued": "many"}})
+    with pytest.raises(ValueError, match="replicas and num_cpus of at least 1"):
+        build({"samplers": {"replicas": 0}})
+    with pytest.raises(ValueError, match="priors is empty"):
+        build({"priors": {}})
+    path = tmp_path / "serve.yaml"
+    path.write_text("applications: [{name: a, import_path: b, arg: {}}]")
+    with pytest.raises(ValueError, match="unknown key 'arg', did you mean 'args'"):
+        load_serve_file(path)
+    http, config = load_serve_file(None, ["samplers.replicas=3"])
+    assert (http.host, config.samplers.replicas) == ("127.0.0.1", 3)
+
+
+def request(server: str, host: str = "localhost", key: str = "") -> HTTPConnection:
+    headers = [(b"host", host.encode())] + ([(b"authorization", key.encode())] if key else [])
+    return HTTPConnection({"type": "http", "server": (server, 8000), "headers": headers})
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KDRIFT_API_KEYS", raising=False)
+    with pytest.raises(ValueError, match="no API keys"):
+        auth.load_keys(AuthConfig())
+    (tmp_path / "keys").write_text(f"{KEY}\n{KEY[::-1]}\n")
+    keys = auth.load_keys(AuthConfig(keys_file=str(tmp_path / "keys"), keyless_on_loopback=True))
+    assert len(keys) == 2
+    assert KEY.encode() not in keys
+    auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY[::-1]}"))
+    auth.check(keys, request("10.0.0.1", key=f"bearer  {KEY} "))
+    for key in ("", "Bearer ", "Bearer wrong", f"Basic {KEY}"):
+        with pytest.raises(Problem) as error:
+            auth.check(keys, request("127.0.0.1", key=key))
+        assert error.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "passes"),
+    [
+        ("127.0.0.1", "localhost:8000", True), ("127.0.0.1", "127.0.0.1", True), ("::1", "[::1]:8000", True),
+        ("10.0.0.1", "localhost", False), ("127.0.0.1", "evil.example:8000", False),
+        ("127.0.0.1", "localhost.evil.example", False), ("127.0.0.1", "", False),
+    ],
+)  # fmt: skip
+def test_without_keys_only_loopback_passes(server: str, host: str, passes: bool) -> None:
+    if passes:
+        auth.check([], request(server, host))
+        return
+    with pytest.raises(Problem, match="403"):
+        auth.check([], request(server, host))

@@ -1,0 +1,258 @@
+"""Parts of the service by themselves: storage, pinned priors, progress, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from kdrift.data.phantom import phantom_volume
+from kdrift.methods import METHODS
+from kdrift.prior.bundle import load_prior, shipped_priors
+from kdrift.prior.pinned import load_pinned, pin_prior
+from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks
+from kdrift.recon.guard import Diverged
+from kdrift.recon.slices import prepare_slice
+from kdrift.runs import tracking
+from kdrift_serve.ingress import Ingress, create_app
+from kdrift_serve.pictures import picture
+from kdrift_serve.planner import Progress
+from kdrift_serve.problems import Problem
+from kdrift_serve.request import allowed_path, check_plan, choose_prior, from_json, from_query, upload_name
+from kdrift_serve.sampler import Sampler
+from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
+from kdrift_serve.storage import Job, JobFolder
+from serve_helpers import tiny_prior
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
+
+
+def job(**values: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": "a" * 32, "state": "done", "name": "n", "source": "s", "owner": "o", "request": {}, "prior": {},
+        "config": {}, "sampling": "full", "slices": [0],
+    }  # fmt: skip
+    return Job(**{**fields, **values})
+
+
+def test_jobs_in_a_folder(tmp_path: Path) -> None:
+    store = JobFolder(tmp_path / "jobs")
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+    ids = [f"{number:032x}" for number in range(5)]
+    for number, name in enumerate(ids):
+        store.put(job(id=name, created=float(number), state="running" if number == 0 else "done"))
+    assert [each.id for each in store.jobs()] == ids
+    store.prune(2)
+    assert [each.id for each in store.jobs()] == [ids[0], *ids[3:]]
+    assert store.get(ids[0]) == job(id=ids[0], created=0.0, state="running")
+    for name in ("../../etc", "A" * 32, "a" * 31, f"{ids[0]}/../{ids[3]}", ids[1]):
+        assert store.get(name) is None
+    (tmp_path / "jobs" / ids[3] / "job.json").write_text("{")
+    assert store.get(ids[3]) is None
+    (store.upload_folder(ids[4]) / "scan.h5").write_text("x")
+    store.drop_upload(ids[4])
+    assert sorted(os.listdir(tmp_path / "jobs" / ids[4])) == ["job.json"]
+
+
+def test_names_and_paths(tmp_path: Path) -> None:
+    assert upload_name("my scan (1).h5") == "my_scan__1_.h5"
+    root = tmp_path / "root"
+    (root / "a.zarr" / "volume").mkdir(parents=True)
+    assert allowed_path("a.zarr/volume", [root]) == root / "a.zarr" / "volume"
+    assert allowed_path(str(root / "a.zarr"), [tmp_path / "other", root]) == root / "a.zarr"
+    (tmp_path / "root2").mkdir()
+    with pytest.raises(Problem, match="outside"):
+        allowed_path("../root2", [root])  # begins like the root, and is not in it
+    with pytest.raises(Problem, match="by path"):
+        allowed_path("a", [])
+
+
+def test_query_options_are_json_or_text() -> None:
+    found = from_query(
+        [("plan.settings.num_steps", "3"), ("name", "a.h5"), ("mask.kind", "random"), ("slices", "[1,2]")]
+    )
+    assert found.plan.settings == {"num_steps": 3}
+    assert found.mask is not None
+    assert (found.name, found.mask.kind, found.slices) == ("a.h5", "random", (1, 2))
+
+
+def test_progress_is_of_all_slices_and_chunks() -> None:
+    progress = Progress(num_slices=2)
+    assert progress.view()["seconds_left"] is None
+    first, second = Chunk((0, 1)), Chunk((1, 2))
+    progress.began, progress.total, progress.chunks = time.monotonic() - 10, 4, {first: 4, second: 2}
+    view = progress.view()
+    assert (view["steps_done"], view["steps_total"], view["fraction"]) == (6, 16, 0.375)
+    assert view["seconds_left"] == pytest.approx(10 * 0.625 / 0.375, rel=0.01)
+    progress.slices_done, progress.chunks = 2, {first: 0, second: 0}
+    assert progress.view()["seconds_left"] == 0
+
+
+def test_pinned_priors(tmp_path: Path) -> None:
+    name = shipped_priors()[0]
+    assert pin_prior(name).sha256 == load_prior(name).sha256
+    folder = tiny_prior(tmp_path / "tiny")
+    pinned = pin_prior(str(folder))
+    assert load_pinned(pinned).name == "tiny"
+    assert str(tmp_path) not in json.dumps(pinned.describe())
+    tiny_prior(folder, seed=1)
+    with pytest.raises(ValueError, match="replaced; deploy again"):
+        load_pinned(pinned)
+
+
+def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
+    uri = tracking.default_uri(tmp_path)
+
+    def register(seed: int) -> str:
+        run_id = tracking.start_run(uri, "tiny", {}, tmp_path / "artifacts")
+        return tracking.register_prior(uri, run_id, tiny_prior(tmp_path / f"bundle{seed}", seed), "tiny")
+
+    assert register(0) == "1"
+    by_alias = pin_prior("models:/tiny@champion", uri)
+    assert register(1) == "2"
+    assert pin_prior("models:/tiny@champion", uri).version == "2"
+    assert (by_alias.version, by_alias.sha256) == ("1", pin_prior("models:/tiny/1", uri).sha256)
+    assert load_pinned(pin_prior("models:/tiny/2", uri)).name == "tiny"
+    for reference, text in (
+        ("models:/tiny", "expected models:/NAME@ALIAS"), ("models:/tiny@best", "no prior tiny"),
+        ("models:/tyni/1", "no prior tyni"), ("brain-magnitude-smal", "did you mean 'brain-magnitude-small'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            pin_prior(reference, uri)
+    with pytest.raises(ValueError, match="needs tracking_uri"):
+        pin_prior("models:/tiny/1")
+
+
+def test_pictures_are_of_one_slice(tmp_path: Path) -> None:
+    import h5py
+    import numpy as np
+
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file["reconstruction"] = np.linspace(0, 2, 32, dtype=np.float32).reshape(2, 4, 4)
+        file["std"] = np.zeros((2, 4, 4), np.float32)
+    drawn = picture(tmp_path / "r.h5", "mean", 1)
+    assert drawn.png.startswith(b"\x89PNG")
+    assert 1.9 < drawn.top <= 2
+    assert picture(tmp_path / "r.h5", "std", 0).top == 100
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        picture(tmp_path / "r.h5", "mean", 2)
+
+
+def silly_plan(**values: Any) -> dict[str, Any]:
+    """A plan that diverges with any prior."""
+    settings = {"num_steps": 20, "snr": 50.0}
+    return {"method": "score_mri_ssos", "settings": settings, "num_samples": 2, "precision": "float32", **values}
+
+
+def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
+    sampler = Sampler(SamplerConfig(device="cpu"), {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))})
+    phantom = torch.as_tensor(phantom_volume(1, 32, 32, 2, seed=1).kspace)[0]
+    data = prepare_slice(phantom, torch.ones(32, 32, dtype=torch.bool), index=4)
+    data = dataclasses.replace(data, mask=data.mask & (torch.arange(32) % 2 == 0))
+    for on_divergence in ("error", "fallback"):
+        plan = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode()).plan
+        chunks = [Chunk((0, 2), (coil, coil + 1)) for coil in range(2)]
+        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total: None) for chunk in chunks]
+        found = [pickle.loads(pickle.dumps(result)) for result in results]
+        assert all(isinstance(result, ChunkResult) for result in found)
+        if on_divergence == "error":
+            with pytest.raises(Diverged, match="slice 4: all 2 samples diverged"):
+                merge_chunks(found)
+        else:
+            assert merge_chunks(found).fallback
+
+
+@dataclasses.dataclass
+class Stored:
+    """In place of a planner: jobs that are finished."""
+
+    store: JobFolder
+
+    def find(self, job_id: str) -> Job | None:
+        return self.store.get(job_id)
+
+    def progress(self, job_id: str) -> None:
+        return None
+
+
+def service(tmp_path: Path, **values: Any) -> Ingress:
+    priors = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
+    config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True), **values)
+    made = Ingress(config, priors, None)  # type: ignore[arg-type]
+    made._planner = Stored(JobFolder(tmp_path / "jobs"))  # type: ignore[assignment]
+    return made
+
+
+def get(made: Ingress, path: str) -> httpx.Response:
+    """Ask the application itself, without a server."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(made))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
+            return await http.get(path)
+
+    return asyncio.run(ask())
+
+
+def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "presets"))
+    made = service(tmp_path)
+    sentence = "slice 0: all 2 samples diverged, sample 0 at step 3 of 20: its values are not finite"
+    JobFolder(tmp_path / "jobs").put(job(state="failed", detail=sentence))
+    answer = get(made, f"/v1/reconstructions/{'a' * 32}/result")
+    assert answer.status_code == 409
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == f"this reconstruction is failed: {sentence}"
+    assert get(made, "/v1/methods").json()["samplers"]["annealed"]["default_preset"] == "tuned"
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "annealed.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    methods = get(made, "/v1/methods")
+    assert methods.status_code == 200
+    assert methods.json()["samplers"]["annealed"]["default_preset"] is None
+    assert "preset annealed.yaml" in methods.json()["samplers"]["annealed"]["fault"]
+    assert methods.json()["samplers"]["score_mri"]["priors"] == ["tiny"]
+    assert str(tmp_path) not in methods.text
+    with pytest.raises(Problem) as error:
+        from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}')
+    assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
+    assert "annealed.yaml" in error.value.detail
+    assert get(made, "/v1/priors").json()[0]["noise"] == "white"
+
+
+def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
+    white = load_prior(tiny_prior(tmp_path / "tiny"))
+    other = dataclasses.replace(white, name="hf", metadata={**white.metadata, "noise": "high_frequency"})
+    both = {"hf": other, "white": white}
+
+    def asked(**values: Any) -> Any:
+        return from_json(json.dumps({"example": "phantom", "plan": {"settings": {"num_steps": 2}}, **values}).encode())
+
+    assert choose_prior(asked(), both) == "white"
+    assert choose_prior(asked(plan={"method": "tv"}), both) == "hf"
+    assert (white.network_config.images, METHODS["annealed"].images) == ("magnitude", "complex")
+    complex_network = load_prior("brain-complex-small")  # the second of the service, and of what annealed was made for
+    assert choose_prior(asked(), {"white": white, "complex": complex_network}) == "complex"
+    assert choose_prior(asked(plan={"method": "score_mri"}), {"complex": complex_network, "white": white}) == "white"
+    assert check_plan(asked(), both, Limits()).config["prior"]["name"] == "tiny"
+    for request, priors, sentence in (
+        (asked(prior="hf"), both, r"needs a prior trained on white noise, hf was trained on .*; .* serve it: white"),
+        (asked(prior="wite"), both, "no prior 'wite', did you mean 'white'"),
+        (asked(), {"hf": other}, "needs a prior trained on white noise; this service has none"),
+        (
+            asked(plan={"method": "score_mri_real"}),
+            {"complex": complex_network},
+            "of magnitude images; this service has",
+        ),
+    ):
+        with pytest.raises(Problem, match=sentence) as error:
+            check_plan(request, priors, Limits())
+        assert error.value.status == 422

@@ -1,0 +1,286 @@
+"""The training loop, its losses and its checkpoints, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdrift.data.dataset import TrainingImages
+from kdrift.runs.config import to_dict
+from kdrift.runs.json_file import read_json
+from kdrift.runs.progress import ProgressWriter, format_progress
+from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from kdrift.training.loop import (
+    Hooks,
+    NonFiniteLossError,
+    TrainState,
+    fit,
+    learning_rate,
+    new_state,
+    update_ema,
+    validate,
+)
+from kdrift.training.loss import denoise, draw_noise, edm_loss, noise_left, score_matching_loss
+from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
+from kdrift.training.train_config import NoiseConfig, OptimisationConfig, TrainConfig, check_resumable
+from kdrift.training.trainer import model_card, worker_resources
+from training_helpers import tiny_config, write_images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "images.npz")
+
+
+def run(config: TrainConfig, state: TrainState, hooks: Hooks | None = None) -> TrainState:
+    fit(config, state, TrainingImages(config.data, "train", config.seed), hooks or Hooks(), device=CPU)
+    return state
+
+
+def tensors(state: dict[str, Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in state.values():
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += tensors(value)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["edm", "none"])
+def test_noise_does_not_depend_on_the_split(kind: str) -> None:
+    config = NoiseConfig()
+    sigma, noise = draw_noise(config, kind, 5, range(8), (1, 4, 4))
+    parts = [draw_noise(config, kind, 5, part, (1, 4, 4)) for part in (range(3), range(3, 8))]
+    assert torch.equal(sigma, torch.cat([part[0] for part in parts]))
+    assert torch.equal(noise, torch.cat([part[1] for part in parts]))
+    assert not torch.equal(sigma, draw_noise(config, kind, 6, range(8), (1, 4, 4))[0])
+    assert torch.unique(sigma).numel() == 8
+
+
+def test_noise_levels_follow_their_distributions() -> None:
+    config = NoiseConfig(log_sigma_mean=-0.4, log_sigma_std=0.7, sigma_min=0.01, sigma_max=100.0)
+    log_sigma = draw_noise(config, "edm", 0, range(4000), (1,))[0].log()
+    assert abs(float(log_sigma.mean()) + 0.4) < 5 * 0.7 / 4000**0.5
+    assert abs(float(log_sigma.std()) - 0.7) < 5 * 0.7 / 8000**0.5
+    sigma = draw_noise(config, "none", 0, range(4000), (1,))[0]
+    times = (sigma / 0.01).log() / torch.tensor(1e4).log()
+    assert float(times.min()) > 0
+    assert float(times.max()) < 1
+    assert abs(float(times.mean()) - 0.5) < 5 * (1 / 12 / 4000) ** 0.5
+
+
+def test_losses_of_the_exact_gaussian_model() -> None:
+    """For x ~ N(0, s^2) the least EDM loss is 1 at every level, score matching: s^2 / (s^2 + sigma^2)."""
+    data_std, count = 0.5, 256
+    generator = torch.Generator().manual_seed(0)
+    image = data_std * torch.randn(count, 1, 16, 16, generator=generator)
+    noise = torch.randn(image.shape, generator=generator)
+    for level in (0.05, 0.5, 5.0):
+        sigma = torch.full((count,), level)
+
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            return -x / (data_std**2 + sigma[:, None, None, None] ** 2)
+
+        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+            return denoise(score, "score", x, sigma)
+
+        error = 5 * (2 / image.numel()) ** 0.5
+        expected = data_std**2 / (data_std**2 + level**2)
+        assert abs(float(edm_loss(denoiser, image, sigma, noise, data_std)) - 1) < error
+        assert abs(float(score_matching_loss(score, image, sigma, noise)) / expected - 1) < error
+        assert abs(noise_left(denoiser, "image", image, level, noise) / expected - 1) < error
+        assert noise_left(score, "score", image, level, noise) == pytest.approx(
+            float(score_matching_loss(score, image, sigma, noise)), rel=1e-4
+        )
+
+
+def test_learning_rate() -> None:
+    config = OptimisationConfig(learning_rate=1.0, warmup_images=100, schedule="cosine")
+    assert learning_rate(config, 50, 1100) == 0.5
+    assert learning_rate(config, 100, 1100) == 1.0
+    assert learning_rate(config, 600, 1100) == pytest.approx(0.5)
+    assert learning_rate(config, 1100, 1100) == pytest.approx(0.0)
+    assert learning_rate(replace(config, schedule="constant"), 1100, 1100) == 1.0
+
+
+def test_ema_half_life_is_in_images(images: Path) -> None:
+    config = tiny_config(images)
+    state = new_state(config, CPU)
+    with torch.no_grad():
+        for average, weight in zip(state.ema.parameters(), state.network.parameters(), strict=True):
+            average.zero_()
+            weight.fill_(1.0)
+    state.images = 10**9
+    for _ in range(5):
+        update_ema(state, OptimisationConfig(ema_halflife_images=100), 20)
+    for average in state.ema.parameters():
+        torch.testing.assert_close(average, torch.full_like(average, 0.5))
+
+
+@pytest.mark.parametrize("kind", ["edm", "none"])
+def test_resumed_equals_uninterrupted_bit_for_bit(images: Path, tmp_path: Path, kind: str) -> None:
+    config = tiny_config(images)
+    network = replace(config.network.ncsnpp, dropout=0.1)
+    if kind == "none":
+        network = replace(network, centered=False, scale_by_sigma=True)
+    config = replace(config, network=replace(config.network, preconditioning=kind, ncsnpp=network))
+    whole = run(config, new_state(config, CPU))
+    first = run(replace(config, total_images=24), new_state(config, CPU))
+    path = save_checkpoint(tmp_path, first.state_dict(), images=first.images, keep=1)
+    torch.manual_seed(12345)  # whatever happened in between
+    resumed = new_state(config, CPU)
+    resumed.load_state_dict(load_checkpoint(path))
+    run(config, resumed)
+    assert resumed.images == whole.images == 64
+    expected, got = tensors(whole.state_dict()), tensors(resumed.state_dict())
+    assert len(expected) == len(got) > 100
+    for a, b in zip(expected, got, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(expected[-1], tensors(first.state_dict())[-1])
+
+
+def test_training_lowers_the_validation_loss(images: Path) -> None:
+    config = replace(tiny_config(images), total_images=800)
+    held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(6)
+    seen: dict[int, dict[str, float]] = {}
+    hooks = Hooks(metrics=lambda count, values: seen.setdefault(count, {}).update(values))
+    state = new_state(config, CPU)
+    before = validate(config, state.ema, held_out, CPU)
+    run(config, state, hooks)
+    after = validate(config, state.ema, held_out, CPU)
+    assert list(before) == ["validation/noise_left_sigma_0.1", "validation/noise_left_sigma_1"]
+    for name in before:
+        assert after[name] < before[name]
+    assert sorted(seen) == list(range(16, 801, 16))
+    assert {"train/loss", "train/learning_rate", "train/gradient_norm", "train/images_per_second"} <= set(seen[16])
+
+
+def test_non_finite_loss_stops_before_the_step(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images)
+    good = TrainingImages(config.data, "train", config.seed)
+
+    class Poisoned:
+        def batch(self, indices: Any) -> Tensor:
+            batch = good.batch(indices)
+            batch[list(indices).index(37) if 37 in indices else slice(0, 0)] = float("nan")
+            return batch
+
+    state = new_state(config, CPU)
+    kept: list[list[Tensor]] = []
+
+    def checkpoint(state: TrainState) -> None:
+        kept.append([tensor.clone() for tensor in tensors(state.state_dict())])
+        save_checkpoint(tmp_path, state.state_dict(), images=state.images, keep=9)
+
+    with pytest.raises(NonFiniteLossError, match="at image 32: stopped before the step"):
+        fit(config, state, Poisoned(), Hooks(checkpoint=checkpoint), device=CPU)
+    assert state.images == 32
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "images_000000000016",
+        "images_000000000032",
+    ]
+    for a, b in zip(kept[-1], tensors(state.state_dict()), strict=True):
+        assert torch.equal(a, b)
+        assert a.isfinite().all()
+
+
+def test_checkpoints_are_whole_or_absent(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none") is None
+    for count in (10, 20, 30):
+        save_checkpoint(tmp_path, {"images": count}, images=count, keep=2)
+    (tmp_path / ".partial_000000000040").mkdir()
+    (tmp_path / "images_000000000050").mkdir()  # a folder without its file is no checkpoint
+    assert [path.name[-2:] for path in list_checkpoints(tmp_path)] == ["20", "30"]
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert load_checkpoint(newest) == {"images": 30}
+    save_checkpoint(tmp_path, {"images": 30, "again": 1}, images=30, keep=2)
+    assert load_checkpoint(newest) == {"images": 30, "again": 1}
+    content = (newest / "state.pt").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"garbage" * 10):
+        (newest / "state.pt").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"images_000000000030 cannot be read"):
+            load_checkpoint(newest)
+
+
+def test_resume_needs_the_same_configuration(images: Path) -> None:
+    config = tiny_config(images)
+    saved = to_dict(config)
+    check_resumable(saved, to_dict(replace(config, total_images=128, card="x")))
+    with pytest.raises(ValueError, match="seed was 3 and is now 4"):
+        check_resumable(saved, to_dict(replace(config, seed=4)))
+    wider = replace(config.network, ncsnpp=replace(config.network.ncsnpp, nf=16))
+    with pytest.raises(ValueError, match=r"network\.ncsnpp\.nf was 8"):
+        check_resumable(saved, to_dict(replace(config, network=wider)))
+
+
+def test_batch_must_divide(images: Path) -> None:
+    config = tiny_config(images)
+    data = TrainingImages(config.data, "train", config.seed)
+    with pytest.raises(ValueError, match="batch_size 8 does not divide among 3 workers"):
+        fit(config, new_state(config, CPU), data, Hooks(), device=CPU, world_size=3)
+
+
+def test_configuration_errors(images: Path) -> None:
+    with pytest.raises(ValueError, match="sigma_min"):
+        tiny_config(images, noise={"sigma_min": 2.0, "sigma_max": 1.0})
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        tiny_config(images, optimisation={"learning_rat": 1.0})
+    with pytest.raises(ValueError, match="must be positive"):
+        tiny_config(images, batch_size=0)
+
+
+def test_previews(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images)
+    state = new_state(config, CPU)
+    levels = noise_schedule(config.noise, 5)
+    assert levels[0] == pytest.approx(20.0)
+    assert levels[-2] == pytest.approx(0.01, rel=1e-4)
+    assert levels[-1] == 0
+    samples = draw_samples(config, state.ema, 16, CPU)
+    assert samples.shape == (2, 1, 16, 16)
+    assert torch.equal(samples, draw_samples(config, state.ema, 16, CPU))
+    held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(3)
+    sheet = draw_denoised(config, state.ema, held_out, CPU)
+    assert sheet.shape == (9, 1, 16, 16)
+    save_sheet(tmp_path / "a" / "sheet.png", sheet, 3)
+    assert (tmp_path / "a" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress(tmp_path: Path) -> None:
+    writer = ProgressWriter(tmp_path / "progress.json", 8)
+    writer(16, 2.0, 4.0)
+    writer(24, 1.0, 4.0)  # less than a second later: not written
+    values = read_json(tmp_path / "progress.json")
+    assert (values["images"], values["start"]) == (16, 8)
+    assert format_progress(values, 64) == "16/64 images  25.0 %  loss 2.0000  4.0 images/s  0:00:12 left"
+
+
+def test_worker_resources() -> None:
+    def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+
+    assert worker_resources([node(8)], 1) == (8, False)
+    assert worker_resources([node(8)], 3) == (2, False)
+    assert worker_resources([node(8), node(4), node(64, alive=False)], 3) == (4, False)
+    assert worker_resources([node(8), node(16, 2)], 2) == (8, True)
+    assert worker_resources([node(8), node(16, 2)], 3) == (8, False)
+    assert worker_resources([node(16, 1), node(16, 4)], 3) == (8, True)
+    with pytest.raises(ValueError, match="3 workers need 3 CPUs, the Ray cluster has 2"):
+        worker_resources([node(2)], 3)
+
+
+def test_model_card(images: Path) -> None:
+    config = replace(tiny_config(images), card="Brains, CC-BY, cite X.")
+    card = model_card(config, 64, {"train/loss": 1.0, "validation/noise_left_sigma_0.1": 0.25})
+    assert card.startswith("# tiny\n\nBrains, CC-BY, cite X.\n")
+    assert "| 0.1 | 0.2500 |" in card
+    assert "the 0.99 quantile of each volume's magnitudes is 1" in card

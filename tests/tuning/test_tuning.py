@@ -1,0 +1,279 @@
+"""Tuning without Ray: configurations, held-out k-space, the objective, the journal, presets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from kdrift.cli import main
+from kdrift.methods import METHODS, presets
+from kdrift.methods.presets import Preset, find_preset, read_preset, write_preset
+from kdrift.mri.heldout import draw_heldout
+from kdrift.mri.masks import acs_region, make_mask
+from kdrift.prior.bundle import load_prior
+from kdrift.recon.plan import Plan, pin
+from kdrift.recon.runner import resolve
+from kdrift.runs.config import load_config, parse, to_dict
+from kdrift.tuning.journal import Journal, TrialRecord
+from kdrift.tuning.objective import evaluate_slices, load_cases
+from kdrift.tuning.outcome import choose_best, pareto_front, table
+from kdrift.tuning.tune_config import Axis, TuneConfig, check_resumable, check_space, start_point
+from tuning_helpers import tiny_search, write_inputs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Inputs = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("tuning"))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/tune").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_searches_are_valid(path: Path) -> None:
+    config = load_config(TuneConfig, path)
+    start = find_preset(config.method, config.preset)
+    check_space(config, start)
+    assert start_point(config, start)
+    assert "patient12*" in config.data.exclude
+
+
+def test_mistakes_are_named(inputs: Inputs) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"space": {"noise_scal": {"low": 1, "high": 2}}}, "no setting 'noise_scal', did you mean 'noise_scale'"),
+        ({"settings": {"num_step": 3}}, "settings: annealed has no setting 'num_step', did you mean 'num_steps'"),
+        ({"space": {"eta": {"lo": 0, "high": 1}}}, "unknown key 'space.eta.lo'"),
+        ({"space": {"eta": {"low": 1, "high": 0}}}, "low <= high"),
+        ({"space": {"eta": {"low": 0, "high": 1, "log": True}}}, "above 0 where log"),
+        ({"space": {"eta": {"low": 0, "choices": [1]}}}, "not both"),
+        ({"space": {"num_steps": {"choices": [4]}}}, "'num_steps' is in both"),
+        ({"space": {}}, "space is empty"),
+        ({"method": "anealed"}, "did you mean 'annealed'"),
+        ({"objective": "mse"}, "objective"),
+        ({"num_trials": 0}, "at least 1"),
+        ({"heldout_fraction": 1.0}, "between 0 and 1"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            tiny_search(*inputs, **changes)
+    config = tiny_search(*inputs, space={"eta": {"low": 0.0, "high": 1.5}})
+    with pytest.raises(ValueError, match=r"space: eta 1.5: .*spread and eta in \[0, 1\]"):
+        check_space(config, find_preset("annealed"))
+    hybrid = {"lambda_start": {"low": 0.1, "high": 1.0}, "lambda_stop": {"low": 0.0, "high": 0.5}}
+    config = tiny_search(*inputs, method="score_mri_hybrid", settings={}, space=hybrid)
+    with pytest.raises(ValueError, match=r"lambda_start 0.1, lambda_stop 0.5: .*lambda_start >= lambda_stop"):
+        check_space(config, find_preset("score_mri_hybrid"))
+    with pytest.raises(ValueError, match="num_samples was 1 and is now 2"):
+        check_resumable(to_dict(tiny_search(*inputs)), to_dict(tiny_search(*inputs, num_samples=2)))
+    check_resumable(to_dict(tiny_search(*inputs)), to_dict(tiny_search(*inputs, num_trials=9)))
+
+
+def test_start_is_moved_into_the_space(inputs: Inputs) -> None:
+    space = {
+        "sense_interval": {"low": 1, "high": 9.0, "integer": True},
+        "num_steps": {"choices": [20, 30]},
+        "lambda_steps": {"low": 10, "high": 20},
+        "coupling": {"choices": ["combine", "broadcast"]},
+    }
+    config = tiny_search(*inputs, method="score_mri_hybrid", settings={}, space=space)
+    found = start_point(config, find_preset("score_mri_hybrid", "paper"))
+    assert found == {"sense_interval": 9, "coupling": "combine"}  # 2000 steps and no lambda_steps: drawn
+    assert isinstance(found["sense_interval"], int)
+    assert Axis(low=2, high=5, integer=True).ends == [2, 5]
+
+
+@pytest.mark.parametrize("kind", ["equispaced", "gaussian2d"])
+def test_held_out_samples_are_sampled_lines_or_points_outside_the_acs(kind: str) -> None:
+    mask = make_mask(kind, (48, 40), acceleration=3, acs_fraction=0.15, seed=1).mask
+    heldout = draw_heldout(mask, 0.25, seed=3)
+    assert bool((heldout & ~mask).sum() == 0)
+    assert not bool(heldout[acs_region(mask)].any())
+    outside = mask.clone()
+    outside[acs_region(mask)] = False
+    assert int(heldout.sum()) == pytest.approx(0.25 * int(outside.sum()), rel=0.2)
+    assert bool((heldout == heldout[:1]).all()) == (kind == "equispaced")
+    assert torch.equal(heldout, draw_heldout(mask, 0.25, seed=3))
+    assert not torch.equal(heldout, draw_heldout(mask, 0.25, seed=4))
+    rows = draw_heldout(mask.T.contiguous(), 0.25, seed=3)
+    assert bool((rows == rows[:, :1]).all()) == (kind == "equispaced")
+    with pytest.raises(ValueError, match="nothing is sampled outside the ACS"):
+        draw_heldout(torch.ones(8, 8, dtype=torch.bool), 0.25, seed=0)
+
+
+def values(config: TuneConfig, **settings: Any) -> list[float]:
+    """Return the objective after each slice."""
+    plan = Plan(config.method, "tuned", {**config.settings, **settings}, config.num_samples, config.seed)
+    cases = load_cases(config, plan)
+    return [row["value"] for row in evaluate_slices(resolve(plan, config.prior), plan, cases, config.objective)]
+
+
+@pytest.mark.parametrize("kind", ["random", "gaussian2d"])
+def test_objectives_prefer_good_settings(inputs: Inputs, kind: str) -> None:
+    """The worse the data are used, the worse every objective says it is, with a reference and without."""
+    mask = {"kind": kind, "acceleration": 2.0, "acs_lines": 10}
+    for objective in ("psnr", "ssim", "nmse", "heldout"):
+        config = tiny_search(*inputs, objective=objective)
+        config = replace(
+            config, data=parse(type(config.data), {**to_dict(config.data), "mask": mask, "slices_per_volume": 2})
+        )
+        found = [values(config, noise_scale=scale)[-1] for scale in (1.0, 100.0, 3000.0)]
+        assert (max if config.higher_is_better else min)(found) == found[0], (objective, found)
+        if objective == "heldout":
+            assert 0 < found[0] < found[1] < found[2]
+            assert found[2] > 0.9 > found[0]
+
+
+def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
+    """Changing them changes the error but not the images."""
+    config = tiny_search(*inputs, objective="heldout")
+    plan = Plan("annealed", "tuned", {"num_steps": 3}, 3)
+    data = load_cases(config, plan)[0].data
+    assert data.heldout is not None
+    assert not bool((data.mask & data.heldout.mask).any())
+    assert float(data.kspace[:, data.heldout.mask].abs().max()) == 0
+    assert float(data.heldout.kspace[:, ~data.heldout.mask].abs().max()) == 0
+    other = replace(data, heldout=replace(data.heldout, kspace=2 * data.heldout.kspace))
+    from kdrift.recon.chunks import Chunk, merge_chunks
+
+    for method, coils in (("annealed", None), ("score_mri_ssos", (0, 2)), ("cg_sense", None)):
+        run = resolve(replace(plan, method=method, preset=None, settings={}), config.prior)
+        if method == "score_mri_ssos":
+            run = resolve(replace(plan, method=method, preset="paper", settings={"num_steps": 3}), config.prior)
+        parts = [Chunk((0, 1)), Chunk((1, 3))] if run.num_samples == 3 else [Chunk((0, 1))]
+        if coils:
+            parts = [Chunk(part.samples, c) for part in parts for c in (coils, (2, 4))]
+        first = merge_chunks([run.run_chunk(data, part) for part in parts])
+        second = merge_chunks([run.run_chunk(other, part) for part in parts])
+        assert torch.equal(first.mean, second.mean)
+        assert first.heldout_misfit is not None
+        assert second.heldout_misfit != first.heldout_misfit
+        whole = merge_chunks([run.run_chunk(data, Chunk((0, run.num_samples)))])
+        assert whole.heldout_misfit == pytest.approx(first.heldout_misfit, rel=1e-3)
+        unmarked = merge_chunks([run.run_chunk(replace(data, heldout=None), part) for part in parts])
+        assert unmarked.heldout_misfit is None
+        assert torch.equal(unmarked.mean, first.mean)
+
+
+def test_data_that_cannot_serve_is_named(inputs: Inputs, tmp_path: Path) -> None:
+    config = tiny_search(*inputs)
+    for change, message in [
+        ({"exclude": ["phan*"]}, "no k-space volume"),
+        ({"volumes": ["other*"]}, "no k-space volume"),
+        ({"slices": [7, 9]}, "has 4 slices, none in"),
+    ]:
+        data = parse(type(config.data), {**to_dict(config.data), **change})
+        with pytest.raises(ValueError, match=message):
+            load_cases(replace(config, data=data), Plan())
+    cases = load_cases(replace(config, data=replace(config.data, slices_per_volume=2)), Plan())
+    assert sorted(case.data.index for case in cases) == [1, 3]
+    assert all(case.simulated for case in cases)
+
+
+def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    journal = Journal(path)
+    journal.start(1, {"a": 0.1}, "r1")
+    journal.report(1, {"value": 2.0, "slices": 1.0})
+    journal.end(1, "complete")
+    journal.start(2, {"a": 0.2}, "r2")
+    journal.report(2, {"value": 1.0, "slices": 1.0})
+    with path.open("a") as stream:
+        stream.write('{"event": "end", "num')
+    again = Journal(path)
+    assert again.trials == journal.trials
+    waiting = again.unfinished({"a": 0.2})
+    assert waiting is not None
+    assert (waiting.number, waiting.run_id) == (2, "r2")
+    assert again.unfinished({"a": 0.1}) is None
+    assert again.start(2, {"a": 0.2}, "r2").rows == []
+    assert Journal(path).trials == again.trials
+
+
+def test_best_and_front(inputs: Inputs) -> None:
+    def trial(number: int, value: float, seconds: float, state: Any = "complete") -> TrialRecord:
+        row = {"value": value, "psnr": value, "seconds": seconds, "slices": 4.0}
+        return TrialRecord(number, {"noise_scale": 1.0, "prior_sigma": 0.1 * number}, "r", [row], state)
+
+    config = tiny_search(*inputs, pareto=True)
+    trials = [trial(1, 20, 2), trial(2, 25, 3), trial(3, 24, 4), trial(4, 30, 9), trial(5, 40, 1, "stopped")]
+    assert choose_best(config, trials).number == 4
+    assert [t.number for t in pareto_front(config, trials)] == [1, 2, 4]
+    lines = table(config, trials).splitlines()
+    assert lines[0] == "trial,state,noise_scale,prior_sigma,psnr,seconds,slices"
+    assert lines[5].startswith("5,stopped,1.0,0.5,40")
+    assert choose_best(replace(config, objective="nmse"), trials).number == 1
+    with pytest.raises(OSError, match="no trial finished"):
+        choose_best(config, trials[4:])
+
+
+def test_presets_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "mine"))
+    assert presets.preset_folder() == tmp_path / "mine"
+    assert find_preset("annealed").provenance == {}
+    assert find_preset("score_mri_hybrid").name == "paper"
+    found = Preset("score_mri_hybrid", {"num_steps": 40}, provenance={"seed": 3})
+    path = write_preset(found, tmp_path / "mine" / "score_mri_hybrid.yaml")
+    assert list(path.parent.iterdir()) == [path]
+    assert find_preset("score_mri_hybrid") == find_preset("score_mri_hybrid", "tuned") == found
+    assert find_preset("score_mri_hybrid", "paper").provenance == {}
+    assert find_preset("annealed").name == "tuned"
+    monkeypatch.setenv("KDRIFT_PRESETS", "")
+    assert find_preset("score_mri_hybrid").name == "paper"
+    monkeypatch.delenv("KDRIFT_PRESETS")
+    assert presets.preset_folder() == Path.home() / ".kdrift" / "presets"
+    for content, message in [
+        ("method: [", "not valid YAML"),
+        ("- 3", "expected a mapping"),
+        ("method: score_mri_hybrid\nsettings: {num_step: 3}", "did you mean 'num_steps'"),
+        ("method: anealed\nsettings: {}", "did you mean 'annealed'"),
+        ("method: annealed\nsettings: {}", "is of method annealed, asked for score_mri_hybrid"),
+        ("method: score_mri_hybrid\nsetting: {}", "did you mean 'settings'"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_preset(path, "score_mri_hybrid")
+
+
+def test_resolve_takes_presets_by_name_and_as_they_are(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path))
+    prior = load_prior(inputs[0])
+    mine = Preset("annealed", {"num_steps": 7, "eta": 0.5}, provenance={"seed": 3})
+    write_preset(mine, tmp_path / "annealed.yaml")
+    config = resolve(Plan(settings={"eta": 0.25}), prior).config
+    assert (config["options"]["num_steps"], config["options"]["eta"]) == (7, 0.25)
+    assert (config["preset"], config["preset_provenance"]) == ("tuned", {"seed": 3})
+    pinned = pin(Plan())
+    assert pinned.preset == mine
+    assert pin(Plan(method="tv")).preset is None
+    (tmp_path / "annealed.yaml").unlink()
+    assert resolve(pinned, prior).config["preset_provenance"] == {"seed": 3}
+    assert "preset_provenance" not in resolve(Plan(), prior).config
+    with pytest.raises(ValueError, match="the preset is of method annealed, asked for score_mri"):
+        resolve(Plan("score_mri", mine), prior)
+
+
+def test_reconstruct_uses_the_tuned_preset(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "mine"))
+    mine = Preset("annealed", {**to_dict(METHODS["annealed"].presets["tuned"]), "num_steps": 4}, provenance={"a": 1})
+    prior, scan = inputs
+    arguments = ["reconstruct", str(scan), "--prior", str(prior), "--samples", "1", "--slices", "1", "--mask", "random",
+                 "--acceleration", "2", "--acs-lines", "10", "--steps", "3"]  # fmt: skip
+    write_preset(mine, tmp_path / "mine" / "annealed.yaml")
+    other = write_preset(replace(mine, settings={"num_steps": 5}, name="other"), tmp_path / "other.yaml")
+    for extra, name, provenance in [
+        ([], "tuned", {"a": 1}),
+        (["--preset", str(other)], "other", {"a": 1}),
+    ]:
+        assert main([*arguments, *extra, "--out", str(tmp_path / "r")]) == 0
+        config = json.loads((tmp_path / "r/metrics.json").read_text())["config"]
+        assert (config["preset"], config["preset_provenance"]) == (name, provenance)
+    (tmp_path / "mine" / "annealed.yaml").write_text(yaml.safe_dump({"method": "annealed", "settings": {"et": 1}}))
+    assert main([*arguments, "--out", str(tmp_path / "r")]) == 1
