@@ -20,7 +20,8 @@ from kdrift.measures.metrics import psnr
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNpp, NCSNppConfig
 from kdrift.prior.network_score import NetworkScore
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.hardware import keep_freed_memory
 
 COMMAND = "python -m benchmarks.bench_network"

@@ -17,7 +17,8 @@ import torch
 from benchmarks.table import main
 from kdrift.data.phantom import phantom_volume
 from kdrift.mri.masks import make_mask
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.hardware import keep_freed_memory
 
 COMMAND = "python -m benchmarks.bench_sampler"

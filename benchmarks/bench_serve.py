@@ -24,9 +24,11 @@ from urllib.request import Request, urlopen
 from benchmarks.table import main
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
-from kdrift.recon.acquisition import MaskRequest, load_acquisition
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.report import save_result
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.runs.hardware import worker_environment
 
 COMMAND = "python -m benchmarks.bench_serve"
@@ -64,7 +66,7 @@ def measure(scan: str, steps: int) -> float:
     for repeat in range(REPEATS + 1):
         plan = Plan(num_samples=SAMPLES, settings={"num_steps": 2 if repeat == 0 else steps})
         began = time.perf_counter()
-        data = load_acquisition(scan, mask=MaskRequest(**MASK))  # type: ignore[arg-type]
+        data = load_acquisition(AcquisitionRequest(source=scan, mask=MaskRequest(**MASK)))  # type: ignore[arg-type]
         result = reconstruct(data.kspace, data.mask, plan=plan, slice_indices=data.slice_indices, device="cpu")
         with tempfile.TemporaryDirectory() as out:
             save_result(Path(out), data, result)

@@ -23,7 +23,8 @@ from kdrift.measures.metrics import METRICS
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.recon.acquisition import load_acquisition
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.config import load_config, to_dict
 from kdrift.tuning.search import TuneResult, tune
 from kdrift.tuning.tune_config import TuneConfig
@@ -50,10 +51,7 @@ def reported(folder: Path, config: TuneConfig, preset: Preset, quick: bool, samp
     found = []
     for volume, (first, last) in REPORTED.items():
         for index in (first,) if quick else range(first, last, 4):
-            scan = load_acquisition(
-                f"{folder}/patient12.zarr/{volume}", mask=config.data.mask, slices=slice(index, index + 1),
-                num_virtual_coils=config.data.num_virtual_coils,
-            )  # fmt: skip
+            scan = load_acquisition(config.data.of(f"{folder}/patient12.zarr/{volume}", slices=(index, index + 1)))
             assert scan.reference is not None
             plan = Plan(config.method, preset, num_samples=samples)
             result = reconstruct(scan.kspace, scan.mask, plan=plan, slice_indices=scan.slice_indices)

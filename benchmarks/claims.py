@@ -19,8 +19,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, Scan, image_of, measure, scans, shown
-from kdrift.recon.acquisition import MaskRequest
-from kdrift.recon.reconstruct import Plan
+from kdrift.recon.plan import Plan
+from kdrift.recon.request import MaskRequest
 
 Rows = dict[str, "Row"]
 

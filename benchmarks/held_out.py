@@ -26,11 +26,11 @@ from kdrift.cli import main as kdrift
 from kdrift.measures.metrics import evaluate
 from kdrift.methods import METHODS
 from kdrift.prior.bundle import SHIPPED, read_sums
-from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
+from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.guard import Diverged
-from kdrift.recon.plan import Plan, plan_preset
+from kdrift.recon.plan import Plan, default_prior, plan_preset
 from kdrift.recon.reconstruct import reconstruct
-from kdrift.recon.runner import default_prior
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,9 +56,8 @@ class Scan:
 
     def load(self, mask: MaskRequest, coils: int | None = None) -> Acquisition:
         """Return it undersampled by `mask`, with fewer virtual coils where `coils` says so."""
-        return load_acquisition(
-            self.source, mask=mask, slices=slice(self.index, self.index + 1), num_virtual_coils=coils
-        )
+        chosen = (self.index, self.index + 1)
+        return load_acquisition(AcquisitionRequest(source=self.source, mask=mask, slices=chosen, virtual_coils=coils))
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _central(source: Path, folder: Path, size: int = 128) -> Path:
     """Write the central samples of fully sampled k-space into a file of `folder`."""
     target = folder / f"{source.stem}_{size}.npy"
     if not target.exists():
-        kspace = load_acquisition(str(source)).kspace
+        kspace = load_acquisition(AcquisitionRequest(source=str(source))).kspace
         top, left = ((n - size) // 2 for n in kspace.shape[-2:])
         target.parent.mkdir(parents=True, exist_ok=True)
         np.save(target, kspace[..., top : top + size, left : left + size].numpy())
@@ -158,9 +157,9 @@ def image_of(point: Point, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def _kept(point: Point, folder: Path) -> Path:
     """The point's file: another one if its preset or the weights of its prior are not what they were."""
     named = {**asdict(point), "scan": {**asdict(point.scan), "source": Path(point.scan.source).name}}
-    if point.plan.method in METHODS:
+    named["settings"] = plan_preset(point.plan).settings
+    if METHODS[point.plan.method].needs_prior:
         named["prior"] = read_sums(SHIPPED / (point.prior or default_prior(point.plan.method)))
-        named["settings"] = plan_preset(point.plan).settings
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{digest}.json"
 
@@ -173,7 +172,8 @@ def _measure(point: Point, folder: Path) -> Measured:
     assert scan.reference is not None
     net = scan.mask.numel() / int(scan.mask.sum())
     mask = scan.mask.expand(scan.kspace.shape[-2:])
-    smaps = replace(point.plan, start=None).prepare(torch.where(mask, scan.kspace[0], 0), mask).smaps[None]
+    plan = replace(point.plan, start=None, settings={}).resolve(point.prior)
+    smaps = plan.prepare(torch.where(mask, scan.kspace[0], 0), mask).smaps[None]
     began = time.process_time()
     try:
         result = reconstruct(

@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks.held_out import FOUR, GROUPS, REPOSITORY, Group, Measured, Point, measure, scans, shown
 from kdrift.methods import METHODS
-from kdrift.methods.classical import BASELINES
-from kdrift.recon.reconstruct import DEFAULT_METHOD, Plan
+from kdrift.recon.plan import DEFAULT_METHOD, Plan
 
 FORMER = {"sigma_max": 3.0, "rho": 7.0, "prior_sigma": 0.3, "spread": 0.5, "noise_scale": 0.8}
 """The default's preset as it was first, with the magnitude prior: what the default has to beat."""
@@ -74,7 +73,7 @@ LINES = (
     Line("ak_diffusion", (20, 50), "tuned", masks="with a sampled centre"),
     Line("heat_diffusion", (50,), "released"),
 )
-CLASSICAL = tuple(name for name in BASELINES if name != "zero_filled")
+CLASSICAL = tuple(name for name, method in METHODS.items() if not method.needs_prior and name != "zero_filled")
 
 
 def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None) -> list[Point]:

@@ -25,16 +25,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.best_weight import GRIDS, tune
 from benchmarks.held_out import DATA
 from kdrift.data.formats import open_volume
 from kdrift.data.volume import centre_crop
 from kdrift.measures.metrics import evaluate
-from kdrift.methods.classical import zero_filled
-from kdrift.methods.classical.tune import GRIDS, tune
-from kdrift.mri.coils import espirit_maps
+from kdrift.mri.coils import combine, espirit_maps
+from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import SamplingMask, make_mask
 from kdrift.recon.panel import save_panel
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult
 from kdrift.runs.config import parse_override
 from kdrift.runs.hardware import keep_freed_memory
@@ -135,10 +136,9 @@ def baselines(case: Case, data: Slice, folder: Path) -> tuple[list[Row], dict[st
 
 
 def tune_baselines(case: Case, data: Slice) -> tuple[list[Row], dict[str, Tensor]]:
-    full = torch.ones_like(data.sampling.mask)
     images = {
-        "all of k-space": zero_filled(data.full, full, data.smaps),
-        "zero-filled": zero_filled(data.kspace, data.sampling.mask, data.smaps),
+        "all of k-space": combine(ifft2c(data.full), data.smaps),
+        "zero-filled": combine(ifft2c(data.kspace), data.smaps),
     }
     images = {name: magnitude(image, data.reference) for name, image in images.items()}
     rows = [Row(case.name, name, **evaluate(data.reference, image)) for name, image in images.items()]

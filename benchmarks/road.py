@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.local_cluster import LocalCluster, local_cluster
 from benchmarks.over_http import free_port, reconstruct, service
 from kdrift.data.phantom import phantom_images
-from kdrift.recon.acquisition import MaskRequest
+from kdrift.recon.request import MaskRequest
 from kdrift.runs.config import to_dict
 from kdrift.runs.tracking import default_uri, ui_command
 

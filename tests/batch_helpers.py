@@ -17,9 +17,10 @@ from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import save_prior
-from kdrift.recon.acquisition import MaskRequest, load_acquisition
+from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.runs.config import to_dict
 
 MASK = MaskRequest("equispaced", acceleration=2.0, acs_lines=12)
@@ -60,7 +61,7 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
 def check_against_reconstruct(inputs: dict[str, str], out: Path, plan: Plan = PLAN) -> None:
     """The batch in `out` has the mean and deviation that the library gives, volume by volume."""
     for name in NUM_SLICES:
-        acquisition = load_acquisition(f"{inputs['store']}/{name}", mask=MASK)
+        acquisition = load_acquisition(AcquisitionRequest(source=f"{inputs['store']}/{name}", mask=MASK))
         expected = reconstruct(acquisition.kspace, acquisition.mask, plan=plan, prior=inputs["prior"], device="cpu")
         with h5py.File(out / name / "reconstruction.h5") as file:
             for key, images in (("reconstruction", expected.mean), ("std", expected.std)):

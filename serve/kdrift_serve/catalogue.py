@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from kdrift.methods import METHODS
-from kdrift.methods.classical import BASELINES
 from kdrift.methods.presets import find_preset
 from kdrift.mri.masks import KINDS
 from kdrift.prior.bundle import Prior
@@ -16,19 +15,21 @@ from kdrift_serve.request import serving, without_folders
 
 
 def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
-    """Return samplers, classical methods and masks that a request may name; each sampler with the priors it can use."""
-    samplers = {
+    """Return methods and masks that a request may name; each sampler with the priors it can use, classical methods with
+    none."""
+    methods = {
         name: {
             "summary": method.summary,
             **_default_preset(name),
             "presets": {preset: asdict(options) for preset, options in method.presets.items()},
+            "evaluations": {preset: options.evaluations for preset, options in method.presets.items()},
             "noise": method.noise,
-            "priors": serving(method, priors),
+            "priors": serving(method, priors) if method.needs_prior else [],
         }
         for name, method in METHODS.items()
     }
     masks = {name: f"{kind.definition} ({kind.dims}-D)" for name, kind in KINDS.items()}
-    return {"samplers": samplers, "classical": list(BASELINES), "masks": masks}
+    return {"methods": methods, "masks": masks}
 
 
 def _default_preset(method: str) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def list_priors(priors: Mapping[str, Prior], pinned: Mapping[str, PinnedPrior]) 
     rows: list[dict[str, Any]] = []
     for name, prior in priors.items():
         low, high = prior.sigma_range
-        serves = [method for method in METHODS if name in serving(METHODS[method], priors)]
+        serves = [each for each, method in METHODS.items() if method.needs_prior and name in serving(method, priors)]
         row = {"name": name, "prior": pinned[name].describe(), "sigma_min": low, "sigma_max": high}
         rows.append(row | {"noise": prior.noise, "serves": serves, "default": not rows})
     return rows

@@ -18,21 +18,23 @@ from ray.serve.handle import DeploymentHandle
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.prior.pinned import PinnedPrior, load_pinned
+from kdrift.recon.plan import ResolvedPlan
+from kdrift.runs.config import to_dict
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.planner import Planner
+from kdrift_serve.planner import Planner, Work
 from kdrift_serve.problems import Problem
 from kdrift_serve.request import (
     MAX_JSON_BYTES,
     JobRequest,
     allowed_path,
-    check_plan,
     choose_prior,
     from_json,
     from_query,
     load,
+    resolve_plan,
     upload_name,
 )
 from kdrift_serve.serve_config import ServeConfig
@@ -95,11 +97,14 @@ class Ingress:
             try:
                 if kind == "application/json":
                     request = from_json(await read_json(http, MAX_JSON_BYTES))
-                    source, name = await self._named_source(request, job_id)
                 else:
                     request = from_query(http.query_params.multi_items())
+                plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are read
+                if kind == "application/json":
+                    source, name = await self._named_source(request, job_id)
+                else:
                     source, name = await self._uploaded(http, request, job_id)
-                job = await self._checked(request, job_id, source, name)
+                job = await self._accepted(request, plan, job_id, source, name)
             except BaseException:
                 self._store.remove(job_id)
                 raise
@@ -118,30 +123,27 @@ class Ingress:
         if request.path is not None or request.example is not None:
             raise Problem(422, "a file is uploaded: leave out path and example, or send them as application/json")
         name = upload_name(request.name)
-        check_plan(request, self._priors, self._config.limits)  # before the file is read
         target = self._store.upload_folder(job_id) / name
         await receive_file(http, target, self._config.limits.upload_mb << 20)
         return target, name
 
-    async def _checked(self, request: JobRequest, job_id: str, source: Path, name: str) -> Job:
-        """Read the data once, so that what is wrong with them is told now, and hand the job on."""
-        limits = self._config.limits
-        runner = check_plan(request, self._priors, limits)
+    async def _accepted(self, request: JobRequest, plan: ResolvedPlan, job_id: str, source: Path, name: str) -> Job:
+        """Read the data, once, so that what is wrong with them is told now, and hand the job on."""
         async with self._checking:
             try:
-                acquisition = await asyncio.to_thread(load, request, source, name, limits)
+                acquisition = await asyncio.to_thread(load, request, source, name, self._roots, self._config.limits)
             except ValueError as error:
                 raise Problem(422, str(error)) from None
-        prior = {}
-        if "prior" in runner.config:
-            request = replace(request, prior=choose_prior(request, self._priors))
-            prior = self._pinned[str(request.prior)].describe()
+        self._store.drop_upload(job_id)
+        served = choose_prior(request, self._priors)
+        prior = self._pinned[served].describe() if plan.prior else {}
+        request = replace(request, prior=served if plan.prior else request.prior)
         job = Job(
-            id=job_id, state="queued", name=name, source=str(source), owner=self.planner.owner,
-            request=asdict(request), prior=prior, config=runner.config | ({"prior": prior} if prior else {}),
-            sampling=acquisition.sampling, slices=acquisition.slice_indices,
+            id=job_id, state="queued", name=name, owner=self.planner.owner, request=to_dict(request), prior=prior,
+            config=plan.config | ({"prior": prior} if prior else {}), sampling=acquisition.sampling,
+            slices=acquisition.slice_indices,
         )  # fmt: skip
-        self.planner.submit(job, request, runner)
+        self.planner.submit(job, Work(plan, served, acquisition))
         return job
 
     def find(self, job_id: str) -> Job:
@@ -173,8 +175,7 @@ class Ingress:
     def view(self, job: Job) -> dict[str, Any]:
         """Return a job as clients see it."""
         values = asdict(job)
-        for private in ("source", "owner"):
-            del values[private]
+        del values["owner"]
         base = f"/v1/reconstructions/{job.id}"
         values["progress"] = self.planner.progress(job.id) if job.state in ACTIVE else None
         values["links"] = {"self": base}

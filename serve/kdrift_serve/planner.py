@@ -9,24 +9,21 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.handle import DeploymentHandle
-from torch import Tensor
 
 from kdrift.recon.acquisition import Acquisition
-from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks, split_chains
+from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks
 from kdrift.recon.guard import Diverged
+from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
-from kdrift.recon.runner import Runner
 from kdrift.recon.slices import SliceData
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import JobRequest, load
-from kdrift_serve.sampler import Refused, Steps, is_alive
+from kdrift_serve.sampler import Refused, SliceWork, Steps, is_alive
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -71,11 +68,27 @@ class Progress:
         }
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a job is to do, resolved and read once, when it was accepted."""
+
+    plan: ResolvedPlan
+    prior: str
+    """Served name of the prior; a classical method does not use it."""
+    acquisition: Acquisition
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its k-space takes."""
+        return self.acquisition.kspace.nbytes
+
+
 @dataclass
 class _Running:
     """A job that this process has taken on."""
 
     job: Job
+    work: Work
     progress: Progress
     task: asyncio.Task[None] | None = None
 
@@ -111,12 +124,16 @@ class Planner:
         finally:
             self._admitted -= 1
 
-    def submit(self, job: Job, request: JobRequest, runner: Runner) -> None:
-        """Take on a job that has passed all checks."""
+    def submit(self, job: Job, work: Work) -> None:
+        """Take on a job that has passed all checks. Raises `Problem` (429) where its k-space has no room."""
+        held, limit = sum(entry.work.num_bytes for entry in self._active.values()), self._config.limits.held_mb << 20
+        if self._active and held + work.num_bytes > limit:
+            text = f"the jobs that wait hold {held >> 20} MiB of k-space, at most {limit >> 20} MiB: try again in 60 s"
+            raise Problem(429, text, {"Retry-After": "60"})
         self._store.put(job)
-        entry = _Running(job, Progress(len(job.slices)))
+        entry = _Running(job, work, Progress(len(job.slices)))
         self._active[job.id] = entry
-        entry.task = asyncio.create_task(self._keep(entry, request, runner))
+        entry.task = asyncio.create_task(self._keep(entry))
 
     def find(self, job_id: str) -> Job | None:
         """Return a job; one whose process has died is `interrupted`."""
@@ -157,7 +174,7 @@ class Planner:
         entry.task.cancel()
         await asyncio.wait([entry.task], timeout=10)
 
-    async def _keep(self, entry: _Running, request: JobRequest, runner: Runner) -> None:
+    async def _keep(self, entry: _Running) -> None:
         """Run a job and write down what became of it."""
         state, detail, report = "failed", "", dict[str, Any]()
         try:
@@ -165,7 +182,7 @@ class Planner:
                 entry.job = replace(entry.job, state="running", started=time.time())
                 self._store.put(entry.job)
                 async with asyncio.timeout(self._config.limits.job_seconds):
-                    report = await self._run(entry, request, runner)
+                    report = await self._run(entry)
             state = "done"
         except asyncio.CancelledError:
             state, detail = "cancelled", "cancelled on request"
@@ -183,41 +200,33 @@ class Planner:
             del self._active[entry.job.id]
         await asyncio.to_thread(self._store.prune, self._config.limits.kept_jobs)
 
-    async def _run(self, entry: _Running, request: JobRequest, runner: Runner) -> dict[str, Any]:
-        job, limits = entry.job, self._config.limits
-        try:
-            acquisition = await asyncio.to_thread(load, request, Path(job.source), job.name, limits)
-        except ValueError as error:
-            raise JobFailed(str(error)) from None
+    async def _run(self, entry: _Running) -> dict[str, Any]:
+        job, acquisition = entry.job, entry.work.acquisition
         began = time.perf_counter()
         entry.progress.began = time.monotonic()
         slices = []
-        for index, kspace in zip(acquisition.slice_indices, acquisition.kspace, strict=True):
-            slices.append(await self._slice(entry, request, runner, index, kspace, acquisition.mask))
+        for position, index in enumerate(acquisition.slice_indices):
+            smaps = None if acquisition.smaps is None else acquisition.smaps[position]
+            work = SliceWork(index, acquisition.kspace[position], acquisition.mask, smaps)
+            slices.append(await self._slice(entry, work))
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
-        config = runner.config | ({"prior": job.prior} if job.prior else {})
-        result = gather(slices, acquisition.mask, config, seconds=seconds)
+        result = gather(slices, acquisition.mask, job.config, seconds=seconds)
         return await asyncio.to_thread(self._write, job, acquisition, result)
 
     def _write(self, job: Job, acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
         return save_result(self._store.result_folder(job.id), acquisition, result)
 
-    async def _slice(
-        self, entry: _Running, request: JobRequest, runner: Runner, index: int, kspace: Tensor, mask: Tensor
-    ) -> tuple[SliceFacts, SliceResult]:
-        plan, replicas = request.plan, self._config.samplers.replicas
-        data, facts = await self._again(functools.partial(self._prepared, request, index, kspace, mask))
-        coils = len(kspace) if runner.independent_coils else None
-        chunks = split_chains(
-            runner.num_samples, num_coils=coils, num_chunks=replicas, batch_samples=plan.batch_samples
-        )
+    async def _slice(self, entry: _Running, work: SliceWork) -> tuple[SliceFacts, SliceResult]:
+        plan = entry.work.plan
+        data, facts = await self._again(functools.partial(self._prepared, plan, work))
+        chunks = plan.split(len(work.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         try:
             async with asyncio.TaskGroup() as group:
-                work = [functools.partial(self._chunk, entry, request, shared, chunk) for chunk in chunks]
-                tasks = [group.create_task(self._again(each)) for each in work]
+                parts = [functools.partial(self._chunk, entry, shared, chunk) for chunk in chunks]
+                tasks = [group.create_task(self._again(part)) for part in parts]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         try:
@@ -227,19 +236,16 @@ class Planner:
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
-    async def _prepared(
-        self, request: JobRequest, index: int, kspace: Tensor, mask: Tensor
-    ) -> tuple[SliceData, SliceFacts]:
-        answer = await self._prepare.remote(request.plan, index, kspace, mask)
+    async def _prepared(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts]:
+        answer = await self._prepare.remote(plan, work)
         if isinstance(answer, Refused):
             raise JobFailed(answer.reason)
         return answer
 
-    async def _chunk(self, entry: _Running, request: JobRequest, data: Any, chunk: Chunk) -> ChunkResult:
+    async def _chunk(self, entry: _Running, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
         entry.progress.chunks[chunk] = 0
-        name = request.prior or next(iter(self._config.priors))  # without one only for a classical method
-        response = self._run_chunk.remote(request.plan, name, data, chunk, self.owner)
+        response = self._run_chunk.remote(entry.work.plan, entry.work.prior, data, chunk, self.owner)
         async with _cancelling(response) as events:
             async for event in events:
                 if isinstance(event, ChunkResult):

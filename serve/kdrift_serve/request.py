@@ -7,16 +7,17 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from kdrift.methods import METHODS, Method
 from kdrift.methods.presets import preset_folder
 from kdrift.prior.bundle import Prior
-from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
-from kdrift.recon.plan import Plan, pin
-from kdrift.recon.runner import Runner, resolve
+from kdrift.recon.acquisition import Acquisition, load_acquisition
+from kdrift.recon.given_maps import STORED
+from kdrift.recon.plan import Plan, ResolvedPlan
+from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import parse, suggest
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
@@ -26,8 +27,8 @@ SECTIONS = ("plan", "plan.settings", "mask")
 _FILE_NAME = re.compile(r"[^\x00-\x1f/\\]{1,200}")
 
 
-@dataclass(frozen=True)
-class JobRequest:
+@dataclass(frozen=True, kw_only=True)
+class JobRequest(AcquisitionOptions):
     """A reconstruction to make. Of a file that is uploaded, `path` and `example` stay empty."""
 
     path: str | None = None
@@ -37,14 +38,8 @@ class JobRequest:
     name: str | None = None
     """Of an uploaded file; its suffix helps to tell the format."""
     plan: Plan = field(default_factory=Plan)
-    mask: MaskRequest | None = None
-    """Retrospective undersampling; not for data that were measured undersampled."""
-    slices: tuple[int, int] | None = None
-    """First slice and the one after the last; None: all."""
     prior: str | None = None
     """Served name of a prior; None: the first that serves the method, of the images it was made for if there is one."""
-    virtual_coils: int | None = None
-    """Compress to so many coils first."""
 
 
 def from_json(body: bytes) -> JobRequest:
@@ -86,7 +81,6 @@ def _parse(values: Mapping[str, Any]) -> JobRequest:
     try:
         request = parse(JobRequest, values, "request")
         _check_finite(asdict(request))
-        request = replace(request, plan=pin(request.plan))  # one preset for all samplers, whatever is tuned meanwhile
     except (ValueError, TypeError) as error:
         raise Problem(422, without_folders(str(error))) from None
     except RecursionError:
@@ -135,13 +129,13 @@ def allowed_path(path: str, roots: list[Path]) -> Path:
     return existing[0]
 
 
-def check_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits) -> Runner:
-    """Resolve the plan, so that every mistake in it is told before anything waits. Raises `Problem` (422)."""
+def resolve_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits) -> ResolvedPlan:
+    """Resolve the plan, once: every mistake in it is told before anything is read or waits. Raises `Problem` (422)."""
     plan = request.plan
     try:
-        runner = resolve(plan, priors[choose_prior(request, priors)], "cpu")
+        resolved = plan.resolve(priors[choose_prior(request, priors)])
     except (ValueError, TypeError) as error:
-        raise Problem(422, str(error)) from None
+        raise Problem(422, without_folders(str(error))) from None
     if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
         raise Problem(
             422,
@@ -150,10 +144,15 @@ def check_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limits)
         )
     if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
         raise Problem(422, "seed must be below 2^63")
-    for name, value in runner.config["options"].items():
+    evaluations = resolved.options.evaluations
+    if evaluations > limits.evaluations:
+        raise Problem(
+            422, f"{evaluations} network evaluations a chain, this service takes at most {limits.evaluations}"
+        )
+    for name, value in asdict(resolved.options).items():
         if isinstance(value, int) and value > limits.iterations:
             raise Problem(422, f"{name} is {value}, this service takes at most {limits.iterations}")
-    return runner
+    return resolved
 
 
 def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
@@ -164,7 +163,7 @@ def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
     name, method = request.prior, METHODS.get(request.plan.method)
     if name is not None and name not in priors:
         raise ValueError(f"no prior {name!r}{suggest(name, priors)}")
-    if method is None:
+    if method is None or not method.needs_prior:
         return name or next(iter(priors))
     able = serving(method, priors)
     if not able:
@@ -190,18 +189,17 @@ def _refusal(method: Method, name: str, prior: Prior) -> str:
     return method.refusal(name, prior.noise, prior.network_config.images)
 
 
-def load(request: JobRequest, source: Path, shown: str, limits: Limits) -> Acquisition:
+def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:
     """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
+    given = {"noise_cov": request.noise_cov} | ({} if request.smaps == STORED else {"smaps": request.smaps})
+    allowed = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
     try:
-        acquisition = load_acquisition(
-            source,
-            mask=request.mask,
-            slices=slice(*request.slices) if request.slices else None,
-            num_virtual_coils=request.virtual_coils,
-            max_bytes=limits.kspace_mb << 20,
-        )
+        acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **allowed))
     except ValueError as error:
-        text = str(error).replace(str(source), shown).replace(str(source.parent), "")
+        text = str(error)
+        for name, path in allowed.items():
+            text = text.replace(path, name)
+        text = text.replace(str(source), shown).replace(str(source.parent), "")
         raise ValueError(text.replace("--mask", "mask")) from None
     for index, kspace in zip(acquisition.slice_indices, acquisition.kspace, strict=True):
         if not bool((kspace != 0).any()):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
-from kdrift.recon.plan import Plan
+from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.result import SliceFacts
-from kdrift.recon.runner import choose_device, resolve
+from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import SliceData
 from kdrift_serve.serve_config import SamplerConfig
 
@@ -35,6 +35,20 @@ class Steps:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class SliceWork:
+    """One slice as it was read."""
+
+    index: int
+    """Number of the slice in its volume."""
+    kspace: Tensor
+    """Complex `(coil, row, col)`, zero where not sampled."""
+    mask: Tensor
+    """Boolean `(row, col)`."""
+    smaps: Tensor | None
+    """Coil maps that were given; None: they are to be estimated."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +70,12 @@ class Sampler:
         self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
 
-    async def prepare(
-        self, plan: Plan, index: int, kspace: Tensor, mask: Tensor
-    ) -> tuple[SliceData, SliceFacts] | Refused:
+    async def prepare(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts] | Refused:
         """Estimate coil maps, noise and scale of one slice."""
-        return await self._in_thread(functools.partial(self._prepare, plan, index, kspace, mask))
+        return await self._in_thread(functools.partial(self._prepare, plan, work))
 
     async def run(
-        self, plan: Plan, prior: str, data: SliceData, chunk: Chunk, owner: str
+        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
     ) -> AsyncIterator[Steps | ChunkResult | Refused]:
         """Yield the progress of a chunk and then its result; stops when it is cancelled, or `owner` is gone."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
@@ -81,20 +93,21 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(self, plan: Plan, index: int, kspace: Tensor, mask: Tensor) -> tuple[SliceData, SliceFacts] | Refused:
-        began = time.perf_counter()
+    def _prepare(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts] | Refused:
+        began, device = time.perf_counter(), self._device
+        smaps = None if work.smaps is None else work.smaps.to(device)
         try:
-            data = plan.prepare(kspace.to(self._device), mask.to(self._device), index=index)
+            data = plan.prepare(work.kspace.to(device), work.mask.to(device), index=work.index, smaps=smaps)
         except ValueError as error:
             return Refused(str(error))
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
 
     def _run_chunk(
-        self, plan: Plan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
+        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
     ) -> ChunkResult | Refused:
         try:
-            runner = resolve(plan, self._priors[prior], self._device)
-            return runner.run_chunk(data.to(self._device), chunk, steps)
+            known = self._priors[prior] if plan.prior else None
+            return run_chunk(plan, known, data.to(self._device), chunk, steps)
         except ValueError as error:
             return Refused(str(error))
 

@@ -57,12 +57,17 @@ class Limits:
     """Samples of a request."""
     batch_samples: int = 16
     """Samples a batch; bounds the memory of a sampler."""
+    evaluations: int = 20_000
+    """Network evaluations of one chain."""
     iterations: int = 5000
-    """Largest whole number among the settings of a method: steps, corrector steps, iterations."""
+    """Largest whole number among the settings of a method: steps, iterations of a solver."""
     job_seconds: float = 86400.0
     """A job that runs longer is stopped."""
     running: int = 1
     """Jobs that run at a time."""
+    held_mb: int = 4096
+    """k-space of all jobs that wait or run, in MiB; it is read once, when a job is accepted. A request beyond is
+    answered 429."""
     queued: int = 16
     """Jobs that wait; a request beyond them is answered 429."""
     retries: int = 3
@@ -71,8 +76,11 @@ class Limits:
     """Finished jobs that are kept; the oldest are deleted with their results."""
 
     def __post_init__(self) -> None:
-        whole = (self.upload_mb, self.kspace_mb, self.samples, self.batch_samples, self.iterations, self.running)
-        if min(*whole, self.kept_jobs) < 1 or min(self.queued, self.retries) < 0 or not self.job_seconds > 0:
+        least_1 = (
+            self.upload_mb, self.kspace_mb, self.held_mb, self.samples, self.batch_samples, self.evaluations,
+            self.iterations, self.running, self.kept_jobs,
+        )  # fmt: skip
+        if min(least_1) < 1 or min(self.queued, self.retries) < 0 or not self.job_seconds > 0:
             raise ValueError(f"expected limits of at least 1 (queued and retries 0), got {self}")
 
 

@@ -30,8 +30,6 @@ class Job:
     state: State
     name: str
     """Of the file, for people."""
-    source: str
-    """Path of the data; never told."""
     owner: str
     """Ray name of the process that runs it; never told."""
     request: dict[str, Any]

@@ -15,15 +15,24 @@ from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, run_folder, save_slice, slices_left
 from kdrift.evaluation.pool import PoolConfig, num_actors
 from kdrift.evaluation.table import Cell, markdown, summarise
-from kdrift.evaluation.work import Unit, VolumeTask, plan_units
+from kdrift.evaluation.work import COIL_COST, Unit, VolumeTask, plan_units
+from kdrift.methods import METHODS
+from kdrift.methods.presets import Preset
 from kdrift.recon.chunks import SliceResult
+from kdrift.recon.plan import ResolvedPlan, default_prior, load_priors
+from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.result import SliceFacts
-from kdrift.recon.runner import default_prior, load_priors
 from kdrift.runs.config import parse
 
 
 def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: int | None = None) -> VolumeTask:
-    return VolumeTask("s.zarr/v", Path(out), MASK, PLAN, {}, tuple(range(9)), samples, coils, cost, "key")
+    """A volume whose slices cost `cost`; with `coils`, of a method whose coils are chains of their own."""
+    name = "score_mri_ssos" if coils else "annealed"
+    options = METHODS[name].preset(None)[1]
+    plan = ResolvedPlan(replace(PLAN, method=name, num_samples=samples), Preset(name, {}), options, None)
+    unit = options.evaluations * plan.num_chains(coils or 1) + COIL_COST * (coils or 1)
+    request = AcquisitionRequest(source="s.zarr/v", mask=MASK)
+    return VolumeTask(request, Path(out), plan, tuple(range(9)), coils or 1, cost / unit, "key")  # type: ignore[arg-type]
 
 
 def makespan(units: list[Unit], actors: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdrift.data.phantom import phantom_volume
-from kdrift.methods import ChainNoise, Measurement
+from kdrift.methods import COUPLED_COILS, IMAGES, METHODS, ChainNoise, Chains, Measurement
 from kdrift.methods.samplers.ak_diffusion import AKDiffusionOptions, ak_diffusion
 from kdrift.methods.samplers.heat_diffusion import HeatDiffusionOptions, heat_diffusion, learning_rate
 from kdrift.mri.fourier import fft2c, ifft2c
@@ -19,7 +19,8 @@ from kdrift.mri.masks import make_mask
 from kdrift.mri.sense import sense_operator
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.sde import AttenuatedSDE
 
 TAU = 0.7
@@ -44,14 +45,16 @@ def knows(image: Tensor) -> Any:
     return lambda x, sigma: (image.expand_as(x) - x) / sigma**2
 
 
-def _problem(coils: int, *, mask: Tensor | None = None, noise: float = 0.0) -> tuple[Measurement, Tensor]:
+def _problem(
+    coils: int, *, mask: Tensor | None = None, noise: float = 0.0, chains: Chains = COUPLED_COILS
+) -> tuple[Measurement, Tensor]:
     torch.manual_seed(coils)
     smaps = _complex(coils, SIZE, SIZE)
     smaps = torch.ones_like(smaps) if coils == 1 else smaps / smaps.abs().square().sum(0).sqrt()
     mask = torch.ones(SIZE, SIZE, dtype=torch.bool) if mask is None else mask
     image = TAU * _complex(SIZE, SIZE)
     kspace = sense_operator(smaps, mask).forward(image) + noise * mask * _complex(coils, SIZE, SIZE)
-    return Measurement(kspace, mask, smaps, noise), image
+    return Measurement(kspace, mask, smaps, noise, chains=chains), image
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -191,12 +194,10 @@ def test_super_resolution_takes_a_centre_mask() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     problem, _ = _problem(2)
-    two_sets = replace(problem, smaps=torch.stack([problem.smaps, problem.smaps]))
     rng = ChainNoise(0, 0, range(1), 2, dtype=torch.complex128)
-    with pytest.raises(ValueError, match="one set of coil maps"):
-        ak_diffusion(gaussian_score, SDE, two_sets, rng=rng, options=AKDiffusionOptions())
-    with pytest.raises(ValueError, match="one set of coil maps"):
-        heat_diffusion(gaussian_score, SDE, two_sets, rng=rng, options=HeatDiffusionOptions())
+    for name in ("ak_diffusion", "heat_diffusion"):
+        with pytest.raises(ValueError, match=f"{name} takes one set of coil maps, got 2"):
+            METHODS[name].check_maps(torch.stack([problem.smaps, problem.smaps]), name)
     outside = replace(problem, mask=torch.arange(SIZE).expand(SIZE, SIZE) == 0)
     with pytest.raises(ValueError, match="fully sampled centre"):
         ak_diffusion(gaussian_score, SDE, outside, rng=rng, options=AKDiffusionOptions())
@@ -212,7 +213,7 @@ def test_heat_diffusion_limits() -> None:
     assert learning_rate(0.0, options) == 0.6
     assert learning_rate(10**-1.5, options) == pytest.approx(0.4)
     # a network that does not depend on its input has no Jacobian: the image it knows comes back
-    problem, image = _problem(1)
+    problem, image = _problem(1, chains=IMAGES)
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
     found = heat_diffusion(lambda x, sigma: (image - x + 0 * x) / sigma**2, SDE, problem, rng=rng, options=options)
     torch.testing.assert_close(found, image.expand_as(found))

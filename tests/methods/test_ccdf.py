@@ -11,17 +11,18 @@ from test_peers import _tiny_prior
 from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Measurement
+from kdrift.methods import METHODS, ChainNoise, Measurement, Options
 from kdrift.methods.samplers.daps import DAPSOptions
 from kdrift.methods.samplers.hfs_sde import GuidedPCOptions, HFSOptions
 from kdrift.methods.start import StartOptions
 from kdrift.mri.sense import sense_operator
-from kdrift.recon.reconstruct import Plan, reconstruct
-from kdrift.recon.runner import resolve
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.config import parse
 from kdrift.sde import HighFrequencySDE, LowFrequencies
 from kdrift_serve.problems import Problem
 from kdrift_serve.request import from_query
+from recon_helpers import resolve
 
 ABLE = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
 GUIDED = ("pc_ve", "pc_vp", "hfs_sde")
@@ -54,8 +55,8 @@ def _usual(name: str, problem: Measurement) -> Tensor:
 def test_start_of_nothing_left_out_is_the_ordinary_run(name: str) -> None:
     """At t_0 = 1 a start of what a method starts from anyway changes nothing."""
     method = METHODS[name]
-    parts = 2 if method.chains != "image" else None
-    problem = _problem(2 if parts else 1, 8, 8, noise=0.1)
+    parts = 2 if method.chains.coil_images else None
+    problem = _problem(2 if parts else 1, 8, 8, noise=0.1, chains=method.chains)
     if name == "hfs_sde":  # so that the centre alone is its own low part
         problem = replace(problem, smaps=torch.ones_like(problem.smaps))
     usual = _usual(name, problem)
@@ -63,7 +64,7 @@ def test_start_of_nothing_left_out_is_the_ordinary_run(name: str) -> None:
 
     def run(measurement: Measurement, options: Any = options) -> Tensor:
         rng = ChainNoise(5, 2, range(2), parts, dtype=torch.complex128)
-        return method.sample(gaussian_score, _known(name), measurement, rng=rng, options=options)
+        return method.function(gaussian_score, _known(name), measurement, rng=rng, options=options)
 
     torch.testing.assert_close(run(replace(problem, start=usual)), run(problem))
     with pytest.raises(ValueError, match="needs a start"):
@@ -79,8 +80,8 @@ def test_start_from_the_truth_stays_near_it_and_takes_its_share_of_the_steps(nam
         return gaussian_score(x, sigma)
 
     torch.manual_seed(0)
-    parts = 2 if method.chains != "image" else None
-    problem = _problem(2 if parts else 1, 8, 8, noise=0.0)
+    parts = 2 if method.chains.coil_images else None
+    problem = _problem(2 if parts else 1, 8, 8, noise=0.0, chains=method.chains)
     truth = TAU * _complex(8, 8)
     truth = truth.real + 0j if name.endswith("real") else truth
     kspace = sense_operator(problem.smaps, problem.mask).forward(truth)
@@ -91,9 +92,9 @@ def test_start_from_the_truth_stays_near_it_and_takes_its_share_of_the_steps(nam
     options = _short(name, 50, start_time=0.1, **gentle)
     rng = ChainNoise(5, 2, range(2), parts, dtype=torch.complex128)
     measurement = replace(problem, kspace=kspace, start=start)
-    x = method.sample(score, _known(name), measurement, rng=rng, options=options)
-    per_step = 1 + getattr(options, "num_corrector_steps", 0)
-    assert len(asked) == 5 * per_step * getattr(options, "num_ode_steps", 1)
+    x = method.function(score, _known(name), measurement, rng=rng, options=options)
+    assert len(asked) == options.evaluations
+    assert options.steps_done == 5
     assert asked[0] < (0.3 if name in GUIDED else 0.25)
     assert float((x - start).abs().square().mean().sqrt()) < 3 * asked[0]  # the noise that was added
 
@@ -122,8 +123,8 @@ def test_reconstruction_starts_from_a_classical_method(method: str) -> None:
         (Plan("annealed", settings={"start_time": 0.5}), "name a start, one of zero_filled, cg_sense"),
         (Plan("annealed", settings={"start_time": 0.0}), "above 0 and at most 1"),
         (Plan("annealed", start="cg_sens"), "did you mean 'cg_sense'"),
-        (Plan("tv", start="cg_sense"), "does not start from"),
-        (Plan("annealed", start="cg_sense", num_map_sets=2), "one set of coil maps"),
+        (Plan("tv", start="cg_sense"), "tv cannot start from another reconstruction"),
+        (Plan("annealed", start="tv", num_map_sets=2), "the start tv takes one set of coil maps, got 2"),
     ],
 )
 def test_mistakes_about_starts_are_told(plan: Plan, reason: str) -> None:
@@ -141,11 +142,15 @@ def test_a_request_and_a_batch_name_a_start() -> None:
 
 
 @dataclass(frozen=True)
-class _Other:
+class _Other(Options):
     num_steps: int = 2
+
+    @property
+    def evaluations(self) -> int:
+        return self.num_steps
 
 
 def test_a_method_that_cannot_start_names_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "other", replace(METHODS["dds"], options=_Other, presets={"paper": _Other()}))
+    monkeypatch.setitem(METHODS, "other", replace(METHODS["dds"], presets={"paper": _Other()}))
     with pytest.raises(ValueError, match=r"other cannot start .* those that can: annealed, score_mri_real"):
         resolve(Plan("other", start="cg_sense"), _tiny_prior())

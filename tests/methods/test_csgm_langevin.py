@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from langevin_helpers import TAU, complex_normal, gaussian_score, mean_and_variance_scores, problem
 
 from kdrift.methods import ChainNoise, Measurement
 from kdrift.methods.samplers.csgm_langevin import CSGMOptions, annealing, csgm_langevin, ncsnv2_sigma, uniform_start
 from kdrift.mri.fourier import fft2c
 from kdrift.sde import VESDE
-from langevin_helpers import TAU, complex_normal, gaussian_score, mean_and_variance_scores, problem
 
 SDE = VESDE(0.01, 20.0)
 
@@ -104,7 +104,7 @@ def test_levels_steps_and_cost_are_the_published_ones() -> None:
     short = replace(options, num_steps=12)
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
     csgm_langevin(score, SDE, problem(2, 6, 6, 0.1), rng=rng, options=short)
-    assert len(calls) == short.nfe
+    assert len(calls) == short.evaluations
     with pytest.raises(ValueError, match="first_level"):
         CSGMOptions(first_level=2310)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Measurement
+from kdrift.methods import COILS, COUPLED_COILS, IMAGES, METHODS, ChainNoise, Chains, Measurement
 from kdrift.methods.samplers.annealed import AnnealedOptions, annealed
-from kdrift.methods.samplers.predictor_corrector import paper_steps, pc_sample, released_steps
-from kdrift.methods.samplers.score_mri import HybridOptions, ScoreMRIOptions, score_mri_hybrid, score_mri_ssos
+from kdrift.methods.samplers.predictor_corrector import Scheme, run_scheme, time_steps
+from kdrift.methods.samplers.score_mri import HybridOptions, ScoreMRIOptions, score_mri, score_mri_hybrid
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
@@ -22,6 +22,7 @@ from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
 TAU = 0.7
 SDE = VESDE(0.01, 20.0)
 Z_BOUND = 5.0
+SAMPLERS = [name for name, method in METHODS.items() if method.needs_prior]
 
 
 def gaussian_score(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def _complex(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.complex128) * 2**0.5
 
 
-def _problem(coils: int, rows: int, cols: int, noise: float, kept: float = 0.5) -> Measurement:
+def _problem(coils: int, rows: int, cols: int, noise: float, kept: float = 0.5, chains: Chains = IMAGES) -> Measurement:
     torch.manual_seed(coils)
     smaps = _complex(coils, rows, cols)
     smaps = smaps / smaps.abs().square().sum(0).sqrt()
@@ -41,7 +42,7 @@ def _problem(coils: int, rows: int, cols: int, noise: float, kept: float = 0.5) 
         smaps = torch.ones_like(smaps)
     mask = torch.rand(rows, cols) < kept
     kspace = sense_operator(smaps, mask).forward(TAU * _complex(rows, cols)) + noise * _complex(coils, rows, cols)
-    return Measurement(torch.where(mask, kspace, 0), mask, smaps, noise)
+    return Measurement(torch.where(mask, kspace, 0), mask, smaps, noise, chains=chains)
 
 
 def _posterior(problem: Measurement) -> tuple[Tensor, Tensor]:
@@ -123,12 +124,12 @@ def test_predictor_corrector_samples_the_prior(
     # Stated limit: the variance is off by a bias that falls with r and N, and with the image size (the step
     # size depends on |score|, which tilts the stationary density by |x|^2: 2 over the number of pixels).
     chains, size = 48, 24
-    levels = SDE.levels(num_steps + (not released))
     rng = ChainNoise(1, 0, range(chains), dtype=torch.complex128)
-    x = pc_sample(
-        gaussian_score, (released_steps if released else paper_steps)(levels), SDE.prior_sample(rng(size, size)),
-        rng=rng, snr=snr, num_corrector_steps=1, final_mean=released, corrector_first=corrector_first,
+    scheme = Scheme(
+        time_steps(0.0, 1.0, num_steps, released=released), corrector="langevin_parts", snr=snr,
+        final_mean=released, corrector_first=corrector_first,
     )  # fmt: skip
+    x = run_scheme(gaussian_score, SDE, scheme, SDE.prior_sample(rng(size, size)), rng=rng)
     variance = float(torch.view_as_real(x).var())
     noise = 5 * (2 / (2 * chains * size**2)) ** 0.5
     assert abs(variance / TAU**2 - 1) < bias + noise
@@ -141,27 +142,28 @@ def test_score_mri_limits(name: str, preset: str) -> None:
     # Stated limits of these approximate samplers: all data are returned as they are, no data leave the prior.
     method = METHODS[name]
     options = replace(method.presets[preset], num_steps=150)
-    coils = 2 if method.chains != "image" else 1
-    problem = _problem(coils, 8, 8, noise=0.0)
-    parts = coils if method.chains != "image" else None
+    coils = 2 if method.chains.coil_images else 1
+    problem = _problem(coils, 8, 8, noise=0.0, chains=method.chains)
+    parts = coils if method.chains.coil_images else None
     image = TAU * _complex(8, 8)
     image = image.real + 0j if name.endswith("real") else image
-    everything = Measurement(fft2c(problem.smaps * image), torch.ones(8, 8, dtype=torch.bool), problem.smaps, 0.0)
+    full_mask = torch.ones(8, 8, dtype=torch.bool)
+    everything = replace(problem, kspace=fft2c(problem.smaps * image), mask=full_mask)
     rng = ChainNoise(0, 0, range(2), parts, dtype=torch.complex128)
-    full = method.sample(gaussian_score, SDE, everything, rng=rng, options=options)
-    expected = problem.smaps * image if method.chains != "image" else image
+    full = method.function(gaussian_score, SDE, everything, rng=rng, options=options)
+    expected = problem.smaps * image if method.chains.coil_images else image
     torch.testing.assert_close(full + 0j, expected.expand(full.shape) + 0j, atol=1e-6, rtol=1e-6)
     if name == "score_mri_hybrid":
         return  # coupled coils have no independent prior without data
     nothing = replace(everything, kspace=0 * everything.kspace, mask=torch.zeros(8, 8, dtype=torch.bool))
     rng = ChainNoise(0, 0, range(150), parts, dtype=torch.complex128)
-    empty = method.sample(gaussian_score, SDE, nothing, rng=rng, options=options)
+    empty = method.function(gaussian_score, SDE, nothing, rng=rng, options=options)
     parts_of = torch.view_as_real(empty) if empty.is_complex() else empty
     assert float(parts_of.var()) == pytest.approx(TAU**2, rel=0.12)
 
 
 def test_hybrid_couplings() -> None:
-    problem = _problem(3, 8, 8, noise=0.0)
+    problem = _problem(3, 8, 8, noise=0.0, chains=COUPLED_COILS)
     options = HybridOptions(num_steps=20, sense_interval=1)
     rng = ChainNoise(0, 0, range(2), 3, dtype=torch.complex128)
     x = score_mri_hybrid(gaussian_score, SDE, problem, rng=rng, options=options)
@@ -171,7 +173,7 @@ def test_hybrid_couplings() -> None:
         gaussian_score, SDE, problem, rng=ChainNoise(0, 0, range(2), 3, dtype=torch.complex128),
         options=replace(options, coupling="broadcast", lambda_start=0.0, lambda_stop=0.0),
     )  # fmt: skip
-    ssos = score_mri_ssos(
+    ssos = score_mri(
         gaussian_score, SDE, problem, rng=ChainNoise(0, 0, range(2), 3, dtype=torch.complex128),
         options=ScoreMRIOptions(num_steps=20),
     )  # fmt: skip
@@ -179,8 +181,8 @@ def test_hybrid_couplings() -> None:
 
 
 def test_sampled_kspace_is_kept_by_every_coil() -> None:
-    problem = _problem(2, 8, 8, noise=0.1)
-    x = score_mri_ssos(
+    problem = _problem(2, 8, 8, noise=0.1, chains=COILS)
+    x = score_mri(
         gaussian_score, SDE, problem, rng=ChainNoise(0, 0, range(2), 2, dtype=torch.complex128),
         options=ScoreMRIOptions(num_steps=10),
     )  # fmt: skip
@@ -188,11 +190,11 @@ def test_sampled_kspace_is_kept_by_every_coil() -> None:
     assert not torch.allclose(x, ifft2c(problem.kspace).expand(2, 2, 8, 8))
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_chains_do_not_depend_on_their_batch(name: str) -> None:
     method = METHODS[name]
-    problem = _problem(2 if method.chains != "image" else 1, 8, 8, noise=0.1)
-    parts = 2 if method.chains != "image" else None
+    problem = _problem(2 if method.chains.coil_images else 1, 8, 8, noise=0.1, chains=method.chains)
+    parts = 2 if method.chains.coil_images else None
     options = replace(next(iter(method.presets.values())), num_steps=20)
     sde = {
         "white": SDE,
@@ -204,7 +206,7 @@ def test_chains_do_not_depend_on_their_batch(name: str) -> None:
 
     def samples(block: range) -> Tensor:
         rng = ChainNoise(5, 2, block, parts, dtype=torch.complex128)
-        return method.sample(gaussian_score, sde, problem, rng=rng, options=options)
+        return method.function(gaussian_score, sde, problem, rng=rng, options=options)
 
     together = samples(range(4))
     torch.testing.assert_close(
@@ -243,7 +245,7 @@ def test_score_mri_levels_are_the_options_within_the_priors_range() -> None:
         asked.clear()
         options = ScoreMRIOptions(num_steps=20, sigma_min=low, sigma_max=high)
         rng = ChainNoise(0, 0, range(1), dtype=torch.complex128)
-        METHODS["score_mri"].sample(score, SDE, _problem(1, 6, 6, noise=0.1), rng=rng, options=options)
+        METHODS["score_mri"].function(score, SDE, _problem(1, 6, 6, noise=0.1), rng=rng, options=options)
         assert (min(asked), max(asked)) == pytest.approx(expected)
     with pytest.raises(ValueError, match="sigma_min < sigma_max"):
         ScoreMRIOptions(sigma_min=2.0, sigma_max=1.0)
@@ -262,6 +264,6 @@ def test_the_sampler_of_the_docs_meets_the_closed_form() -> None:
     problem = _problem(2, 6, 6, noise=0.3)
     options = method.options(num_steps=400, sigma_first=2.0)
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
-    found = method.sample(gaussian_score, VESDE(0.05, 20.0), problem, rng=rng, options=options)
+    found = method.function(gaussian_score, VESDE(0.05, 20.0), problem, rng=rng, options=options)
     mean, _ = _posterior(problem)
     torch.testing.assert_close(found.reshape(2, -1), mean.expand(2, -1), atol=0.02, rtol=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from kdrift.methods import METHODS, ChainNoise, Measurement
 from kdrift.methods.samplers.hfs_sde import GuidedPCOptions, HFSOptions, guided_pc, hfs_sde
-from kdrift.methods.samplers.solvers import correct, predict, probability_flow, reverse_sde, step_alpha, time_steps
+from kdrift.methods.samplers.predictor_corrector import (
+    Scheme,
+    Step,
+    correct,
+    predict,
+    probability_flow,
+    run_scheme,
+    time_steps,
+)
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, LowFrequencies, SubVPSDE
@@ -47,10 +56,11 @@ def _diffusing(sde: SDE) -> Tensor:
 
 def _samples(sde: SDE, num_steps: int, chains: int, predictor: str, corrector: str, snr: float, inner: int) -> Tensor:
     rng = ChainNoise(1, 0, range(chains), dtype=torch.complex128)
-    return reverse_sde(
-        gaussian_score, sde, time_steps(_end(sde), 1.0, num_steps), sde.prior_sample(rng(SIZE, SIZE)), rng=rng,
-        predictor=predictor, corrector=corrector, snr=snr, num_corrector_steps=inner,  # type: ignore[arg-type]
+    scheme = Scheme(
+        time_steps(_end(sde), 1.0, num_steps), predictor=predictor, corrector=corrector,  # type: ignore[arg-type]
+        snr=snr, num_corrector_steps=inner,
     )  # fmt: skip
+    return run_scheme(gaussian_score, sde, scheme, sde.prior_sample(rng(SIZE, SIZE)), rng=rng)
 
 
 CASES = [
@@ -114,7 +124,9 @@ def test_published_discretisations() -> None:
     start, stop, dt = _time(0.5), _time(0.49), 0.01
 
     def step(kind: str, sde: SDE) -> Tensor:
-        return predict(kind, sde, lambda x, t: -x, x, start, stop, z)  # type: ignore[arg-type]
+        scheme = Scheme([], predictor=kind, predictor_projected=False)  # type: ignore[arg-type]
+        mean, noise = predict(_unit_score(sde, x), sde, scheme, x, Step(0.5, 0.49, 0.49), z)
+        return mean if noise is None else mean + noise
 
     ve, vp = BASES["ve"], VPSDE()
     gap = float(ve.std(start) ** 2 - ve.std(stop) ** 2)
@@ -126,8 +138,6 @@ def test_published_discretisations() -> None:
     torch.testing.assert_close(step("ancestral", vp), (x - beta * x) / (1 - beta) ** 0.5 + beta**0.5 * z)
     torch.testing.assert_close(step("euler_maruyama", vp), x + beta / 2 * x - beta * x + beta**0.5 * z)
     torch.testing.assert_close(step("none", vp), x)
-    assert float(step_alpha(vp, start, stop)) == pytest.approx(1 - beta)
-    assert float(step_alpha(ve, start, stop)) == 1
     with pytest.raises(ValueError, match="take more steps"):
         vp.discretize(_time(1.0), _time(0.9))
     hfs = HighFrequencySDE(vp, LOW)  # Eq. 13: F_l is left as it is
@@ -139,20 +149,58 @@ def test_published_discretisations() -> None:
     assert float(ve.discretize(_time(0.0), _time(-0.01))[1]) == pytest.approx(0.01)
 
 
-def test_corrector_step_sizes() -> None:
+def _unit_score(sde: SDE, x: Tensor) -> Any:
+    """A score model by which the score of x_t is -x for the given x, whatever the SDE's scale."""
+
+    def model(scaled: Tensor, sigma: float | Tensor) -> Tensor:
+        found = [
+            t for t in (_time(0.5), _time(0.49), _time(0.4)) if torch.allclose(sde.sigma(t), torch.as_tensor(sigma))
+        ]
+        return -x * sde.alpha(found[0])
+
+    return model
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("vp", 1 - (0.1 + 0.5 * 19.9) * 0.01), ("ve", 1.0)])
+def test_corrector_step_sizes(name: str, alpha: float) -> None:
     torch.manual_seed(0)
-    sde, t, alpha = BASES["vp"], _time(0.4), _time(0.9)
+    sde, step = BASES[name], Step(0.5, 0.49, 0.49)
     x, z = _complex(3, SIZE, SIZE), _complex(3, SIZE, SIZE)
 
-    def score(x: Tensor, t: Tensor) -> Tensor:
-        return -2 * x
+    def moved(corrector: str) -> tuple[Tensor, Tensor]:
+        scheme = Scheme([step], corrector=corrector, snr=0.2)  # type: ignore[arg-type]
+        mean, noise = correct(_unit_score(sde, 2 * x), sde, scheme, x, step, z)
+        assert noise is not None
+        return mean, noise
 
-    moved = correct("langevin", sde, score, x, t, alpha, z, snr=0.2)
-    ratio = z.flatten(1).norm(dim=1) / (2 * x).flatten(1).norm(dim=1)
-    eps = (2 * 0.9 * (0.2 * ratio) ** 2)[:, None, None]
-    torch.testing.assert_close(moved, x - 2 * eps * x + (2 * eps).sqrt() * z)
-    moved = correct("annealed_langevin", sde, score, x, t, alpha, z, snr=0.2, silent=True)
-    torch.testing.assert_close(moved, x - 2 * (2 * 0.9 * (0.2 * float(sde.std(t))) ** 2) * x)
+    def eps(z: Tensor, score: Tensor) -> Tensor:
+        ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
+        return (2 * alpha * (0.2 * ratio) ** 2)[:, None, None]
+
+    mean, noise = moved("langevin")
+    size = eps(z, 2 * x)
+    torch.testing.assert_close(mean, x - 2 * size * x)
+    torch.testing.assert_close(noise, (2 * size).sqrt() * z)
+    mean, noise = moved("langevin_parts")
+    real, imag = eps(z.real, 2 * x.real), eps(z.imag, 2 * x.imag)
+    torch.testing.assert_close(mean, x - torch.complex(2 * real * x.real, 2 * imag * x.imag))
+    torch.testing.assert_close(noise, torch.complex((2 * real).sqrt() * z.real, (2 * imag).sqrt() * z.imag))
+    mean, _ = moved("annealed_langevin")
+    torch.testing.assert_close(mean, x - 2 * (2 * alpha * (0.2 * float(sde.std(_time(0.49)))) ** 2) * x)
+
+
+@pytest.mark.parametrize("corrector", ["langevin", "langevin_parts", "annealed_langevin"])
+def test_a_score_of_zero_moves_nothing_and_makes_no_nan(corrector: str) -> None:
+    torch.manual_seed(0)
+    x, z = _complex(2, SIZE, SIZE), _complex(2, SIZE, SIZE)
+    step = Step(0.5, 0.49, 0.49)
+    scheme = Scheme([step], corrector=corrector, snr=0.2)  # type: ignore[arg-type]
+    mean, noise = correct(lambda x, sigma: 0 * x, BASES["vp"], scheme, x, step, z)
+    assert noise is not None
+    torch.testing.assert_close(mean, x)
+    assert noise.isfinite().all()
+    if corrector != "annealed_langevin":
+        assert not noise.any()
 
 
 def _measurement(image: Tensor, mask: Tensor, coils: int = 1) -> Measurement:
@@ -208,7 +256,7 @@ def test_limits_without_data_and_with_all_data(name: str, preset: str) -> None:
     options = replace(method.presets[preset], num_steps=200)
     nothing = _measurement(torch.zeros(size, size, dtype=torch.complex128), torch.zeros(size, size, dtype=torch.bool))
     rng = ChainNoise(0, 0, range(6), dtype=torch.complex128)
-    empty = fft2c(method.sample(gaussian_score, sde, nothing, rng=rng, options=options))
+    empty = fft2c(method.function(gaussian_score, sde, nothing, rng=rng, options=options))
     diffusing = ~low if method.noise == "high_frequency" else torch.ones_like(low)
     variance = float(torch.view_as_real(empty[:, diffusing]).square().mean())
     assert variance == pytest.approx(TAU**2, rel=0.2)
@@ -223,7 +271,7 @@ def test_limits_without_data_and_with_all_data(name: str, preset: str) -> None:
     image = ifft2c(power * _complex(size, size))
     problem = _measurement(image, torch.ones(size, size, dtype=torch.bool))
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
-    full = method.sample(smooth_score, sde, problem, rng=rng, options=options)
+    full = method.function(smooth_score, sde, problem, rng=rng, options=options)
     rms = torch.view_as_real(full - image).square().mean().sqrt()
     assert float(rms / torch.view_as_real(image).square().mean().sqrt()) < 0.15
 
@@ -244,7 +292,7 @@ def test_schedules_stay_within_the_levels_the_prior_knows() -> None:
             options = replace(METHODS[name].presets[preset], num_steps=20)
             sde: SDE = HighFrequencySDE(levels, LOW) if name == "hfs_sde" else levels
             told.clear()
-            METHODS[name].sample(
+            METHODS[name].function(
                 score, sde, problem, rng=ChainNoise(0, 0, range(1), dtype=torch.complex128), options=options,
                 callback=lambda done, total, images, level: told.append((done, total, level)),
             )  # fmt: skip
@@ -264,18 +312,18 @@ def test_bad_settings_and_priors_are_named() -> None:
     two = replace(problem, smaps=torch.stack([problem.smaps, 0 * problem.smaps]))
     high = HighFrequencySDE(VESDE(0.01, 5.0), LOW)
     parts = ChainNoise(0, 0, range(1), 2, dtype=torch.complex128)
-    with pytest.raises(ValueError, match="takes one set of coil maps, got 2; set high_pass plain"):
-        hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions())
-    plain = hfs_sde(gaussian_score, high, two, rng=parts, options=HFSOptions(num_steps=20, high_pass="plain"))
-    assert plain.shape == (1, 2, SIZE, SIZE)
-    assert plain.isfinite().all()
-    still = correct("langevin", high, lambda x, t: 0 * x, plain, _time(0.5), _time(1.0), plain, snr=0.2)
-    torch.testing.assert_close(still, plain)  # without a score there is no step, and no division by zero
+    for high_pass in ("coils", "plain"):
+        options = HFSOptions(num_steps=20, high_pass=high_pass)  # type: ignore[arg-type]
+        sample = hfs_sde(gaussian_score, high, two, rng=parts, options=options)
+        assert sample.shape == (1, 2, SIZE, SIZE)
+        assert sample.isfinite().all()
     with pytest.raises(ValueError, match="none of them above t_min"):
         guided_pc(gaussian_score, VESDE(0.01, 0.02), problem, rng=rng, options=GuidedPCOptions(t_min=0.9))
-    with pytest.raises(ValueError, match="num_steps >= 2"):
+    with pytest.raises(ValueError, match="num_steps must be at least 2"):
         HFSOptions(num_steps=1)
     with pytest.raises(ValueError, match="t_min in"):
         HFSOptions(t_min=0.0)
     with pytest.raises(ValueError, match="reverse_diffusion for sub_vp"):
         HFSOptions(sde="sub_vp", predictor="ancestral")
+    with pytest.raises(ValueError, match="nothing would be sampled"):
+        HFSOptions(predictor="none", corrector="none")

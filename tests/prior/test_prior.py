@@ -14,9 +14,9 @@ from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior, shipped_priors
 from kdrift.prior.network_score import NetworkScore, pad_to_multiple
 from kdrift.recon.plan import Plan
-from kdrift.recon.runner import resolve
 from kdrift.sde import AttenuatedSDE, HighFrequencySDE
 from kdrift.sde.score import denoise
+from recon_helpers import resolve
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,

@@ -12,8 +12,8 @@ from benchmarks.held_out import Measured
 from benchmarks.quality_seconds import CLASSICAL, LINES, averaged, draw, table
 
 from kdrift.methods import METHODS
-from kdrift.recon.reconstruct import Plan
-from kdrift.recon.runner import resolve
+from kdrift.recon.plan import Plan
+from recon_helpers import resolve
 
 
 def _row(label: str, psnr: float, detail: str = "", **values: float) -> Row:

@@ -13,9 +13,9 @@ from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, merge_chunks, split_chains
 from kdrift.recon.plan import Plan
-from kdrift.recon.runner import Runner, resolve
 from kdrift.recon.slices import SliceData, prepare_slice
 from kdrift.runs.hardware import has_fast_bfloat16
+from recon_helpers import Runner, resolve
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_split_is_a_multiple_of_the_replicas() -> None:
 def test_any_split_in_any_order_gives_the_same_answer(method: str, data: SliceData) -> None:
     runner = _runner(method, 4)
     whole = merge_chunks([runner.run_chunk(data, chunk) for chunk in split_chains(4)])
-    coils = len(data.kspace) if runner.independent_coils else None
+    coils = len(data.kspace) if runner.splits_coils else None
     for num_chunks in (2, 3, 8):
         chunks = split_chains(4, num_coils=coils, num_chunks=num_chunks)
         found = [runner.run_chunk(data, chunk) for chunk in chunks]

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from kdrift.data.phantom import phantom_volume
-from kdrift.methods import METHODS, ChainNoise, Measurement, Method
-from kdrift.methods.classical import cg_sense
+from kdrift.methods import COILS, COUPLED_COILS, IMAGES, METHODS, ChainNoise, Chains, Measurement, Method, Options
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
@@ -24,8 +23,8 @@ from kdrift.recon.guard import AllDiverged, Diverged, Guard
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult
-from kdrift.recon.runner import Runner, resolve
 from kdrift.recon.slices import SliceData, prepare_slice
+from recon_helpers import Runner, resolve
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
@@ -34,7 +33,7 @@ CONFIG = NetworkConfig(
 )  # fmt: skip
 LEVELS = {"sigma_min": 0.01, "sigma_max": 5.0}
 WHITE = [name for name, method in METHODS.items() if method.noise == "white"]
-COILS = 3
+NUM_COILS = 3
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def prior() -> Prior:
 
 @pytest.fixture(scope="module")
 def kspace() -> Tensor:
-    return torch.as_tensor(phantom_volume(2, 32, 32, COILS, seed=1).kspace)
+    return torch.as_tensor(phantom_volume(2, 32, 32, NUM_COILS, seed=1).kspace)
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +149,26 @@ def test_a_diverged_chain_leaves_the_others_as_they_are(
 
 
 @dataclass(frozen=True)
-class ExplodingOptions:
+class ExplodingOptions(Options):
     """Settings of a sampler some of whose chains explode."""
 
     num_steps: int = 5
     threshold: float = 0.5
     """Chains whose first noise is above it explode: that belongs to the chain, not to its batch."""
 
+    @property
+    def evaluations(self) -> int:
+        return self.num_steps
+
 
 def exploding(
-    score: Any, sde: Any, measurement: Measurement, *, rng: ChainNoise, options: ExplodingOptions, callback: Any = None
+    score: Any,
+    sde: Any,
+    measurement: Measurement,
+    *,
+    rng: ChainNoise,
+    options: ExplodingOptions,
+    callback: Any = None,
 ) -> Tensor:
     noise = rng(*measurement.kspace.shape[-2:])
     bad = (noise[..., :1, :1].real > options.threshold).expand(noise.shape)
@@ -172,9 +181,14 @@ def exploding(
 
 
 def exploder(monkeypatch: pytest.MonkeyPatch, prior: Prior, chains: Any, **values: Any) -> Runner:
-    method = Method(exploding, ExplodingOptions, {"paper": ExplodingOptions()}, chains, "explodes")
+    method = Method(exploding, {"paper": ExplodingOptions()}, "explodes", chains)
     monkeypatch.setitem(METHODS, "exploding", method)
     return resolve(Plan("exploding", keep_samples=True, **values), prior)
+
+
+def _cg_sense(data: SliceData) -> Tensor:
+    method = METHODS["cg_sense"]
+    return data.scale * method.function(data.measurement(), options=method.options())
 
 
 def run(runner: Runner, data: SliceData, chunks: list[Chunk]) -> list[ChunkResult]:
@@ -183,21 +197,21 @@ def run(runner: Runner, data: SliceData, chunks: list[Chunk]) -> list[ChunkResul
     return found
 
 
-@pytest.mark.parametrize("chains", ["image", "coil", "coupled_coils"])
+@pytest.mark.parametrize("chains", [IMAGES, COILS, COUPLED_COILS])
 def test_any_split_leaves_out_the_same_samples(
-    chains: str, data: SliceData, prior: Prior, monkeypatch: pytest.MonkeyPatch
+    chains: Chains, data: SliceData, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = exploder(monkeypatch, prior, chains, num_samples=12, settings={"threshold": 1.2})
     heldout = torch.zeros(32, 32, dtype=torch.bool)
     heldout[:, 3] = True
     data = prepare_slice(data.kspace, data.mask, index=3, smaps=data.smaps, heldout=heldout & data.mask)
-    parts = None if chains == "image" else COILS
+    parts = NUM_COILS if chains.coil_images else None
     noise = ChainNoise(0, 3, range(12), parts)(32, 32)[..., 0, 0].real.reshape(12, -1)
     bad = (noise > 1.2).any(1).nonzero().flatten().tolist()
     assert 0 < len(bad) < 12
     whole = merge_chunks(run(runner, data, [Chunk((0, 12))]))
     assert list(whole.diverged) == bad
-    coils = COILS if runner.independent_coils else None
+    coils = NUM_COILS if runner.splits_coils else None
     for num_chunks in (2, 5, 12, 24, 36):
         chunks = split_chains(12, num_coils=coils, num_chunks=num_chunks)
         merged = merge_chunks(run(runner, data, chunks))
@@ -213,15 +227,15 @@ def test_any_split_leaves_out_the_same_samples(
         assert merged.heldout_misfit == pytest.approx(whole.heldout_misfit, rel=1e-4)
 
 
-@pytest.mark.parametrize("chains", ["image", "coil"])
+@pytest.mark.parametrize("chains", [IMAGES, COILS])
 @pytest.mark.parametrize("num_chunks", [1, 3, 9])
 def test_where_none_is_left(
-    chains: str, num_chunks: int, data: SliceData, prior: Prior, monkeypatch: pytest.MonkeyPatch
+    chains: Chains, num_chunks: int, data: SliceData, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # of coil chains every sample has a bad coil, and no coil is bad in all of them
-    threshold = -0.2 if chains == "coil" else -9.0
+    threshold = -0.2 if chains.coil_images else -9.0
     runner = exploder(monkeypatch, prior, chains, num_samples=3, settings={"threshold": threshold})
-    chunks = split_chains(3, num_coils=COILS if runner.independent_coils else None, num_chunks=num_chunks)
+    chunks = split_chains(3, num_coils=NUM_COILS if runner.splits_coils else None, num_chunks=num_chunks)
     with pytest.raises(Diverged, match=r"slice 3: all 3 samples diverged, sample \d at step \d of 5: .* times what"):
         merge_chunks(run(runner, data, chunks))
     settings = {"threshold": threshold}
@@ -229,11 +243,11 @@ def test_where_none_is_left(
     merged = merge_chunks(run(other, data, chunks))
     assert merged.fallback
     assert list(merged.diverged) == [0, 1, 2]
-    torch.testing.assert_close(merged.mean, cg_sense(data.kspace, data.mask, data.smaps).abs())
+    torch.testing.assert_close(merged.mean, _cg_sense(data).abs())
     assert float(merged.std.max()) == 0
     assert merged.samples is not None
     assert bool(merged.samples.isnan().all())
-    residual = torch.where(data.mask, data.kspace - fft2c(data.smaps * cg_sense(data.kspace, data.mask, data.smaps)), 0)
+    residual = torch.where(data.mask, data.kspace - fft2c(data.smaps * _cg_sense(data)), 0)
     assert merged.misfit == pytest.approx(float(residual.abs().square().sum()), rel=1e-3)
 
 
@@ -243,7 +257,7 @@ def test_a_lost_slice_leaves_the_others(
     # the threshold lies between the two slices' first noise
     first = [float(ChainNoise(0, index, range(1))(32, 32)[0, 0, 0].real) for index in (0, 1)]
     settings = {"threshold": sum(first) / 2}
-    exploder(monkeypatch, prior, "image", settings=settings)
+    exploder(monkeypatch, prior, IMAGES, settings=settings)
     chosen = Plan("exploding", settings=settings, num_samples=1, on_divergence="fallback", keep_samples=True)
     result = reconstruct(kspace, mask, plan=chosen, prior=prior)
     lost = first.index(max(first))
@@ -268,7 +282,7 @@ def test_bounds_follow_the_level_and_stop_when_none_is_left() -> None:
     mask, smaps = torch.ones(16, 16, dtype=torch.bool), torch.ones(1, 16, 16, dtype=torch.complex64)
     problem = Measurement(torch.zeros(1, 16, 16, dtype=torch.complex64), mask, smaps, 0.0)
     noise = ChainNoise(0, 0, range(2))(16, 16)
-    guard = Guard(problem, 2, by_coil=False)
+    guard = Guard(problem, 2)
     for done, level in enumerate((300.0, 100.0, 30.0, 10.0, 0.1, 0.01)):
         guard(done + 1, 8, level * noise, level)
     assert guard.divergences(0, 0) == ()

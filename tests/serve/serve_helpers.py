@@ -25,8 +25,10 @@ from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import save_prior
-from kdrift.recon.acquisition import MaskRequest, load_acquisition
-from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 
 KEY = "0123456789abcdef-test"
 START_S, JOB_S = 240.0, 120.0
@@ -56,9 +58,9 @@ def plan(method: str = "annealed", **values: Any) -> dict[str, Any]:
     return {"method": method, "num_samples": 4, "precision": "float32", "settings": settings, **values}
 
 
-def library(source: Path, prior: Path, values: dict[str, Any], slices: slice | None = None) -> Any:
+def library(source: Path, prior: Path, values: dict[str, Any], slices: tuple[int, int] | None = None) -> Any:
     """What `reconstruct` in this process says."""
-    scan = load_acquisition(source, mask=MaskRequest(**MASK), slices=slices)
+    scan = load_acquisition(AcquisitionRequest(source=str(source), mask=MaskRequest(**MASK), slices=slices))
     return reconstruct(
         scan.kspace, scan.mask, plan=Plan(**values), prior=str(prior), slice_indices=scan.slice_indices
     )  # fmt: skip

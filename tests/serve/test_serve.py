@@ -17,10 +17,10 @@ from typing import Any
 import h5py
 import psutil
 import pytest
-
-from kdrift.prior.bundle import load_prior
 from serve_cases import JSON, UPLOADS
 from serve_helpers import KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
+
+from kdrift.prior.bundle import load_prior
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 QUEUED = 2
@@ -114,8 +114,8 @@ def test_what_there_is(world: World) -> None:
     assert prior["default"]
     assert prior["prior"]["sha256"] == load_prior(world.prior).sha256
     methods = client.get("/v1/methods").json()
-    assert "annealed" in methods["samplers"]
-    assert "cg_sense" in methods["classical"]
+    assert methods["methods"]["annealed"]["evaluations"]["tuned"] == 40
+    assert methods["methods"]["cg_sense"]["noise"] is None
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     for part in ("page.css", "page.js"):

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from serve_helpers import tiny_prior
 
 from kdrift.data.phantom import phantom_volume
 from kdrift.methods import METHODS
@@ -27,18 +28,17 @@ from kdrift_serve.ingress import Ingress, create_app
 from kdrift_serve.pictures import picture
 from kdrift_serve.planner import Progress
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import allowed_path, check_plan, choose_prior, from_json, from_query, upload_name
+from kdrift_serve.request import allowed_path, choose_prior, from_json, from_query, resolve_plan, upload_name
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
 from kdrift_serve.storage import Job, JobFolder
-from serve_helpers import tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
 
 
 def job(**values: Any) -> Job:
     fields: dict[str, Any] = {
-        "id": "a" * 32, "state": "done", "name": "n", "source": "s", "owner": "o", "request": {}, "prior": {},
+        "id": "a" * 32, "state": "done", "name": "n", "owner": "o", "request": {}, "prior": {},
         "config": {}, "sampling": "full", "slices": [0],
     }  # fmt: skip
     return Job(**{**fields, **values})
@@ -159,7 +159,8 @@ def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
     data = prepare_slice(phantom, torch.ones(32, 32, dtype=torch.bool), index=4)
     data = dataclasses.replace(data, mask=data.mask & (torch.arange(32) % 2 == 0))
     for on_divergence in ("error", "fallback"):
-        plan = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode()).plan
+        request = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode())
+        plan = resolve_plan(request, sampler._priors, Limits())
         chunks = [Chunk((0, 2), (coil, coil + 1)) for coil in range(2)]
         results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total: None) for chunk in chunks]
         found = [pickle.loads(pickle.dumps(result)) for result in results]
@@ -212,17 +213,17 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     assert answer.status_code == 409
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"] == f"this reconstruction is failed: {sentence}"
-    assert get(made, "/v1/methods").json()["samplers"]["annealed"]["default_preset"] == "tuned"
+    assert get(made, "/v1/methods").json()["methods"]["annealed"]["default_preset"] == "tuned"
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "annealed.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
     methods = get(made, "/v1/methods")
     assert methods.status_code == 200
-    assert methods.json()["samplers"]["annealed"]["default_preset"] is None
-    assert "preset annealed.yaml" in methods.json()["samplers"]["annealed"]["fault"]
-    assert methods.json()["samplers"]["score_mri"]["priors"] == ["tiny"]
+    assert methods.json()["methods"]["annealed"]["default_preset"] is None
+    assert "preset annealed.yaml" in methods.json()["methods"]["annealed"]["fault"]
+    assert methods.json()["methods"]["score_mri"]["priors"] == ["tiny"]
     assert str(tmp_path) not in methods.text
     with pytest.raises(Problem) as error:
-        from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}')
+        resolve_plan(from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}'), made._priors, Limits())
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
     assert "annealed.yaml" in error.value.detail
     assert get(made, "/v1/priors").json()[0]["noise"] == "white"
@@ -242,7 +243,7 @@ def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
     complex_network = load_prior("brain-complex-small")  # the second of the service, and of what annealed was made for
     assert choose_prior(asked(), {"white": white, "complex": complex_network}) == "complex"
     assert choose_prior(asked(plan={"method": "score_mri"}), {"complex": complex_network, "white": white}) == "white"
-    assert check_plan(asked(), both, Limits()).config["prior"]["name"] == "tiny"
+    assert resolve_plan(asked(), both, Limits()).config["prior"]["name"] == "tiny"
     for request, priors, sentence in (
         (asked(prior="hf"), both, r"needs a prior trained on white noise, hf was trained on .*; .* serve it: white"),
         (asked(prior="wite"), both, "no prior 'wite', did you mean 'white'"),
@@ -254,5 +255,5 @@ def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(Problem, match=sentence) as error:
-            check_plan(request, priors, Limits())
+            resolve_plan(request, priors, Limits())
         assert error.value.status == 422

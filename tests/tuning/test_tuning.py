@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tuning_helpers import tiny_search, write_inputs
 
 from kdrift.cli import main
 from kdrift.methods import METHODS, presets
@@ -17,14 +18,13 @@ from kdrift.methods.presets import Preset, find_preset, read_preset, write_prese
 from kdrift.mri.heldout import draw_heldout
 from kdrift.mri.masks import acs_region, make_mask
 from kdrift.prior.bundle import load_prior
-from kdrift.recon.plan import Plan, pin
-from kdrift.recon.runner import resolve
+from kdrift.recon.plan import Plan
 from kdrift.runs.config import load_config, parse, to_dict
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, pareto_front, table
 from kdrift.tuning.tune_config import Axis, TuneConfig, check_resumable, check_space, start_point
-from tuning_helpers import tiny_search, write_inputs
+from recon_helpers import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Inputs = tuple[Path, Path]
@@ -109,8 +109,9 @@ def test_held_out_samples_are_sampled_lines_or_points_outside_the_acs(kind: str)
 def values(config: TuneConfig, **settings: Any) -> list[float]:
     """Return the objective after each slice."""
     plan = Plan(config.method, "tuned", {**config.settings, **settings}, config.num_samples, config.seed)
-    cases = load_cases(config, plan)
-    return [row["value"] for row in evaluate_slices(resolve(plan, config.prior), plan, cases, config.objective)]
+    run = resolve(plan, config.prior)
+    cases = load_cases(config, run.plan)
+    return [row["value"] for row in evaluate_slices(run.plan, run.prior, cases, config.objective)]
 
 
 @pytest.mark.parametrize("kind", ["random", "gaussian2d"])
@@ -133,7 +134,7 @@ def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
     """Changing them changes the error but not the images."""
     config = tiny_search(*inputs, objective="heldout")
     plan = Plan("annealed", "tuned", {"num_steps": 3}, 3)
-    data = load_cases(config, plan)[0].data
+    data = load_cases(config, resolve(plan, config.prior).plan)[0].data
     assert data.heldout is not None
     assert not bool((data.mask & data.heldout.mask).any())
     assert float(data.kspace[:, data.heldout.mask].abs().max()) == 0
@@ -169,8 +170,8 @@ def test_data_that_cannot_serve_is_named(inputs: Inputs, tmp_path: Path) -> None
     ]:
         data = parse(type(config.data), {**to_dict(config.data), **change})
         with pytest.raises(ValueError, match=message):
-            load_cases(replace(config, data=data), Plan())
-    cases = load_cases(replace(config, data=replace(config.data, slices_per_volume=2)), Plan())
+            load_cases(replace(config, data=data), Plan().resolve())
+    cases = load_cases(replace(config, data=replace(config.data, slices_per_volume=2)), Plan().resolve())
     assert sorted(case.data.index for case in cases) == [1, 3]
     assert all(case.simulated for case in cases)
 
@@ -250,9 +251,9 @@ def test_resolve_takes_presets_by_name_and_as_they_are(
     config = resolve(Plan(settings={"eta": 0.25}), prior).config
     assert (config["options"]["num_steps"], config["options"]["eta"]) == (7, 0.25)
     assert (config["preset"], config["preset_provenance"]) == ("tuned", {"seed": 3})
-    pinned = pin(Plan())
+    pinned = Plan().resolve(prior).plan
     assert pinned.preset == mine
-    assert pin(Plan(method="tv")).preset is None
+    assert Plan(method="tv").resolve().config["preset"] == "default"
     (tmp_path / "annealed.yaml").unlink()
     assert resolve(pinned, prior).config["preset_provenance"] == {"seed": 3}
     assert "preset_provenance" not in resolve(Plan(), prior).config

@@ -46,6 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map-crop", type=float, default=0.0, help="ESPIRiT eigenvalue below which maps are 0 (default: 0)"
     )
+    parser.add_argument("--smaps", metavar="FILE|store", help="coil maps made elsewhere, or the store's own")
+    parser.add_argument("--noise-cov", metavar="FILE", help="noise covariance (coil, coil) to whiten by, .npy")
     parser.add_argument("--virtual-coils", type=int, metavar="N", help="compress to N coils first")
     parser.add_argument("--batch-samples", type=int, default=8, metavar="B", help="samples at a time; bounds memory")
     parser.add_argument(
@@ -69,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.input or not args.out:
         raise ValueError("give INPUT and --out DIR, or --config YAML")
     from kdrift.methods.presets import read_preset
-    from kdrift.recon.acquisition import MaskRequest, load_acquisition
-    from kdrift.recon.reconstruct import Plan, reconstruct
+    from kdrift.recon.acquisition import load_acquisition
+    from kdrift.recon.plan import Plan
+    from kdrift.recon.reconstruct import reconstruct
     from kdrift.recon.report import save_result
+    from kdrift.recon.request import AcquisitionOptions, MaskRequest
     from kdrift.recon.result import divergence_lines
     from kdrift.runs.config import parse_override
     from kdrift.runs.hardware import keep_freed_memory
@@ -90,9 +94,14 @@ def run(args: argparse.Namespace) -> int:
             args.mask_seed,
             args.mask_released,
         )
-    acquisition = load_acquisition(
-        args.input, mask=request, slices=_slices(args.slices), num_virtual_coils=args.virtual_coils
+    options = AcquisitionOptions(
+        slices=_slices(args.slices),
+        mask=request,
+        virtual_coils=args.virtual_coils,
+        smaps=args.smaps,
+        noise_cov=args.noise_cov,
     )
+    acquisition = load_acquisition(options.of(args.input))
     plan = Plan(
         method=args.method,
         preset=read_preset(args.preset) if str(args.preset).endswith((".yaml", ".yml")) else args.preset,
@@ -112,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         acquisition.mask,
         plan=plan,
         prior=args.prior,
+        smaps=acquisition.smaps,
         slice_indices=acquisition.slice_indices,
         device=args.device,
         progress=_bar(len(acquisition.slice_indices), args.samples) if args.progress else None,
@@ -145,14 +155,14 @@ def _run_batch(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _slices(text: str | None) -> slice | None:
+def _slices(text: str | None) -> tuple[int | None, int | None] | None:
     if text is None:
         return None
     start, separator, stop = text.partition(":")
     try:
         if not separator:
-            return slice(int(start), int(start) + 1 or None)
-        return slice(int(start) if start else None, int(stop) if stop else None)
+            return int(start), int(start) + 1 or None
+        return int(start) if start else None, int(stop) if stop else None
     except ValueError:
         raise ValueError(f"--slices takes A:B or one number, got {text!r}") from None
 

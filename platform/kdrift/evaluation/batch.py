@@ -10,17 +10,16 @@ from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.recon.acquisition import MaskRequest
-from kdrift.recon.plan import Plan, pin
-from kdrift.recon.runner import load_priors, resolve
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import to_dict
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
 """May change when a batch is resumed: the pool, where things lie (their checksums count), and what to add to it."""
 
 
-@dataclass(frozen=True)
-class BatchConfig:
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(AcquisitionOptions):
     """One batch reconstruction."""
 
     store: str
@@ -29,10 +28,6 @@ class BatchConfig:
     """Folder for the results, one below it a volume; on a cluster one that all nodes share."""
     volumes: list[str] = field(default_factory=lambda: ["*"])
     """Volumes by name or pattern; magnitude volumes are passed over."""
-    slices: tuple[int, int | None] | None = None
-    """[A, B]: slices A to B - 1 of each volume, negative numbers from its end, B null to its end; null: all."""
-    mask: MaskRequest | None = None
-    """Retrospective undersampling of full data; null: data as they are."""
     plan: Plan = field(default_factory=Plan)
     """Method, preset, settings, samples, seed."""
     prior: str | None = None
@@ -55,11 +50,10 @@ def reconstruct_batch(
         For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
-    plan, priors = pin(config.plan), load_priors([config.plan.method], config.prior)
-    runner = resolve(plan, priors.get(plan.method))
-    chosen = slice(*config.slices) if config.slices else slice(None)
-    tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)
-    settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": runner.config}
+    priors = load_priors([config.plan.method], config.prior)
+    plan = config.plan.resolve(priors.get(config.plan.method))
+    tasks = volume_tasks(config.store, config.volumes, config, plan, out)
+    settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": plan.config}
     settings.pop("out")
     with run_folder(out, settings, (*FREE, "resolved.prior.name")):
         return run_tasks(tasks, priors, config.pool, address=address, echo=echo)

@@ -13,9 +13,8 @@ from kdrift.evaluation.partial import MARK, run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.recon.acquisition import MaskRequest
-from kdrift.recon.plan import Plan, pin
-from kdrift.recon.runner import load_priors, resolve
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.runs import tracking
 from kdrift.runs.config import flatten, to_dict
 from kdrift.runs.json_file import read_json, write_json
@@ -24,8 +23,8 @@ FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(AcquisitionOptions):
     """One evaluation."""
 
     store: str
@@ -40,8 +39,6 @@ class EvaluateConfig:
     """Of the MLflow run."""
     volumes: list[str] = field(default_factory=lambda: ["*"])
     """Volumes by name or pattern; magnitude volumes are passed over."""
-    slices: tuple[int, int | None] | None = None
-    """[A, B]: slices A to B - 1 of each volume, negative numbers from its end, B null to its end; null: all."""
     prior: str | None = None
     """Shipped prior or bundle folder, of all samplers; null: of each method its shipped prior. Only the driver reads
     it."""
@@ -51,8 +48,9 @@ class EvaluateConfig:
     """MLflow tracking URI; null: SQLite in `out`."""
 
     def __post_init__(self) -> None:
-        if not self.methods or not self.masks:
-            raise ValueError("an evaluation needs at least one method and one mask")
+        super().__post_init__()
+        if not self.methods or not self.masks or self.mask is not None:
+            raise ValueError("an evaluation needs at least one of methods and of masks by its name, and no other mask")
         for name in (*self.methods, *self.masks):
             if not SAFE_NAME.match(name):
                 raise ValueError(f"names of methods and masks are of letters, digits, '.', '_' and '-', got {name!r}")
@@ -84,19 +82,17 @@ def evaluate(
         driver in `out`.
     """
     out = Path(config.out).resolve()
-    plans = {name: pin(plan) for name, plan in config.methods.items()}
-    priors = load_priors([plan.method for plan in plans.values()], config.prior)
-    runners = {name: resolve(plan, priors.get(plan.method)) for name, plan in plans.items()}
-    chosen = slice(*config.slices) if config.slices else slice(None)
+    priors = load_priors([plan.method for plan in config.methods.values()], config.prior)
+    plans = {name: plan.resolve(priors.get(plan.method)) for name, plan in config.methods.items()}
     tasks = {
         (mask_name, name): volume_tasks(
-            config.store, config.volumes, chosen, mask, plans[name], runner, out / "cells" / mask_name / name
+            config.store, config.volumes, config.of("", mask=mask), plan, out / "cells" / mask_name / name
         )
         for mask_name, mask in config.masks.items()
-        for name, runner in runners.items()
+        for name, plan in plans.items()
     }
     settings = {**to_dict(config), "store": normalise_location(config.store)}
-    settings["resolved"] = {name: runner.config for name, runner in runners.items()}
+    settings["resolved"] = {name: plan.config for name, plan in plans.items()}
     settings.pop("out")
     with run_folder(out, settings, FREE, ("methods", "masks", "resolved")):
         uri, run_id = _open_run(config, settings, out)

@@ -104,7 +104,7 @@ def run_tasks(
 
     own_cpus = None if pool.actors is None else ceil(pool.actors * pool.cpus)
     with ray_session(address, own_cpus, OBJECT_STORE_BYTES):
-        most = sum(max(1, task.num_samples * (task.num_coils or 1)) for task, _ in missing) or len(unfinished)
+        most = sum(task.num_chains for task, _ in missing) or len(unfinished)
         count = min(pool.actors or num_actors(ray.nodes(), pool), most)
         units = plan_units(missing, count)
         chunks = Counter((unit.task.out, unit.index) for unit in units for _ in unit.chunks)

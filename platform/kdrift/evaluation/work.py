@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from kdrift.data.store import open_store
-from kdrift.data.volume import VolumeInfo
-from kdrift.recon.acquisition import MaskRequest
-from kdrift.recon.chunks import Chunk, split_chains
-from kdrift.recon.plan import Plan
-from kdrift.recon.runner import Runner
+from kdrift.recon.chunks import Chunk
+from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.request import AcquisitionOptions, AcquisitionRequest
 from kdrift.runs.config import to_dict
 
+COIL_COST = 0.05
+"""Work on a coil image outside of the network, in evaluations of it."""
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""
 
@@ -26,23 +25,31 @@ IMBALANCE = 1.02
 class VolumeTask:
     """One volume to reconstruct in one way."""
 
-    source: str
-    """`X.zarr/NAME`, as `load_acquisition` takes it."""
+    request: AcquisitionRequest
+    """The volume and how it is read."""
     out: Path
     """Folder for its results; unique, it names the task."""
-    mask: MaskRequest | None
-    plan: Plan
-    """Pinned: an actor's node may have no preset of that name, or another."""
-    config: dict[str, Any]
-    """The resolved plan, which travels with the result."""
+    plan: ResolvedPlan
     slices: tuple[int, ...]
-    num_samples: int
-    num_coils: int | None
-    """Coils that are chains of their own; None where a method combines or couples them."""
-    slice_cost: float
-    """About how long a slice takes, in no unit."""
+    """Numbers of the slices in their volume."""
+    num_coils: int
+    """Coils that take part, after compression."""
+    num_pixels: int
+    """Pixels of a slice."""
     key: str
     """Hash of all that decides a slice's result: resolved plan, prior, mask, the volume's checksums."""
+
+    @property
+    def num_chains(self) -> int:
+        """Chains of a slice."""
+        return self.plan.num_chains(self.num_coils)
+
+    @property
+    def slice_cost(self) -> float:
+        """About how long a slice takes, in no unit: its pixels through the network, and a part of that for each coil's
+        Fourier transforms and maps."""
+        evaluations = self.plan.options.evaluations * self.num_chains
+        return float(self.num_pixels * (evaluations + COIL_COST * self.num_coils))
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,11 @@ class Unit:
 
 
 def volume_tasks(
-    store: str, volumes: Sequence[str], slices: slice, mask: MaskRequest | None, plan: Plan, runner: Runner, out: Path
+    store: str, volumes: Sequence[str], options: AcquisitionOptions, plan: ResolvedPlan, out: Path
 ) -> list[VolumeTask]:
     """Return one task for each k-space volume of a store whose name matches one of the patterns `volumes`.
 
-    `plan` is pinned, `runner` what it resolves to.
-
-    Raises ValueError for a pattern that matches none, or `slices` that leave a volume none.
+    Raises ValueError for a pattern that matches none, or slices that leave a volume none.
     """
     opened = open_store(store)
     infos = {name: opened.read_volume(name).info for name in opened.list_volumes()}
@@ -76,26 +81,24 @@ def volume_tasks(
     for name, info in infos.items():
         if not any(fnmatch(name, pattern) for pattern in volumes):
             continue
-        chosen = tuple(range(info.num_slices)[slices])
+        request = options.of(f"{opened.location}/{name}")
+        chosen = tuple(range(info.num_slices)[request.slice])
         if not chosen:
             raise ValueError(f"{name} has {info.num_slices} slices; none is in the range asked for")
         decides = {
-            "plan": runner.config,
-            "samples": plan.keep_samples,
-            "mask": to_dict(mask) if mask else None,
+            "plan": plan.config,
+            "samples": plan.plan.keep_samples,
+            "acquisition": {key: value for key, value in to_dict(request).items() if key not in ("source", "slices")},
             "arrays": opened.attributes(name)["arrays"],
         }
         tasks.append(
             VolumeTask(
-                source=f"{opened.location}/{name}",
+                request=request,
                 out=out / name,
-                mask=mask,
                 plan=plan,
-                config=runner.config,
                 slices=chosen,
-                num_samples=runner.num_samples,
-                num_coils=info.num_coils if runner.independent_coils else None,
-                slice_cost=_cost(info, runner),
+                num_coils=request.virtual_coils or info.num_coils,
+                num_pixels=info.rows * info.cols,
                 key=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
             )
         )
@@ -127,8 +130,8 @@ def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tup
     """Return a slice as about `parts` units, and the actors' loads once each has gone to the least loaded."""
     units, loads = [], loads.copy()
     for chunks in _split(task, parts):
-        chains = sum(_chains(task, chunk) for chunk in chunks)
-        cost = task.slice_cost * chains / (task.num_samples * (task.num_coils or 1))
+        chains = sum(task.plan.num_chains(task.num_coils, chunk) for chunk in chunks)
+        cost = task.slice_cost * chains / task.num_chains
         units.append(Unit(task, index, chunks, cost))
         loads[loads.index(min(loads))] += cost
     return units, loads
@@ -136,21 +139,5 @@ def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tup
 
 def _split(task: VolumeTask, parts: int) -> list[tuple[Chunk, ...]]:
     """Return the chunks of a slice for each of `parts` units; one unit runs all of them in turn."""
-    chunks = split_chains(
-        task.num_samples, num_coils=task.num_coils, num_chunks=parts, batch_samples=task.plan.batch_samples
-    )
+    chunks = task.plan.split(task.num_coils, parts)
     return [tuple(chunks)] if parts == 1 else [(chunk,) for chunk in chunks]
-
-
-def _chains(task: VolumeTask, chunk: Chunk) -> int:
-    return chunk.num_samples * (chunk.coils[1] - chunk.coils[0] if chunk.coils else task.num_coils or 1)
-
-
-def _cost(info: VolumeInfo, runner: Runner) -> float:
-    """Return about how long a slice takes: pixels through the network, or a small part of that an FFT."""
-    options: dict[str, Any] = runner.config["options"]
-    pixels = info.rows * info.cols
-    if "num_steps" not in options:
-        return 0.05 * pixels * info.num_coils
-    evaluations = options["num_steps"] * (1 + options.get("num_corrector_steps", 0))
-    return float(pixels * evaluations * runner.num_samples * (info.num_coils if runner.independent_coils else 1))

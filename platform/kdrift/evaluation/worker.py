@@ -16,7 +16,7 @@ from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import ChunkResult
 from kdrift.recon.report import save_result
 from kdrift.recon.result import SliceFacts, gather
-from kdrift.recon.runner import resolve
+from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 
 
@@ -37,19 +37,18 @@ class SliceWorker:
         """Run the chunks of a unit; a slice that cannot be reconstructed gives the reason."""
         try:
             plan = unit.task.plan
-            runner = resolve(plan, self._priors.get(plan.method), self._device)
+            prior = self._priors.get(plan.plan.method)
             data, seconds = self._prepare(unit.task, unit.index)
-            return SliceFacts.of(data, seconds), [runner.run_chunk(data, chunk) for chunk in unit.chunks]
+            return SliceFacts.of(data, seconds), [run_chunk(plan, prior, data, chunk) for chunk in unit.chunks]
         except Exception as error:  # one bad slice must not stop the others; its reason is reported
             return _reason(error)
 
     def finish(self, task: VolumeTask) -> str:
         """Write the results of a volume whose slices are all done; return what went wrong, if anything."""
         try:
-            wanted = slice(task.slices[0], task.slices[-1] + 1)
-            acquisition = load_acquisition(task.source, mask=task.mask, slices=wanted)
+            acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
             found = [load_slice(task, index) for index in task.slices]
-            save_result(task.out, acquisition, gather(found, acquisition.mask, task.config))
+            save_result(task.out, acquisition, gather(found, acquisition.mask, task.plan.config))
             mark_finished(task)
         except Exception as error:  # the other volumes go on
             return _reason(error)
@@ -60,9 +59,10 @@ class SliceWorker:
         name = (str(task.out), index)
         if self._prepared is None or self._prepared[0] != name:
             began = time.perf_counter()
-            acquisition = load_acquisition(task.source, mask=task.mask, slices=slice(index, index + 1))
+            acquisition = load_acquisition(replace(task.request, slices=(index, index + 1)))
             kspace, mask = acquisition.kspace[0].to(self._device), acquisition.mask.to(self._device)
-            data = task.plan.prepare(kspace, mask, index=index)
+            smaps = None if acquisition.smaps is None else acquisition.smaps[0].to(self._device)
+            data = task.plan.prepare(kspace, mask, index=index, smaps=smaps)
             self._prepared = (name, data, time.perf_counter() - began)
         return self._prepared[1], self._prepared[2]
 

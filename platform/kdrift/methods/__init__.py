@@ -1,28 +1,36 @@
-"""Posterior samplers, one table: a new sampler is one file, which ends with its `METHODS`, and its name here."""
+"""All methods in one table: a new one is one file, which ends with its `METHODS`, and one line here."""
 
 from importlib import import_module
 
 from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.chains import COILS, COUPLED_COILS, IMAGES, Chains
 from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods.method import Classical, Method, Options, Sampler
 
 _FILES = (
-    "annealed",
-    "score_mri",
-    "dps",
-    "dds",
-    "diffpir",
-    "daps",
-    "red_diff",
-    "csgm_langevin",
-    "smrd",
-    "ak_diffusion",
-    "heat_diffusion",
-    "hfs_sde",
+    "samplers.annealed",
+    "samplers.score_mri",
+    "samplers.dps",
+    "samplers.dds",
+    "samplers.diffpir",
+    "samplers.daps",
+    "samplers.red_diff",
+    "samplers.csgm_langevin",
+    "samplers.smrd",
+    "samplers.ak_diffusion",
+    "samplers.heat_diffusion",
+    "samplers.hfs_sde",
+    "classical.zero_filled",
+    "classical.cg_sense",
+    "classical.total_variation",
+    "classical.wavelet",
 )
 
 METHODS: dict[str, Method] = {
-    name: method for file in _FILES for name, method in import_module(f"{__name__}.samplers.{file}").METHODS.items()
+    name: method for file in _FILES for name, method in import_module(f"{__name__}.{file}").METHODS.items()
 }
 
-__all__ = ["METHODS", "Callback", "ChainNoise", "Measurement", "Method"]
+__all__ = [
+    "COILS", "COUPLED_COILS", "IMAGES", "METHODS", "Callback", "ChainNoise", "Chains", "Classical", "Measurement",
+    "Method", "Options", "Sampler",
+]  # fmt: skip

@@ -1,37 +1,112 @@
-"""What a posterior sampler says of itself."""
+"""What a method says of itself, and what the table of methods asks of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.chains import IMAGES, Chains
+from kdrift.methods.measurement import Callback, Measurement
 from kdrift.networks import Images
 from kdrift.sde import Noise
+from kdrift.sde.score import ScoreModel
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a method, every one with its default; a classical method's have no network to evaluate."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain, at most: the only statement of what a method costs."""
+        return 0
+
+
+class Sampler(Protocol):
+    """A posterior sampler: the network's score, the noise that it knows, and the data, to samples."""
+
+    def __call__(
+        self,
+        score: ScoreModel,
+        sde: Any,
+        measurement: Measurement,
+        *,
+        rng: ChainNoise,
+        options: Any,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Return samples `(sample, *parts, row, col)`, parts as the method's chains have them."""
+        ...
+
+
+class Classical(Protocol):
+    """A reconstruction without a prior: one image from the data alone."""
+
+    def __call__(self, measurement: Measurement, *, options: Any) -> Tensor:
+        """Return one image `([set,] row, col)`."""
+        ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler with its presets."""
+    """One entry of the table: what is called, its settings and presets, and what it needs.
 
-    sample: Callable[..., Tensor]
-    """Called `(score, sde, measurement, *, rng, options, callback)`; returns samples `(sample, ...)`."""
-    options: type[Any]
-    """Dataclass of its settings."""
-    presets: Mapping[str, Any]
-    """Named settings; See `preset` for the one that is used where none is named."""
-    chains: Literal["image", "coil", "coupled_coils"]
-    """What one chain is: an image (or map set), combined already; or a coil image, combined by RSS at the end, on its
-    own or with steps that couple a sample's coils."""
+    Raises TypeError for what the table cannot use, with what was expected.
+    """
+
+    function: Callable[..., Tensor]
+    """A `Sampler`, or where `noise` is None a `Classical`."""
+    presets: Mapping[str, Options]
+    """Named settings, all of one frozen dataclass; see `preset` for the one that is used where none is named."""
     summary: str
-    noise: Noise = "white"
-    """What its prior was trained to remove."""
+    """One line for people."""
+    chains: Chains = IMAGES
+    """What one sample is made of."""
+    noise: Noise | None = "white"
+    """What its prior was trained to remove; None: it has no prior."""
     images: Images = "complex"
-    """Of the shipped prior that it takes where none is named."""
+    """Images of the shipped prior that it takes where none is named."""
     only: Images | None = None
     """Images that its prior must be of; None: a prior of either kind can serve it."""
+    max_map_sets: int = 2
+    """Sets of coil maps that it can use."""
+
+    def __post_init__(self) -> None:
+        name = getattr(self.function, "__name__", repr(self.function))
+        _check_signature(self.function, Classical if self.noise is None else Sampler, name)
+        kinds = {type(preset) for preset in self.presets.values()}
+        if len(kinds) != 1 or not all(dataclasses.is_dataclass(k) and issubclass(k, Options) for k in kinds):
+            raise TypeError(f"{name}: presets must be of one dataclass of Options, got {_names(kinds)}")
+        for preset, options in self.presets.items():
+            if (options.evaluations > 0) != (self.noise is not None):
+                wanted = "0: it has no prior" if self.noise is None else "above 0"
+                raise TypeError(f"{name}: evaluations of preset {preset} are {options.evaluations}, expected {wanted}")
+        if not isinstance(self.chains, Chains) or not self.summary:
+            raise TypeError(
+                f"{name}: expected chains of type Chains and a summary, got {self.chains!r}, {self.summary!r}"
+            )
+
+    @property
+    def options(self) -> type[Options]:
+        """The dataclass of its settings."""
+        return type(next(iter(self.presets.values())))
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether it is a sampler; a classical method has no prior, no preset to tell apart, and one image."""
+        return self.noise is not None
+
+    def check_maps(self, smaps: Tensor, name: str) -> None:
+        """Raise ValueError for more sets of coil maps `([set,] coil, row, col)` than the method can use."""
+        sets = smaps.shape[:-3].numel()
+        if sets > self.max_map_sets:
+            raise ValueError(f"{name} takes one set of coil maps, got {sets}")
 
     def refusal(self, name: str, noise: Noise, images: Images | None) -> str:
         """Say why the prior `name` of this noise and these images cannot serve it; empty where it can."""
@@ -41,10 +116,27 @@ class Method:
             return f"needs a prior of {self.only} images, {name} is of {images} images"
         return ""
 
-    def preset(self, name: str | None) -> tuple[str, Any]:
+    def preset(self, name: str | None) -> tuple[str, Options]:
         """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and
         the others."""
         name = name or next(known for known in ("tuned", "stable", "paper", *self.presets) if known in self.presets)
         if name not in self.presets:
             raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
         return name, self.presets[name]
+
+
+def _check_signature(function: Callable[..., Tensor], protocol: type, name: str) -> None:
+    """Compare the parameters of a function with those of the protocol's call, but for their annotations."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is no function with a signature") from None
+    wanted = [p for p in inspect.signature(protocol.__call__).parameters.values() if p.name != "self"]
+    if [(p.name, p.kind) for p in found] != [(p.name, p.kind) for p in wanted]:
+        expected = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in wanted)
+        got = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in found)
+        raise TypeError(f"{name} must be called as {name}({expected}), got {name}({got})")
+
+
+def _names(kinds: set[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"

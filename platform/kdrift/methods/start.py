@@ -5,23 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdrift.methods.measurement import Measurement
+from kdrift.methods.method import Options
 
 
 @dataclass(frozen=True)
-class StartOptions:
+class StartOptions(Options):
     """Settings of a method that can start from another reconstruction, `Measurement.start`."""
 
+    num_steps: int = 100
+    """N, steps of the whole schedule."""
     start_time: float = 1.0
     """t_0: of N steps the last t_0 N are done, from a start x_0 + sigma z at their first noise level (CCDF; Score-MRI
     Algorithm 6). Below 1 it needs a start."""
 
     def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise ValueError(f"num_steps must be at least 2, got {self.num_steps}")
         if not 0 < self.start_time <= 1:
             raise ValueError(f"start_time must be above 0 and at most 1, got {self.start_time}")
 
+    @property
+    def steps_done(self) -> int:
+        """N' = t_0 N, rounded, at least 1."""
+        return max(1, round(self.start_time * self.num_steps))
 
-def steps_left(num_steps: int, options: StartOptions, measurement: Measurement) -> int:
-    """N' = t_0 N, rounded, at least 1. Raises ValueError for t_0 below 1 without a start."""
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a step."""
+        return self.steps_done
+
+
+def steps_left(options: StartOptions, measurement: Measurement) -> int:
+    """Return how many steps are to do. Raises ValueError for t_0 below 1 without a start."""
     if options.start_time < 1 and measurement.start is None:
         raise ValueError(f"start_time {options.start_time} leaves out steps and needs a start, got none")
-    return max(1, round(options.start_time * num_steps))
+    return options.steps_done

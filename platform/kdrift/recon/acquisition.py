@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,28 +11,12 @@ from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.store import is_store, open_stored_volume
 from kdrift.data.volume import Volume, VolumeInfo, centre_crop
-from kdrift.mri.coils import coil_compression, rss
+from kdrift.mri.coils import coil_compression, normalise_maps, rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import acs_region, make_mask
 from kdrift.mri.noise import prewhiten
-
-
-@dataclass(frozen=True)
-class MaskRequest:
-    """Retrospective undersampling; see `kdrift.mri.masks.make_mask`."""
-
-    kind: str
-    """Key of `kdrift.mri.masks.KINDS`."""
-    acceleration: float = 4.0
-    """Nominal factor."""
-    acs_fraction: float | None = None
-    """Fully sampled centre as a fraction of the width."""
-    acs_lines: int | None = None
-    """Fully sampled centre in lines; give one of the two."""
-    seed: int = 0
-    """Of the draw."""
-    released: bool = False
-    """Draw as the published code does."""
+from kdrift.recon.given_maps import read_maps, read_noise_cov
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 
 
 @dataclass(frozen=True)
@@ -51,79 +34,103 @@ class Acquisition:
     reference: Tensor | None
     """Magnitude `(slice, row, col)` of the fully sampled data, of `image_shape`."""
     reference_definition: str
+    """How the reference was made; empty where there is none."""
     image_shape: tuple[int, int]
     """Rows and columns results are cropped to."""
+    smaps: Tensor | None = None
+    """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
 
     def crop(self, images: Tensor) -> Tensor:
         """Cut the centre of `(*batch, row, col)` to `image_shape`."""
         return torch.from_numpy(centre_crop(images.numpy(), *self.image_shape).copy())
 
 
-def load_acquisition(
-    source: str | Path,
-    *,
-    mask: MaskRequest | None = None,
-    slices: slice | None = None,
-    num_virtual_coils: int | None = None,
-    max_bytes: int | None = None,
-) -> Acquisition:
-    """Read slices of a k-space file, or of a volume in a store (`X.zarr/NAME`), and undersample full data by `mask`.
+def load_acquisition(request: AcquisitionRequest) -> Acquisition:
+    """Read slices of a k-space file, or of a volume in a store, and undersample full data by the mask asked for.
 
-    Data that were measured undersampled keep their own mask. `max_bytes` bounds the k-space read into memory, as the
-    header declares it. The reference of retrospectively undersampled data is the
-    stored one, else the root sum of squares of the full coil images.
+    Data that were measured undersampled keep their own mask. The reference of retrospectively undersampled data is the
+    stored one, else the root sum of squares of the full coil images; full data that are not undersampled have none,
+    since they would be compared with themselves.
 
     Raises
     ------
     ValueError
         Images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data that already have
-        one, a file that cannot be read (`BadVolume`, which names it).
+        one, coil maps or a noise covariance that do not fit, a file that cannot be read (`BadVolume`, which names it).
     """
-    with _open(str(source)) as opened:
+    source = request.source
+    with _open(source) as opened:
         info = opened.info
         if info.kind != "kspace":
             raise ValueError(f"{source} holds images: make k-space from it with kdrift simulate")
-        chosen = range(info.num_slices)[slices or slice(None)]
+        chosen = range(info.num_slices)[request.slice]
         if not chosen:
             raise ValueError(f"{source} has {info.num_slices} slices; none is in the range asked for")
-        declared = 8 * len(chosen) * info.num_coils * info.rows * info.cols
-        if max_bytes is not None and declared > max_bytes:
+        declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes
+        if limit is not None and declared > limit:
             raise ValueError(
-                f"{source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most {max_bytes >> 20}"
+                f"{source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most {limit >> 20}"
                 " MiB are read: ask for fewer slices"
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
         own_mask, noise_cov = opened.mask(), opened.noise_cov()
         stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
-    if own_mask is not None and mask is not None:
+        smaps = None if request.smaps is None else read_maps(request.smaps, opened, start, stop)
+    if own_mask is not None and request.mask is not None:
         raise ValueError(f"{source} was measured undersampled and has a mask: leave out --mask")
+    if request.noise_cov is not None:
+        noise_cov = read_noise_cov(request.noise_cov)
     readout_only = own_mask is None or own_mask.ndim == 1
     if info.rows > info.recon_rows and readout_only:
         kspace = torch.from_numpy(remove_readout_oversampling(kspace.numpy(), info.recon_rows))
+    smaps = None if smaps is None else _fitted(smaps, kspace, request)
     if noise_cov is not None:
-        kspace = prewhiten(kspace, torch.from_numpy(noise_cov))
+        whitening = torch.from_numpy(noise_cov)
+        kspace = prewhiten(kspace, whitening)
+        smaps = None if smaps is None else normalise_maps(prewhiten(smaps, whitening))
     rows, cols = kspace.shape[-2:]
     shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
     reference, definition = None, ""
     if own_mask is not None:
         kept = torch.from_numpy(own_mask).expand(rows, cols)
         sampling = f"as measured, {kept.numel() / int(kept.sum()):.2f}x net"
+    elif request.mask is None:
+        kept = torch.ones(rows, cols, dtype=torch.bool)
+        sampling = "fully sampled, nothing left out: there is no reference to compare with"
     else:
-        reference = stored if stored is not None and noise_cov is None else rss(ifft2c(kspace))
+        unchanged = stored if noise_cov is None else None
+        definition = "rss of full k-space" if unchanged is None else "stored reconstruction"
+        reference = rss(ifft2c(kspace)) if unchanged is None else unchanged
         reference = torch.from_numpy(centre_crop(reference.numpy(), *shape).copy())
-        definition = "stored reconstruction" if stored is not None and noise_cov is None else "rss of full k-space"
-        kept, sampling = torch.ones(rows, cols, dtype=torch.bool), "fully sampled"
-        if mask is not None:
-            drawn = make_mask(
-                mask.kind, (rows, cols), acceleration=mask.acceleration, acs_fraction=mask.acs_fraction,
-                acs_lines=mask.acs_lines, seed=mask.seed, released=mask.released,
-            )  # fmt: skip
-            kept, sampling = drawn.mask, drawn.description
+        kept, sampling = draw_mask(request.mask, (rows, cols))
     kspace = torch.where(kept, kspace, 0)
-    if num_virtual_coils is not None:
-        kspace, _ = coil_compression(kspace, num_virtual_coils, acs=acs_region(kept))
-    return Acquisition(info, list(chosen), kspace, kept, sampling, reference, definition, shape)
+    if request.virtual_coils is not None:
+        kspace, _ = coil_compression(kspace, request.virtual_coils, acs=acs_region(kept))
+    return Acquisition(info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps)
+
+
+def draw_mask(request: MaskRequest, shape: tuple[int, int]) -> tuple[Tensor, str]:
+    """Return the mask `(row, col)` that is asked for, and one line that says what it is."""
+    drawn = make_mask(
+        request.kind, shape, acceleration=request.acceleration, acs_fraction=request.acs_fraction,
+        acs_lines=request.acs_lines, seed=request.seed, released=request.released,
+    )  # fmt: skip
+    return drawn.mask, drawn.description
+
+
+def _fitted(smaps: Tensor, kspace: Tensor, request: AcquisitionRequest) -> Tensor:
+    """Crop maps of the oversampled readout as k-space was; raise ValueError where they do not fit it."""
+    if request.virtual_coils is not None:
+        raise ValueError("smaps are of the coils as measured: leave out virtual_coils, or have the maps estimated")
+    rows, cols = kspace.shape[-2:]
+    if smaps.shape[-2] > rows and smaps.shape[-1] == cols:
+        smaps = torch.from_numpy(centre_crop(smaps.numpy(), rows, cols).copy())
+    if smaps.shape[-3:] != kspace.shape[-3:]:
+        raise ValueError(
+            f"smaps have (coil, row, col) {tuple(smaps.shape[-3:])}, k-space has {tuple(kspace.shape[-3:])}"
+        )
+    return smaps
 
 
 def _open(source: str) -> Volume:

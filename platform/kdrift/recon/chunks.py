@@ -100,8 +100,8 @@ def split_chains(
         )
     rounds = -(-num_samples // (batch_samples * num_chunks))
     by_sample = min(num_samples, rounds * num_chunks)
-    by_coil = 1 if num_coils is None else min(num_coils, -(-num_chunks // by_sample))
-    coils: Sequence[tuple[int, int] | None] = [None] if by_coil == 1 else _parts(num_coils or 1, by_coil)
+    coil_parts = 1 if num_coils is None else min(num_coils, -(-num_chunks // by_sample))
+    coils: Sequence[tuple[int, int] | None] = [None] if coil_parts == 1 else _parts(num_coils or 1, coil_parts)
     return [Chunk(samples, part) for samples in _parts(num_samples, by_sample) for part in coils]
 
 

@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 
 from kdrift.methods.measurement import Measurement
-from kdrift.mri.fourier import fft2c
-from kdrift.mri.sense import sense_operator
 
 LIMIT = 5.0
 """How often an image may exceed what data and noise level explain."""
@@ -63,29 +61,21 @@ class Guard:
 
     Parameters
     ----------
-    measurement : what the sampler was given, of the chunk's coils.
-    num_samples : of the chunk; images are `(num_samples, [set | coil,] row, col)`.
-    by_coil : images are coil images, each held to its own coil's data; a sample diverges if one of its parts does.
+    measurement : what the sampler was given, of the chunk's coils; each of its chains is held to its own data.
+    num_samples : samples in the chunk; images are `(num_samples, *parts, row, col)`, and a sample diverges if one of
+        its parts does.
     """
 
-    def __init__(self, measurement: Measurement, num_samples: int, *, by_coil: bool) -> None:
-        kspace, mask, smaps = measurement.kspace, measurement.mask, measurement.smaps
-        self._kspace, self._mask, self._num_samples = kspace, mask, num_samples
-        self._operator = None if by_coil else sense_operator(smaps, mask)
+    def __init__(self, measurement: Measurement, num_samples: int) -> None:
+        self._measurement, self._num_samples = measurement, num_samples
+        chains, mask = measurement.chains, measurement.mask
         pixels, points = mask.numel(), max(1, int(mask.sum()))
-        norms = torch.linalg.vector_norm(kspace, dim=(-2, -1))
-        if self._operator is None:
-            trace, gain = 1.0, 1.0
-            image, data = norms, norms  # of each coil
-        else:
-            energy = smaps.abs().square().sum(-3)  # of each set
-            trace = float(energy.mean((-2, -1)).sum()) or 1.0
-            gain = float(energy[energy > 0].mean()) if bool((energy > 0).any()) else 1.0  # 1 of ESPIRiT's maps
-            image = torch.linalg.vector_norm(self._operator.adjoint(kspace)) / gain
-            data = torch.linalg.vector_norm(norms)
-        self._size = image + UNIT * math.sqrt(pixels)
+        energy = chains.energy(measurement.smaps)
+        trace = float(energy.mean((-2, -1)).sum()) or 1.0
+        gain = float(energy[energy > 0].mean()) if bool((energy > 0).any()) else 1.0  # 1 of ESPIRiT's maps
+        self._size = chains.norm(measurement.data) / gain + UNIT * math.sqrt(pixels)
         self._size_noise = math.sqrt(2 * pixels)
-        self._misfit = data + UNIT * math.sqrt(points * gain)
+        self._misfit = chains.norm(measurement.kspace) + UNIT * math.sqrt(points * gain)
         self._misfit_noise = math.sqrt(2 * points * trace)
         self._found: dict[int, tuple[int, int, str]] = {}
         self._last, self._levels = (0, 0), (math.inf, math.inf)
@@ -119,10 +109,9 @@ class Guard:
             self._mark(misfit, self._misfit, level, self._misfit_noise, "its data residual is")
 
     def _residual(self, image: Tensor) -> Tensor:
-        """Return |M(y - A x)| of one sample, of each coil where images are coil images."""
-        if self._operator is None:
-            return torch.linalg.vector_norm(torch.where(self._mask, self._kspace - fft2c(image), 0), dim=(-2, -1))
-        return torch.linalg.vector_norm(self._kspace - self._operator.forward(image + 0j))
+        """Return |M(y - A x)| of one sample, of each part where parts have data of their own."""
+        left = self._measurement.kspace - self._measurement.A.forward(image + 0j)
+        return self._measurement.chains.norm(left)
 
     def _mark(self, values: Tensor, data: Tensor, level: float, noise: float, what: str) -> None:
         """Mark the samples any of whose `values` (sample, ...) is not finite, or beyond `data` + `level` x `noise`."""

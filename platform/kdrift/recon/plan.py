@@ -1,17 +1,22 @@
-"""What to run on a slice: a plan of names and numbers."""
+"""What to run on a slice: a plan of names and numbers, and what it resolves to, once, at the entrance."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS
-from kdrift.methods.classical import BASELINES
+from kdrift.methods import METHODS, Method, Options
 from kdrift.methods.presets import Preset, find_preset
-from kdrift.recon.slices import SliceData, prepare_slice
+from kdrift.methods.start import StartOptions
+from kdrift.prior.bundle import Prior, load_prior, shipped_for
+from kdrift.recon.chunks import Chunk, split_chains
+from kdrift.recon.slices import MapOptions, SliceData, prepare_slice
+from kdrift.runs.config import parse, suggest
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-complex-small"
@@ -24,14 +29,13 @@ class Plan:
     method: str = DEFAULT_METHOD
     """Sampler or classical method."""
     preset: str | Preset | None = None
-    """By name, or itself. None: `tuned` where the method has it or `kdrift tune` wrote one, else `paper`; "" for a
-    classical method."""
+    """By name, or itself. None: the method's default."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
-    """Posterior samples a slice; classical methods have one."""
+    """Posterior samples a slice; a classical method gives one image."""
     seed: int = 0
-    """Of the samples."""
+    """Seed of the samples."""
     batch_samples: int = 8
     """Samples that run as one batch; bounds memory, never changes an answer."""
     keep_samples: bool = False
@@ -49,30 +53,131 @@ class Plan:
     start: str | None = None
     """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise."""
 
+    def resolve(self, prior: Prior | str | None = None) -> ResolvedPlan:
+        """Turn names into functions and settings; every mistake in them is found here, before any data are read.
+
+        `prior` is a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
+        Raises ValueError for an unknown method, preset or setting, or a prior that cannot serve.
+        """
+        _check_numbers(self)
+        if self.method not in METHODS:
+            raise ValueError(f"no method {self.method!r}{suggest(self.method, METHODS)}")
+        method, preset = METHODS[self.method], plan_preset(self)
+        options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
+        if self.num_map_sets > method.max_map_sets:
+            raise ValueError(f"{self.method} takes one set of coil maps, got num_map_sets {self.num_map_sets}")
+        _check_start(self, options)
+        used = None
+        if method.needs_prior:
+            loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
+            _check_prior(self.method, loaded)
+            used = UsedPrior(loaded.name, loaded.sha256)
+        return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used)
+
+
+@dataclass(frozen=True)
+class UsedPrior:
+    """Which prior a plan was resolved with."""
+
+    name: str
+    sha256: str
+    """Of the weights."""
+
+
+@dataclass(frozen=True)
+class ResolvedPlan:
+    """A plan with everything looked up: plain values that travel to every process that runs a part of the work."""
+
+    plan: Plan
+    preset: Preset
+    options: Options
+    """The method's settings, all of them."""
+    prior: UsedPrior | None
+    """None for a classical method."""
+
+    @property
+    def method(self) -> Method:
+        """The entry of the table."""
+        return METHODS[self.plan.method]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples a slice; 1 for a classical method."""
+        return self.plan.num_samples if self.method.needs_prior else 1
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What travels with a result, as plain values."""
+        plan = self.plan
+        maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
+        config = {
+            "method": plan.method,
+            "preset": self.preset.name,
+            "options": dataclasses.asdict(self.options),
+            "num_samples": self.num_samples,
+            "seed": plan.seed,
+            "maps": maps,
+            "precision": plan.precision,
+            "on_divergence": plan.on_divergence,
+        }
+        config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}
+        config |= {"start": plan.start} if plan.start is not None else {}
+        return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
+
     def prepare(
         self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,
         noise_sigma: float | None = None, heldout: Tensor | None = None,
     ) -> SliceData:  # fmt: skip
-        """`prepare_slice` with the plan's settings of coil maps, and with the start that it names."""
+        """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
+
+        See `kdrift.recon.slices.prepare_slice`.
+        """
+        maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
         data = prepare_slice(
-            kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, heldout=heldout,
-            num_map_sets=self.num_map_sets, map_crop=self.map_crop, map_threshold=self.map_threshold,
-        )  # fmt: skip
-        if self.start is None:
+            kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, heldout=heldout, maps=maps
+        )
+        self.method.check_maps(data.smaps, self.plan.method)
+        if self.plan.start is None:
             return data
-        if data.smaps.ndim != 3:
-            raise ValueError(f"a start takes one set of coil maps, got {len(data.smaps)}")
-        image = BASELINES[self.start](data.kspace.cpu(), data.mask.cpu(), data.smaps.cpu())
-        return dataclasses.replace(data, start=image.to(data.kspace))
+        start = METHODS[self.plan.start]
+        start.check_maps(data.smaps, self.plan.start)
+        image = start.function(data.measurement(), options=start.preset(None)[1])
+        return dataclasses.replace(data, start=data.scale * image)
+
+    def split(self, num_coils: int, num_chunks: int = 1) -> list[Chunk]:
+        """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""
+        coils = num_coils if self.method.chains.splits else None
+        return split_chains(
+            self.num_samples, num_coils=coils, num_chunks=num_chunks, batch_samples=self.plan.batch_samples
+        )
+
+    def num_chains(self, num_coils: int, chunk: Chunk | None = None) -> int:
+        """Return how many images go through the network at a step, in all or in one chunk."""
+        coils = num_coils if self.method.chains.coil_images else 1
+        if chunk is None:
+            return self.num_samples * coils
+        return chunk.num_samples * (chunk.coils[1] - chunk.coils[0] if chunk.coils else coils)
 
 
-def pin(plan: Plan) -> Plan:
-    """Return the plan with its preset looked up: one for all processes and machines that run parts of the work."""
-    return dataclasses.replace(plan, preset=plan_preset(plan)) if plan.method in METHODS else plan
+def default_prior(method: str) -> str:
+    """Name of the shipped prior that a sampler uses where none is named."""
+    wanted = METHODS[method]
+    assert wanted.noise is not None
+    return next(iter(shipped_for(wanted.noise, wanted.images)), DEFAULT_PRIOR)
+
+
+def load_priors(
+    methods: Iterable[str], name: str | None = None, device: str | torch.device = "cpu"
+) -> dict[str, Prior]:
+    """Load the prior of each sampler among `methods`: the one named, else each method's shipped one."""
+    samplers = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
+    names = {method: name or default_prior(method) for method in samplers}
+    loaded = {each: load_prior(each, device) for each in sorted(set(names.values()))}
+    return {method: loaded[each] for method, each in names.items()}
 
 
 def plan_preset(plan: Plan) -> Preset:
-    """Return the preset of a sampler's plan. Raises ValueError for one that there is not."""
+    """Return the preset of a plan. Raises ValueError for one that there is not."""
     if isinstance(plan.preset, Preset):
         if plan.preset.method != plan.method:
             raise ValueError(f"the preset is of method {plan.preset.method}, asked for {plan.method}")
@@ -81,3 +186,42 @@ def plan_preset(plan: Plan) -> Preset:
         return find_preset(plan.method, plan.preset)
     except ValueError as error:
         raise ValueError(f"method {plan.method}: {error}") from None
+
+
+def _check_numbers(plan: Plan) -> None:
+    if plan.num_samples < 1 or plan.batch_samples < 1 or plan.seed < 0:
+        raise ValueError(
+            "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"
+            f" {plan.num_samples}, {plan.batch_samples} and {plan.seed}"
+        )
+    if plan.num_map_sets not in (1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
+        raise ValueError(
+            "num_map_sets must be 1 or 2, map_crop in [0, 1) and map_threshold in (0, 1), got"
+            f" {plan.num_map_sets}, {plan.map_crop} and {plan.map_threshold}"
+        )
+
+
+def _check_prior(name: str, prior: Prior) -> None:
+    wanted = METHODS[name]
+    refusal = wanted.refusal(prior.name, prior.noise, prior.network_config.images)
+    if refusal and wanted.noise is not None:
+        able = ", ".join(shipped_for(wanted.noise, wanted.only))
+        able = able or f"none is shipped, train one with noise.kind: {wanted.noise}"
+        raise ValueError(f"method {name} {refusal}; priors that can serve it: {able}")
+
+
+def _check_start(plan: Plan, options: Options) -> None:
+    classical = [name for name, method in METHODS.items() if not method.needs_prior]
+    if plan.start is None:
+        if isinstance(options, StartOptions) and options.start_time < 1:
+            raise ValueError(
+                f"start_time {options.start_time} leaves out steps: name a start, one of {', '.join(classical)}"
+            )
+        return
+    if not isinstance(options, StartOptions):
+        able = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
+        raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
+    if plan.start not in classical:
+        raise ValueError(f"no start {plan.start!r}{suggest(plan.start, classical)}")
+    if plan.num_map_sets > METHODS[plan.start].max_map_sets:
+        raise ValueError(f"the start {plan.start} takes one set of coil maps, got {plan.num_map_sets}")

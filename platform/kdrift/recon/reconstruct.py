@@ -1,8 +1,9 @@
 """Undersampled k-space in, posterior mean and uncertainty out: the one way to an image.
 
-The command line, jobs and services all go through `reconstruct` or the three steps it is made of: `Plan.prepare`,
-`Runner.run_chunk` on the chunks of `split_chains`, `merge_chunks`. Slices are independent: scale, noise level and coil
-maps come from each slice's own undersampled data, so an answer does not depend on which slices are asked for together.
+The command line, jobs and services all go through `reconstruct` or the steps it is made of: `Plan.resolve` once, then
+`ResolvedPlan.prepare` on each slice, `run_chunk` on the chunks of `ResolvedPlan.split`, and `merge_chunks`. Slices are
+independent: scale, noise level and coil maps come from each slice's own undersampled data, so an answer does not depend
+on which slices are asked for together.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import torch
 from torch import Tensor
 
 from kdrift.prior.bundle import Prior
-from kdrift.recon.chunks import merge_chunks, split_chains
-from kdrift.recon.plan import DEFAULT_METHOD, DEFAULT_PRIOR, Plan
+from kdrift.recon.chunks import merge_chunks
+from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
-from kdrift.recon.runner import choose_device, resolve
-
-__all__ = ["DEFAULT_METHOD", "DEFAULT_PRIOR", "Plan", "Progress", "reconstruct"]
+from kdrift.recon.sampling import choose_device, run_chunk
 
 Progress = Callable[[int, int, int], None]
 """Called with (slice position, sampler steps done, steps in all)."""
@@ -27,7 +26,7 @@ Progress = Callable[[int, int, int], None]
 
 def reconstruct(
     kspace: Tensor,
-    mask: Tensor | None = None,
+    mask: Tensor,
     *,
     plan: Plan | None = None,
     prior: Prior | str | None = None,
@@ -42,7 +41,7 @@ def reconstruct(
     Parameters
     ----------
     kspace : complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
-    mask : boolean `(col,)` or `(row, col)`; None: all of it is sampled.
+    mask : boolean `(col,)` or `(row, col)`.
     prior : a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
     smaps : `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
     slice_indices : numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
@@ -63,26 +62,26 @@ def reconstruct(
         raise ValueError("kspace has no slices: nothing to reconstruct")
     shape = kspace.shape[-2:]
     device = choose_device(device)
-    full_mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
-    full_mask, kspace = full_mask.to(device), kspace.to(device)
+    loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
+    resolved = plan.resolve(loaded)
+    full_mask, kspace = mask.expand(shape).to(device), kspace.to(device)
     kspace = torch.where(full_mask, kspace, 0)
-    runner = resolve(plan, prior, device)
-    chunks = split_chains(runner.num_samples, batch_samples=plan.batch_samples)
+    chunks = resolved.split(kspace.shape[1])
     slices, maps = [], []
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         began = time.perf_counter()
         given = None if smaps is None else smaps[position].to(device)
-        prepared = plan.prepare(data, full_mask, index=index, smaps=given, noise_sigma=noise_sigma)
+        prepared = resolved.prepare(data, full_mask, index=index, smaps=given, noise_sigma=noise_sigma)
         facts = SliceFacts.of(prepared, time.perf_counter() - began)
         found = []
         for done, chunk in enumerate(chunks):
             steps = None if progress is None else _step_callback(progress, position, done, len(chunks))
-            found.append(runner.run_chunk(prepared, chunk, steps))
+            found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
         slices.append((facts, merge_chunks(found)))
         maps.append(prepared.smaps.cpu())
     seconds = time.perf_counter() - started
-    return gather(slices, full_mask, runner.config, seconds=seconds, smaps=torch.stack(maps))
+    return gather(slices, full_mask, resolved.config, seconds=seconds, smaps=torch.stack(maps))
 
 
 def _step_callback(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:

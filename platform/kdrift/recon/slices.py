@@ -8,12 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.mri.coils import combine, espirit_maps, rss
+from kdrift.methods.chains import IMAGES, Chains, magnitude
+from kdrift.methods.measurement import Measurement
+from kdrift.mri.coils import espirit_maps
 from kdrift.mri.fourier import ifft2c
+from kdrift.mri.linop import Sensitivities
 from kdrift.mri.noise import estimate_noise_sigma
 
 SCALE_QUANTILE = 0.99
 """Training divides an image by this quantile of its magnitude, and so does a reconstruction."""
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How ESPIRiT estimates coil maps; see `kdrift.mri.coils.espirit_maps`."""
+
+    num_sets: int = 1
+    crop: float = 0.0
+    threshold: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class SliceData:
     heldout: HeldOut | None = None
     """Samples that are left out of `kspace` and `mask`."""
     start: Tensor | None = None
-    """Complex `(row, col)`, the image that a sampler starts from, where the plan names a start."""
+    """Complex `([set,] row, col)`, the image that a sampler starts from, where the plan names a start."""
 
     def to(self, device: str | torch.device) -> SliceData:
         """Return the same slice on another device."""
@@ -55,6 +67,20 @@ class SliceData:
             zero_filled=self.zero_filled.to(device), heldout=heldout,
             start=None if self.start is None else self.start.to(device),
         )  # fmt: skip
+
+    def of_coils(self, coils: tuple[int, int] | None) -> SliceData:
+        """Return the slice with coils `[start, stop)` alone; None: with all. The scale stays that of all coils."""
+        if coils is None:
+            return self
+        part = slice(*coils)
+        heldout = self.heldout and HeldOut(self.heldout.kspace[part], self.heldout.mask)
+        return dataclasses.replace(self, kspace=self.kspace[part], smaps=self.smaps[..., part, :, :], heldout=heldout)
+
+    def measurement(self, chains: Chains = IMAGES) -> Measurement:
+        """Return what a method is conditioned on, in the units of the prior."""
+        scale = self.scale
+        start = None if self.start is None else chains.start(self.start / scale, self.smaps)
+        return Measurement(self.kspace / scale, self.mask, self.smaps, self.noise_sigma / scale, start, chains)
 
     @property
     def scale(self) -> float:
@@ -71,9 +97,7 @@ def prepare_slice(
     smaps: Tensor | None = None,
     noise_sigma: float | None = None,
     heldout: Tensor | None = None,
-    num_map_sets: int = 1,
-    map_crop: float = 0.0,
-    map_threshold: float = 0.02,
+    maps: MapOptions = MapOptions(),
 ) -> SliceData:
     """Estimate what `kspace` (coil, row, col), zero where `mask` (row, col) is not set, does not come with.
 
@@ -86,14 +110,13 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    if smaps is None and len(kspace) == 1:
-        smaps = torch.ones_like(kspace)
-    elif smaps is None:
-        smaps = espirit_maps(kspace, num_sets=num_map_sets, crop=map_crop, threshold=map_threshold)
+    given = _estimated(kspace, maps) if smaps is None else smaps
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
-    return SliceData(index, kspace, mask, smaps, sigma, _zero_filled(kspace, smaps), kept_out)
+    combined = Sensitivities(given).adjoint(ifft2c(kspace))
+    return SliceData(index, kspace, mask, given, sigma, magnitude(combined[None])[0], kept_out)
 
 
-def _zero_filled(kspace: Tensor, smaps: Tensor) -> Tensor:
-    images = ifft2c(kspace)
-    return combine(images, smaps).abs() if smaps.ndim == 3 else rss(combine(images[None], smaps))
+def _estimated(kspace: Tensor, maps: MapOptions) -> Tensor:
+    if len(kspace) == 1:
+        return torch.ones_like(kspace)
+    return espirit_maps(kspace, num_sets=maps.num_sets, crop=maps.crop, threshold=maps.threshold)

@@ -46,17 +46,15 @@ class HighFrequencySDE(SDE):
     ----------
     base : a VE, VP or sub-VP SDE.
     low : M_l, boolean `(row, col)`; with an empty one this is `base`.
-    smaps : coil maps `(coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is then
-        no exact projection); None: the plain F_h of the released code.
+    smaps : coil maps `([set,] coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which
+        is then no exact projection); None: the plain F_h of the released code.
     """
 
     def __init__(self, base: SDE, low: Tensor, smaps: Tensor | None = None) -> None:
         if low.ndim != 2 or low.dtype != torch.bool:
             raise ValueError(f"low must be a boolean (row, col) mask, got {tuple(low.shape)} of {low.dtype}")
-        if smaps is not None and (smaps.ndim != 3 or smaps.shape[1:] != low.shape):
-            raise ValueError(f"smaps must be (coil, {', '.join(map(str, low.shape))}), got {tuple(smaps.shape)}")
         self.base, self.low = base, low
-        self._coils = None if smaps is None else sense_operator(smaps, ~low)
+        self._coils = sense_operator(smaps, ~low) if smaps is not None else None
 
     def project(self, x: Tensor) -> Tensor:
         """F_h x, `(*batch, row, col)`; complex, since a real image may have none of its conjugate frequencies."""

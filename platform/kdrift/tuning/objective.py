@@ -19,11 +19,12 @@ from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
 from kdrift.measures.metrics import METRICS
 from kdrift.mri.heldout import draw_heldout
+from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import Acquisition, load_acquisition
-from kdrift.recon.chunks import merge_chunks, split_chains
+from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.plan import Plan
-from kdrift.recon.runner import Runner
+from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 from kdrift.runs.config import to_dict
 from kdrift.tuning.tune_config import TuneConfig, TuneData
@@ -40,7 +41,7 @@ class Case:
     simulated: bool
 
 
-def load_cases(config: TuneConfig, plan: Plan) -> list[Case]:
+def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
     """Read and prepare the slices of a search, in the seeded order in which every trial takes them.
 
     Raises ValueError where no volume or slice is chosen, or one has no reference that the objective needs.
@@ -53,21 +54,20 @@ def load_cases(config: TuneConfig, plan: Plan) -> list[Case]:
     random.Random(config.seed).shuffle(chosen)
     cases = []
     for count, (place, number) in enumerate(chosen):
-        acquisition = load_acquisition(
-            place, mask=config.data.mask, slices=slice(number, number + 1),
-            num_virtual_coils=config.data.num_virtual_coils,
-        )  # fmt: skip
+        acquisition = load_acquisition(config.data.of(place, slices=(number, number + 1)))
         cases.append(_prepare(config, plan, acquisition, place, config.seed + count))
     return cases
 
 
-def evaluate_slices(runner: Runner, plan: Plan, cases: list[Case], objective: str) -> Iterator[dict[str, Any]]:
+def evaluate_slices(
+    plan: ResolvedPlan, prior: Prior | None, cases: list[Case], objective: str
+) -> Iterator[dict[str, Any]]:
     """Reconstruct case after case; after each, yield the means so far: quality, cost, and `value`, the objective."""
     rows: list[dict[str, float]] = []
     for case in cases:
         began = time.perf_counter()
-        chunks = split_chains(runner.num_samples, batch_samples=plan.batch_samples)
-        found = [runner.run_chunk(case.data, chunk) for chunk in chunks]
+        chunks = plan.split(len(case.data.kspace))
+        found = [run_chunk(plan, prior, case.data, chunk) for chunk in chunks]
         try:
             result = merge_chunks(found)
             mean, misfit = result.mean, result.heldout_misfit
@@ -104,18 +104,19 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
         "volumes": {v: sorted(case.data.index for case in cases if case.volume == v) for v in volumes},
         "simulated": any(case.simulated for case in cases),
         "mask": "as measured" if mask is None else to_dict(mask),
-        "num_virtual_coils": config.data.num_virtual_coils,
+        "virtual_coils": config.data.virtual_coils,
     }
 
 
-def _prepare(config: TuneConfig, plan: Plan, acquisition: Acquisition, place: str, seed: int) -> Case:
+def _prepare(config: TuneConfig, plan: ResolvedPlan, acquisition: Acquisition, place: str, seed: int) -> Case:
     kspace, mask = acquisition.kspace[0], acquisition.mask
     heldout = None
     if config.objective == "heldout":
         heldout = draw_heldout(mask, config.heldout_fraction, seed)
     elif acquisition.reference is None:
         raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
-    data = plan.prepare(kspace, mask, index=acquisition.slice_indices[0], heldout=heldout)
+    smaps = None if acquisition.smaps is None else acquisition.smaps[0]
+    data = plan.prepare(kspace, mask, index=acquisition.slice_indices[0], smaps=smaps, heldout=heldout)
     data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
     reference = None if acquisition.reference is None else acquisition.reference[0].clone()
     return Case(acquisition.info.name, data, reference, bool(acquisition.info.attrs.get("simulated", False)))

@@ -42,12 +42,12 @@ def pareto_front(config: TuneConfig, trials: list[TrialRecord]) -> list[TrialRec
 
 
 def make_preset(
-    config: TuneConfig, start: Preset, prior: Prior, cases: list[Case], trials: list[TrialRecord],
+    config: TuneConfig, start: Preset, prior: Prior | None, cases: list[Case], trials: list[TrialRecord],
     best: TrialRecord, run_id: str,
 ) -> Preset:  # fmt: skip
     """Return the winner as a preset that says how it was found; names only, no folders."""
     first = trials[0]
-    provenance = {
+    provenance: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "kdrift": __version__,
         "objective": config.objective,
@@ -62,11 +62,11 @@ def make_preset(
             "space": {name: _given(to_dict(axis)) for name, axis in config.space.items()},
         },
         "data": describe_data(config, cases),
-        "prior": {"name": prior.name, "sha256": prior.sha256},
+        "prior": {"name": prior.name, "sha256": prior.sha256} if prior else None,
         "mlflow_run": run_id,
     }
     if config.objective == "heldout":
-        provenance["search"]["heldout_fraction"] = config.heldout_fraction  # type: ignore[index]
+        provenance["search"]["heldout_fraction"] = config.heldout_fraction
     settings = {**start.settings, **config.settings, **best.settings}
     return Preset(config.method, settings, TUNED, provenance)
 

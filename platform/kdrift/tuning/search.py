@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from kdrift.methods.presets import Preset, find_preset, preset_folder, read_preset, write_preset
-from kdrift.prior.bundle import Prior, load_prior
-from kdrift.recon.plan import Plan
-from kdrift.recon.runner import choose_device, default_prior, resolve
+from kdrift.prior.bundle import Prior
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import keep_freed_memory
@@ -70,8 +70,8 @@ def tune(
     """
     began, out = time.monotonic(), out.resolve()
     plan, start = _start(config, out)
-    prior = load_prior(config.prior or default_prior(config.method))
-    cases = load_cases(config, plan)
+    prior = load_priors([config.method], config.prior).get(config.method)
+    cases = load_cases(config, plan.resolve(prior))
     settings = to_dict(config)
     if not (out / "run.json").is_file():
         (out / "trials.jsonl").unlink(missing_ok=True)
@@ -110,7 +110,9 @@ def tune(
     return TuneResult(preset, written, best, trials, seconds, run["tracking_uri"], run["run_id"])
 
 
-def run_trial(settings: dict[str, Any], *, plan: Plan, prior: Prior, cases: list[Case], config: TuneConfig) -> None:
+def run_trial(
+    settings: dict[str, Any], *, plan: Plan, prior: Prior | None, cases: list[Case], config: TuneConfig
+) -> None:
     """Ray Tune's trainable: the means after each slice go to the scheduler, which may end the trial there."""
     from dataclasses import replace
 
@@ -119,11 +121,10 @@ def run_trial(settings: dict[str, Any], *, plan: Plan, prior: Prior, cases: list
     keep_freed_memory()
     torch.set_num_threads(max(1, int(config.cpus_per_trial)))
     device = choose_device("cuda" if config.gpus_per_trial else "cpu")
-    prior = replace(prior, network=prior.network.to(device))
-    plan = replace(plan, settings={**plan.settings, **settings})
-    runner = resolve(plan, prior, device)
+    prior = replace(prior, network=prior.network.to(device)) if prior else None
+    resolved = replace(plan, settings={**plan.settings, **settings}).resolve(prior)
     on_device = [replace(case, data=case.data.to(device)) for case in cases]
-    for row in evaluate_slices(runner, plan, on_device, config.objective):
+    for row in evaluate_slices(resolved, prior, on_device, config.objective):
         ray_tune.report(row)
 
 
@@ -141,7 +142,7 @@ def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
 
 
 def _search(
-    config: TuneConfig, plan: Plan, start: Preset, prior: Prior, cases: list[Case], journal: Journal,
+    config: TuneConfig, plan: Plan, start: Preset, prior: Prior | None, cases: list[Case], journal: Journal,
     run: dict[str, str], out: Path, address: str | None, echo: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Run the trials that are yet to finish."""

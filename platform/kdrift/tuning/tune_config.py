@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kdrift.measures.metrics import METRICS
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
-from kdrift.recon.acquisition import MaskRequest
+from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import flatten, parse, suggest
 
 
@@ -53,8 +53,8 @@ class Axis:
         return self.cast(min(max(value, low), high))
 
 
-@dataclass(frozen=True)
-class TuneData:
+@dataclass(frozen=True, kw_only=True)
+class TuneData(AcquisitionOptions):
     """Slices that settings are searched on; never those of volumes that results are reported on."""
 
     sources: list[str]
@@ -63,16 +63,11 @@ class TuneData:
     """Patterns of the names of volumes to use."""
     exclude: list[str] = field(default_factory=list)
     """Patterns of volumes kept for reports: never used, whatever `volumes` says."""
-    slices: tuple[int, int] | None = None
-    """First slice and the one after the last; None: all."""
     slices_per_volume: int = 4
     """Slices used of each volume, evenly spread over `slices`."""
-    mask: MaskRequest | None = None
-    """Retrospective undersampling; None for data that were measured undersampled."""
-    num_virtual_coils: int | None = None
-    """Compress to so many coils first."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.slices_per_volume < 1 or not self.sources:
             raise ValueError("data needs sources and slices_per_volume >= 1")
 
@@ -82,7 +77,7 @@ class TuneConfig:
     """One search."""
 
     method: str
-    """A sampler."""
+    """Sampler or classical method."""
     space: dict[str, Axis]
     """What is searched: axes by the name of the setting."""
     data: TuneData
@@ -128,7 +123,7 @@ class TuneConfig:
         if not 0 < self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must lie between 0 and 1, got {self.heldout_fraction}")
         if self.method not in METHODS:
-            raise ValueError(f"no sampler {self.method!r}{suggest(self.method, METHODS)}")
+            raise ValueError(f"no method {self.method!r}{suggest(self.method, METHODS)}")
         known = [option.name for option in dataclasses.fields(METHODS[self.method].options)]
         for where, names in (("space", self.space), ("settings", self.settings)):
             for name in names:

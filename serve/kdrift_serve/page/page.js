@@ -48,7 +48,7 @@ async function fillForm() {
   const [known, priors] = await Promise.all([getJson("v1/methods"), getJson("v1/priors")]);
   methods = known;
   for (const kind of Object.keys(known.masks)) $("mask").append(option(kind));
-  for (const name of [...Object.keys(known.samplers), ...known.classical]) $("method").append(option(name));
+  for (const name of Object.keys(known.methods)) $("method").append(option(name));
   for (const row of priors) {
     const version = row.prior.version ? ` version ${row.prior.version}` : "";
     $("prior").append(option(row.name, row.name + version));
@@ -58,12 +58,13 @@ async function fillForm() {
 }
 
 function describe() {
-  const sampler = methods.samplers[$("method").value];
-  $("summary").textContent = sampler ? sampler.summary : "a classical method: one image, no samples";
-  for (const id of ["samples", "steps", "seed", "prior"]) $(id).disabled = !sampler;
-  if (!sampler) return;
-  for (const item of $("prior").options) item.disabled = !sampler.priors.includes(item.value);
-  if (!sampler.priors.includes($("prior").value)) $("prior").value = sampler.priors[0] ?? "";
+  const method = methods.methods[$("method").value];
+  const classical = method.noise === null;
+  $("summary").textContent = classical ? `${method.summary}; a classical method: one image, no samples` : method.summary;
+  for (const id of ["samples", "steps", "seed", "prior"]) $(id).disabled = classical;
+  if (classical) return;
+  for (const item of $("prior").options) item.disabled = !method.priors.includes(item.value);
+  if (!method.priors.includes($("prior").value)) $("prior").value = method.priors[0] ?? "";
 }
 
 // The request as nested values; an upload sends them as dotted options of the query.
@@ -71,7 +72,7 @@ function request() {
   const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
   const plan = { method: $("method").value };
   const values = { plan };
-  if (methods.samplers[plan.method]) {
+  if (methods.methods[plan.method].noise !== null) {
     plan.num_samples = number("samples");
     plan.seed = number("seed");
     if ($("steps").value) plan.settings = { num_steps: number("steps") };

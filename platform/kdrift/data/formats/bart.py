@@ -84,6 +84,25 @@ def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
         os.replace(temporary, f"{os.fspath(stem)}{suffix}")
 
 
+def read_bart_maps(path: str) -> npt.NDArray[Any]:
+    """Return coil maps of a BART pair, `(slice, [set,] coil, row, col)`: coils in dimension 3, sets in 4, slices in 13.
+
+    Raises BadVolume for another dimension that is larger than 1, and for a pair that cannot be read.
+    """
+    stem = path.removesuffix(".cfl").removesuffix(".hdr")
+    dims = _read_dims(path, f"{stem}.hdr")
+    used = {0, 1, 3, 4, _SLICE}
+    extra = [f"{_DIMENSIONS[axis]} {size}" for axis, size in enumerate(dims) if size > 1 and axis not in used]
+    if extra:
+        raise BadVolume(path, f"coil maps have rows, columns, coils, maps and slices, this has {', '.join(extra)}")
+    rows, cols, coils, sets, slices = dims[0], dims[1], dims[3], dims[4], dims[_SLICE]
+    check_dims(path, slices=slices, sets=sets, coils=coils, rows=rows, cols=cols)
+    check_declared(path, 8 * rows * cols * coils * sets * slices, os.path.getsize(f"{stem}.cfl"))
+    array = np.fromfile(f"{stem}.cfl", dtype="<c8", count=rows * cols * coils * sets * slices)
+    maps = array.reshape(slices, sets, coils, cols, rows).transpose(0, 1, 2, 4, 3)
+    return maps[:, 0] if sets == 1 else maps
+
+
 def _volume_3d(path: str, name: str, array: npt.NDArray[Any]) -> Volume:
     slabs, partitions, coils, rows, cols = array.shape
     sampled = np.zeros((partitions, rows, cols), dtype=bool)

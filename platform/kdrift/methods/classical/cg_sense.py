@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from kdrift.methods.classical.sigpy_app import checked_maps
-from kdrift.mri.sense import sense_operator
+from kdrift.methods.measurement import Measurement
+from kdrift.methods.method import Method, Options
 
 
-def cg_sense(
-    kspace: Tensor, mask: Tensor, smaps: Tensor | None = None, *, weight: float = 0.01, max_iter: int = 50
-) -> Tensor:
-    """argmin_x 1/2 |M F S x - y|^2 + weight/2 |x|^2 by conjugate gradients; in closed form for one unit coil.
+@dataclass(frozen=True)
+class CGSenseOptions(Options):
+    """Settings of CG-SENSE."""
 
-    kspace (coil, row, col), mask (row, col), smaps (coil, row, col) -> image (row, col). The problem is
-    quadratic, so the weight does not depend on the scale of the data.
-    """
-    operator = sense_operator(checked_maps(kspace, mask, smaps), mask)
-    return operator.solve_normal(operator.adjoint(kspace), weight, max_iter=max_iter)
+    weight: float = 0.01
+    """Weight of |x|^2 / 2. The problem is quadratic: the weight does not depend on the scale of the data."""
+    max_iter: int = 50
+    """Most conjugate-gradient steps. One unit coil is solved in closed form."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf or self.max_iter < 1:
+            raise ValueError(f"expected a finite weight >= 0 and max_iter >= 1, got {self}")
+
+
+def cg_sense(measurement: Measurement, *, options: CGSenseOptions) -> Tensor:
+    """argmin_x 1/2 |y - A x|^2 + weight/2 |x|^2 by conjugate gradients; complex `([set,] row, col)`."""
+    return measurement.A.solve_normal(measurement.data, options.weight, max_iter=options.max_iter)
+
+
+METHODS = {
+    "cg_sense": Method(
+        cg_sense, {"default": CGSenseOptions()}, "CG-SENSE: least squares with Tikhonov regularisation", noise=None
+    )
+}

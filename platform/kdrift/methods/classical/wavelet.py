@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kdrift.methods.classical.sigpy_app import ScaledProblem, run_app
+from kdrift.methods.measurement import Measurement
+from kdrift.methods.method import Method, Options
 
 
-def l1_wavelet(
-    kspace: Tensor,
-    mask: Tensor,
-    smaps: Tensor | None = None,
-    *,
-    weight: float = 0.001,
-    max_iter: int = 100,
-    wavelet: str = "db4",
-) -> Tensor:
-    """argmin_x 1/2 |M F S x - y|^2 + weight |W x|_1 by proximal gradients (FISTA; sigpy's L1WaveletRecon).
+@dataclass(frozen=True)
+class WaveletOptions(Options):
+    """Settings of l1-wavelet."""
 
-    kspace (coil, row, col), mask (row, col), smaps (coil, row, col) -> image (row, col). `weight` is in units
-    of the zero-filled image's maximum; `wavelet` is a name that PyWavelets knows.
-    """
+    weight: float = 0.001
+    """Weight of |W x|_1, in units of the zero-filled image's maximum."""
+    max_iter: int = 100
+    """Proximal gradient steps (FISTA)."""
+    wavelet: str = "db4"
+    """Name that PyWavelets knows."""
+
+    def __post_init__(self) -> None:
+        import pywt
+
+        if not 0 <= self.weight < math.inf or self.max_iter < 1:
+            raise ValueError(f"expected a finite weight >= 0 and max_iter >= 1, got {self}")
+        if self.wavelet not in pywt.wavelist(kind="discrete"):
+            raise ValueError(f"wavelet must be a discrete one of PyWavelets, such as db4 or haar, got {self.wavelet!r}")
+
+
+def l1_wavelet(measurement: Measurement, *, options: WaveletOptions) -> Tensor:
+    """argmin_x 1/2 |y - A x|^2 + weight |W x|_1 by proximal gradients (sigpy); complex `(row, col)`."""
 
     def app(problem: ScaledProblem) -> Any:
         from sigpy.mri.app import L1WaveletRecon
@@ -30,12 +42,20 @@ def l1_wavelet(
         return L1WaveletRecon(
             problem.kspace,
             problem.smaps,
-            weight,
+            options.weight,
             weights=problem.weights,
-            wave_name=wavelet,
-            max_iter=max_iter,
+            wave_name=options.wavelet,
+            max_iter=options.max_iter,
             alpha=1.0 / problem.norm_bound,
             show_pbar=False,
         )
 
-    return run_app(app, kspace, mask, smaps)
+    return run_app(app, measurement)
+
+
+METHODS = {
+    "l1_wavelet": Method(
+        l1_wavelet, {"default": WaveletOptions()}, "l1-wavelet compressed sensing, by sigpy's FISTA",
+        noise=None, max_map_sets=1,
+    )
+}  # fmt: skip

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.chains import COUPLED_COILS
 from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods.method import Method, Options
+from kdrift.methods.norms import chain_norm, ratio
 from kdrift.mri.cg import conjugate_gradients
 from kdrift.mri.coils import normalise_maps
 from kdrift.mri.fourier import fft2c, ifft2c
@@ -21,7 +23,7 @@ from kdrift.sde.score import ScoreModel, denoise
 
 
 @dataclass(frozen=True)
-class AKDiffusionOptions:
+class AKDiffusionOptions(Options):
     """Settings of Algorithm 1; those that the paper gives (N, M, sigma_N) are its own."""
 
     num_steps: int = 50
@@ -63,6 +65,11 @@ class AKDiffusionOptions:
         if not 0 < self.null_threshold < 1 or (self.sigma_last is not None and self.sigma_last <= 0):
             raise ValueError(f"expected null_threshold in (0, 1) and sigma_last > 0, got {self}")
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a predictor step and one a corrector step."""
+        return self.num_steps * (1 + self.num_corrector_steps)
+
 
 ATTRACTION_STEPS = 8
 """Gradient steps that make SS* of the low-rank operator: an eigenvalue q of its normal becomes (1 - q)^8."""
@@ -81,8 +88,6 @@ def ak_diffusion(
     dividing by SS* in the score (Eq. 10) and multiplying by it is one projection. The schedule ends at G_0 < 1 (0.88 at
     the edges of k-space), by which samples are divided. Levels run from sigma_N to the prior's smallest.
     """
-    if measurement.smaps.ndim != 3:
-        raise ValueError("ak_diffusion takes one set of coil maps (coil, row, col): set num_map_sets to 1")
     sde = replace(sde, sigma_max=min(options.sigma_last or sde.sigma_max, sde.sigma_max))
     rows, cols = measurement.kspace.shape[-2:]
     kspace, real = measurement.kspace, measurement.kspace.real
@@ -102,15 +107,17 @@ def ak_diffusion(
         restored = restore(z, i + 1)
         corrected = correct(restored, measurement, slr, options)
         seen = corrected if options.correct_score else restored
-        ratio = sigmas[i] / sigmas[i + 1]
-        share = 1 - (ratio if options.probability_flow else ratio**2)
+        falls = sigmas[i] / sigmas[i + 1]
+        share = 1 - (falls if options.probability_flow else falls**2)
         z = z - (windows[i + 1] - windows[i]) * corrected + share * project(windows[i + 1] * seen - z)
         if not options.probability_flow:
             z = z + share**0.5 * sigmas[i + 1] * project(rng(rows, cols))
         for _ in range(options.num_corrector_steps):
             gradient = project(windows[i] * restore(z, i) - z) / sigmas[i] ** 2
             noise = project(rng(rows, cols))
-            eta = 2 * (options.snr * _norm(noise) / _norm(gradient).clamp_min(torch.finfo(real.dtype).tiny)) ** 2
+            # the paper prints |n| of the noise before SS*; r is open, and so both norms are of what is added, of all
+            # coils of a sample: a step does not grow with their number
+            eta = 2 * ratio(options.snr * chain_norm(noise, 3), chain_norm(gradient, 3)) ** 2
             z = z + eta * gradient + torch.sqrt(2 * eta) * noise
         if callback:
             callback(options.num_steps - i, options.num_steps, ifft2c(corrected), sigmas[i])
@@ -159,19 +166,12 @@ def _coil_noise(
     return sde, sde.project
 
 
-def _norm(z: Tensor) -> Tensor:
-    """Norm of the k-space of all coils of a sample; the paper prints |n| of the noise before SS*.
-
-    The step of Langevin should not grow with the number of coils, and r is open, so both norms are of what is added.
-    """
-    return torch.linalg.vector_norm(z, dim=(-3, -2, -1), keepdim=True)
-
-
 # Found on a simulated slice of patient 09 with brain-ak-small, which needs the data in every step.
 _TUNED = AKDiffusionOptions(num_corrector_steps=0, sigma_last=0.25, lam=0.01, correct_score=True, keep_measured=True)
 METHODS = {
     "ak_diffusion": Method(
-        ak_diffusion, AKDiffusionOptions, {"tuned": _TUNED, "paper": AKDiffusionOptions()}, "coupled_coils",
-        "AK-Diffusion Algorithm 1: k-space grows from its centre, with a structured low-rank correction", "attenuated",
+        ak_diffusion, {"tuned": _TUNED, "paper": AKDiffusionOptions()},
+        "AK-Diffusion Algorithm 1: k-space grows from its centre, with a structured low-rank correction",
+        COUPLED_COILS, noise="attenuated", max_map_sets=1,
     ),
 }  # fmt: skip

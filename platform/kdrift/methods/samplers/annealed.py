@@ -19,7 +19,6 @@ from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.start import StartOptions, steps_left
 from kdrift.mri.linop import LinearOperator
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 
@@ -32,7 +31,7 @@ class AnnealedOptions(StartOptions):
     """
 
     num_steps: int = 40
-    """Network evaluations."""
+    """N, network evaluations of the whole schedule."""
     sigma_max: float = 3.0
     """First noise level (at most the prior's largest)."""
     sigma_min: float = 0.01
@@ -60,8 +59,8 @@ class AnnealedOptions(StartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 2 or not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
-            raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, got {self}")
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise ValueError(f"expected 0 < sigma_min < sigma_max and rho > 0, got {self}")
         if self.prior_sigma <= 0 or self.noise_scale <= 0 or self.cg_iterations < 1:
             raise ValueError(f"expected prior_sigma, noise_scale and cg_iterations > 0, got {self}")
         if self.last_noise_scale is not None and self.last_noise_scale <= 0:
@@ -85,9 +84,8 @@ def annealed(
     x <- x_0 + sigma_{i+1} z. The first x is A^H y, or the start, with noise of the first level. With spread = eta = 1
     this is exact for white Gaussian images of deviation tau.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
-    levels = [*_levels(options, sde)[-steps_left(options.num_steps, options, measurement) :], 0.0]
+    operator, data = measurement.A, measurement.data
+    levels = [*_levels(options, sde)[-steps_left(options, measurement) :], 0.0]
     x = (data if measurement.start is None else measurement.start) + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
@@ -107,7 +105,7 @@ def annealed(
             x = x0 + noise + (kept * (x - x0) if kept else 0)
         if callback:
             callback(i + 1, len(levels) - 1, x0, sigma)
-    return x0 + (data - operator.normal(x0)) if options.keep_measured else x0
+    return measurement.consistent(x0) if options.keep_measured else x0
 
 
 def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
@@ -133,7 +131,7 @@ _TUNED_ANNEALED = AnnealedOptions(
 
 METHODS = {
     "annealed": Method(
-        annealed, AnnealedOptions, {"tuned": _TUNED_ANNEALED}, "image",
+        annealed, {"tuned": _TUNED_ANNEALED},
         "kdrift's default: annealed posterior sampling that knows the data's noise level, tens of evaluations",
     ),
 }  # fmt: skip

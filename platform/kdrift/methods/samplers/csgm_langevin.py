@@ -10,14 +10,14 @@ from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.mri.sense import sense_operator
+from kdrift.methods.method import Method, Options
+from kdrift.methods.norms import chain_norm, ratio
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
 
 @dataclass(frozen=True)
-class LangevinOptions:
+class LangevinOptions(Options):
     """The annealing of CSGM-Langevin and SMRD over the levels of NCSNv2; sigma in units of the normalised image."""
 
     num_steps: int = 1155
@@ -48,8 +48,8 @@ class LangevinOptions:
             raise ValueError(f"expected inner_steps and late_inner_steps >= 1, got {self}")
 
     @property
-    def nfe(self) -> int:
-        """Network evaluations of a chain: one a Langevin step."""
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a Langevin step."""
         return sum(self.steps_at(index) for index in self.visited())
 
     def visited(self) -> list[int]:
@@ -131,25 +131,21 @@ def csgm_langevin(
     d is A^H (A x - y) scaled to `guidance` times the norm of s (norms per chain, over its map sets together), so that
     the noise level of the data does not enter. `annealing` says what is clipped to the prior's range of levels.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     rows, cols = data.shape[-2:]
+    axes = data.ndim  # of a sample, its map sets together
     levels = annealing(options, sde)
     x = uniform_start(rng, rows, cols)
     for done, level in enumerate(levels, 1):
         for _ in range(level.num_steps):
             prior = score(x, level.asked)
             misfit = operator.normal(x) - data
-            direction = misfit / _norm(misfit).clamp_min(torch.finfo(misfit.real.dtype).tiny)
-            drift = prior - options.guidance * _norm(prior) * direction
+            scale = ratio(options.guidance * chain_norm(prior, axes), chain_norm(misfit, axes))
+            drift = prior - scale * misfit
             x = x + level.step * drift + math.sqrt(2 * level.step) * rng(rows, cols)
         if callback:
             callback(done, len(levels), x, level.sigma)
     return x
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
 # The paper's step diverges with scores that grow with the noise, as exact ones do; a tenth does not. Not searched.
@@ -157,7 +153,7 @@ _STABLE_CSGM = CSGMOptions(num_steps=40, step_size=5e-6)
 
 METHODS = {
     "csgm_langevin": Method(
-        csgm_langevin, CSGMOptions, {"paper": CSGMOptions(), "stable": _STABLE_CSGM}, "image",
+        csgm_langevin, {"paper": CSGMOptions(), "stable": _STABLE_CSGM},
         "CSGM-Langevin: annealed Langevin with a data term scaled to the score",
     ),
 }  # fmt: skip

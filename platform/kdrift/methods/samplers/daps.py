@@ -12,7 +12,6 @@ from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.start import StartOptions, steps_left
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 
@@ -46,13 +45,18 @@ class DAPSOptions(StartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 2 or self.num_ode_steps < 1 or self.num_langevin_steps < 1:
-            raise ValueError(f"expected num_steps >= 2, num_ode_steps and num_langevin_steps >= 1, got {self}")
+        if self.num_ode_steps < 1 or self.num_langevin_steps < 1:
+            raise ValueError(f"expected num_ode_steps and num_langevin_steps >= 1, got {self}")
         if not 0 < self.sigma_min < self.sigma_max or self.ode_sigma_min <= 0 or self.rho <= 0:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, ode_sigma_min > 0 and rho > 0, got {self}")
         positive = (self.step_size, self.step_ratio, self.tau, self.prior_sigma)
         if any(value is not None and value <= 0 for value in positive):
             raise ValueError(f"expected step_size, step_ratio, tau and prior_sigma > 0, got {self}")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: those of the ODE at each level."""
+        return self.steps_done * self.num_ode_steps
 
 
 def daps(
@@ -66,10 +70,9 @@ def daps(
     next level. The last x_0 is returned. The first x is A^H y, or the start, noised to the first level. Levels are
     clipped to those of `sde`. Raises ValueError where the Langevin steps would diverge.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    left = steps_left(options.num_steps, options, measurement)
+    left = steps_left(options, measurement)
     levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-left:], 0.0]
     mean = data if measurement.start is None else measurement.start
     x = mean + levels[0] * rng(*data.shape[-2:])
@@ -114,7 +117,7 @@ def _step_sizes(options: DAPSOptions, deviations: list[float]) -> list[float]:
 
 METHODS = {
     "daps": Method(
-        daps, DAPSOptions, {"paper": DAPSOptions()}, "image",
+        daps, {"paper": DAPSOptions()},
         "DAPS: an ODE to an image, Langevin steps on the data, noise of the next lower level",
     ),
 }  # fmt: skip

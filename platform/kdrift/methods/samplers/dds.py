@@ -12,7 +12,6 @@ from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -47,11 +46,10 @@ def dds(
     x_0 = CG(I + gamma A^H A, D + gamma A^H y), M steps from D, and x <- sqrt(A') x_0 + sqrt(1 - A' - eta^2 b^2) e +
     eta b z, b^2 = (1 - A') / (1 - A) (1 - A / A'). Noise levels are clipped to those of `sde`.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     bars = alpha_bars(options, sde, measurement)
     weight = 0.0 if options.gamma is None else 1 / options.gamma
-    x = vp_start(measurement, data, bars[0], rng)
+    x = vp_start(measurement, bars[0], rng)
     for i, (bar, after) in enumerate(pairwise(bars)):
         denoised = vp_denoise(score, sde, x, bar)
         # the same steps on the correction to D, which start at zero and leave alone what no data see
@@ -68,7 +66,7 @@ def dds(
 
 METHODS = {
     "dds": Method(
-        dds, DDSOptions, {"paper": DDSOptions()}, "image",
+        dds, {"paper": DDSOptions()},
         "DDS: DDIM with a few conjugate-gradient steps on the denoised image, tens of evaluations",
     ),
 }  # fmt: skip

@@ -13,7 +13,6 @@ from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.samplers.annealed import LEAST_NOISE
 from kdrift.methods.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -50,11 +49,10 @@ def diffpir(
     e = (x - sqrt(A) x_0) / sqrt(1 - A), x <- sqrt(A') x_0 + sqrt(1 - A') (sqrt(1 - zeta) e + sqrt(zeta) z). Noise
     levels are clipped to those of `sde`.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     bars = alpha_bars(options, sde, measurement)
     s = max(measurement.noise_sigma * options.noise_scale, LEAST_NOISE)
-    x = vp_start(measurement, data, bars[0], rng)
+    x = vp_start(measurement, bars[0], rng)
     for i, (bar, after) in enumerate(pairwise(bars)):
         denoised = vp_denoise(score, sde, x, bar)
         rho = options.weight * (s / vp_level(bar)) ** 2
@@ -73,7 +71,7 @@ _RELEASED_DIFFPIR = DiffPIROptions(num_steps=20, zeta=1.0)  # of the published c
 
 METHODS = {
     "diffpir": Method(
-        diffpir, DiffPIROptions, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR}, "image",
+        diffpir, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR},
         "DiffPIR: a proximal data step on the denoised image, weighed by the noise levels of data and image",
     ),
 }  # fmt: skip

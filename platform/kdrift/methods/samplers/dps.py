@@ -13,8 +13,6 @@ from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_start
-from kdrift.mri.linop import LinearOperator
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -44,11 +42,10 @@ def dps(
     s^2 = (1 - a) (1 - A') / (1 - A), the smaller of DDPM's two variances. The gradient goes through the network. Noise
     levels are clipped to those of `sde`.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
     bars = alpha_bars(options, sde, measurement)
-    x = vp_start(measurement, operator.adjoint(measurement.kspace), bars[0], rng)
+    x = vp_start(measurement, bars[0], rng)
     for i, (bar, after) in enumerate(pairwise(bars)):
-        denoised, gradient = guidance(score, sde, operator, measurement.kspace, x, bar)
+        denoised, gradient = guidance(score, sde, measurement, x, bar)
         step = bar / after
         mean = math.sqrt(step) * (1 - after) * x + math.sqrt(after) * (1 - step) * denoised
         x = mean / (1 - bar) - options.zeta * gradient
@@ -60,7 +57,7 @@ def dps(
 
 
 def guidance(
-    score: ScoreModel, sde: VESDE, operator: LinearOperator, kspace: Tensor, x: Tensor, alpha_bar: float
+    score: ScoreModel, sde: VESDE, measurement: Measurement, x: Tensor, alpha_bar: float
 ) -> tuple[Tensor, Tensor]:
     """Return E[x_0 | x_t] and the gradient of |y - A E[x_0 | x_t]| with respect to x_t, each chain's norm its own.
 
@@ -70,7 +67,7 @@ def guidance(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         denoised = vp_denoise(score, sde, x, alpha_bar)
-        residual = torch.view_as_real(kspace - operator.forward(denoised)).flatten(1)
+        residual = torch.view_as_real(measurement.kspace - measurement.A.forward(denoised)).flatten(1)
         (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(residual, dim=1).sum(), x)
     return denoised.detach(), gradient
 
@@ -79,7 +76,7 @@ _RELEASED_DPS = DPSOptions(zeta=0.5)  # of the published configuration for missi
 
 METHODS = {
     "dps": Method(
-        dps, DPSOptions, {"paper": DPSOptions(), "released": _RELEASED_DPS}, "image",
+        dps, {"paper": DPSOptions(), "released": _RELEASED_DPS},
         "DPS: ancestral steps guided by the gradient of the data misfit through the network",
     ),
 }  # fmt: skip

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods.method import Method, Options
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.linop import LinearOperator
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import AttenuatedSDE
 from kdrift.sde.score import ScoreModel, denoise
 
 
 @dataclass(frozen=True)
-class HeatDiffusionOptions:
+class HeatDiffusionOptions(Options):
     """Settings of Heat-Diffusion; the defaults are the published code's, except for the two SNRs."""
 
     num_steps: int = 50
@@ -43,6 +42,11 @@ class HeatDiffusionOptions:
         if not 0 <= self.lr_low <= self.lr_high or not self.snr_low_db < self.snr_high_db:
             raise ValueError(f"expected 0 <= lr_low <= lr_high and snr_low_db < snr_high_db, got {self}")
 
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a level, through which its data term is back-propagated."""
+        return self.num_steps
+
 
 def heat_diffusion(
     score: ScoreModel, sde: AttenuatedSDE, measurement: Measurement, *, rng: ChainNoise, options: HeatDiffusionOptions,
@@ -53,10 +57,7 @@ def heat_diffusion(
     From x_T = G_T x_CG + sigma_T n, at every level x_0 = h(x_t), x_0 <- x_0 - lr J^T A^H (A x_0 - y) with J the
     network's Jacobian, then the reverse step of Algorithm 1 with SS* = I; the last x_0 is returned.
     """
-    if measurement.smaps.ndim != 3:
-        raise ValueError("heat_diffusion takes one set of coil maps (coil, row, col): set num_map_sets to 1")
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     rows, cols = data.shape
     last = options.num_times - 1
     chosen = torch.linspace(last, 0, options.num_steps + 1, dtype=torch.float64).round() / last
@@ -101,7 +102,8 @@ def _restore(
 
 METHODS = {
     "heat_diffusion": Method(
-        heat_diffusion, HeatDiffusionOptions, {"released": HeatDiffusionOptions()}, "image",
-        "Heat-Diffusion, the code published with AK-Diffusion: one image, data by back-propagation", "attenuated",
+        heat_diffusion, {"released": HeatDiffusionOptions()},
+        "Heat-Diffusion, the code published with AK-Diffusion: one image, data by back-propagation",
+        noise="attenuated", max_map_sets=1,
     ),
 }  # fmt: skip

@@ -16,10 +16,17 @@ from torch import Tensor
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
-from kdrift.methods.samplers.solvers import Corrector, Guide, Predictor, chain_norm, reverse_sde, time_steps
+from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods.samplers.predictor_corrector import (
+    Corrector,
+    Guide,
+    Predictor,
+    Scheme,
+    evaluations_a_step,
+    run_scheme,
+    time_steps,
+)
 from kdrift.methods.start import StartOptions, steps_left
-from kdrift.mri.linop import LinearOperator
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
 
@@ -62,12 +69,19 @@ class GuidedPCOptions(StartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
-            raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
+        if self.num_corrector_steps < 0 or self.snr <= 0:
+            raise ValueError(f"expected num_corrector_steps >= 0 and snr > 0, got {self}")
         if self.lambda_1 < 0 or self.lambda_2 < 0 or not 0 < self.t_min < 1:
             raise ValueError(f"expected lambda_1 and lambda_2 >= 0 and t_min in (0, 1), got {self}")
         if self.predictor == "ancestral" and self.sde == "sub_vp":
             raise ValueError("ancestral sampling is published for ve and vp; take reverse_diffusion for sub_vp")
+        if self.predictor == "none" and (self.corrector == "none" or not self.num_corrector_steps):
+            raise ValueError("neither predictor nor corrector: nothing would be sampled")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a predictor step and one a corrector step."""
+        return self.steps_done * evaluations_a_step(self.predictor, self.corrector, self.num_corrector_steps)
 
 
 @dataclass(frozen=True)
@@ -88,16 +102,17 @@ def hfs_sde(
 
     Starts from the coil-combined measured centre M_l y plus high-frequency noise. The schedule is clipped to the levels
     that the prior knows (std / alpha between those of `sde`): N steps over what is left of [t_min, 1]. `sde` holds M_l.
-    Raises ValueError for an `sde` of white noise, and for two map sets with `high_pass` coils.
+    Raises ValueError for an `sde` of white noise.
     """
     if not isinstance(sde, HighFrequencySDE):
         raise ValueError(f"hfs_sde needs a prior of high_frequency noise, got {type(sde).__name__}; pc_vp takes white")
     maps = measurement.smaps if options.high_pass == "coils" else None
-    if maps is not None and maps.ndim != 3:
-        raise ValueError(f"high_pass coils takes one set of coil maps, got {len(maps)}; set high_pass plain")
     own = HighFrequencySDE(_base(options, sde.base), sde.low, maps)
-    centre = torch.where(sde.low, measurement.kspace, 0)
-    return _run(score, own, sde.base, centre, measurement, rng, options, callback, options.mask_predictor_score)
+    scheme = _scheme(options, measurement, _times(options, own, sde.base))
+    scheme = replace(scheme, predictor_projected=options.mask_predictor_score)
+    centre = measurement.A.adjoint(torch.where(sde.low, measurement.kspace, 0))
+    x = _first(own, scheme, measurement, rng, centre)
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
 
 
 def guided_pc(
@@ -108,63 +123,42 @@ def guided_pc(
 
     Starts from noise alone; the schedule is clipped as that of `hfs_sde`.
     """
-    nothing = torch.zeros_like(measurement.kspace)
-    return _run(score, _base(options, sde), sde, nothing, measurement, rng, options, callback, projected=True)
+    own = _base(options, sde)
+    scheme = _scheme(options, measurement, _times(options, own, sde))
+    x = _first(own, scheme, measurement, rng, torch.zeros_like(measurement.data))
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
 
 
-def _run(
-    score: ScoreModel,
-    sde: SDE,
-    known: SDE,
-    start: Tensor,
-    measurement: Measurement,
-    rng: ChainNoise,
-    options: GuidedPCOptions,
-    callback: Callback | None,
-    projected: bool,
-) -> Tensor:
-    """Sample from `start`, k-space, plus noise; the prior knows the levels of `known`.
-
-    With an image to start from (CCDF) that image is taken to the first of the times left by the forward SDE.
-    """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
-    low, high = _times(options, sde, known)
+def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
     released = options.discretisation == "released"
-    steps = time_steps(low, high, options.num_steps, released=released)
-    steps = steps[-steps_left(options.num_steps, options, measurement) :]
-    first, noise = torch.tensor(steps[0].start, dtype=torch.float64), rng(*data.shape[-2:])
-    if measurement.start is None:
-        x = operator.adjoint(start) + sde.std(first) * sde.project(noise)
-    else:
-        x = sde.perturb(measurement.start, first, noise)
-    return reverse_sde(
-        score,
-        sde,
+    steps = time_steps(*times, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    return Scheme(
         steps,
-        x,
-        rng=rng,
         predictor=options.predictor,
         corrector=options.corrector,
         snr=options.snr,
         num_corrector_steps=options.num_corrector_steps,
         corrector_first=options.corrector_first,
         final_mean=released,
-        guide=_towards_data(operator, data, options.lambda_1),
-        corrector_guide=_towards_data(operator, data, options.lambda_2),
-        predictor_projected=projected,
-        callback=callback,
+        guide=_towards_data(measurement, options.lambda_1),
+        corrector_guide=_towards_data(measurement, options.lambda_2),
     )
 
 
-def _towards_data(operator: LinearOperator, data: Tensor, weight: float) -> Guide:
+def _first(sde: SDE, scheme: Scheme, measurement: Measurement, rng: ChainNoise, mean: Tensor) -> Tensor:
+    """Return the first x: `mean` with noise, or the start (CCDF) taken to the first time by the forward SDE."""
+    first, noise = torch.tensor(scheme.steps[0].start, dtype=torch.float64), rng(*mean.shape[-2:])
+    if measurement.start is None:
+        return mean + sde.std(first) * sde.project(noise)
+    return sde.perturb(measurement.start, first, noise)
+
+
+def _towards_data(measurement: Measurement, weight: float) -> Guide:
     """Return g - lambda (|g| / |G|) G with G = A^H (A x - y), norms of each chain; g alone where G is 0."""
 
     def guide(x: Tensor, g: Tensor) -> Tensor:
-        gradient = operator.normal(x) - data
-        size = chain_norm(gradient)
-        scale = torch.where(size > 0, weight * chain_norm(g) / torch.where(size > 0, size, 1), 0)
-        return g - scale * gradient
+        gradient = measurement.A.normal(x) - measurement.data
+        return g - ratio(weight * chain_norm(g), chain_norm(gradient)) * gradient
 
     return guide
 
@@ -219,15 +213,15 @@ def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
 
 METHODS = {
     "pc_ve": Method(
-        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1), "image",
+        guided_pc, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1),
         "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
     ),
     "pc_vp": Method(
-        guided_pc, GuidedPCOptions, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43), "image",
-        "the same of VP",
+        guided_pc, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43),
+        "predictor-corrector sampling of VP, guided likewise",
     ),
     "hfs_sde": Method(
-        hfs_sde, HFSOptions, _guided_presets(_HFS, _HFS_RELEASED, 0.32), "image",
+        hfs_sde, _guided_presets(_HFS, _HFS_RELEASED, 0.32),
         "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
         noise="high_frequency",
     ),

@@ -1,25 +1,34 @@
-"""The predictor-corrector loop, and its use with the levels of a VE-SDE (Song et al. 2021; Score-MRI Algorithm 1).
+"""Predictor-corrector sampling and the probability-flow ODE of any SDE (Song et al. 2021, Appendices D to G).
 
-`solvers` has the steps of every SDE in time. Score-MRI's are here: they go by noise level down to zero, where a VE-SDE
-has no time, and their corrector takes the norms of real and imaginary part apart.
+With P the part of an image that diffuses (`SDE.project`), f and G the factors of one step (`SDE.discretize`) and s the
+score of x_t, which `SDE.score` makes from a score model of images at their own scale. Times are tensors without axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback
+from kdrift.methods.norms import chain_norm, ratio
+from kdrift.sde import SDE, VESDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
+
+Predictor = Literal["euler_maruyama", "reverse_diffusion", "ancestral", "none"]
+Corrector = Literal["langevin", "langevin_parts", "annealed_langevin", "none"]
+Guide = Callable[[Tensor, Tensor], Tensor]
+"""Called `(x, s)`; returns the direction to follow in place of s, e.g. the posterior's score."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One predictor step and where the corrector steps of it are taken: noise levels here, times in `solvers`."""
+    """One predictor step, and the time at which its corrector steps are taken."""
 
     start: float
     """Before the predictor."""
@@ -29,128 +38,169 @@ class Step:
     """Where the corrector's score is asked."""
 
 
-Move = Callable[[Tensor, Step, Tensor, bool], Tensor]
-"""Called `(x, step, noise, silent)`; returns x after a predictor or a corrector, without the noise if silent."""
+def time_steps(low: float, high: float, num_steps: int, *, released: bool = False) -> list[Step]:
+    """Return `num_steps` equal steps in time, from `high` down.
 
-
-def paper_steps(levels: list[float]) -> list[Step]:
-    """Return the steps of Score-MRI Algorithm 2 over sigma_0 < ... < sigma_N: correct at the level arrived at."""
-    return [Step(levels[i + 1], levels[i], levels[i]) for i in reversed(range(len(levels) - 1))]
-
-
-def released_steps(levels: list[float]) -> list[Step]:
-    """Return the steps of the released code over sigma_0 < ... < sigma_{N-1}.
-
-    The corrector is asked at the level the predictor starts from, and the last predictor goes to zero.
+    The paper's end at `low` and correct at the time arrived at. The released code's start at times from `high` to
+    `low`, the last one going beyond `low`, and correct at the time they start from.
     """
-    below = [0.0, *levels[:-1]]
-    return [Step(levels[i], below[i], levels[i]) for i in reversed(range(len(levels)))]
+    if released:
+        spacing = (high - low) / (num_steps - 1)
+        starts = [low + spacing * i for i in reversed(range(num_steps))]
+        return [Step(t, t - spacing, t) for t in starts]
+    times = [low + (high - low) * i / num_steps for i in reversed(range(num_steps + 1))]
+    return [Step(start, stop, stop) for start, stop in pairwise(times)]
 
 
-def pc_loop(
-    steps: Sequence[Step],
-    x: Tensor,
-    *,
-    rng: ChainNoise,
-    predictor: Move,
-    corrector: Move,
-    num_corrector_steps: int,
-    corrector_first: bool = False,
-    project: Callable[[Tensor], Tensor] = lambda x: x,
-    after_step: Callable[[Tensor, int], Tensor] = lambda x, step: x,
-    final_mean: bool = False,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Run a batch of chains through `steps`; without `project` this samples the prior.
+def follow(x: Tensor, s: Tensor) -> Tensor:
+    """Follow the prior's score: the guide without data."""
+    return s
 
-    Parameters
-    ----------
-    x : start `(*chains, row, col)` at the first step's level, complex or real; `rng` has the same chains.
-    corrector_first : correct before the predictor of each step instead of after it.
-    project : applied after every predictor and corrector step.
-    after_step : applied at the end of step `i`, counted down to 0 as in the paper.
-    final_mean : leave out the noise of the very last update.
-    """
-    rows, cols = x.shape[-2:]
-    moves = [predictor, *[corrector] * num_corrector_steps]
-    if corrector_first:
-        moves.reverse()
-    for done, step in enumerate(steps):
-        for position, move in enumerate(moves):
-            noise = rng(rows, cols) if x.is_complex() else rng(rows, cols).real
-            silent = final_mean and done == len(steps) - 1 and position == len(moves) - 1
-            x = project(move(x, step, noise, silent))
-        x = after_step(x, len(steps) - 1 - done)
-        if callback:
-            callback(done + 1, len(steps), x, step.stop)
+
+def unchanged(x: Tensor) -> Tensor:
+    """Return x: no projection."""
     return x
 
 
-def pc_sample(
-    score: ScoreModel,
-    steps: list[Step],
-    x: Tensor,
-    *,
-    rng: ChainNoise,
-    snr: float,
-    num_corrector_steps: int,
-    corrector_first: bool = False,
-    project: Callable[[Tensor], Tensor] = lambda x: x,
-    after_step: Callable[[Tensor, int], Tensor] = lambda x, step: x,
-    final_mean: bool = False,
-    callback: Callback | None = None,
+def after_nothing(x: Tensor, index: int) -> Tensor:
+    """Return x: nothing follows a step."""
+    return x
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the reverse SDE is run (Song et al. 2021, Algorithm 1), fixed for a run; without guides and projection it
+    samples the prior."""
+
+    steps: Sequence[Step]
+    """In times, from noise to image; see `time_steps`."""
+    predictor: Predictor = "reverse_diffusion"
+    """`euler_maruyama`: x - f P x + G^2 s + G P z with f = rate dt, G = diffusion sqrt(dt). `reverse_diffusion`: the
+    same with the SDE's own discretisation (Eq. 46, HFS-SDE Eq. 13). `ancestral`: the mean of p(x_{i-1} | x_i, x_0) with
+    Tweedie's x_0, and G z times sigma_{i-1} / sigma_i for VE (Eqs. 4 and 47). `none`: x."""
+    corrector: Corrector = "langevin"
+    """x + eps s + sqrt(2 eps) P z (Algorithms 4 and 5). `langevin`: eps = 2 alpha (r |z| / |s|)^2, norms of each chain
+    over the whole complex image; `langevin_parts`: over its real and its imaginary part, each with a step of its own
+    (Score-MRI Algorithm 3); `annealed_langevin`: eps = 2 alpha (r std)^2; `none`: x."""
+    snr: float = 0.16
+    """r of the corrector's step size."""
+    num_corrector_steps: int = 1
+    """M, corrector steps a predictor step."""
+    corrector_first: bool = False
+    """Correct before the predictor of each step instead of after it."""
+    final_mean: bool = False
+    """Leave out the noise of the very last update."""
+    guide: Guide = follow
+    """Direction in place of the score, in the predictor."""
+    corrector_guide: Guide = follow
+    """The same in the corrector."""
+    predictor_projected: bool = True
+    """Pass the predictor's score through P."""
+    project: Callable[[Tensor], Tensor] = unchanged
+    """Applied after every predictor and corrector step."""
+    after_step: Callable[[Tensor, int], Tensor] = after_nothing
+    """Applied at the end of step `i`, counted down to 0 as in the papers."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a chain."""
+        return len(self.steps) * evaluations_a_step(self.predictor, self.corrector, self.num_corrector_steps)
+
+
+def evaluations_a_step(predictor: Predictor, corrector: Corrector, num_corrector_steps: int) -> int:
+    """Return the network evaluations of a chain in one step."""
+    return (predictor != "none") + (num_corrector_steps if corrector != "none" else 0)
+
+
+def run_scheme(
+    model: ScoreModel, sde: SDE, scheme: Scheme, x: Tensor, *, rng: ChainNoise, callback: Callback | None = None
 ) -> Tensor:
-    """`pc_loop` over noise levels with `reverse_diffusion` and `langevin`; `snr` is r of the Langevin step size."""
+    """Run a batch of chains `(*chains, row, col)`, complex or real, from the first step's time through all steps.
 
-    def predictor(x: Tensor, step: Step, noise: Tensor, silent: bool) -> Tensor:
-        return reverse_diffusion(score, x, step.start, step.stop, noise, silent=silent)
-
-    def corrector(x: Tensor, step: Step, noise: Tensor, silent: bool) -> Tensor:
-        return langevin(score, x, step.corrector, snr, noise, silent=silent)
-
-    return pc_loop(
-        steps,
-        x,
-        rng=rng,
-        predictor=predictor,
-        corrector=corrector,
-        num_corrector_steps=num_corrector_steps,
-        corrector_first=corrector_first,
-        project=project,
-        after_step=after_step,
-        final_mean=final_mean,
-        callback=callback,
-    )
+    `rng` has the same chains. `callback` is told the noise level at the image's own scale that is left.
+    """
+    moves = [predict, *[correct] * scheme.num_corrector_steps]
+    if scheme.corrector_first:
+        moves.reverse()
+    for done, step in enumerate(scheme.steps, 1):
+        last = done == len(scheme.steps)
+        for position, move in enumerate(moves):
+            noise = rng(*x.shape[-2:])
+            mean, spread = move(model, sde, scheme, x, step, noise if x.is_complex() else noise.real)
+            silent = last and scheme.final_mean and position == len(moves) - 1
+            x = scheme.project(mean if silent or spread is None else mean + spread)
+        x = scheme.after_step(x, len(scheme.steps) - done)
+        if callback:
+            callback(done, len(scheme.steps), x, float(sde.sigma(_moment(step.stop))) if step.stop > 0 else 0.0)
+    return x
 
 
-def reverse_diffusion(
-    score: ScoreModel, x: Tensor, start: float, stop: float, noise: Tensor, *, silent: bool = False
+def predict(
+    model: ScoreModel, sde: SDE, scheme: Scheme, x: Tensor, step: Step, noise: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """One step of the reverse SDE: its mean and its noise, None where nothing moves. Unit `noise` is like x.
+
+    Raises ValueError for `ancestral` with a sub-VP SDE, for which none is published.
+    """
+    if scheme.predictor == "none":
+        return x, None
+    start, stop = _moment(step.start), _moment(step.stop)
+    s = scheme.guide(x, sde.score(model, x, start, projected=scheme.predictor_projected))
+    if scheme.predictor == "ancestral":
+        f, g = sde.discretize(start, stop)
+        mean = x + (1 / (1 + f) - 1) * sde.project(x) + g**2 / (1 + f) * s
+        return mean, g * _ancestral_factor(sde, start, stop) * sde.project(noise)
+    euler = scheme.predictor == "euler_maruyama"
+    f, g = SDE.discretize(sde, start, stop) if euler else sde.discretize(start, stop)
+    return x - f * sde.project(x) + g**2 * s, g * sde.project(noise)
+
+
+def correct(
+    model: ScoreModel, sde: SDE, scheme: Scheme, x: Tensor, step: Step, noise: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """One Langevin step at `step.corrector`: its mean and its noise. A score that is zero moves nothing."""
+    if scheme.corrector == "none":
+        return x, None
+    at = _moment(step.corrector)
+    s = sde.score(model, x, at)
+    # alpha_i of the step size, (1 + f)^2: 1 for VE, 1 - beta_i for VP
+    alpha = (1 + sde.discretize(_moment(step.start), _moment(step.stop))[0]) ** 2
+    direction, z = scheme.corrector_guide(x, s), sde.project(noise)
+    if scheme.corrector == "langevin_parts" and x.is_complex():
+        sizes = [ratio(chain_norm(n), chain_norm(g)) for n, g in ((noise.real, s.real), (noise.imag, s.imag))]
+        real, imag = (2 * alpha * (scheme.snr * size) ** 2 for size in sizes)
+        moved = torch.complex(real * direction.real, imag * direction.imag)
+        return x + moved, torch.complex(torch.sqrt(2 * real) * z.real, torch.sqrt(2 * imag) * z.imag)
+    size = sde.std(at) if scheme.corrector == "annealed_langevin" else ratio(chain_norm(noise), chain_norm(s))
+    eps = 2 * alpha * (scheme.snr * size) ** 2
+    return x + eps * direction, torch.sqrt(2 * eps) * z
+
+
+def probability_flow(
+    model: ScoreModel, sde: SDE, x: Tensor, times: Sequence[float], *, method: Literal["euler", "heun"] = "heun"
 ) -> Tensor:
-    """Predictor x + (s^2 - s'^2) score(x, s) + sqrt(s^2 - s'^2) z from level s to s' (Score-MRI Eq. 11).
+    """Solve dx/dt = rate P x - g^2 s / 2 (Eq. 13) over `times`, from noise to image or back.
 
-    `silent` leaves out the noise.
+    `x` `(*chains, row, col)` is at the first time. `euler` is of first order and one network evaluation a step, `heun`
+    of second order and two.
     """
-    variance = start**2 - stop**2
-    mean = x + variance * score(x, start)
-    return mean if silent else mean + variance**0.5 * noise
+
+    def slope(x: Tensor, t: Tensor) -> Tensor:
+        return sde.drift(x, t) - sde.diffusion(t) ** 2 / 2 * sde.score(model, x, t)
+
+    for now, after in pairwise(map(_moment, times)):
+        first = slope(x, now)
+        ahead = x + (after - now) * first
+        x = ahead if method == "euler" else x + (after - now) / 2 * (first + slope(ahead, after))
+    return x
 
 
-def langevin(score: ScoreModel, x: Tensor, sigma: float, snr: float, noise: Tensor, *, silent: bool = False) -> Tensor:
-    """Corrector x + eps g + sqrt(2 eps) z with eps = 2 (r |z| / |g|)^2 (Song et al. 2021, Algorithm 4).
-
-    Norms are taken over each real image, the real and the imaginary part each for itself (Score-MRI Algorithm 3; its
-    Eq. 18 prints the step without the square, which its code has). `silent` leaves out the noise.
-    """
-    gradient, z = _real_images(score(x, sigma)), _real_images(noise)
-    ratio = _norm(z) / _norm(gradient).clamp_min(torch.finfo(z.dtype).tiny)
-    eps = 2 * (snr * ratio) ** 2
-    update = eps * gradient if silent else eps * gradient + torch.sqrt(2 * eps) * z
-    return x + (torch.view_as_complex(update) if x.is_complex() else update[..., 0])
+def _moment(t: float) -> Tensor:
+    return torch.tensor(t, dtype=torch.float64)
 
 
-def _real_images(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x[..., None]
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=(-3, -2), keepdim=True)
+def _ancestral_factor(sde: SDE, start: Tensor, stop: Tensor) -> Tensor | float:
+    base: SDE = getattr(sde, "base", sde)
+    if isinstance(base, SubVPSDE):
+        raise ValueError("ancestral sampling is published for VE and VP; take reverse_diffusion for sub-VP")
+    return base.std(stop) / base.std(start) if isinstance(base, VESDE) else 1.0

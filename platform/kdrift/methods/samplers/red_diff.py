@@ -12,9 +12,8 @@ from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods.method import Method, Options
 from kdrift.methods.samplers.csgm_langevin import ncsnv2_sigma
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -24,7 +23,7 @@ _LAST_LABEL = 2310
 
 
 @dataclass(frozen=True)
-class REDDiffOptions:
+class REDDiffOptions(Options):
     """Settings of RED-diff; the defaults are the paper's (section 4)."""
 
     num_steps: int = 1000
@@ -53,6 +52,11 @@ class REDDiffOptions:
             raise ValueError(f"expected weight >= 0 and learning_rate > 0, got {self}")
         if self.losses not in ("sums", "means") or self.level not in ("matched", "label"):
             raise ValueError(f"expected losses 'sums' or 'means' and level 'matched' or 'label', got {self}")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a step."""
+        return self.num_steps
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ def red_diff(
     and D the denoised image.
     `ddpm_levels` says what is clipped to the prior's range of levels.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     rows, cols = data.shape[-2:]
     data_weight, prior_weight = 1.0, 1.0
     if options.losses == "means":
@@ -144,7 +147,7 @@ _RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label"
 
 METHODS = {
     "red_diff": Method(
-        red_diff, REDDiffOptions, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF}, "image",
+        red_diff, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF},
         "RED-diff: a variational image found by Adam; chains differ little, their spread is no posterior",
     ),
 }  # fmt: skip

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.chains import COILS, COUPLED_COILS
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
-from kdrift.methods.samplers.predictor_corrector import paper_steps, pc_sample, released_steps
+from kdrift.methods.samplers.predictor_corrector import Scheme, evaluations_a_step, run_scheme, time_steps
 from kdrift.methods.start import StartOptions, steps_left
 from kdrift.mri.coils import combine
-from kdrift.mri.fourier import fft2c, ifft2c
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -42,10 +40,15 @@ class ScoreMRIOptions(StartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 2 or self.num_corrector_steps < 0 or self.snr <= 0:
-            raise ValueError(f"expected num_steps >= 2, num_corrector_steps >= 0 and snr > 0, got {self}")
+        if self.num_corrector_steps < 0 or self.snr <= 0:
+            raise ValueError(f"expected num_corrector_steps >= 0 and snr > 0, got {self}")
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got {self}")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a predictor step and one a corrector step."""
+        return self.steps_done * evaluations_a_step("reverse_diffusion", "langevin_parts", self.num_corrector_steps)
 
 
 @dataclass(frozen=True)
@@ -75,24 +78,21 @@ def score_mri_real(
     callback: Callback | None = None,
 ) -> Tensor:  # fmt: skip
     """Algorithm 2: real images, `x <- Re(x + A^H (y - A x))`. Returns real `(sample, row, col)`."""
-    step = _consistency(measurement)
-    return _run(score, sde, measurement, rng, options, callback, lambda x: step(x + 0j).real, real=True)
+    known, scheme, x = _prepare(sde, measurement, rng, options)
+    scheme = replace(scheme, project=lambda x: measurement.consistent(x + 0j).real)
+    return run_scheme(score, known, scheme, x.real, rng=rng, callback=callback)
 
 
 def score_mri(
     score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: ScoreMRIOptions,
     callback: Callback | None = None,
 ) -> Tensor:  # fmt: skip
-    """Algorithm 3: complex images with the SENSE operator. Returns complex `(sample, [set,] row, col)`."""
-    return _run(score, sde, measurement, rng, options, callback, _consistency(measurement))
+    """Algorithm 3 on images, with the SENSE operator; on coil images it is Algorithm 4, data put in coil by coil.
 
-
-def score_mri_ssos(
-    score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: ScoreMRIOptions,
-    callback: Callback | None = None,
-) -> Tensor:  # fmt: skip
-    """Algorithm 4: Algorithm 3 on every coil image. Returns `(sample, coil, row, col)`, to be combined by RSS."""
-    return _run(score, sde, measurement, rng, options, callback, _replace_samples(measurement))
+    Returns complex `(sample, *parts, row, col)`.
+    """
+    known, scheme, x = _prepare(sde, measurement, rng, options)
+    return run_scheme(score, known, scheme, x, rng=rng, callback=callback)
 
 
 def score_mri_hybrid(
@@ -100,8 +100,6 @@ def score_mri_hybrid(
     callback: Callback | None = None,
 ) -> Tensor:  # fmt: skip
     """Algorithm 5: as Algorithm 4, and every m steps a SENSE step of weight lambda couples the coils (Eq. 16)."""
-    if measurement.smaps.ndim != 3:
-        raise ValueError("the hybrid method takes one set of coil maps (coil, row, col)")
     falls_over = options.lambda_steps or options.num_steps
 
     def couple(x: Tensor, index: int) -> Tensor:
@@ -112,66 +110,34 @@ def score_mri_hybrid(
         weight = options.lambda_start + (options.lambda_stop - options.lambda_start) * fraction
         return _couple(x, measurement, weight, options.coupling)
 
-    return _run(score, sde, measurement, rng, options, callback, _replace_samples(measurement), after_step=couple)
+    known, scheme, x = _prepare(sde, measurement, rng, options)
+    return run_scheme(score, known, replace(scheme, after_step=couple), x, rng=rng, callback=callback)
 
 
-def _run(
-    score: ScoreModel,
-    sde: VESDE,
-    measurement: Measurement,
-    rng: ChainNoise,
-    options: ScoreMRIOptions,
-    callback: Callback | None,
-    project: Callable[[Tensor], Tensor],
-    *,
-    real: bool = False,
-    after_step: Callable[[Tensor, int], Tensor] = lambda x, index: x,
-) -> Tensor:
-    paper = options.discretisation == "paper"
+def _prepare(
+    sde: VESDE, measurement: Measurement, rng: ChainNoise, options: ScoreMRIOptions
+) -> tuple[VESDE, Scheme, Tensor]:
+    """Return the SDE over the levels that the prior knows, the scheme of Algorithm 3, and the first x."""
+    released = options.discretisation == "released"
     known = VESDE(max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max))
-    levels = known.levels(options.num_steps + 1 if paper else options.num_steps)
-    every = paper_steps(levels) if paper else released_steps(levels)
-    steps = every[-steps_left(options.num_steps, options, measurement) :]
-    x = steps[0].start * rng(*measurement.kspace.shape[-2:])
-    if measurement.start is not None:
-        x = measurement.start + x  # Algorithm 6, line 1
-    return pc_sample(
-        score,
-        steps,
-        x.real if real else x,
-        rng=rng,
-        snr=options.snr,
-        num_corrector_steps=options.num_corrector_steps,
-        corrector_first=options.corrector_first,
-        project=project,
-        after_step=after_step,
-        final_mean=not paper,
-        callback=callback,
-    )
-
-
-def _consistency(measurement: Measurement) -> Callable[[Tensor], Tensor]:
-    """Return x + A^H (y - A x), Eq. 12 with lambda 1."""
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
-    return lambda x: x + (data - operator.normal(x))
-
-
-def _replace_samples(measurement: Measurement) -> Callable[[Tensor], Tensor]:
-    """Return the same step for A = P F: sampled k-space is replaced by the data, coil by coil."""
-    mask, kspace = measurement.mask, measurement.kspace
-    return lambda x: ifft2c(torch.where(mask, kspace, fft2c(x)))
+    steps = time_steps(0.0, 1.0, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    scheme = Scheme(
+        steps, corrector="langevin_parts", snr=options.snr, num_corrector_steps=options.num_corrector_steps,
+        corrector_first=options.corrector_first, final_mean=released, project=measurement.consistent,
+    )  # fmt: skip
+    first = torch.tensor(steps[0].start, dtype=torch.float64)
+    x = known.std(first) * rng(*measurement.mask.shape)
+    return known, scheme, x if measurement.start is None else measurement.start + x  # Algorithm 6, line 1
 
 
 def _couple(x: Tensor, measurement: Measurement, weight: float, coupling: str) -> Tensor:
-    smaps = measurement.smaps
+    smaps, sense = measurement.smaps, measurement.sense
     if coupling == "combine":
-        operator = sense_operator(smaps, measurement.mask)
         image = combine(x, smaps)
-        image = image + weight * (operator.adjoint(measurement.kspace) - operator.normal(image))
+        image = image + weight * (sense.adjoint(measurement.kspace) - sense.normal(image))
         return smaps * image[..., None, :, :]
-    residual = torch.where(measurement.mask, measurement.kspace - fft2c(smaps * x), 0)
-    return x + weight * combine(ifft2c(residual), smaps)[..., None, :, :]
+    residual = measurement.A.adjoint(measurement.kspace - measurement.A.forward(smaps * x))
+    return x + weight * combine(residual, smaps)[..., None, :, :]
 
 
 _HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's
@@ -183,23 +149,23 @@ _RELEASED_SSOS = ScoreMRIOptions(num_steps=500, discretisation="released")
 
 METHODS = {
     "score_mri_real": Method(
-        score_mri_real, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        score_mri_real, {"paper": ScoreMRIOptions(), "released": _RELEASED},
         "Score-MRI Algorithm 2: real-valued images",
         images="magnitude", only="magnitude",
     ),
     "score_mri": Method(
-        score_mri, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED}, "image",
+        score_mri, {"paper": ScoreMRIOptions(), "released": _RELEASED},
         "Score-MRI Algorithm 3: complex images, SENSE operator where there are coils",
         images="magnitude",
     ),
     "score_mri_ssos": Method(
-        score_mri_ssos, ScoreMRIOptions, {"paper": ScoreMRIOptions(), "released": _RELEASED_SSOS}, "coil",
+        score_mri, {"paper": ScoreMRIOptions(), "released": _RELEASED_SSOS},
         "Score-MRI Algorithm 4: every coil image on its own, root sum of squares",
-        images="magnitude",
+        COILS, images="magnitude",
     ),
     "score_mri_hybrid": Method(
-        score_mri_hybrid, HybridOptions, {"paper": _HYBRID, "released": _RELEASED_HYBRID}, "coupled_coils",
+        score_mri_hybrid, {"paper": _HYBRID, "released": _RELEASED_HYBRID},
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
-        images="magnitude",
+        COUPLED_COILS, images="magnitude", max_map_sets=1,
     ),
 }  # fmt: skip

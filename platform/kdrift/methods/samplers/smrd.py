@@ -12,7 +12,6 @@ from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.samplers.csgm_langevin import LangevinOptions, Level, annealing, langevin_step, uniform_start
 from kdrift.mri.linop import LinearOperator
-from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
@@ -45,7 +44,7 @@ class SMRDOptions(LangevinOptions):
             )
 
     @property
-    def nfe(self) -> int:
+    def evaluations(self) -> int:
         """Network evaluations of a chain that is not stopped early: two a Langevin step that needs SURE, else one."""
         return sum(self.steps_at(i) * (2 if self.needs_risk(i) else 1) for i in self.visited())
 
@@ -79,8 +78,7 @@ def smrd(
     Every chain (its map sets together) learns its own lambda by Adam on SURE and stops by itself; a stopped chain costs
     no more evaluations. `annealing` says what is clipped to the prior's range of levels.
     """
-    operator = sense_operator(measurement.smaps, measurement.mask)
-    data = operator.adjoint(measurement.kspace)
+    operator, data = measurement.A, measurement.data
     rows, cols = data.shape[-2:]
     levels = annealing(options, sde)
     x = uniform_start(rng, rows, cols)
@@ -174,7 +172,7 @@ def _rising(risks: list[Tensor], window: int) -> Tensor:
 
 METHODS = {
     "smrd": Method(
-        smrd, SMRDOptions, {"released": SMRDOptions()}, "image",
+        smrd, {"released": SMRDOptions()},
         "SMRD: annealed Langevin with a regularised data solve, tuned and stopped by SURE",
     ),
 }  # fmt: skip

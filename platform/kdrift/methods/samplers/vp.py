@@ -32,8 +32,6 @@ class VPOptions(StartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 2:
-            raise ValueError(f"expected num_steps >= 2, got {self.num_steps}")
         VPSDE(self.beta_min, self.beta_max)  # checks them
 
 
@@ -46,8 +44,7 @@ def alpha_bars(options: VPOptions, sde: VESDE, measurement: Measurement) -> list
     vp = VPSDE(options.beta_min, options.beta_max)
     low, high = (float(vp.time(torch.tensor(s, dtype=torch.float64))) for s in (sde.sigma_min, sde.sigma_max))
     times = torch.linspace(min(high, 1.0), low, options.num_steps, dtype=torch.float64)
-    left = steps_left(options.num_steps, options, measurement)
-    return [*(vp.alpha(times) ** 2).tolist()[-left:], 1.0]
+    return [*(vp.alpha(times) ** 2).tolist()[-steps_left(options, measurement) :], 1.0]
 
 
 def vp_level(alpha_bar: float) -> float:
@@ -66,11 +63,11 @@ def vp_noise(x: Tensor, denoised: Tensor, alpha_bar: float) -> Tensor:
     return (x - math.sqrt(alpha_bar) * denoised) / math.sqrt(1 - alpha_bar)
 
 
-def vp_start(measurement: Measurement, data: Tensor, alpha_bar: float, rng: ChainNoise) -> Tensor:
+def vp_start(measurement: Measurement, alpha_bar: float, rng: ChainNoise) -> Tensor:
     """Noise the start, without one A^H y, to the first level.
 
     The papers start from N(0, I), where nothing of x_0 is left. That holds at DDPM's last level, not at the first one
     of a prior that knows less noise.
     """
-    mean = data if measurement.start is None else measurement.start
-    return math.sqrt(alpha_bar) * mean + math.sqrt(1 - alpha_bar) * rng(*data.shape[-2:])
+    mean = measurement.data if measurement.start is None else measurement.start
+    return math.sqrt(alpha_bar) * mean + math.sqrt(1 - alpha_bar) * rng(*mean.shape[-2:])

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from kdrift.data.volume import centre_crop
 from kdrift.measures.metrics import METRICS, evaluate
-from kdrift.methods.classical import BASELINES
+from kdrift.methods import METHODS, Measurement
 
 #: Grids to start from, a factor of 2 apart; `tune` goes on past an end where the best lies there.
 GRIDS: dict[str, tuple[float, ...]] = {
-    "zero_filled": (0.0,),
     "cg_sense": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2),
     "tv": (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
     "l1_wavelet": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
@@ -38,7 +37,7 @@ class Trial:
 class TunedBaseline:
     """A baseline at its best weight on one slice."""
 
-    #: key of `BASELINES`.
+    #: name of the method.
     name: str
     #: metric that was optimised.
     metric: str
@@ -79,14 +78,16 @@ def tune(
     while the best lies at an end the grid goes on there by the same ratio, up to `max_extensions` times.
     Raises ValueError for an unknown name or metric and for weights that cannot be extended (not positive).
     """
-    if name not in BASELINES:
-        raise ValueError(f"unknown baseline {name!r}, known: {', '.join(BASELINES)}")
+    if name not in GRIDS:
+        raise ValueError(f"unknown baseline {name!r}, known: {', '.join(GRIDS)}")
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}, known: {', '.join(METRICS)}")
     grid = sorted(GRIDS[name] if weights is None else weights)
     if not grid or (len(grid) > 1 and grid[0] <= 0):
         raise ValueError(f"weights must be one number or several above 0, got {list(grid)}")
     options = {} if max_iter is None else {"max_iter": max_iter}
+    maps = torch.ones_like(kspace) if smaps is None else smaps
+    method, measurement = METHODS[name], Measurement(torch.where(mask, kspace, 0), mask, maps, 0.0)
     trials: dict[float, Trial] = {}
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     best_image, best_value = torch.empty(0), -float("inf")
@@ -94,7 +95,7 @@ def tune(
     def attempt(weight: float) -> None:
         nonlocal best_image, best_value
         start = time.perf_counter()
-        image = BASELINES[name](kspace, mask, smaps, weight=weight, **options)
+        image = method.function(measurement, options=method.options(weight=weight, **options))  # type: ignore[call-arg]
         seconds = time.perf_counter() - start
         magnitude = torch.from_numpy(centre_crop(image.abs().cpu().numpy(), *reference.shape))
         values = evaluate(reference.cpu(), magnitude)

@@ -1,0 +1,53 @@
+"""What one sample of a method is made of, and how its parts meet the data: asked for here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdrift.mri.coils import rss
+from kdrift.mri.linop import LinearOperator, Sensitivities
+from kdrift.mri.sense import coil_operator, sense_operator
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The chains of a sample: one image (or one a map set) that all coils see, or one image a coil."""
+
+    coil_images: bool
+    """Each chain is a coil image, `A = M F` of its own coil; else `A = M F S` of all coils."""
+    splits: bool = False
+    """The coils of a sample do not meet before the end, and may run apart."""
+
+    def operator(self, smaps: Tensor, mask: Tensor) -> LinearOperator:
+        """A, from the parts of a sample `(*parts, row, col)` to k-space `(coil, row, col)`; parts are none, the map
+        sets or the coils. Its input shape says which."""
+        return coil_operator(mask, tuple(smaps.shape[-3:])) if self.coil_images else sense_operator(smaps, mask)
+
+    def start(self, image: Tensor, smaps: Tensor) -> Tensor:
+        """Return the parts that an image `([set,] row, col)` starts from."""
+        return Sensitivities(smaps).forward(image) if self.coil_images else image
+
+    def energy(self, smaps: Tensor) -> Tensor:
+        """Return what A makes of a unit pixel, sum_c |S_c|^2, real `([set,] row, col)`; 1 for coil images."""
+        return smaps.new_ones(1, 1).real if self.coil_images else smaps.abs().square().sum(-3)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Norm of one sample's images `(*parts, row, col)` or k-space `(coil, row, col)`: of each coil where a chain
+        has a coil of its own, else of all together."""
+        return torch.linalg.vector_norm(x, dim=(-2, -1) if self.coil_images else None)
+
+
+IMAGES = Chains(coil_images=False)
+"""An image, or one a map set, combined already."""
+COILS = Chains(coil_images=True, splits=True)
+"""Coil images on their own, combined by root sum of squares at the end."""
+COUPLED_COILS = Chains(coil_images=True)
+"""Coil images that steps of the method couple, combined likewise."""
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """Combine samples `(sample, *parts, row, col)` to magnitudes `(sample, row, col)`: RSS over parts."""
+    return rss(x) if x.ndim > 3 else x.abs()

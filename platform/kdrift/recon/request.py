@@ -1,0 +1,66 @@
+"""What is to be reconstructed: one request for command, library, batch, evaluation, search and service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Retrospective undersampling of full data; see `kdrift.mri.masks.make_mask`."""
+
+    kind: str
+    """Kind of mask, a key of `kdrift.mri.masks.KINDS`."""
+    acceleration: float = 4.0
+    """Nominal factor."""
+    acs_fraction: float | None = None
+    """Fully sampled centre as a fraction of the width."""
+    acs_lines: int | None = None
+    """Fully sampled centre in lines; give one of the two."""
+    seed: int = 0
+    """Seed of the draw."""
+    released: bool = False
+    """Draw as the published code does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionOptions:
+    """How a source is read, the same wherever it is asked for."""
+
+    slices: tuple[int | None, int | None] | None = None
+    """[A, B]: slices A to B - 1 of a volume, negative numbers from its end, null to that end; null: all."""
+    mask: MaskRequest | None = None
+    """Retrospective undersampling of full data; null: data as they are."""
+    virtual_coils: int | None = None
+    """Compress to so many coils first; null: all coils."""
+    smaps: str | None = None
+    """Coil maps that were made elsewhere: `store` for those that `kdrift convert --smaps` put beside the volume, or a
+    file (.npy, the .h5 of a reconstruction with its maps, or a .cfl of BART) with axes ([slice, [set,]] coil, row,
+    col). null: ESPIRiT on the calibration lines."""
+    noise_cov: str | None = None
+    """File (.npy) with the noise covariance (coil, coil) to whiten by; null: the one in the scan, if any."""
+
+    def __post_init__(self) -> None:
+        if self.virtual_coils is not None and self.virtual_coils < 1:
+            raise ValueError(f"virtual_coils must be at least 1, got {self.virtual_coils}")
+
+    def of(self, source: str, **changes: Any) -> AcquisitionRequest:
+        """Return the request for one source, with these options but for `changes`."""
+        own = {field.name: getattr(self, field.name) for field in fields(AcquisitionOptions)}
+        return AcquisitionRequest(source=source, **{**own, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionRequest(AcquisitionOptions):
+    """One source and how it is read."""
+
+    source: str
+    """k-space file or URL, or a volume of a store (`X.zarr/NAME`)."""
+    max_bytes: int | None = None
+    """Refuse more k-space than this, by what the header declares; null: no limit."""
+
+    @property
+    def slice(self) -> slice:
+        """The slices as Python has them."""
+        return slice(*self.slices) if self.slices else slice(None)

@@ -1,0 +1,139 @@
+"""Chains of one slice, run as a batch by any method: measured, watched, combined and judged against the data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdrift.methods import METHODS, Callback, ChainNoise, Measurement
+from kdrift.methods.chains import magnitude
+from kdrift.prior.bundle import Prior
+from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
+from kdrift.recon.guard import AllDiverged, Guard
+from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.slices import SliceData
+from kdrift.trust.uncertainty import RunningMoments
+
+Steps = Callable[[int, int], None]
+"""Called with (steps done, steps in all) of a chunk; raises to stop the work."""
+
+
+def run_chunk(
+    plan: ResolvedPlan, prior: Prior | None, data: SliceData, chunk: Chunk, steps: Steps | None = None
+) -> ChunkResult:
+    """Run the chains of `chunk` on a prepared slice; `prior` is the one that the plan was resolved with.
+
+    Raises ValueError where the chunk splits coils that the method cannot split, and for a slice without the start that
+    the plan names.
+    """
+    method, scale = plan.method, data.scale
+    if chunk.coils is not None and not method.chains.splits:
+        raise ValueError(f"the coils of {plan.plan.method} cannot be split: leave out coils")
+    if plan.plan.start is not None and data.start is None:
+        raise ValueError(f"the slice has no start: prepare it with the plan that names {plan.plan.start!r}")
+    began = time.perf_counter()
+    part = data.of_coils(chunk.coils)
+    measurement = part.measurement(method.chains)
+    guard, score = Guard(measurement, chunk.num_samples), _TimedScore()
+    try:
+        if prior is None:
+            x = method.function(measurement, options=plan.options)[None]
+        else:
+            score = _TimedScore(prior.score(fast=None if plan.plan.precision == "auto" else False))
+            x = method.function(
+                score,
+                prior.sde(*measurement.mask.shape),
+                measurement,
+                rng=_chain_noise(plan, part, chunk, measurement),
+                options=plan.options,
+                callback=_told(guard, steps),
+            )
+        guard.finish(x)
+    except AllDiverged:
+        x = measurement.data.new_full((chunk.num_samples, *measurement.A.ishape), torch.nan)
+    sampled = time.perf_counter()
+    healthy = guard.healthy()
+    images = (scale * magnitude(x)).cpu()
+    images[[row for row in range(len(images)) if row not in healthy]] = torch.nan
+    moments = RunningMoments.of(images[healthy]) if healthy and chunk.coils is None else None
+    diverged = guard.divergences(data.index, chunk.samples[0])
+    left = part.kspace - measurement.A.forward(scale * x + 0j)
+    combined = time.perf_counter()
+    return ChunkResult(
+        chunk=chunk,
+        moments=moments,
+        images=images if plan.plan.keep_samples or chunk.coils is not None else None,
+        misfit=left.abs().square().flatten(1).sum(1).cpu(),
+        nfe=score.calls,
+        network_images=score.num_images,
+        stages={"network": score.seconds, "sampler": sampled - began - score.seconds, "combine": combined - sampled},
+        heldout=_heldout_residual(scale * x, part, measurement),
+        diverged=diverged,
+        fallback=_cg_sense(data) if diverged and plan.plan.on_divergence == "fallback" else None,
+    )
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Return a usable device; `auto` is a GPU where there is one. Raises ValueError for one that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _chain_noise(plan: ResolvedPlan, data: SliceData, chunk: Chunk, measurement: Measurement) -> ChainNoise:
+    """Return the noise of the chunk's chains; coils keep their numbers however they are split."""
+    first = chunk.coils[0] if chunk.coils else 0
+    parts = [range(first, first + count) for count in measurement.A.ishape[:-2]]
+    kspace = measurement.kspace
+    return ChainNoise(
+        plan.plan.seed, data.index, range(*chunk.samples), *parts, device=kspace.device, dtype=kspace.dtype
+    )
+
+
+def _heldout_residual(x: Tensor, data: SliceData, measurement: Measurement) -> Tensor | None:
+    """Return y - A x at the held-out points, complex `(sample, coil, point)`."""
+    if data.heldout is None:
+        return None
+    operator = measurement.chains.operator(data.smaps, data.heldout.mask)
+    return (data.heldout.kspace - operator.forward(x + 0j))[..., data.heldout.mask].cpu()
+
+
+def _told(guard: Guard, steps: Steps | None) -> Callback:
+    def callback(done: int, total: int, images: Tensor, level: float) -> None:
+        guard(done, total, images, level)
+        if steps is not None:
+            steps(done, total)
+
+    return callback
+
+
+def _cg_sense(data: SliceData) -> Fallback:
+    method, measurement = METHODS["cg_sense"], data.measurement()
+    image = data.scale * method.function(measurement, options=method.preset(None)[1])
+    misfit = (data.kspace - measurement.A.forward(image)).abs().square().sum()
+    return Fallback(magnitude(image[None])[0].cpu(), float(misfit))
+
+
+class _TimedScore:
+    """Counts and times the calls of a score model; without one there is nothing to count."""
+
+    def __init__(self, score: Any = None) -> None:
+        self._score, self.seconds, self.calls = score, 0.0, 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        began = time.perf_counter()
+        result: Tensor = self._score(x, sigma)
+        self.seconds += time.perf_counter() - began
+        self.calls += 1
+        return result
+
+    @property
+    def num_images(self) -> int:
+        return int(self._score.num_images) if self._score else 0
