@@ -31,6 +31,7 @@ from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, default_prior, plan_preset
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.slices import RawSlice
 from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -173,7 +174,7 @@ def _measure(point: Point, folder: Path) -> Measured:
     net = scan.mask.numel() / int(scan.mask.sum())
     mask = scan.mask.expand(scan.kspace.shape[-2:])
     plan = replace(point.plan, start=None, settings={}).resolve(point.prior)
-    smaps = plan.prepare(torch.where(mask, scan.kspace[0], 0), mask).smaps[None]
+    smaps = plan.prepare(RawSlice(0, torch.where(mask, scan.kspace[0], 0), mask)).smaps[None]
     began = time.process_time()
     try:
         result = reconstruct(

@@ -21,9 +21,9 @@ from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
-from kdrift.recon.slices import SliceData
+from kdrift.recon.slices import RawSlice, SliceData
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import Refused, SliceWork, Steps, is_alive
+from kdrift_serve.sampler import Refused, Steps, is_alive
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -205,10 +205,8 @@ class Planner:
         began = time.perf_counter()
         entry.progress.began = time.monotonic()
         slices = []
-        for position, index in enumerate(acquisition.slice_indices):
-            smaps = None if acquisition.smaps is None else acquisition.smaps[position]
-            work = SliceWork(index, acquisition.kspace[position], acquisition.mask, smaps)
-            slices.append(await self._slice(entry, work))
+        for position in range(len(acquisition.slice_indices)):
+            slices.append(await self._slice(entry, acquisition.raw(position)))
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
@@ -217,10 +215,10 @@ class Planner:
     def _write(self, job: Job, acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
         return save_result(self._store.result_folder(job.id), acquisition, result)
 
-    async def _slice(self, entry: _Running, work: SliceWork) -> tuple[SliceFacts, SliceResult]:
+    async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
         plan = entry.work.plan
-        data, facts = await self._again(functools.partial(self._prepared, plan, work))
-        chunks = plan.split(len(work.kspace), self._config.samplers.replicas)
+        data, facts = await self._again(functools.partial(self._prepared, plan, raw))
+        chunks = plan.split(len(raw.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         try:
@@ -236,8 +234,8 @@ class Planner:
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
-    async def _prepared(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts]:
-        answer = await self._prepare.remote(plan, work)
+    async def _prepared(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts]:
+        answer = await self._prepare.remote(plan, raw)
         if isinstance(answer, Refused):
             raise JobFailed(answer.reason)
         return answer

@@ -13,14 +13,13 @@ from typing import TypeVar
 
 import ray
 import torch
-from torch import Tensor
 
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.result import SliceFacts
 from kdrift.recon.sampling import choose_device, run_chunk
-from kdrift.recon.slices import SliceData
+from kdrift.recon.slices import RawSlice, SliceData
 from kdrift_serve.serve_config import SamplerConfig
 
 REPORT_INTERVAL_S = 0.2
@@ -35,20 +34,6 @@ class Steps:
 
     done: int
     total: int
-
-
-@dataclass(frozen=True)
-class SliceWork:
-    """One slice as it was read."""
-
-    index: int
-    """Number of the slice in its volume."""
-    kspace: Tensor
-    """Complex `(coil, row, col)`, zero where not sampled."""
-    mask: Tensor
-    """Boolean `(row, col)`."""
-    smaps: Tensor | None
-    """Coil maps that were given; None: they are to be estimated."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +55,9 @@ class Sampler:
         self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
 
-    async def prepare(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts] | Refused:
+    async def prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | Refused:
         """Estimate coil maps, noise and scale of one slice."""
-        return await self._in_thread(functools.partial(self._prepare, plan, work))
+        return await self._in_thread(functools.partial(self._prepare, plan, raw))
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
@@ -93,11 +78,10 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(self, plan: ResolvedPlan, work: SliceWork) -> tuple[SliceData, SliceFacts] | Refused:
-        began, device = time.perf_counter(), self._device
-        smaps = None if work.smaps is None else work.smaps.to(device)
+    def _prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | Refused:
+        began = time.perf_counter()
         try:
-            data = plan.prepare(work.kspace.to(device), work.mask.to(device), index=work.index, smaps=smaps)
+            data = plan.prepare(raw.to(self._device))
         except ValueError as error:
             return Refused(str(error))
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)

@@ -13,7 +13,7 @@ from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, merge_chunks, split_chains
 from kdrift.recon.plan import Plan
-from kdrift.recon.slices import SliceData, prepare_slice
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.hardware import has_fast_bfloat16
 from recon_helpers import Runner, resolve
 
@@ -22,7 +22,7 @@ from recon_helpers import Runner, resolve
 def data() -> SliceData:
     volume = phantom_volume(1, 32, 32, 4, seed=1)
     mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
-    return prepare_slice(torch.where(mask, torch.as_tensor(volume.kspace[0]), 0), mask, index=3)
+    return prepare_slice(RawSlice(3, torch.where(mask, torch.as_tensor(volume.kspace[0]), 0), mask))
 
 
 def _runner(method: str, num_samples: int) -> Runner:

@@ -23,7 +23,7 @@ from kdrift.recon.guard import AllDiverged, Diverged, Guard
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult
-from kdrift.recon.slices import SliceData, prepare_slice
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from recon_helpers import Runner, resolve
 
 CONFIG = NetworkConfig(
@@ -54,7 +54,7 @@ def mask() -> Tensor:
 
 @pytest.fixture(scope="module")
 def data(kspace: Tensor, mask: Tensor) -> SliceData:
-    return prepare_slice(torch.where(mask, kspace[0], 0), mask, index=3)
+    return prepare_slice(RawSlice(3, torch.where(mask, kspace[0], 0), mask))
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[int, Tensor, Tensor], Tensor]) -> None:
@@ -204,7 +204,7 @@ def test_any_split_leaves_out_the_same_samples(
     runner = exploder(monkeypatch, prior, chains, num_samples=12, settings={"threshold": 1.2})
     heldout = torch.zeros(32, 32, dtype=torch.bool)
     heldout[:, 3] = True
-    data = prepare_slice(data.kspace, data.mask, index=3, smaps=data.smaps, heldout=heldout & data.mask)
+    data = prepare_slice(RawSlice(3, data.kspace, data.mask, data.smaps), heldout=heldout & data.mask)
     parts = NUM_COILS if chains.coil_images else None
     noise = ChainNoise(0, 3, range(12), parts)(32, 32)[..., 0, 0].real.reshape(12, -1)
     bad = (noise > 1.2).any(1).nonzero().flatten().tolist()

@@ -22,7 +22,7 @@ from kdrift.prior.bundle import load_prior, shipped_priors
 from kdrift.prior.pinned import load_pinned, pin_prior
 from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.slices import prepare_slice
+from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import tracking
 from kdrift_serve.ingress import Ingress, create_app
 from kdrift_serve.pictures import picture
@@ -156,7 +156,7 @@ def silly_plan(**values: Any) -> dict[str, Any]:
 def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
     sampler = Sampler(SamplerConfig(device="cpu"), {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))})
     phantom = torch.as_tensor(phantom_volume(1, 32, 32, 2, seed=1).kspace)[0]
-    data = prepare_slice(phantom, torch.ones(32, 32, dtype=torch.bool), index=4)
+    data = prepare_slice(RawSlice(4, phantom, torch.ones(32, 32, dtype=torch.bool)))
     data = dataclasses.replace(data, mask=data.mask & (torch.arange(32) % 2 == 0))
     for on_divergence in ("error", "fallback"):
         request = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode())

@@ -60,9 +60,7 @@ class SliceWorker:
         if self._prepared is None or self._prepared[0] != name:
             began = time.perf_counter()
             acquisition = load_acquisition(replace(task.request, slices=(index, index + 1)))
-            kspace, mask = acquisition.kspace[0].to(self._device), acquisition.mask.to(self._device)
-            smaps = None if acquisition.smaps is None else acquisition.smaps[0].to(self._device)
-            data = task.plan.prepare(kspace, mask, index=index, smaps=smaps)
+            data = task.plan.prepare(acquisition.raw(0).to(self._device))
             self._prepared = (name, data, time.perf_counter() - began)
         return self._prepared[1], self._prepared[2]
 

@@ -243,6 +243,11 @@ class Sensitivities(LinearOperator):
             raise ValueError(f"smaps must be complex, got {self.smaps.dtype}: pass smaps.to(torch.complex64)")
 
     @property
+    def has_sets(self) -> bool:
+        """Whether there is an axis of map sets, of maps and of images."""
+        return self.smaps.ndim == 4
+
+    @property
     def ishape(self) -> Shape:
         """``(row, col)`` or ``(set, row, col)``."""
         return (*self.smaps.shape[:-3], *self.smaps.shape[-2:])
@@ -254,10 +259,10 @@ class Sensitivities(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         coils = self.smaps * x.unsqueeze(-3)
-        return coils if self.smaps.ndim == 3 else coils.sum(-4)
+        return coils.sum(-4) if self.has_sets else coils
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        coils = y if self.smaps.ndim == 3 else y.unsqueeze(-4)
+        coils = y.unsqueeze(-4) if self.has_sets else y
         return (self.smaps.conj() * coils).sum(-3)
 
 

@@ -108,10 +108,11 @@ class SenseOperator(Composition):
     def __post_init__(self) -> None:
         super().__post_init__()
         smaps, sampling = self.smaps, _sampling(self)
+        one_set = not self._sensitivities.has_sets
         shifts = [-(sampling.mask.shape[axis] // 2) for axis in (-2, -1)]
         weights = sampling.mask.roll(shifts, (-2, -1)).to(torch.float32)
         object.__setattr__(self, "_pattern", torch.stack([weights, -weights], -1))
-        unit = smaps.ndim == 3 and len(smaps) == 1 and bool(((smaps.abs() - 1).abs() < 1e-6).all())
+        unit = one_set and len(smaps) == 1 and bool(((smaps.abs() - 1).abs() < 1e-6).all())
         object.__setattr__(self, "_unit_coil", unit)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,9 +121,13 @@ class SenseOperator(Composition):
     @property
     def smaps(self) -> Tensor:
         """The coil sensitivity maps."""
-        sensitivities = self.factors[-1]
-        assert isinstance(sensitivities, Sensitivities)
-        return sensitivities.smaps
+        return self._sensitivities.smaps
+
+    @property
+    def _sensitivities(self) -> Sensitivities:
+        last = self.factors[-1]
+        assert isinstance(last, Sensitivities)
+        return last
 
     def normal(self, x: Tensor) -> Tensor:
         """``sum_c conj(S_c) F^-1 M F S_c x``, some coil images at a time; differentiable in ``x``."""
@@ -147,7 +152,7 @@ class SenseOperator(Composition):
         if self._unit_coil:
             weights = _inverse(sampling.mask + expanded)
             return smaps[0].conj() * filter2c(smaps[0] * b, weights, sampling.axes)
-        if smaps.ndim == 3 and sampling.full:
+        if sampling.full and not self._sensitivities.has_sets:
             return b * _inverse(smaps.abs().square().sum(0) + expanded)
         return super().solve_normal(b, lam, x0=x0, max_iter=max_iter, tol=tol)
 
@@ -158,7 +163,7 @@ class _SenseNormal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: SenseOperator) -> Tensor:
         ctx.operator = operator
-        smaps = operator.smaps if operator.smaps.ndim == 4 else operator.smaps[None]
+        smaps = operator.smaps.reshape(-1, *operator.smaps.shape[-3:])
         chains = x.reshape(-1, len(smaps), *x.shape[-2:])
         return _fused_normal(chains, smaps, operator._pattern, _sampling(operator).axes).reshape(x.shape)
 

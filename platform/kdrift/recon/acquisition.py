@@ -17,6 +17,7 @@ from kdrift.mri.masks import acs_region, make_mask
 from kdrift.mri.noise import prewhiten
 from kdrift.recon.given_maps import read_maps, read_noise_cov
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.slices import RawSlice
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Acquisition:
     """Rows and columns results are cropped to."""
     smaps: Tensor | None = None
     """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
+
+    def raw(self, position: int) -> RawSlice:
+        """Return one of the slices, by its position in `slice_indices`."""
+        smaps = self.smaps[position] if self.smaps is not None else None
+        return RawSlice(self.slice_indices[position], self.kspace[position], self.mask, smaps)
 
     def crop(self, images: Tensor) -> Tensor:
         """Cut the centre of `(*batch, row, col)` to `image_shape`."""
@@ -76,7 +82,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
         own_mask, noise_cov = opened.mask(), opened.noise_cov()
         stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
-        smaps = None if request.smaps is None else read_maps(request.smaps, opened, start, stop)
+        smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
     if own_mask is not None and request.mask is not None:
         raise ValueError(f"{source} was measured undersampled and has a mask: leave out --mask")
     if request.noise_cov is not None:
@@ -84,11 +90,12 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     readout_only = own_mask is None or own_mask.ndim == 1
     if info.rows > info.recon_rows and readout_only:
         kspace = torch.from_numpy(remove_readout_oversampling(kspace.numpy(), info.recon_rows))
-    smaps = None if smaps is None else _fitted(smaps, kspace, request)
+    if smaps is not None:
+        smaps = _fitted(smaps, kspace, request)
     if noise_cov is not None:
         whitening = torch.from_numpy(noise_cov)
         kspace = prewhiten(kspace, whitening)
-        smaps = None if smaps is None else normalise_maps(prewhiten(smaps, whitening))
+        smaps = normalise_maps(prewhiten(smaps, whitening)) if smaps is not None else None
     rows, cols = kspace.shape[-2:]
     shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
     reference, definition = None, ""

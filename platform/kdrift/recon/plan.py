@@ -15,7 +15,7 @@ from kdrift.methods.presets import Preset, find_preset
 from kdrift.methods.start import StartOptions
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
-from kdrift.recon.slices import MapOptions, SliceData, prepare_slice
+from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse, suggest
 
 DEFAULT_METHOD = "annealed"
@@ -124,18 +124,13 @@ class ResolvedPlan:
         config |= {"start": plan.start} if plan.start is not None else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
 
-    def prepare(
-        self, kspace: Tensor, mask: Tensor, *, index: int = 0, smaps: Tensor | None = None,
-        noise_sigma: float | None = None, heldout: Tensor | None = None,
-    ) -> SliceData:  # fmt: skip
+    def prepare(self, raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None) -> SliceData:
         """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
 
         See `kdrift.recon.slices.prepare_slice`.
         """
         maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
-        data = prepare_slice(
-            kspace, mask, index=index, smaps=smaps, noise_sigma=noise_sigma, heldout=heldout, maps=maps
-        )
+        data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps)
         self.method.check_maps(data.smaps, self.plan.method)
         if self.plan.start is None:
             return data

@@ -19,6 +19,7 @@ from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
 from kdrift.recon.sampling import choose_device, run_chunk
+from kdrift.recon.slices import RawSlice
 
 Progress = Callable[[int, int, int], None]
 """Called with (slice position, sampler steps done, steps in all)."""
@@ -71,8 +72,8 @@ def reconstruct(
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
     for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
         began = time.perf_counter()
-        given = None if smaps is None else smaps[position].to(device)
-        prepared = resolved.prepare(data, full_mask, index=index, smaps=given, noise_sigma=noise_sigma)
+        given = smaps[position].to(device) if smaps is not None else None
+        prepared = resolved.prepare(RawSlice(index, data, full_mask, given), noise_sigma=noise_sigma)
         facts = SliceFacts.of(prepared, time.perf_counter() - began)
         found = []
         for done, chunk in enumerate(chunks):

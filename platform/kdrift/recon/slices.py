@@ -29,6 +29,25 @@ class MapOptions:
 
 
 @dataclass(frozen=True)
+class RawSlice:
+    """One slice as it was read."""
+
+    index: int
+    """Number of the slice in its volume."""
+    kspace: Tensor
+    """Complex `(coil, row, col)`, zero where not sampled."""
+    mask: Tensor
+    """Boolean `(row, col)`."""
+    smaps: Tensor | None = None
+    """Coil maps that were given, `([set,] coil, row, col)`; None: they are to be estimated."""
+
+    def to(self, device: str | torch.device) -> RawSlice:
+        """Return the same slice on another device."""
+        smaps = self.smaps.to(device) if self.smaps is not None else None
+        return RawSlice(self.index, self.kspace.to(device), self.mask.to(device), smaps)
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Sampled k-space that no method sees, to measure how well an image predicts it."""
 
@@ -90,30 +109,23 @@ class SliceData:
 
 
 def prepare_slice(
-    kspace: Tensor,
-    mask: Tensor,
-    *,
-    index: int = 0,
-    smaps: Tensor | None = None,
-    noise_sigma: float | None = None,
-    heldout: Tensor | None = None,
-    maps: MapOptions = MapOptions(),
+    raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None, maps: MapOptions | None = None
 ) -> SliceData:
-    """Estimate what `kspace` (coil, row, col), zero where `mask` (row, col) is not set, does not come with.
+    """Estimate what a slice does not come with: coil maps by ESPIRiT on its ACS, and its noise level.
 
-    Coil maps are ESPIRiT on the ACS of these undersampled data unless `smaps` ([set,] coil, row, col) are given; one
-    coil has a map of ones. `heldout` (row, col) marks samples to leave out and keep for measuring. Raises ValueError
-    for k-space that is zero.
+    One coil has a map of ones. `heldout` (row, col) marks samples to leave out and keep for measuring. Raises
+    ValueError for k-space that is zero.
     """
+    kspace, mask = raw.kspace, raw.mask
     kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    given = _estimated(kspace, maps) if smaps is None else smaps
+    smaps = raw.smaps if raw.smaps is not None else _estimated(kspace, maps or MapOptions())
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
-    combined = Sensitivities(given).adjoint(ifft2c(kspace))
-    return SliceData(index, kspace, mask, given, sigma, magnitude(combined[None])[0], kept_out)
+    combined = Sensitivities(smaps).adjoint(ifft2c(kspace))
+    return SliceData(raw.index, kspace, mask, smaps, sigma, magnitude(combined[None])[0], kept_out)
 
 
 def _estimated(kspace: Tensor, maps: MapOptions) -> Tensor:

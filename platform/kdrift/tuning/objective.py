@@ -109,14 +109,12 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
 
 
 def _prepare(config: TuneConfig, plan: ResolvedPlan, acquisition: Acquisition, place: str, seed: int) -> Case:
-    kspace, mask = acquisition.kspace[0], acquisition.mask
     heldout = None
     if config.objective == "heldout":
-        heldout = draw_heldout(mask, config.heldout_fraction, seed)
+        heldout = draw_heldout(acquisition.mask, config.heldout_fraction, seed)
     elif acquisition.reference is None:
         raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
-    smaps = None if acquisition.smaps is None else acquisition.smaps[0]
-    data = plan.prepare(kspace, mask, index=acquisition.slice_indices[0], smaps=smaps, heldout=heldout)
+    data = plan.prepare(acquisition.raw(0), heldout=heldout)
     data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
     reference = None if acquisition.reference is None else acquisition.reference[0].clone()
     return Case(acquisition.info.name, data, reference, bool(acquisition.info.attrs.get("simulated", False)))
