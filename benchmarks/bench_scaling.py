@@ -68,7 +68,7 @@ def _batch(folder: Path, quick: bool) -> Row:
 
         def echo(line: str, out: Path = out, up: list[tuple[float, int]] = up, end: list[float] = end) -> None:
             if "is up: process" in line:
-                up.append((time.monotonic(), len(list(out.glob(".partial/*/*.npz")))))
+                up.append((time.monotonic(), len(list(out.glob(".partial/*/[0-9]*.npz")))))
             if line.startswith(f"{slices}/{slices} slices"):
                 end.append(time.monotonic())
 

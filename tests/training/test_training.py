@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs.config import to_dict
-from kdrift.runs.json_file import read_json
+from kdrift.runs.files import read_json
 from kdrift.runs.progress import ProgressWriter, format_progress
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.loop import (

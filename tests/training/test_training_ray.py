@@ -20,7 +20,7 @@ from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
-from kdrift.runs.json_file import read_json
+from kdrift.runs.files import read_json
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.train_config import TrainConfig

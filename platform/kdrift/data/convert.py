@@ -15,7 +15,8 @@ from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
 from kdrift.data.volume import Volume, centre_crop
-from kdrift.runs.cluster import only_user, ray_session
+from kdrift.runs.cluster import ray_session
+from kdrift.runs.files import only_user
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""

@@ -18,7 +18,7 @@ from kdrift.recon.plan import Plan, pin
 from kdrift.recon.runner import load_priors, resolve
 from kdrift.runs import tracking
 from kdrift.runs.config import flatten, to_dict
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.files import read_json, write_json
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,8 @@ import yaml
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.chunks import SliceResult
 from kdrift.recon.result import SliceFacts
-from kdrift.runs.cluster import only_user
 from kdrift.runs.config import flatten
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.files import only_user, read_json, whole_file, write_json, write_yaml
 
 MARK = "batch.json"
 """In a volume's folder: it is finished."""
@@ -49,9 +47,7 @@ def run_folder(
             before = yaml.safe_load(saved.read_text())
             changed = [f"{t}.{name}" for t in tables for name in before[t].keys() ^ settings[t].keys()]
             _check_same(before, settings, (*free, *changed), out)
-        partial = out / f".{CONFIG}"
-        partial.write_text(yaml.safe_dump(settings, sort_keys=False))
-        partial.replace(saved)
+        write_yaml(saved, settings)
         yield
 
 
@@ -89,15 +85,9 @@ def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None
         arrays["samples"] = result.samples
     scalars = {"facts": _scalars(facts), "result": _scalars(result), "key": task.key}
     path = _path(task, facts.index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as stream:
-            values = {name: array.numpy() for name, array in arrays.items()}
-            np.savez(stream, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **values)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    values = {name: array.numpy() for name, array in arrays.items()}
+    with whole_file(path) as temporary:
+        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **values)
 
 
 def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:

@@ -1,4 +1,4 @@
-"""How kdrift gets a Ray cluster, and how one driver keeps a folder to itself."""
+"""How kdrift gets a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -39,25 +38,3 @@ def ray_session(address: str | None, cpus: int | None, object_store_bytes: int) 
         yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def only_user(path: str | Path | None, taken: str) -> Iterator[None]:
-    """Hold a lock on a local file or folder; the kernel releases it when its owner dies. None holds nothing.
-
-    Raises ValueError, which begins with `taken`, while another process holds it.
-    """
-    if path is None:
-        yield
-        return
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{taken}; wait for it to end") from None
-        yield
-    finally:
-        os.close(handle)

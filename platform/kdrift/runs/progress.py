@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.files import read_json, write_json
 
 _PLAIN_INTERVAL_S = 30.0
 
@@ -32,7 +32,7 @@ class ProgressWriter:
         if time.monotonic() - self._written >= 1:
             self._written = time.monotonic()
             values = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
-            write_json(self._path, {**values, "start": self._start, "pid": os.getpid()})
+            write_json(self._path, {**values, "start": self._start, "pid": os.getpid()}, durable=False)
 
 
 def format_progress(values: dict[str, Any], total: int) -> str:

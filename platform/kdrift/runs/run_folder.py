@@ -10,7 +10,7 @@ import yaml
 
 from kdrift.runs import tracking
 from kdrift.runs.config import flatten
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.files import read_json, write_json, write_yaml
 
 
 def open_run(
@@ -46,7 +46,7 @@ def open_run(
         uri = tracking_uri or tracking.default_uri(out)
         run_id = tracking.start_run(uri, name, flatten(settings), out / "artifacts")
         run = {"tracking_uri": uri, "run_id": run_id}
-    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_yaml(out / "config.yaml", settings)
     write_json(out / "run.json", run)
     tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
     return run

@@ -80,7 +80,7 @@ def _hooks(
     def metrics(images: int, values: dict[str, float]) -> None:
         latest.update(values)
         tracking.log_metrics(job["tracking_uri"], job["run_id"], values, images)
-        with (out / "log.jsonl").open("a") as stream:
+        with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
             stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
 
     def preview(state: TrainState) -> None:
