@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from benchmarks.table import main
-from kdrift.data.convert import convert
+from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats.fastmri import write_fastmri
@@ -62,7 +62,7 @@ def _conversion(root: Path, files: list[Path], rounds: int) -> list[dict[str, An
         store = root / "store.zarr"
 
         def ours(workers: int) -> None:
-            report = convert([str(file) for file in files], str(store), workers=workers)
+            report = convert(ConvertConfig([str(file) for file in files], str(store), workers=workers))
             if report.failed:
                 raise RuntimeError(f"conversion failed: {report.failed}")
 

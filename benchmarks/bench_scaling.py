@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from benchmarks.table import Row, main
-from kdrift.data.convert import convert
+from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_images, phantom_volume
 from kdrift.evaluation.batch import BatchConfig, MaskRequest, PoolConfig, reconstruct_batch
@@ -58,7 +58,7 @@ def _batch(folder: Path, quick: bool) -> Row:
     size, slices = (64, 4) if quick else (128, 10)
     volume = phantom_volume(slices, size, size, 4, seed=1)
     write_fastmri(folder / "scan.h5", volume.kspace, reference=volume.reference, attrs=volume.attrs)
-    convert([str(folder / "scan.h5")], str(folder / "scan.zarr"))
+    convert(ConvertConfig([str(folder / "scan.h5")], str(folder / "scan.zarr")))
     plan = Plan(num_samples=2, settings={"num_steps": 5 if quick else 15})
     rates = {}
     for actors in (1, 2):

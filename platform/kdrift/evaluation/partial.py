@@ -1,64 +1,28 @@
 """What a batch leaves while it runs: finished slices, each a file, and a mark on each finished volume.
 
-A file is written beside its place and renamed, so that it is whole or absent, and holds the key of its task: what was
+A file is whole or absent, and holds the key of its task: what was
 made under other settings, or from other data, is not taken for done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.chunks import SliceResult
 from kdrift.recon.result import SliceFacts
-from kdrift.runs.config import flatten
-from kdrift.runs.files import only_user, read_json, whole_file, write_json, write_yaml
+from kdrift.runs.files import read_json, whole_file, write_json
 
 MARK = "batch.json"
 """In a volume's folder: it is finished."""
-CONFIG = "config.yaml"
-"""In a run's folder: the configuration it began with."""
-
-
-@contextlib.contextmanager
-def run_folder(
-    out: Path, settings: dict[str, Any], free: tuple[str, ...], tables: tuple[str, ...] = ()
-) -> Iterator[None]:
-    """Keep the folder of a run to this driver, and see that it continues what began there.
-
-    `free` are keys and sections that may change, `tables` sections whose entries may be added and left out. Raises
-    ValueError where another setting differs, or while another driver works in the folder.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with only_user(out, f"another batch is writing to {out}"):
-        saved = out / CONFIG
-        if saved.is_file():
-            before = yaml.safe_load(saved.read_text())
-            changed = [f"{t}.{name}" for t in tables for name in before[t].keys() ^ settings[t].keys()]
-            _check_same(before, settings, (*free, *changed), out)
-        write_yaml(saved, settings)
-        yield
-
-
-def _check_same(saved: dict[str, Any], settings: dict[str, Any], free: Sequence[str], out: Path) -> None:
-    old, new = flatten(saved), flatten(settings)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free):
-            raise ValueError(
-                f"cannot resume in {out}: {key} was {old.get(key)!r} and is now {new.get(key)!r}; restore it or choose"
-                " another out"
-            )
 
 
 def is_finished(task: VolumeTask) -> bool:

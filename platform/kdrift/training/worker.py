@@ -16,11 +16,11 @@ from torch import nn
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs import tracking
 from kdrift.runs.config import parse
-from kdrift.runs.progress import ProgressWriter
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
+from kdrift.training.watch import ProgressWriter
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
