@@ -57,7 +57,9 @@ def _conversion(root: Path, files: list[Path], rounds: int) -> list[dict[str, An
 
     num_cpus = os.cpu_count() or 1
     os.environ.setdefault("RAY_worker_niceness", "0")  # the bare side runs at that, and Ray's default is 15
-    ray.init(num_cpus=num_cpus, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False
+    )
     try:
         store = root / "store.zarr"
 

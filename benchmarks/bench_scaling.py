@@ -44,6 +44,7 @@ def run(quick: bool) -> list[Row]:
 def _ray(cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
+        address="local",
         num_cpus=cpus, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False,
         logging_level=logging.ERROR,
     )  # fmt: skip
