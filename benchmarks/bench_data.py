@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from benchmarks.table import main
-from kdrift.data.convert import convert
+from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats.fastmri import write_fastmri
@@ -57,12 +57,14 @@ def _conversion(root: Path, files: list[Path], rounds: int) -> list[dict[str, An
 
     num_cpus = os.cpu_count() or 1
     os.environ.setdefault("RAY_worker_niceness", "0")  # the bare side runs at that, and Ray's default is 15
-    ray.init(num_cpus=num_cpus, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False
+    )
     try:
         store = root / "store.zarr"
 
         def ours(workers: int) -> None:
-            report = convert([str(file) for file in files], str(store), workers=workers)
+            report = convert(ConvertConfig([str(file) for file in files], str(store), workers=workers))
             if report.failed:
                 raise RuntimeError(f"conversion failed: {report.failed}")
 

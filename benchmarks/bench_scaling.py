@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from benchmarks.table import Row, main
-from kdrift.data.convert import convert
+from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_images, phantom_volume
 from kdrift.evaluation.batch import BatchConfig, MaskRequest, PoolConfig, reconstruct_batch
@@ -44,6 +44,7 @@ def run(quick: bool) -> list[Row]:
 def _ray(cpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
+        address="local",
         num_cpus=cpus, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False,
         logging_level=logging.ERROR,
     )  # fmt: skip
@@ -58,7 +59,7 @@ def _batch(folder: Path, quick: bool) -> Row:
     size, slices = (64, 4) if quick else (128, 10)
     volume = phantom_volume(slices, size, size, 4, seed=1)
     write_fastmri(folder / "scan.h5", volume.kspace, reference=volume.reference, attrs=volume.attrs)
-    convert([str(folder / "scan.h5")], str(folder / "scan.zarr"))
+    convert(ConvertConfig([str(folder / "scan.h5")], str(folder / "scan.zarr")))
     plan = Plan(num_samples=2, settings={"num_steps": 5 if quick else 15})
     rates = {}
     for actors in (1, 2):
@@ -68,7 +69,7 @@ def _batch(folder: Path, quick: bool) -> Row:
 
         def echo(line: str, out: Path = out, up: list[tuple[float, int]] = up, end: list[float] = end) -> None:
             if "is up: process" in line:
-                up.append((time.monotonic(), len(list(out.glob(".partial/*/*.npz")))))
+                up.append((time.monotonic(), len(list(out.glob(".partial/*/[0-9]*.npz")))))
             if line.startswith(f"{slices}/{slices} slices"):
                 end.append(time.monotonic())
 

@@ -32,6 +32,7 @@ from kdrift.recon.plan import Plan, default_prior, plan_preset
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.recon.slices import RawSlice
+from kdrift.runs.files import write_json
 from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -196,7 +197,5 @@ def _measure(point: Point, folder: Path) -> Measured:
         )  # fmt: skip
     target = _kept(point, folder)
     np.savez(target.with_suffix(".npz"), image=image[0].numpy(), reference=scan.reference[0].numpy())
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(found), indent=1))
-    partial.replace(target)
+    write_json(target, asdict(found))
     return found

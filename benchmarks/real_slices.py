@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult
 from kdrift.runs.config import parse_override
+from kdrift.runs.files import whole_file, write_json, write_text
 from kdrift.runs.hardware import keep_freed_memory
 from kdrift.trust.uncertainty import spearman
 
@@ -128,9 +127,8 @@ def baselines(case: Case, data: Slice, folder: Path) -> tuple[list[Row], dict[st
     kept = folder / f"{case.name}_baselines_{digest.hexdigest()[:12]}.pt"
     if not kept.exists():
         rows, images = tune_baselines(case, data)
-        partial = kept.with_suffix(".partial")
-        torch.save({"rows": [asdict(row) for row in rows], "images": images}, partial)
-        os.replace(partial, kept)
+        with whole_file(kept) as temporary:
+            torch.save({"rows": [asdict(row) for row in rows], "images": images}, temporary)
     stored = torch.load(kept, weights_only=True)
     return [Row(**row) for row in stored["rows"]], stored["images"]
 
@@ -240,12 +238,6 @@ def _optional(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md, results.json and the pictures")
@@ -281,8 +273,8 @@ def main() -> None:
         cases[case.name]["seconds_in_all"] = time.perf_counter() - start
         options = {key: str(value) for key, value in vars(args).items()}
         results = {"rows": [asdict(row) for row in rows], "cases": cases, "options": options}
-        write(args.out / "results.json", json.dumps(results, indent=2) + "\n")
-        write(args.out / "table.md", table(rows, cases))
+        write_json(args.out / "results.json", results)
+        write_text(args.out / "table.md", table(rows, cases))
     print(table(rows, cases))
 
 

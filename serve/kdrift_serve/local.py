@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from kdrift.runs.cluster import ray_session
 from kdrift_serve.app import build_application
 from kdrift_serve.auth import is_loopback_host, load_keys
 from kdrift_serve.serve_config import HttpOptions, ServeConfig
@@ -37,7 +38,7 @@ def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], 
     keys = load_keys(config.auth)
     _check_port(http)
     application = build_application(config)
-    with _stop_signal() as stop, _ray(config.samplers.replicas * config.samplers.num_cpus, stop):
+    with _stop_signal() as stop, _ray(config.samplers.replicas * config.samplers.num_cpus, stop, echo):
         from ray import serve
         from ray.serve.config import HTTPOptions
 
@@ -72,29 +73,15 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _ray(num_cpus: int, stop: threading.Event) -> Iterator[None]:
+def _ray(num_cpus: int, stop: threading.Event, echo: Callable[[str], None]) -> Iterator[None]:
     """Start a private Ray for the block, and then watch for signals: Ray has handlers of its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")
     # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    try:
+    with ray_session("local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         yield
-    finally:
-        ray.shutdown()
 
 
 def _check_port(http: HttpOptions) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdrift.runs.config import parse, to_dict
+from kdrift.runs.files import write_json
 
 logger = logging.getLogger("ray.serve")
 
@@ -60,9 +61,7 @@ class JobFolder:
         """Write or replace a job."""
         folder = self._folder / job.id
         folder.mkdir(mode=0o700, exist_ok=True)
-        partial = folder / f".job.{os.getpid()}.{time.monotonic_ns()}"
-        partial.write_text(json.dumps(to_dict(job)))
-        os.replace(partial, folder / "job.json")
+        write_json(folder / "job.json", to_dict(job))
 
     def get(self, job_id: str) -> Job | None:
         """Return a job, None where there is none of this id."""

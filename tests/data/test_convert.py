@@ -20,7 +20,7 @@ import pytest
 import ray
 
 from kdrift.commands import convert as command
-from kdrift.data.convert import convert, rss_target
+from kdrift.data.convert import ConvertConfig, convert, rss_target
 from kdrift.data.convert_sources import assign_names, find_all, is_same
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import birdcage_maps
@@ -89,7 +89,7 @@ def test_folder_with_bad_files_then_nothing_to_do(tmp_path: Path) -> None:
     shutil.copy(scans / "brain" / "file0.h5", scans / "short.h5")
     os.truncate(scans / "short.h5", 5000)
     np.save(scans / "nan.npy", np.full((2, 8, 8), np.nan, np.float32))
-    report = convert([str(scans)], store)
+    report = convert(ConvertConfig([str(scans)], store))
     good = ("brain_file0", "brain_file1", "brain_file2", "images")
     assert report.converted == good
     assert sorted(Path(path).name for path in report.failed) == ["nan.npy", "short.h5", "text.h5"]
@@ -101,7 +101,7 @@ def test_folder_with_bad_files_then_nothing_to_do(tmp_path: Path) -> None:
     assert sorted(path.name for path in Path(store).iterdir()) == [*good, "zarr.json"]
 
     before = (Path(store) / "images" / "zarr.json").stat().st_mtime_ns
-    again = convert([str(scans)], store)
+    again = convert(ConvertConfig([str(scans)], store))
     assert again.converted == ()
     assert again.skipped == good
     assert len(again.failed) == 3
@@ -109,10 +109,10 @@ def test_folder_with_bad_files_then_nothing_to_do(tmp_path: Path) -> None:
 
     np.save(scans / "images.npy", np.zeros((4, 9, 8), np.float32))
     os.utime(scans / "brain" / "file1.h5")  # touched, not changed
-    changed = convert([str(scans)], store)
+    changed = convert(ConvertConfig([str(scans)], store))
     assert changed.converted == ("images",)
     assert open_store(store).read_volume("images").info.num_slices == 4
-    assert convert([str(scans / "brain")], store, overwrite=True).converted == good[:3]
+    assert convert(ConvertConfig([str(scans / "brain")], store, overwrite=True)).converted == good[:3]
 
 
 @pytest.mark.ray
@@ -123,10 +123,10 @@ def test_maps_and_targets_on_request(tmp_path: Path) -> None:
     make_scan(tmp_path / "half.h5", full=False)
     full = np.load(_save_kspace(tmp_path / "bare.npy"))
     sources = [str(tmp_path / name) for name in ("full.h5", "half.h5", "bare.npy")]
-    assert len(convert(sources, store).converted) == 3
-    report = convert(sources, store, smaps=True, target=True)
+    assert len(convert(ConvertConfig(sources, store)).converted) == 3
+    report = convert(ConvertConfig(sources, store, smaps=True, target=True))
     assert len(report.converted) == 3  # what was stored lacks the arrays now asked for
-    assert len(convert(sources, store, target=True).skipped) == 3
+    assert len(convert(ConvertConfig(sources, store, target=True)).skipped) == 3
     opened = open_store(store)
     assert opened.read_volume("full").array_names == ["kspace", "target", "smaps"]
     half = opened.read_volume("half")
@@ -162,24 +162,24 @@ def test_s3_store_and_sources(tmp_path: Path) -> None:
         filesystem.put(str(tmp_path / name), f"scans/day1/{name}")
     filesystem.pipe_file("scans/day1/c.h5", b"broken")
     store = "s3://stores/x.zarr"
-    report = convert(["s3://scans/day1"], store)
+    report = convert(ConvertConfig(["s3://scans/day1"], store))
     assert report.converted == ("a", "b")
     assert list(report.failed) == ["s3://scans/day1/c.h5"]
     opened = open_store(store)
     assert opened.list_volumes() == ["a", "b"]
     assert opened.verify() == []
-    local = convert([str(tmp_path / "a.h5")], str(tmp_path / "local.zarr"))
+    local = convert(ConvertConfig([str(tmp_path / "a.h5")], str(tmp_path / "local.zarr")))
     assert local.converted == ("a",)
     expected = open_store(tmp_path / "local.zarr").read_volume("a").read_kspace(0, 2)
     np.testing.assert_array_equal(opened.read_volume("a").read_kspace(0, 2), expected)
-    again = convert(["s3://scans/day1/*.npy", "s3://scans/day1/a.h5"], store)
+    again = convert(ConvertConfig(["s3://scans/day1/*.npy", "s3://scans/day1/a.h5"], store))
     assert (again.converted, again.skipped) == ((), ("a", "b"))
     filesystem.pipe_file("scans/day1/b.npy", (tmp_path / "b.npy").read_bytes()[:-4] + b"\0\0\0\0")
-    assert convert(["s3://scans/day1/b.npy"], store).converted == ("b",)
+    assert convert(ConvertConfig(["s3://scans/day1/b.npy"], store)).converted == ("b",)
     # a writer killed in mid-volume has not yet written the group's metadata
     filesystem.rm("stores/x.zarr/a/zarr.json")
     assert open_store(store).list_volumes() == ["b"]
-    assert convert(["s3://scans/day1/a.h5"], store).converted == ("a",)
+    assert convert(ConvertConfig(["s3://scans/day1/a.h5"], store)).converted == ("a",)
 
 
 SLOW_DRIVER = """
@@ -195,7 +195,7 @@ def slow_task(store, path, name, requested, task=convert._convert_task):
     return task(store, path, name, requested)
 
 convert._convert_task = slow_task
-convert.convert([sys.argv[1]], sys.argv[2], workers=1, address=sys.argv[3])
+convert.convert(convert.ConvertConfig([sys.argv[1]], sys.argv[2], workers=1), address=sys.argv[3])
 """
 
 
@@ -232,7 +232,7 @@ def test_killed_conversion_resumes(tmp_path: Path) -> None:
     assert 1 <= len(whole) < 4
     assert opened.verify() == []
     assert list(store.glob(".tmp-*"))
-    report = convert([str(scans)], str(store))
+    report = convert(ConvertConfig([str(scans)], str(store)))
     assert report.skipped == tuple(whole)
     assert len(report.converted) == 4 - len(whole)
     assert sorted(path.name for path in store.iterdir()) == [*(f"scan{i}" for i in range(4)), "zarr.json"]
@@ -278,15 +278,15 @@ def test_errors_before_any_work(tmp_path: Path) -> None:
     store = str(tmp_path / "x.zarr")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no file of a known format"):
-        convert([str(tmp_path / "empty")], store)
+        convert(ConvertConfig([str(tmp_path / "empty")], store))
     with pytest.raises(ValueError, match="workers is 0"):
-        convert([str(tmp_path)], store, workers=0)
+        convert(ConvertConfig([str(tmp_path)], store, workers=0))
     np.save(tmp_path / "a.npy", np.ones((2, 8, 8), np.float32))
     open_store(store, "a")
     handle = os.open(store, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match="another conversion is writing"):
-        convert([str(tmp_path / "a.npy")], store)
+        convert(ConvertConfig([str(tmp_path / "a.npy")], store))
     os.close(handle)
 
 

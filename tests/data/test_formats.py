@@ -8,9 +8,6 @@ import fsspec
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from formats_helpers import (
     SHAPES,
     VALID,
@@ -21,6 +18,9 @@ from formats_helpers import (
     write_ismrmrd,
     xml,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from kdrift.data.formats import BadVolume, find_sources, open_volume, volume_name
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.formats.fastmri import write_fastmri
@@ -207,3 +207,10 @@ class TestRealFiles:
             assert (volume.info.num_slices, volume.info.rows, volume.info.cols) == (160, 384, 274)
             two = volume.read_image(80, 82)
             assert np.corrcoef(two[0].ravel(), two[1].ravel())[0, 1] > 0.9  # neighbours in space
+
+
+def test_hidden_files_are_no_sources(tmp_path: Path) -> None:
+    """What is being written lies beside its place under a hidden name, and other systems leave hidden files too."""
+    for name in ("a.npy", ".b-0123.npy", "._a.npy", ".c.dcm"):
+        (tmp_path / name).touch()
+    assert find_sources(tmp_path) == [str(tmp_path / "a.npy")]

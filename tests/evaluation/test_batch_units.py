@@ -12,7 +12,7 @@ import torch
 from batch_helpers import MASK, PLAN, batch_values, make_inputs
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.evaluation.evaluate import EvaluateConfig
-from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, run_folder, save_slice, slices_left
+from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, save_slice, slices_left
 from kdrift.evaluation.pool import PoolConfig, num_actors
 from kdrift.evaluation.table import Cell, markdown, summarise
 from kdrift.evaluation.work import COIL_COST, Unit, VolumeTask, plan_units
@@ -105,28 +105,6 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     assert is_finished(one)
     assert not is_finished(replace(one, key="other"))
     assert not (tmp_path / ".partial" / "v").exists()
-
-
-def test_a_folder_continues_only_what_began_in_it(tmp_path: Path) -> None:
-    settings = {"plan": {"seed": 0, "settings": {}}, "pool": {"actors": 2}, "methods": {"a": {"weight": 1}}}
-    with (
-        run_folder(tmp_path, settings, ("pool",), ("methods",)),
-        pytest.raises(ValueError, match="another batch is"),
-        run_folder(tmp_path, settings, ()),
-    ):
-        pass
-    with run_folder(tmp_path, settings | {"pool": {"actors": 9}}, ("pool",), ("methods",)):
-        pass
-    with run_folder(tmp_path, settings | {"methods": {"a": {"weight": 1}, "b": {}}}, ("pool",), ("methods",)):
-        pass
-    heavier = settings | {"methods": {"a": {"weight": 2}}}
-    refused = pytest.raises(ValueError, match=r"methods\.a\.weight was 1 and is now 2")
-    with refused, run_folder(tmp_path, heavier, ("pool",), ("methods",)):
-        pass
-    fewer = settings | {"plan": {"seed": 0, "settings": {"num_steps": 3}}}
-    refused = pytest.raises(ValueError, match=r"num_steps was None and is now 3; restore it or choose another out")
-    with refused, run_folder(tmp_path, fewer, ("pool",)):
-        pass
 
 
 def test_mistakes_are_named_before_anything_starts(tmp_path: Path) -> None:

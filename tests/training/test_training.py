@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs.config import to_dict
-from kdrift.runs.json_file import read_json
-from kdrift.runs.progress import ProgressWriter, format_progress
+from kdrift.runs.files import read_json, write_json
+from kdrift.runs.progress import progress
+from kdrift.runs.run_folder import run_folder
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.loop import (
     Hooks,
@@ -27,8 +30,9 @@ from kdrift.training.loop import (
 )
 from kdrift.training.loss import denoise, draw_noise, edm_loss, noise_left, score_matching_loss
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
-from kdrift.training.train_config import NoiseConfig, OptimisationConfig, TrainConfig, check_resumable
+from kdrift.training.train_config import MAY_CHANGE, NoiseConfig, OptimisationConfig, TrainConfig
 from kdrift.training.trainer import model_card, worker_resources
+from kdrift.training.watch import ProgressWriter, watching
 from training_helpers import tiny_config, write_images
 
 CPU = torch.device("cpu")
@@ -211,15 +215,27 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path) -> None:
             load_checkpoint(newest)
 
 
-def test_resume_needs_the_same_configuration(images: Path) -> None:
+def test_resume_needs_the_same_configuration(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images)
-    saved = to_dict(config)
-    check_resumable(saved, to_dict(replace(config, total_images=128, card="x")))
-    with pytest.raises(ValueError, match="seed was 3 and is now 4"):
-        check_resumable(saved, to_dict(replace(config, seed=4)))
+    known = {"what": "run", "free": MAY_CHANGE, "kind": TrainConfig}
+    with run_folder(tmp_path, to_dict(config), **known):
+        pass
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del saved["monitoring"], saved["noise"]["kind"]  # options that are newer than the run
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    with run_folder(tmp_path, to_dict(replace(config, total_images=128, card="x")), **known):
+        pass
+    with (
+        pytest.raises(ValueError, match="seed was 3 and is now 4"),
+        run_folder(tmp_path, to_dict(replace(config, seed=4)), **known),
+    ):
+        pass
     wider = replace(config.network, ncsnpp=replace(config.network.ncsnpp, nf=16))
-    with pytest.raises(ValueError, match=r"network\.ncsnpp\.nf was 8"):
-        check_resumable(saved, to_dict(replace(config, network=wider)))
+    with (
+        pytest.raises(ValueError, match=r"network\.ncsnpp\.nf was 8"),
+        run_folder(tmp_path, to_dict(replace(config, network=wider)), **known),
+    ):
+        pass
 
 
 def test_batch_must_divide(images: Path) -> None:
@@ -261,7 +277,18 @@ def test_progress(tmp_path: Path) -> None:
     writer(24, 1.0, 4.0)  # less than a second later: not written
     values = read_json(tmp_path / "progress.json")
     assert (values["images"], values["start"]) == (16, 8)
-    assert format_progress(values, 64) == "16/64 images  25.0 %  loss 2.0000  4.0 images/s  0:00:12 left"
+    lines: list[str] = []
+    with progress(64, "images", echo=lines.append) as meter, watching(tmp_path / "progress.json", meter, lines.append):
+        until = time.monotonic() + 30
+        while not meter.done and time.monotonic() < until:
+            time.sleep(0.05)
+        write_json(tmp_path / "progress.json", {**values, "pid": values["pid"] + 1, "images": 64})
+        while meter.done < 64 and time.monotonic() < until:
+            time.sleep(0.05)
+    assert lines[-2:] == [
+        "a worker was lost: training goes on from image 8",
+        "64/64 images  100.0 %  4.0 images/s  0:00:00 left  loss 2.0000",
+    ]
 
 
 def test_worker_resources() -> None:

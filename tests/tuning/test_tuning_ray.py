@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tuning_helpers import tiny_search, write_inputs
 
 from kdrift.cli import main
 from kdrift.methods.presets import find_preset, read_preset
@@ -24,7 +26,6 @@ from kdrift.runs.config import to_dict
 from kdrift.tuning.journal import Journal
 from kdrift.tuning.search import TuneResult, tune
 from kdrift.tuning.tune_config import TuneConfig
-from tuning_helpers import tiny_search, write_inputs
 
 # MLflow, Optuna and Ray call deprecated parts of their own dependencies
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -112,7 +113,9 @@ def test_search_is_better_than_its_start_and_stops_some(searched: Searched) -> N
     assert all(len(trial.rows) == 4 for trial in trials if trial.state == "complete")
     assert all(len(trial.rows) < 4 for trial in trials if trial.state == "stopped")
     assert searched.result.best.value == max(trial.value for trial in trials if trial.state == "complete")
-    assert any(line.startswith("8/8 trials  best psnr") and "0:00:00 left" in line for line in searched.lines)
+    best = rf"8/8 trials  100\.0 %  [0-9.]+ trials/(s|min)  0:00:00 left  best psnr {searched.result.best.value:.5g}"
+    assert any(re.fullmatch(best, line) for line in searched.lines), searched.lines
+    assert any(re.match(r"trial 1: psnr [0-9.]+.*noise_scale 2000", line) for line in searched.lines)
 
 
 def test_a_killed_worker_is_replaced(searched: Searched) -> None:

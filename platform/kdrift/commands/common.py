@@ -22,7 +22,8 @@ def add_run_options(parser: argparse.ArgumentParser, verb: str, what: str) -> No
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: runs/{verb}/NAME)")
     parser.add_argument("--name", help=f"name of the {what} and of its MLflow run")
     parser.add_argument("--resume", action="store_true", help=f"continue the {what} that --out holds, if there is one")
-    parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a local one)")
+    parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
 
 

@@ -19,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", action="store_true", help="also compute the RSS image where there is no reference")
     parser.add_argument("--workers", type=int, default=None, help="volumes at a time (default: all CPUs)")
     parser.add_argument("--overwrite", action="store_true", help="convert unchanged sources again")
-    parser.add_argument("--address", default=None, help="Ray cluster to use (default: a private one)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--address", default=None, help="Ray cluster (default: RAY_ADDRESS, else a private one)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give SRC and --store X.zarr, or --config YAML")
     else:
         config = ConvertConfig(args.sources, args.store, args.smaps, args.target, args.workers, args.overwrite)
-    report = convert(**vars(config), progress=not args.quiet, address=args.address)
+    report = convert(config, address=args.address, quiet=args.quiet, echo=lambda line: print(line, flush=True))
     print(f"{config.store}: {report.summary}")
     for source, reason in report.failed.items():
         print(f"kdrift: failed: {source}: {reason}", file=sys.stderr)

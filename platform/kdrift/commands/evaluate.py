@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="output folder (default: out of the configuration)")
     parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
     parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in out)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     given = {"out": args.out, "tracking_uri": args.tracking_uri}
     overrides = [*args.set, *(f"{key}={value}" for key, value in given.items() if value)]
     config = load_config(EvaluateConfig, args.config, overrides)
-    result = evaluate(config, address=args.address, echo=lambda line: print(line, flush=True))
+    result = evaluate(config, address=args.address, quiet=args.quiet, echo=lambda line: print(line, flush=True))
     print(f"\n{result.table}")
     print(f"written: {config.out}/table.md table.csv table.json cells/")
     print(f"runs:    {ui_command(result.tracking_uri)}")

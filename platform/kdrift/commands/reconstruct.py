@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-samples", action="store_true", help="store every sample in reconstruction.h5")
     parser.add_argument("--save-smaps", action="store_true", help="store the coil maps in reconstruction.h5")
     parser.add_argument("--nifti", action="store_true", help="also write mean.nii.gz and std.nii.gz")
-    parser.add_argument("--progress", action="store_true", help="show step, NFE/s and time left")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from kdrift.recon.result import divergence_lines
     from kdrift.runs.config import parse_override
     from kdrift.runs.hardware import keep_freed_memory
+    from kdrift.runs.progress import progress
 
     keep_freed_memory()
     settings: dict[str, Any] = dict(parse_override(text) for text in args.set)
@@ -116,16 +115,22 @@ def run(args: argparse.Namespace) -> int:
         map_crop=args.map_crop,
         start=args.start,
     )
-    result = reconstruct(
-        acquisition.kspace,
-        acquisition.mask,
-        plan=plan,
-        prior=args.prior,
-        smaps=acquisition.smaps,
-        slice_indices=acquisition.slice_indices,
-        device=args.device,
-        progress=_bar(len(acquisition.slice_indices), args.samples) if args.progress else None,
-    )
+    slices = len(acquisition.slice_indices)
+    with progress(0, "steps", quiet=args.quiet, echo=lambda line: print(line, file=sys.stderr, flush=True)) as meter:
+
+        def show(position: int, done: int, steps: int) -> None:
+            meter.update(position * steps + done, total=slices * steps, note=f"slice {position + 1}/{slices}")
+
+        result = reconstruct(
+            acquisition.kspace,
+            acquisition.mask,
+            plan=plan,
+            prior=args.prior,
+            smaps=acquisition.smaps,
+            slice_indices=acquisition.slice_indices,
+            device=args.device,
+            progress=show,
+        )
     report = save_result(args.out, acquisition, result, keep_smaps=args.save_smaps, nifti=args.nifti)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)
@@ -144,10 +149,12 @@ def _run_batch(args: argparse.Namespace) -> int:
     from kdrift.runs.config import load_config
     from kdrift.runs.progress import format_seconds
 
-    refuse_beside_config(args, configure, {"out", "address"})
+    refuse_beside_config(args, configure, {"out", "address", "quiet"})
     overrides = [*args.set, *([f"out={args.out}"] if args.out else [])]
     config = load_config(BatchConfig, args.config, overrides)
-    report = reconstruct_batch(config, address=args.address, echo=lambda line: print(line, flush=True))
+    report = reconstruct_batch(
+        config, address=args.address, quiet=args.quiet, echo=lambda line: print(line, flush=True)
+    )
     print(f"{config.out}: {report.volumes} volumes written, {len(report.failed)} failed;", end=" ")
     print(f"{report.slices} slices in {format_seconds(report.seconds)}, {report.slices_before} were done before")
     for folder, reason in report.failed.items():
@@ -165,19 +172,3 @@ def _slices(text: str | None) -> tuple[int | None, int | None] | None:
         return int(start) if start else None, int(stop) if stop else None
     except ValueError:
         raise ValueError(f"--slices takes A:B or one number, got {text!r}") from None
-
-
-def _bar(num_slices: int, num_samples: int) -> Callable[[int, int, int], None]:
-    """Return a progress callback that redraws one line on standard error."""
-    began = time.monotonic()
-
-    def show(position: int, done: int, total: int) -> None:
-        elapsed = time.monotonic() - began
-        fraction = (position + done / total) / num_slices
-        left = elapsed / fraction * (1 - fraction)
-        rate = (position * total + done) * num_samples / elapsed
-        text = f"slice {position + 1}/{num_slices}  step {done}/{total}  {rate:.1f} NFE/s  {left:.0f} s left"
-        end = "\n" if fraction == 1 else ""
-        print(f"\r{text:<70}", end=end, file=sys.stderr, flush=True)
-
-    return show

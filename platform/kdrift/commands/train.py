@@ -27,9 +27,10 @@ def run(args: argparse.Namespace) -> int:
             config,
             out,
             workers=args.workers,
-            resume=args.resume and (out / "run.json").is_file(),
+            resume=args.resume,
             address=args.address,
             tracking_uri=args.tracking_uri,
+            quiet=args.quiet,
             echo=lambda line: print(line, flush=True),
         )
     except KeyboardInterrupt:

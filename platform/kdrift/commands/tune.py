@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
             resume=args.resume,
             address=args.address,
             tracking_uri=args.tracking_uri,
+            quiet=args.quiet,
             echo=lambda line: print(line, flush=True),
         )
     except KeyboardInterrupt:

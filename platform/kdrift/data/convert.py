@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,9 @@ from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
 from kdrift.data.volume import Volume, centre_crop
-from kdrift.runs.cluster import only_user, ray_session
+from kdrift.runs.cluster import own_cpus, ray_session
+from kdrift.runs.files import only_user
+from kdrift.runs.progress import Meter, progress
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
@@ -50,9 +51,9 @@ class ConvertConfig:
     store: str
     """Folder or URL of the store."""
     smaps: bool = False
-    """Also compute ESPIRiT coil maps."""
+    """Also compute ESPIRiT coil maps of each slice."""
     target: bool = False
-    """Also compute the RSS image where there is no reference."""
+    """Also compute the root-sum-of-squares image where fully sampled k-space comes without a reference."""
     workers: int | None = None
     """Volumes at a time; null: all CPUs."""
     overwrite: bool = False
@@ -60,23 +61,13 @@ class ConvertConfig:
 
 
 def convert(
-    sources: Sequence[str],
-    store: str,
-    *,
-    smaps: bool = False,
-    target: bool = False,
-    workers: int | None = None,
-    overwrite: bool = False,
-    progress: bool = False,
-    address: str | None = None,
+    config: ConvertConfig, *, address: str | None = None, quiet: bool = False, echo: Callable[[str], None] = print
 ) -> ConversionReport:
-    """Convert scans (files, folders, globs, URLs) to volumes of a store.
+    """Convert scans to volumes of a store.
 
-    A source that is in the store already, unchanged and with the arrays asked for, is skipped. `smaps` adds
-    ESPIRiT maps of each slice, `target` the root-sum-of-squares image where fully sampled k-space comes
-    without a reference. A bad file does not stop the others. `workers` bounds the tasks at a time (default:
-    the CPUs of the cluster). Ray is started here, privately, unless it runs already or `address` names a
-    cluster; then all nodes must see the paths.
+    A source that is in the store already, unchanged and with the arrays asked for, is skipped. A bad file does not stop
+    the others. With `address` the tasks run on a Ray cluster, all of whose nodes must see the paths; `quiet` shows no
+    progress.
 
     Raises
     ------
@@ -84,12 +75,13 @@ def convert(
         If a source names nothing, the store is of another schema, or another conversion is writing to it.
     """
     started = time.perf_counter()
-    requested = [name for name, wanted in (("smaps", smaps), ("target", target)) if wanted]
+    requested = [name for name, wanted in (("smaps", config.smaps), ("target", config.target)) if wanted]
+    workers = config.workers
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-    found = find_all(sources)
-    opened = open_store(store, "a")
-    with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {store}"):
+    found = find_all(config.sources)
+    opened = open_store(config.store, "a")
+    with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {config.store}"):
         stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
         names = assign_names(found, stored)
         remove_leftovers(opened)
@@ -98,13 +90,19 @@ def convert(
             name = names[source.path]
             previous = stored.get(name)
             unchanged = previous is not None and set(requested) <= set(previous.get("requested", []))
-            if unchanged and not overwrite and previous is not None and is_same(previous, source.path):
+            if unchanged and not config.overwrite and previous is not None and is_same(previous, source.path):
                 skipped.append(name)
             else:
                 work.append((source, name))
-        converted, failed, num_bytes = (
-            _run(opened, work, requested, workers, address, progress) if work else ([], {}, 0)
-        )
+        converted: list[str] = []
+        failed: dict[str, str] = {}
+        num_bytes = 0
+        if work:
+            with (
+                ray_session(address, cpus=own_cpus(workers), object_store_bytes=OBJECT_STORE_BYTES, echo=echo),
+                progress(len(work), "volumes", quiet=quiet, echo=echo) as meter,
+            ):
+                converted, failed, num_bytes = _run(opened, work, requested, workers, meter)
     return ConversionReport(tuple(converted), tuple(sorted(skipped)), failed, num_bytes, time.perf_counter() - started)
 
 
@@ -153,8 +151,7 @@ def _run(
     work: list[tuple[Source, str]],
     requested: list[str],
     workers: int | None,
-    address: str | None,
-    progress: bool,
+    meter: Meter,
 ) -> tuple[list[str], dict[str, str], int]:
     """Run one Ray task a volume, at most `workers` at a time; return names converted, failures and bytes."""
     import ray
@@ -162,27 +159,26 @@ def _run(
     converted: list[str] = []
     failed: dict[str, str] = {}
     num_bytes = 0
-    with ray_session(address, workers, OBJECT_STORE_BYTES), _progress_bar(len(work), progress) as advance:
-        task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
-        limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = list(reversed(work))
-        running: dict[Any, tuple[Source, str]] = {}
-        while waiting or running:
-            while waiting and len(running) < limit:
-                source, name = waiting.pop()
-                running[task.remote(store, source.path, name, requested)] = (source, name)
-            done, _ = ray.wait(list(running), num_returns=1)
-            source, name = running.pop(done[0])
-            try:
-                written, reason = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                written, reason = 0, f"worker failed: {str(error).strip().splitlines()[0]}"
-            if reason:
-                failed[source.path] = reason
-            else:
-                converted.append(name)
-                num_bytes += written
-            advance(written)
+    task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
+    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = list(reversed(work))
+    running: dict[Any, tuple[Source, str]] = {}
+    while waiting or running:
+        while waiting and len(running) < limit:
+            source, name = waiting.pop()
+            running[task.remote(store, source.path, name, requested)] = (source, name)
+        done, _ = ray.wait(list(running), num_returns=1)
+        source, name = running.pop(done[0])
+        try:
+            written, reason = ray.get(done[0])
+        except ray.exceptions.RayError as error:
+            written, reason = 0, f"worker failed: {str(error).strip().splitlines()[0]}"
+        if reason:
+            failed[source.path] = reason
+        else:
+            converted.append(name)
+            num_bytes += written
+        meter.update(meter.done + 1, note=f"{num_bytes / 1e6 / meter.elapsed:.0f} MB/s")
     return sorted(converted), dict(sorted(failed.items())), num_bytes
 
 
@@ -193,27 +189,3 @@ def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) 
     except Exception as error:  # one bad file must not stop the others; its reason is reported
         text = " ".join(str(error).split()) or type(error).__name__
         return 0, text.removeprefix(f"{path}: ")
-
-
-@contextlib.contextmanager
-def _progress_bar(num_volumes: int, show: bool) -> Iterator[Any]:
-    """Yield `advance(bytes)`, which moves a bar of volumes with MB/s and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("convert"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("volumes {task.fields[rate]}"),
-    )
-    with Progress(*columns, TimeRemainingColumn(), disable=not show) as bar:
-        started, total = time.perf_counter(), 0
-        task = bar.add_task("convert", total=num_volumes, rate="")
-
-        def advance(num_bytes: int) -> None:
-            nonlocal total
-            total += num_bytes
-            rate = f"{total / 1e6 / (time.perf_counter() - started):.0f} MB/s"
-            bar.update(task, advance=1, rate=rate)
-
-        yield advance

@@ -21,6 +21,7 @@ from zarr.codecs import BloscCodec
 
 from kdrift.data.store import SAFE_NAME, Store, crc32
 from kdrift.data.volume import Volume
+from kdrift.runs.files import put_folder
 
 BLOCK_BYTES = 64 * 2**20
 """Slices are read and written in blocks of about this size, which bounds a writer's memory."""
@@ -115,13 +116,9 @@ def _destination(store: Store, name: str) -> Iterator[str]:
     root = Path(store.location)
     try:
         yield temporary
-        if (root / name).exists():
-            old = root / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:12]}"
-            os.rename(root / name, old)
-            os.rename(root / temporary, root / name)
-            shutil.rmtree(old)
-        else:
-            os.rename(root / temporary, root / name)
+        # not `whole_folder`: leftovers are found again by names of our own, and checksums tell of what a power cut took
+        aside = root / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:12]}"
+        put_folder(root / temporary, root / name, replace=True, aside=aside)
     except BaseException:
         shutil.rmtree(root / temporary, ignore_errors=True)
         raise

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdrift.data.store import normalise_location
-from kdrift.evaluation.partial import run_folder
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import to_dict
+from kdrift.runs.run_folder import run_folder
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
 """May change when a batch is resumed: the pool, where things lie (their checksums count), and what to add to it."""
@@ -37,7 +37,7 @@ class BatchConfig(AcquisitionOptions):
 
 
 def reconstruct_batch(
-    config: BatchConfig, *, address: str | None = None, echo: Callable[[str], None] = print
+    config: BatchConfig, *, address: str | None = None, quiet: bool = False, echo: Callable[[str], None] = print
 ) -> BatchReport:
     """Reconstruct the volumes of a store; every slice as `kdrift.reconstruct` would, whichever actor does it.
 
@@ -55,5 +55,5 @@ def reconstruct_batch(
     tasks = volume_tasks(config.store, config.volumes, config, plan, out)
     settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": plan.config}
     settings.pop("out")
-    with run_folder(out, settings, (*FREE, "resolved.prior.name")):
-        return run_tasks(tasks, priors, config.pool, address=address, echo=echo)
+    with run_folder(out, settings, what="batch", free=(*FREE, "resolved.prior.name")):
+        return run_tasks(tasks, priors, config.pool, address=address, quiet=quiet, echo=echo)

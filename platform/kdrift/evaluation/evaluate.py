@@ -6,18 +6,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from kdrift.data.store import SAFE_NAME, normalise_location
-from kdrift.evaluation.partial import MARK, run_folder
+from kdrift.evaluation.partial import MARK
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.runs import tracking
-from kdrift.runs.config import flatten, to_dict
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.config import to_dict
+from kdrift.runs.run_folder import run_folder, tracked_run
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""
@@ -68,7 +67,7 @@ class EvaluateResult:
 
 
 def evaluate(
-    config: EvaluateConfig, *, address: str | None = None, echo: Callable[[str], None] = print
+    config: EvaluateConfig, *, address: str | None = None, quiet: bool = False, echo: Callable[[str], None] = print
 ) -> EvaluateResult:
     """Reconstruct every volume with every method under every mask, and write `table.md`, `.csv` and `.json`.
 
@@ -94,37 +93,18 @@ def evaluate(
     settings = {**to_dict(config), "store": normalise_location(config.store)}
     settings["resolved"] = {name: plan.config for name, plan in plans.items()}
     settings.pop("out")
-    with run_folder(out, settings, FREE, ("methods", "masks", "resolved")):
-        uri, run_id = _open_run(config, settings, out)
-        try:
-            batch = run_tasks(
-                [t for cell in tasks.values() for t in cell], priors, config.pool, address=address, echo=echo
-            )
-            cells = [_read(*names, cell) for names, cell in tasks.items()]
-            table = write_tables(out, cells)
-            _log(uri, run_id, out, tasks, cells)
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            tracking.finish_run(uri, run_id, "KILLED" if interrupted else "FAILED", str(error) or "interrupted")
-            raise
-        failed = f"{len(batch.failed)} volumes failed" if batch.failed else ""
-        tracking.finish_run(uri, run_id, "FAILED" if failed else "FINISHED", failed)
-    return EvaluateResult(table, batch, uri, run_id)
-
-
-def _open_run(config: EvaluateConfig, settings: dict[str, Any], out: Path) -> tuple[str, str]:
-    """Create the MLflow run of an output folder, or take it up."""
-    run: dict[str, str] = read_json(out / "run.json")
-    if run:
-        if config.tracking_uri not in (None, run["tracking_uri"]):
-            raise ValueError(f"the run in {out} is tracked at {run['tracking_uri']}, got {config.tracking_uri}")
-        tracking.resume_run(run["tracking_uri"], run["run_id"])
-    else:
-        uri = config.tracking_uri or tracking.default_uri(out)
-        run_id = tracking.start_run(uri, config.name, flatten(settings), out / "artifacts")
-        run = {"tracking_uri": uri, "run_id": run_id}
-        write_json(out / "run.json", run)
-    return run["tracking_uri"], run["run_id"]
+    what = "evaluation"
+    with (
+        run_folder(out, settings, what=what, free=FREE, tables=("methods", "masks", "resolved")),
+        tracked_run(out, settings, what=what, name=config.name, tracking_uri=config.tracking_uri) as run,
+    ):
+        every = [task for cell in tasks.values() for task in cell]
+        batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
+        cells = [_read(*names, cell) for names, cell in tasks.items()]
+        table = write_tables(out, cells)
+        _log(run.uri, run.run_id, out, tasks, cells)
+        run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
+    return EvaluateResult(table, batch, run.uri, run.run_id)
 
 
 def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:

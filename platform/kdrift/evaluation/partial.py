@@ -1,68 +1,28 @@
 """What a batch leaves while it runs: finished slices, each a file, and a mark on each finished volume.
 
-A file is written beside its place and renamed, so that it is whole or absent, and holds the key of its task: what was
+A file is whole or absent, and holds the key of its task: what was
 made under other settings, or from other data, is not taken for done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.chunks import SliceResult
 from kdrift.recon.result import SliceFacts
-from kdrift.runs.cluster import only_user
-from kdrift.runs.config import flatten
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.files import read_json, whole_file, write_json
 
 MARK = "batch.json"
 """In a volume's folder: it is finished."""
-CONFIG = "config.yaml"
-"""In a run's folder: the configuration it began with."""
-
-
-@contextlib.contextmanager
-def run_folder(
-    out: Path, settings: dict[str, Any], free: tuple[str, ...], tables: tuple[str, ...] = ()
-) -> Iterator[None]:
-    """Keep the folder of a run to this driver, and see that it continues what began there.
-
-    `free` are keys and sections that may change, `tables` sections whose entries may be added and left out. Raises
-    ValueError where another setting differs, or while another driver works in the folder.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with only_user(out, f"another batch is writing to {out}"):
-        saved = out / CONFIG
-        if saved.is_file():
-            before = yaml.safe_load(saved.read_text())
-            changed = [f"{t}.{name}" for t in tables for name in before[t].keys() ^ settings[t].keys()]
-            _check_same(before, settings, (*free, *changed), out)
-        partial = out / f".{CONFIG}"
-        partial.write_text(yaml.safe_dump(settings, sort_keys=False))
-        partial.replace(saved)
-        yield
-
-
-def _check_same(saved: dict[str, Any], settings: dict[str, Any], free: Sequence[str], out: Path) -> None:
-    old, new = flatten(saved), flatten(settings)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free):
-            raise ValueError(
-                f"cannot resume in {out}: {key} was {old.get(key)!r} and is now {new.get(key)!r}; restore it or choose"
-                " another out"
-            )
 
 
 def is_finished(task: VolumeTask) -> bool:
@@ -89,15 +49,9 @@ def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None
         arrays["samples"] = result.samples
     scalars = {"facts": _scalars(facts), "result": _scalars(result), "key": task.key}
     path = _path(task, facts.index)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as stream:
-            values = {name: array.numpy() for name, array in arrays.items()}
-            np.savez(stream, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **values)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    values = {name: array.numpy() for name, array in arrays.items()}
+    with whole_file(path) as temporary:
+        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **values)
 
 
 def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:

@@ -9,15 +9,15 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from kdrift.evaluation.meter import Meter
 from kdrift.evaluation.partial import is_finished, save_slice, slices_left
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
 from kdrift.recon.result import SliceFacts, divergence_lines
-from kdrift.runs.cluster import ray_session
+from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.hardware import worker_environment
+from kdrift.runs.progress import Meter, progress
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Of a private Ray: it holds the priors and a few slices' results."""
@@ -64,6 +64,10 @@ class _State:
     """Slices that each volume lacks."""
     chunks: Counter[tuple[Path, int]]
     """Chunks of each slice."""
+    total_cost: float
+    """Of all units, in no unit."""
+    cost: float = 0.0
+    """Of those that are done."""
     found: dict[tuple[Path, int], list[ChunkResult]] = field(default_factory=dict)
     facts: dict[tuple[Path, int], SliceFacts] = field(default_factory=dict)
     losses: Counter[Any] = field(default_factory=Counter)
@@ -81,6 +85,7 @@ def run_tasks(
     pool: PoolConfig,
     *,
     address: str | None = None,
+    quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> BatchReport:
     """Reconstruct volumes on Ray actors; what is finished already is left alone. `priors` are those of the methods.
@@ -97,22 +102,23 @@ def run_tasks(
     before = sum(len(task.slices) for task in tasks) - len(missing)
     if before:
         echo(f"{before} of {before + len(missing)} slices are done already")
-    meter = Meter(len(missing), sum(task.slice_cost for task, _ in missing), echo)
     if not unfinished:
         return BatchReport(0, 0, before, {}, 0.0)
     import ray
 
-    own_cpus = None if pool.actors is None else ceil(pool.actors * pool.cpus)
-    with ray_session(address, own_cpus, OBJECT_STORE_BYTES):
+    cpus = own_cpus(None if pool.actors is None else ceil(pool.actors * pool.cpus))
+    with ray_session(address, cpus=cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
         most = sum(task.num_chains for task, _ in missing) or len(unfinished)
         count = min(pool.actors or num_actors(ray.nodes(), pool), most)
         units = plan_units(missing, count)
         chunks = Counter((unit.task.out, unit.index) for unit in units for _ in unit.chunks)
-        state = _State(deque(units), Counter(task.out for task, _ in missing), chunks)
+        left = Counter(task.out for task, _ in missing)
+        state = _State(deque(units), left, chunks, sum(task.slice_cost for task, _ in missing))
         state.queue.extendleft(task for task in unfinished if not state.left[task.out])
         echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(state.queue)} units on {count} actors")
-        _work(state, priors, pool, count, meter)
-    return BatchReport(len(unfinished) - len(state.failed), meter.slices, before, state.failed, meter.elapsed)
+        with progress(len(missing), "slices", quiet=quiet, echo=echo) as meter:
+            _work(state, priors, pool, count, meter, echo)
+    return BatchReport(len(unfinished) - len(state.failed), meter.done, before, state.failed, meter.elapsed)
 
 
 def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
@@ -129,7 +135,9 @@ def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
     return room
 
 
-def _work(state: _State, priors: Mapping[str, Prior], pool: PoolConfig, count: int, meter: Meter) -> None:
+def _work(
+    state: _State, priors: Mapping[str, Prior], pool: PoolConfig, count: int, meter: Meter, echo: Callable[[str], None]
+) -> None:
     """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
     import ray
 
@@ -164,19 +172,19 @@ def _work(state: _State, priors: Mapping[str, Prior], pool: PoolConfig, count: i
             try:
                 outcome = ray.get(ready[0])
             except ray.exceptions.RayError as error:
-                _lost(state, done, pool, error, meter.echo)
+                _lost(state, done, pool, error, echo)
                 ray.kill(actor)  # it may still live: then its result was lost with a node
                 start()
                 continue
             idle.append(actor)
             if done is None:
-                meter.echo(f"actor {actors.index(actor) + 1} is up: process {outcome}")
+                echo(f"actor {actors.index(actor) + 1} is up: process {outcome}")
             elif isinstance(done, Unit):
-                _take(state, done, outcome, meter)
+                _take(state, done, outcome, meter, echo)
             elif outcome:
                 state.fail(done, outcome)
             else:
-                meter.volume(str(done.out))
+                echo(f"written: {done.out}/reconstruction.h5 metrics.json panel.png")
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -201,7 +209,7 @@ def _lost(
         state.queue.appendleft(work)
 
 
-def _take(state: _State, unit: Unit, outcome: Any, meter: Meter) -> None:
+def _take(state: _State, unit: Unit, outcome: Any, meter: Meter, echo: Callable[[str], None]) -> None:
     """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
     if isinstance(outcome, str):
         state.fail(unit.task, f"slice {unit.index}: {outcome}")
@@ -211,7 +219,7 @@ def _take(state: _State, unit: Unit, outcome: Any, meter: Meter) -> None:
     facts, results = outcome
     state.facts.setdefault(name, facts)
     state.found.setdefault(name, []).extend(results)
-    meter.add(unit.cost)
+    state.cost += unit.cost
     if len(state.found[name]) < state.chunks[name]:
         return
     try:
@@ -220,9 +228,9 @@ def _take(state: _State, unit: Unit, outcome: Any, meter: Meter) -> None:
         state.fail(unit.task, str(error))
         return
     for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
-        meter.echo(f"{unit.task.out.name}: {line}")
+        echo(f"{unit.task.out.name}: {line}")
     save_slice(unit.task, state.facts.pop(name), merged)
-    meter.slice_done()
+    meter.update(meter.done + 1, fraction=state.cost / state.total_cost)
     state.left[unit.task.out] -= 1
     if not state.left[unit.task.out]:
         state.queue.appendleft(unit.task)

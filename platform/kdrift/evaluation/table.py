@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kdrift.runs.files import write_json, write_text
 
 FIGURES = {"psnr": ("PSNR dB", ".2f"), "ssim": ("SSIM", ".4f"), "nmse": ("NMSE", ".5f")}
 """Figures by their name in metrics.json: heading and format."""
@@ -76,9 +76,9 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     volumes = [{"mask": cell.mask, "method": cell.method, **report} for cell in cells for report in cell.reports]
-    _write(out / "table.md", text)
-    _write(out / "table.csv", stream.getvalue())
-    _write(out / "table.json", json.dumps({"rows": rows, "volumes": volumes}, indent=1) + "\n")
+    write_text(out / "table.md", text)
+    write_text(out / "table.csv", stream.getvalue())
+    write_json(out / "table.json", {"rows": rows, "volumes": volumes})
     return text
 
 
@@ -93,9 +93,3 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
 def _shown(row: dict[str, Any], name: str, form: str) -> str:
     mean, std = row[f"{name}_mean"], row[f"{name}_std"]
     return "-" if mean is None else f"{mean:{form}}" + ("" if std is None else f" ± {std:{form}}")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)

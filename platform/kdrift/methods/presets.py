@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from kdrift.methods import METHODS
 from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.files import write_yaml
 
 TUNED = "tuned"
 
@@ -75,13 +75,5 @@ def read_preset(path: str | Path, method: str | None = None) -> Preset:
 
 def write_preset(preset: Preset, path: Path) -> Path:
     """Write a preset file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as stream:
-            yaml.safe_dump(to_dict(preset), stream, sort_keys=False)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_yaml(path, to_dict(preset))
     return path

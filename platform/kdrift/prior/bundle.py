@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch import nn
 from kdrift.networks import Images, NetworkConfig, build_network
 from kdrift.prior.network_score import NetworkScore
 from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.files import whole_folder
 from kdrift.sde import SDE, VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies, Noise
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -145,9 +143,7 @@ def save_prior(
     if missing:
         raise ValueError(f"prior metadata lacks {', '.join(sorted(missing))}")
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder, replace=True) as temporary:
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
         others = {"ncsnpp", "ddpm", "ncsnv2"} - {network_config.architecture}
@@ -157,13 +153,6 @@ def save_prior(
         (temporary / CARD).write_text(card)
         lines = [f"{file_sha256(temporary / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
         (temporary / SUMS).write_text("".join(lines))
-        for path in (temporary, *temporary.iterdir()):  # temporary folders and safetensors are the owner's alone
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

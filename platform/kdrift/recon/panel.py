@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdrift.measures.metrics import psnr, ssim
+from kdrift.runs.files import whole_file
 
 Array = npt.NDArray[Any]
 ImageLike = Array | Tensor
@@ -270,14 +270,5 @@ def _draw_cell(
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write beside the target first, so that nobody reads half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
-    os.close(handle)
-    try:
-        figure.savefig(partial, format="png", facecolor=BACKGROUND)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)

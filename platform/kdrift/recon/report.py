@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from kdrift.measures.metrics import METRICS
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines
+from kdrift.runs.files import whole_file, write_json
 from kdrift.trust.uncertainty import spearman
 
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
@@ -35,7 +34,7 @@ def save_result(
     out.mkdir(parents=True, exist_ok=True)
     report = measurements(acquisition, result)
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
-    _replace(out / "metrics.json", lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+    write_json(out / "metrics.json", report)
     _write_panel(out / "panel.png", acquisition, result, report)
     if nifti:
         _write_nifti(out, acquisition, result)
@@ -91,29 +90,25 @@ def _write_h5(
     keep_smaps: bool,
 ) -> None:
     mean = acquisition.crop(result.mean).numpy()
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            file["reconstruction"] = mean
-            file["std"] = acquisition.crop(result.std).numpy()
-            file["mask"] = result.mask.numpy()
-            if result.samples is not None:
-                file["samples"] = acquisition.crop(result.samples).numpy()
-            if keep_smaps and result.smaps is not None:
-                file["smaps"] = result.smaps.numpy()
-            if acquisition.reference is not None:
-                file["reference"] = acquisition.reference.numpy()
-            file.attrs["max"] = float(mean.max())
-            file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
-            file.attrs["kdrift"] = json.dumps(report)
-            if result.diverged:
-                file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
-                file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
-            for key in ("acquisition", "patient_id", "simulated"):
-                if key in acquisition.info.attrs:
-                    file.attrs[key] = acquisition.info.attrs[key]
-
-    _replace(path, write)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file["reconstruction"] = mean
+        file["std"] = acquisition.crop(result.std).numpy()
+        file["mask"] = result.mask.numpy()
+        if result.samples is not None:
+            file["samples"] = acquisition.crop(result.samples).numpy()
+        if keep_smaps and result.smaps is not None:
+            file["smaps"] = result.smaps.numpy()
+        if acquisition.reference is not None:
+            file["reference"] = acquisition.reference.numpy()
+        file.attrs["max"] = float(mean.max())
+        file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
+        file.attrs["kdrift"] = json.dumps(report)
+        if result.diverged:
+            file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
+            file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
+        for key in ("acquisition", "patient_id", "simulated"):
+            if key in acquisition.info.attrs:
+                file.attrs[key] = acquisition.info.attrs[key]
 
 
 def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> None:
@@ -149,13 +144,5 @@ def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResu
     for name, images in (("mean", result.mean), ("std", result.std)):
         array = acquisition.crop(images).numpy().transpose(2, 1, 0)
         image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
-        _replace(out / f"{name}.nii.gz", partial(nibabel.save, image))
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: nibabel goes by it
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with whole_file(out / f"{name}.nii.gz") as temporary:
+            nibabel.save(image, temporary)

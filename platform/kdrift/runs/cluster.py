@@ -1,63 +1,97 @@
-"""How kdrift gets a Ray cluster, and how one driver keeps a folder to itself."""
+"""The one way to a Ray: a private one, unless a cluster is asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+
+NAMESPACE = "kdrift"
+"""Of everything kdrift names on a cluster."""
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, cpus: int | None, object_store_bytes: int) -> Iterator[None]:
-    """Use the Ray that runs, or connect to `address` / RAY_ADDRESS, or start a private one for the block.
+def ray_session(
+    address: str | None,
+    *,
+    echo: Callable[[str], None],
+    cpus: int | None = None,
+    object_store_bytes: int | None = None,
+) -> Iterator[None]:
+    """Connect to Ray for the block, and say in one line to which.
 
-    `cpus` (default: all) and `object_store_bytes` are those of a private one.
+    `address`, else the variable RAY_ADDRESS (which Ray sets in its jobs), names a cluster: HOST:PORT, or `auto` for the
+    one on this machine. Without either, or with `local`, a private Ray is started and stopped again; whatever cluster
+    runs on the machine is left alone. A Ray that this process is connected to already is used as it is.
+
+    Parameters
+    ----------
+    cpus, object_store_bytes : of a private Ray; None: what the machine has, and Ray's share of its memory.
+
+    Raises
+    ------
+    ValueError
+        If the address is that of a dashboard.
+    OSError
+        If no cluster answers there.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
+        echo(f"Ray: the one of this process, {_resources()}")
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address:
-        ray.init(address=address, namespace="kdrift", log_to_driver=False, logging_level=logging.ERROR)
-    else:
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
         os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to anything else that runs
-        available = os.cpu_count() or 1
         ray.init(
-            num_cpus=max(1, min(cpus or available, available)),
-            include_dashboard=False,
+            address="local",
+            num_cpus=cpus,
             object_store_memory=object_store_bytes,
-            namespace="kdrift",
+            include_dashboard=False,
+            namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        which = "private"
+    else:
+        _join(address)
+        which = f"cluster at {ray.get_runtime_context().gcs_address}"
     try:
+        echo(f"Ray: {which}, {_resources()}")
         yield
     finally:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def only_user(path: str | Path | None, taken: str) -> Iterator[None]:
-    """Hold a lock on a local file or folder; the kernel releases it when its owner dies. None holds nothing.
+def own_cpus(wanted: int | None) -> int | None:
+    """Return the CPUs of a private Ray for so many processes of one: at most those of the machine. None: all."""
+    return None if wanted is None else max(1, min(wanted, os.cpu_count() or 1))
 
-    Raises ValueError, which begins with `taken`, while another process holds it.
-    """
-    if path is None:
-        yield
-        return
-    import fcntl
 
-    handle = os.open(path, os.O_RDONLY)
+def _join(address: str) -> None:
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{address} is a dashboard, which takes jobs (--submit). The address of a cluster (--address, else"
+            " RAY_ADDRESS) is HOST:PORT, or auto for the one on this machine; local is a private one"
+        )
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{taken}; wait for it to end") from None
-        yield
-    finally:
-        os.close(handle)
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise OSError(
+            f"no Ray cluster answers at {address} ({lines[0] if lines else type(error).__name__}); --address local"
+            " starts a private one"
+        ) from None
+
+
+def _resources() -> str:
+    import ray
+
+    found = ray.cluster_resources()
+    counts = [(int(found.get("CPU", 0)), "CPU"), (int(found.get("GPU", 0)), "GPU")]
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count or word == "CPU")

@@ -1,52 +1,122 @@
-"""The output folder of a long run: its configuration and its one MLflow run, created once and taken up again."""
+"""The output folder of a long run (train, tune, batch, evaluate): one driver at a time, one configuration, one MLflow
+run, whether it is begun or taken up again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kdrift.runs import tracking
-from kdrift.runs.config import flatten
-from kdrift.runs.json_file import read_json, write_json
+from kdrift.runs.config import flatten, parse, to_dict
+from kdrift.runs.files import only_user, read_json, write_json, write_yaml
+
+CONFIG = "config.yaml"
+"""The configuration that a folder's run has now."""
+RUN = "run.json"
+"""Where it is tracked."""
 
 
-def open_run(
+@dataclass
+class TrackedRun:
+    """The MLflow run of a folder."""
+
+    uri: str
+    """MLflow tracking URI."""
+    run_id: str
+    fault: str = ""
+    """Why a run that came to its end has failed nevertheless."""
+
+
+@contextlib.contextmanager
+def run_folder(
     out: Path,
-    name: str,
     settings: dict[str, Any],
     *,
     what: str,
-    resume: bool,
-    tracking_uri: str | None,
-    check: Callable[[dict[str, Any], dict[str, Any]], None],
-) -> dict[str, str]:
-    """Create or take up the run of `out` and return its `tracking_uri` and `run_id`.
+    free: Sequence[str] = (),
+    tables: Sequence[str] = (),
+    kind: type | None = None,
+    resume: bool = True,
+) -> Iterator[None]:
+    """Keep `out` to this process for the block, and see that it goes on with what began there.
 
-    `what` is the word for it in errors, `settings` the resolved configuration; `check(saved, settings)` raises where
-    it would not go on with the run that is there.
+    Parameters
+    ----------
+    settings : the resolved configuration; `out/config.yaml` holds it from now on.
+    what : the word for the run in errors.
+    free : dotted keys and sections that may differ from those that the run began with.
+    tables : sections whose entries may be added and left out.
+    kind : dataclass of the settings; options that are newer than the run then take their defaults.
+    resume : go on with the run that `out` holds, if it holds one.
 
     Raises
     ------
     ValueError
-        If `out` holds a run and `resume` is false, or one of another configuration or tracking URI.
+        If another process works in `out`; if `out` holds a run and `resume` is false, or one of other settings.
     """
-    run: dict[str, str] = read_json(out / "run.json")
-    if run and not resume:
-        raise ValueError(f"{out} already holds a {what}: pass --resume to continue it, or another --out")
-    if run:
-        check(yaml.safe_load((out / "config.yaml").read_text()), settings)
-        if tracking_uri not in (None, run["tracking_uri"]):
-            raise ValueError(f"the {what} in {out} is tracked at {run['tracking_uri']}, got {tracking_uri}")
-        tracking.resume_run(run["tracking_uri"], run["run_id"])
+    out.mkdir(parents=True, exist_ok=True)
+    with only_user(out, f"another {what} is writing to {out}"):
+        saved = out / CONFIG
+        if saved.is_file():
+            if not resume:
+                raise ValueError(f"{out} already holds a {what}: pass --resume to continue it, or another --out")
+            before = yaml.safe_load(saved.read_text())
+            before = before if kind is None else to_dict(parse(kind, before, str(saved)))
+            changed = [f"{t}.{name}" for t in tables for name in before.get(t, {}).keys() ^ settings[t].keys()]
+            check_same(before, settings, (*free, *changed), out)
+        write_yaml(saved, settings)
+        yield
+
+
+@contextlib.contextmanager
+def tracked_run(
+    out: Path, settings: Mapping[str, Any], *, what: str, name: str, tracking_uri: str | None
+) -> Iterator[TrackedRun]:
+    """Begin the MLflow run of a `run_folder`, or take it up, and end it with the block.
+
+    It ends FINISHED, FAILED where the block raises or sets `fault`, KILLED on Ctrl-C. Without `tracking_uri` a new one
+    is tracked in SQLite in `out`.
+
+    Raises
+    ------
+    ValueError
+        If the run is tracked somewhere else, or its tracking store does not know it.
+    """
+    found: dict[str, str] = read_json(out / RUN)
+    if found:
+        if tracking_uri not in (None, found["tracking_uri"]):
+            raise ValueError(f"the {what} in {out} is tracked at {found['tracking_uri']}, got {tracking_uri}")
+        tracking.resume_run(found["tracking_uri"], found["run_id"])
     else:
-        out.mkdir(parents=True, exist_ok=True)
         uri = tracking_uri or tracking.default_uri(out)
-        run_id = tracking.start_run(uri, name, flatten(settings), out / "artifacts")
-        run = {"tracking_uri": uri, "run_id": run_id}
-    (out / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    write_json(out / "run.json", run)
-    tracking.log_file(run["tracking_uri"], run["run_id"], out / "config.yaml")
-    return run
+        found = {"tracking_uri": uri, "run_id": tracking.start_run(uri, name, flatten(settings), out / "artifacts")}
+        write_json(out / RUN, found)
+    run = TrackedRun(found["tracking_uri"], found["run_id"])
+    try:
+        tracking.log_file(run.uri, run.run_id, out / CONFIG)
+        yield run
+    except BaseException as error:
+        tracking.finish_run(run.uri, run.run_id, end_status(error), str(error) or "interrupted")
+        raise
+    tracking.finish_run(run.uri, run.run_id, "FAILED" if run.fault else "FINISHED", run.fault)
+
+
+def end_status(error: BaseException) -> str:
+    """Return how MLflow calls the end of a run that `error` ended."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def check_same(saved: Mapping[str, Any], settings: Mapping[str, Any], free: Sequence[str], out: Path) -> None:
+    """Raise ValueError for the first setting that differs and is not among the keys and sections `free`."""
+    old, new = flatten(saved), flatten(settings)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free):
+            raise ValueError(
+                f"cannot resume in {out}: {key} was {old.get(key)!r} and is now {new.get(key)!r}; restore it or choose"
+                " another --out"
+            )

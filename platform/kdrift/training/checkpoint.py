@@ -6,7 +6,6 @@ version of Ray. `<out>` must be a folder that all nodes share.
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,23 +13,19 @@ from typing import Any
 
 import torch
 
+from kdrift.runs.files import whole_folder
+
 _FILE = "state.pt"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, images: int, keep: int) -> Path:
     """Write `folder/images_<n>/state.pt` atomically and delete all but the `keep` newest checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"images_{images:012d}"
-    partial = folder / f".partial_{images:012d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    with (partial / _FILE).open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if target.exists():  # an earlier attempt came this far and died before it could go on: the same images
-        shutil.rmtree(target)
-    partial.rename(target)
+    for left in folder.glob(".images_*"):  # a worker was killed while it wrote; the run has one writer
+        shutil.rmtree(left)
+    # an earlier attempt may have come this far and died before it could go on: the same images
+    with whole_folder(target, replace=True) as temporary:
+        torch.save(state, temporary / _FILE)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdrift.runs.files import whole_file
 from kdrift.runs.seeds import derive_seed
 from kdrift.training.loop import autocast
 from kdrift.training.loss import attenuation, denoise, own_scale, projection, whole
@@ -72,5 +73,5 @@ def save_sheet(path: Path, images: Tensor, columns: int) -> None:
     for number, image in enumerate(images):
         top, left = divmod(number, columns)
         sheet[top * rows : (top + 1) * rows, left * cols : (left + 1) * cols] = image.square().sum(0).sqrt()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    matplotlib.image.imsave(str(path), sheet.clamp(0, 1.2).numpy(), cmap="gray", vmin=0, vmax=1.2)
+    with whole_file(path) as temporary:
+        matplotlib.image.imsave(str(temporary), sheet.clamp(0, 1.2).numpy(), cmap="gray", vmin=0, vmax=1.2)

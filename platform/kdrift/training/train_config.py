@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from kdrift.data.data_config import DataConfig
 from kdrift.networks import NetworkConfig
-from kdrift.runs.config import flatten
 from kdrift.sde import SDE, VESDE, VPSDE, LowFrequencies, Noise, SubVPSDE
 from kdrift.training.attenuated import AttenuationConfig
 
@@ -155,6 +154,10 @@ class CheckpointConfig:
             raise ValueError(f"checkpoint needs every_images > 0 and keep >= 1, got {self}")
 
 
+MAY_CHANGE = ("total_images", "name", "card", "hardware", "monitoring", "checkpoint")
+"""What may change when a run is resumed."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
@@ -210,20 +213,4 @@ class TrainConfig:
             raise ValueError(
                 f"noise.kind {self.noise.kind} takes network.preconditioning {' or '.join(able)}, got"
                 f" {self.network.preconditioning!r}"
-            )
-
-
-def check_resumable(saved: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ValueError where `config` would not continue the run that `saved` (both from `to_dict`) began.
-
-    The length of the run, hardware, monitoring, checkpoints and the card may change; options that are newer
-    than the run take their defaults.
-    """
-    free = ("total_images", "name", "card", "hardware.", "monitoring.", "checkpoint.")
-    old, new = flatten(saved), flatten(config)
-    for key in sorted(old.keys() & new.keys()):
-        if not key.startswith(free) and old[key] != new[key]:
-            raise ValueError(
-                f"cannot resume: {key} was {old[key]!r} and is now {new[key]!r}; "
-                "restore it or start a new run in another --out"
             )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +12,15 @@ from typing import Any
 from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import save_prior
 from kdrift.runs import tracking
+from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
-from kdrift.runs.progress import watch
-from kdrift.runs.run_folder import open_run
+from kdrift.runs.progress import progress
+from kdrift.runs.run_folder import run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
 from kdrift.training.loop import new_state
-from kdrift.training.train_config import TrainConfig, check_resumable
+from kdrift.training.train_config import MAY_CHANGE, TrainConfig
+from kdrift.training.watch import watching
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def train(
     resume: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
+    quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> TrainResult:
     """Train a prior on `workers` data-parallel Ray workers and register it.
@@ -54,8 +55,8 @@ def train(
     Raises
     ------
     ValueError
-        If the data has no image; if `out` holds a run and `resume` is false, or the reverse, or its run has
-        another configuration; if the cluster is too small; if the loss became non-finite.
+        If the data has no image; if `out` holds a run and `resume` is false, or its run has another configuration, or
+        goes on in another process; if the cluster is too small; if the loss became non-finite.
     OSError
         If workers failed more often than `checkpoint.max_failures`.
     KeyboardInterrupt
@@ -70,31 +71,28 @@ def train(
     num_slices = len(TrainingImages(config.data, "train", config.seed))
     if config.data.validation:
         TrainingImages(config.data, "validation", config.seed)
-    settings = to_dict(config)
-    if resume and not (out / "run.json").is_file():
-        raise ValueError(f"{out} holds no run to resume")
-    run = open_run(
-        out, config.name, settings, what="run", resume=resume, tracking_uri=tracking_uri, check=check_resumable
-    )
-    uri, run_id = run["tracking_uri"], run["run_id"]
-    (out / "progress.json").unlink(missing_ok=True)
-    job = {"config": settings, "out": str(out), "tracking_uri": uri, "run_id": run_id}
-    epochs = config.total_images / num_slices
-    echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
-    echo(f"{workers} worker(s), output in {out}")
-    try:
-        outcome = _fit(config, job, out, workers, address, echo)
+    settings, what = to_dict(config), "run"
+    with (
+        run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TrainConfig, resume=resume),
+        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
+    ):
+        (out / "progress.json").unlink(missing_ok=True)
+        job = {"config": settings, "out": str(out), "tracking_uri": run.uri, "run_id": run.run_id}
+        epochs = config.total_images / num_slices
+        echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
+        echo(f"{workers} worker(s), output in {out}")
+        with (
+            ray_session(address, echo=echo),
+            progress(config.total_images, "images", quiet=quiet, echo=echo) as meter,
+            watching(out / "progress.json", meter, echo),
+        ):
+            outcome = _fit(config, job, out, workers)
         if outcome["stopped"]:
             raise ValueError(outcome["stopped"])
-        bundle = _export(config, out, run_id)
-        version = tracking.register_prior(uri, run_id, bundle, config.name)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        tracking.finish_run(uri, run_id, "KILLED" if interrupted else "FAILED", str(error) or "interrupted")
-        raise
-    tracking.finish_run(uri, run_id, "FINISHED")
+        bundle = _export(config, out, run.run_id)
+        version = tracking.register_prior(run.uri, run.run_id, bundle, config.name)
     return TrainResult(
-        bundle, outcome["images"], time.monotonic() - started, uri, run_id, f"models:/{config.name}/{version}"
+        bundle, outcome["images"], time.monotonic() - started, run.uri, run.run_id, f"models:/{config.name}/{version}"
     )
 
 
@@ -110,16 +108,8 @@ def _portable(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, stores=stores))
 
 
-def _fit(
-    config: TrainConfig,
-    job: dict[str, Any],
-    out: Path,
-    workers: int,
-    address: str | None,
-    echo: Callable[[str], None],
-) -> dict[str, Any]:
+def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: int) -> dict[str, Any]:
     """Run the workers to the end and return rank 0's answer."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -127,8 +117,6 @@ def _fit(
 
     from kdrift.training.worker import train_worker
 
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     threads, use_gpu = worker_resources(ray.nodes(), workers)
     resources = {"CPU": threads, "GPU": int(use_gpu)}
     environment = {**worker_environment(threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
@@ -144,19 +132,12 @@ def _fit(
             worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]
         ),
     )
-    done = threading.Event()
-    shown = (out / "progress.json", config.total_images, done, echo)
-    watcher = threading.Thread(target=watch, args=shown, daemon=True)
-    watcher.start()
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
         raise OSError(_first_cause(error)) from None
     except SystemExit:  # what Ray's own handler makes of Ctrl-C
         raise KeyboardInterrupt from None
-    finally:
-        done.set()
-        watcher.join()
     return result.return_value  # type: ignore[attr-defined]
 
 

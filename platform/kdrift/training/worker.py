@@ -16,11 +16,11 @@ from torch import nn
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs import tracking
 from kdrift.runs.config import parse
-from kdrift.runs.progress import ProgressWriter
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
+from kdrift.training.watch import ProgressWriter
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _hooks(
     def metrics(images: int, values: dict[str, float]) -> None:
         latest.update(values)
         tracking.log_metrics(job["tracking_uri"], job["run_id"], values, images)
-        with (out / "log.jsonl").open("a") as stream:
+        with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
             stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
 
     def preview(state: TrainState) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from kdrift import __version__
 from kdrift.methods.presets import TUNED, Preset, write_preset
 from kdrift.prior.bundle import Prior
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import whole_file, write_json, write_text
 from kdrift.tuning.journal import TrialRecord
 from kdrift.tuning.objective import Case, describe_data
 from kdrift.tuning.tune_config import TuneConfig
@@ -76,13 +74,14 @@ def leave_results(
 ) -> list[Path]:
     """Write all files, each whole or not at all; return where the preset lies and, with `pareto`, the front."""
     written = [write_preset(preset, place / f"{preset.method}.yaml") for place in (folder, out) if place is not None]
-    _replace(out / "trials.csv", lambda path: path.write_text(table(config, trials)))
+    write_text(out / "trials.csv", table(config, trials))
     if config.pareto:
         front = pareto_front(config, trials)
         rows = [{"trial": t.number, **t.settings, **_figures(t)} for t in front]
-        _replace(out / "front.csv", lambda path: path.write_text(table(config, front)))
-        _replace(out / "front.json", lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
-        _replace(out / "front.png", lambda path: _draw(path, config, trials, front))
+        write_text(out / "front.csv", table(config, front))
+        write_json(out / "front.json", rows)
+        with whole_file(out / "front.png") as temporary:
+            _draw(temporary, config, trials, front)
         written += [out / "front.csv", out / "front.json", out / "front.png"]
     return written
 
@@ -124,12 +123,3 @@ def _draw(path: Path, config: TuneConfig, trials: list[TrialRecord], front: list
     axes.set(xlabel="seconds a slice", ylabel=config.objective, title=f"{config.name}: {config.method}")
     axes.legend()
     FigureCanvasAgg(figure).print_png(path)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from ray.tune import Callback
 
 from kdrift.runs import tracking
-from kdrift.runs.progress import format_seconds
+from kdrift.runs.progress import Meter
+from kdrift.runs.run_folder import TrackedRun
 from kdrift.tuning.journal import Journal, State, TrialRecord
 from kdrift.tuning.tune_config import TuneConfig
 
@@ -21,14 +21,12 @@ class Recorder(Callback):
     """Keeps the journal and the child runs of one search; all of it on the driver."""
 
     def __init__(
-        self, config: TuneConfig, journal: Journal, run: dict[str, str], artifacts: Path, num_slices: int,
-        echo: Callable[[str], None],
+        self, config: TuneConfig, journal: Journal, run: TrackedRun, artifacts: Path, num_slices: int,
+        meter: Meter, echo: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._config, self._journal, self._run, self._artifacts = config, journal, run, artifacts
-        self._num_slices, self._echo = num_slices, echo
+        self._num_slices, self._meter, self._echo = num_slices, meter, echo
         self._numbers: dict[str, int] = {}
-        self._began = time.monotonic()
-        self._done_before = sum(trial.is_done for trial in journal.trials.values())
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open or take up the trial's run; Ray calls this again when a trial starts again after a failure."""
@@ -36,11 +34,11 @@ class Recorder(Callback):
         record = self._known(trial)
         if record is None:
             number = max(self._journal.trials, default=0) + 1
-            name, uri = f"{self._config.name}-{number:03d}", self._run["tracking_uri"]
-            run_id = tracking.start_run(uri, name, settings, self._artifacts, parent=self._run["run_id"])
+            name, uri = f"{self._config.name}-{number:03d}", self._run.uri
+            run_id = tracking.start_run(uri, name, settings, self._artifacts, parent=self._run.run_id)
         else:
             number, run_id = record.number, record.run_id
-            tracking.resume_run(self._run["tracking_uri"], run_id)
+            tracking.resume_run(self._run.uri, run_id)
         self._numbers[trial.trial_id] = number
         self._journal.start(number, settings, run_id)
 
@@ -51,7 +49,7 @@ class Recorder(Callback):
         record = self._record(trial)
         row = {name: float(result[name]) for name in FIGURES if name in result}
         self._journal.report(record.number, {**row, "pid": result["pid"]})
-        tracking.log_metrics(self._run["tracking_uri"], record.run_id, row, step=int(row["slices"]))
+        tracking.log_metrics(self._run.uri, record.run_id, row, step=int(row["slices"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that saw all slices or was stopped early."""
@@ -59,7 +57,7 @@ class Recorder(Callback):
         slices = int(record.rows[-1]["slices"])
         state: State = "complete" if slices >= self._num_slices else "stopped"
         reason = "" if state == "complete" else f"by ASHA after {slices} of {self._num_slices} slices"
-        tracking.finish_run(self._run["tracking_uri"], record.run_id, "FINISHED", reason)
+        tracking.finish_run(self._run.uri, record.run_id, "FINISHED", reason)
         self._journal.end(record.number, state)  # last: until then a driver that was killed does the trial again
         self._show(record)
 
@@ -67,7 +65,7 @@ class Recorder(Callback):
         """Close the run of a trial that failed more often than it may."""
         record = self._record(trial)
         lines = str(trial.get_error()).strip().splitlines() if trial.get_error() else ["its worker was lost"]
-        tracking.finish_run(self._run["tracking_uri"], record.run_id, "FAILED", lines[-1])
+        tracking.finish_run(self._run.uri, record.run_id, "FAILED", lines[-1])
         self._journal.end(record.number, "failed")
         self._echo(f"trial {record.number} failed: {lines[-1]}")
 
@@ -85,16 +83,12 @@ class Recorder(Callback):
 
     def _show(self, record: TrialRecord) -> None:
         config, done = self._config, [trial for trial in self._journal.trials.values() if trial.is_done]
-        left = config.num_trials - len(done)
-        each = (time.monotonic() - self._began) / max(1, len(done) - self._done_before)
         whole = [trial.value for trial in done if trial.state == "complete"]
         best = f"{(max if config.higher_is_better else min)(whole):.5g}" if whole else "none yet"
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
         after = "" if record.state == "complete" else f" (stopped after {record.rows[-1]['slices']:.0f} slices)"
-        self._echo(
-            f"{len(done)}/{config.num_trials} trials  best {config.objective} {best}"
-            f"  {format_seconds(each * left)} left  |  {record.number}: {record.value:.5g}{after}  {shown}"
-        )
+        self._echo(f"trial {record.number}: {config.objective} {record.value:.5g}{after}  {shown}")
+        self._meter.update(len(done), note=f"best {config.objective} {best}")
 
 
 def _short(value: Any) -> str:

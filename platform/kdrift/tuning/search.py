@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,13 +18,18 @@ from kdrift.prior.bundle import Prior
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
+from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import keep_freed_memory
-from kdrift.runs.run_folder import open_run
+from kdrift.runs.progress import progress
+from kdrift.runs.run_folder import end_status, run_folder, tracked_run
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, leave_results, make_preset
-from kdrift.tuning.tune_config import TuneConfig, check_resumable, check_space, start_point
+from kdrift.tuning.tune_config import MAY_CHANGE, TuneConfig, check_space, start_point
+
+if TYPE_CHECKING:
+    from kdrift.tuning.record import Recorder
 
 START = "start.yaml"
 """The preset that a search in an output folder started from."""
@@ -52,6 +57,7 @@ def tune(
     resume: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
+    quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> TuneResult:
     """Search on Ray Tune and write the winner as the method's `tuned` preset, in the user's folder and in `out`.
@@ -62,7 +68,7 @@ def tune(
     ------
     ValueError
         If settings, space, data or prior cannot serve; if `out` holds a search and `resume` is false, or one of
-        another configuration; if the cluster is too small.
+        another configuration or that goes on in another process; if the cluster is too small.
     OSError
         If no trial saw all slices.
     KeyboardInterrupt
@@ -72,42 +78,48 @@ def tune(
     plan, start = _start(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
     cases = load_cases(config, plan.resolve(prior))
-    settings = to_dict(config)
+    settings, what = to_dict(config), "search"
     if not (out / "run.json").is_file():
         (out / "trials.jsonl").unlink(missing_ok=True)
-    run = open_run(
-        out, config.name, settings, what="search", resume=resume, tracking_uri=tracking_uri, check=check_resumable
-    )
-    write_preset(start, out / START)
-    journal = Journal(out / "trials.jsonl")
-    if resume:
-        tracking.keep_children(run["tracking_uri"], run["run_id"], {trial.run_id for trial in journal.trials.values()})
-    echo(
-        f"tuning {config.name}: {config.method}, {config.num_trials} trials of {len(cases)} slices,"
-        f" by {config.objective}"
-    )
-    echo(f"output in {out}")
-    try:
-        if sum(trial.is_done for trial in journal.trials.values()) < config.num_trials:
-            _search(config, plan, start, prior, cases, journal, run, out, address, echo)
-        trials = [journal.trials[number] for number in sorted(journal.trials)]
-        best = choose_best(config, trials)
-        preset = make_preset(config, start, prior, cases, trials, best, run["run_id"])
-        written = leave_results(config, preset, trials, best, out, preset_folder())
-        for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
-            tracking.log_file(run["tracking_uri"], run["run_id"], path)
-        tracking.log_metrics(run["tracking_uri"], run["run_id"], {"best": best.value}, step=len(trials))
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        status = "KILLED" if interrupted else "FAILED"
-        for trial in journal.trials.values():
-            if trial.state == "unfinished":
-                tracking.finish_run(run["tracking_uri"], trial.run_id, status, "the search ended before it")
-        tracking.finish_run(run["tracking_uri"], run["run_id"], status, str(error) or "interrupted")
-        raise
-    tracking.finish_run(run["tracking_uri"], run["run_id"], "FINISHED")
+    with (
+        run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TuneConfig, resume=resume),
+        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
+    ):
+        write_preset(start, out / START)
+        journal = Journal(out / "trials.jsonl")
+        if resume:
+            tracking.keep_children(run.uri, run.run_id, {trial.run_id for trial in journal.trials.values()})
+        echo(
+            f"tuning {config.name}: {config.method}, {config.num_trials} trials of {len(cases)} slices,"
+            f" by {config.objective}"
+        )
+        echo(f"output in {out}")
+        try:
+            done = sum(trial.is_done for trial in journal.trials.values())
+            if done < config.num_trials:
+                _calm_tune()
+                from kdrift.tuning.record import Recorder
+
+                with (
+                    ray_session(address, echo=echo),
+                    progress(config.num_trials, "trials", done=done, quiet=quiet, echo=echo) as meter,
+                ):
+                    recorder = Recorder(config, journal, run, out / "artifacts", len(cases), meter, echo)
+                    _search(config, plan, start, prior, cases, journal, recorder, out)
+            trials = [journal.trials[number] for number in sorted(journal.trials)]
+            best = choose_best(config, trials)
+            preset = make_preset(config, start, prior, cases, trials, best, run.run_id)
+            written = leave_results(config, preset, trials, best, out, preset_folder())
+            for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
+                tracking.log_file(run.uri, run.run_id, path)
+            tracking.log_metrics(run.uri, run.run_id, {"best": best.value}, step=len(trials))
+        except BaseException as error:
+            for trial in journal.trials.values():
+                if trial.state == "unfinished":
+                    tracking.finish_run(run.uri, trial.run_id, end_status(error), "the search ended before it")
+            raise
     seconds = time.monotonic() - began
-    return TuneResult(preset, written, best, trials, seconds, run["tracking_uri"], run["run_id"])
+    return TuneResult(preset, written, best, trials, seconds, run.uri, run.run_id)
 
 
 def run_trial(
@@ -141,26 +153,26 @@ def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     return plan, start
 
 
-def _search(
-    config: TuneConfig, plan: Plan, start: Preset, prior: Prior | None, cases: list[Case], journal: Journal,
-    run: dict[str, str], out: Path, address: str | None, echo: Callable[[str], None],
-) -> None:  # fmt: skip
-    """Run the trials that are yet to finish."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def _calm_tune() -> None:
+    """Set what Ray Tune reads when it is imported."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the journal and MLflow are the log
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a header however quiet it is asked to be
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search at once
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # the recorder says so in a line
+
+
+def _search(
+    config: TuneConfig, plan: Plan, start: Preset, prior: Prior | None, cases: list[Case], journal: Journal,
+    recorder: Recorder, out: Path,
+) -> None:  # fmt: skip
+    """Run the trials that are yet to finish."""
     import ray
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    from kdrift.tuning.record import Recorder
     from kdrift.tuning.suggest import searcher
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     lent = {"cpu": config.cpus_per_trial} | ({"gpu": config.gpus_per_trial} if config.gpus_per_trial else {})
     _check_room(config, ray.cluster_resources())
     mode = "max" if config.higher_is_better else "min"
@@ -184,7 +196,7 @@ def _search(
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(out / "ray"),
             failure_config=ray_tune.FailureConfig(max_failures=config.max_failures),
-            callbacks=[Recorder(config, journal, run, out / "artifacts", len(cases), echo)],
+            callbacks=[recorder],
             verbose=0,
         ),
     )

@@ -11,7 +11,7 @@ from kdrift.measures.metrics import METRICS
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import flatten, parse, suggest
+from kdrift.runs.config import parse, suggest
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class TuneData(AcquisitionOptions):
         super().__post_init__()
         if self.slices_per_volume < 1 or not self.sources:
             raise ValueError("data needs sources and slices_per_volume >= 1")
+
+
+MAY_CHANGE = ("num_trials", "cpus_per_trial", "gpus_per_trial", "max_failures", "name")
+"""What may change when a search is resumed."""
 
 
 @dataclass(frozen=True)
@@ -168,18 +172,3 @@ def start_point(config: TuneConfig, start: Preset) -> dict[str, Any]:
         elif axis.choices is not None and value in axis.choices:
             point[name] = value
     return point
-
-
-def check_resumable(saved: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ValueError where `config` would not continue the search that `saved` (both from `to_dict`) began.
-
-    The number of trials, what a trial is lent and how often it is started again may change.
-    """
-    free = {"num_trials", "cpus_per_trial", "gpus_per_trial", "max_failures", "name"}
-    old, new = flatten(saved), flatten(config)
-    for key in sorted(old.keys() | new.keys()):
-        if key not in free and old.get(key) != new.get(key):
-            raise ValueError(
-                f"cannot resume: {key} was {old.get(key)!r} and is now {new.get(key)!r};"
-                " restore it or start a new search in another --out"
-            )

@@ -104,6 +104,7 @@ def find_sources(path: str | os.PathLike[str]) -> list[str]:
     found: list[str] = []
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
+        names = [name for name in names if not name.startswith(".")]  # hidden: being written, or not data
         dicom = [name for name in names if _suffix_format(name) == "dicom"]
         if dicom:
             with contextlib.suppress(BadVolume):  # then the folder itself is listed, and opening it names the file

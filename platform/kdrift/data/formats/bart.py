@@ -18,6 +18,7 @@ from kdrift.data.formats.kspace import (
     partitions_to_slices,
 )
 from kdrift.data.volume import BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
     "read", "phase 1", "phase 2", "coil", "maps", "TE", "coeff", "coeff 2", "iteration", "cshift", "time",
@@ -64,7 +65,7 @@ def open_bart(path: str, name: str) -> Volume:
 def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
     """Write `(slice, coil, row, col)` as `stem.hdr` and `stem.cfl`: rows in dimension 0, slices in 13.
 
-    The header is renamed into place last, so a killed write leaves no readable pair.
+    The header comes last, so a killed write leaves no readable pair.
 
     Raises
     ------
@@ -75,13 +76,11 @@ def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
         raise ValueError(f"kspace has shape {kspace.shape}, expected (slice, coil, row, col)")
     num_slices, coils, rows, cols = kspace.shape
     dims = [rows, cols, 1, coils, *(1,) * 9, num_slices, 1, 1]
-    temporary = f"{os.fspath(stem)}.{os.getpid()}.tmp"
     header = "# Dimensions\n" + " ".join(str(size) for size in dims) + "\n"
     stored = np.ascontiguousarray(kspace.transpose(0, 1, 3, 2), dtype=np.complex64)
     for suffix, data in ((".cfl", stored.tobytes()), (".hdr", header.encode())):
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, f"{os.fspath(stem)}{suffix}")
+        with whole_file(f"{os.fspath(stem)}{suffix}") as temporary:
+            temporary.write_bytes(data)
 
 
 def read_bart_maps(path: str) -> npt.NDArray[Any]:

@@ -18,6 +18,7 @@ import scipy.fft
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
 from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, centre_crop, check_dims
+from kdrift.runs.files import whole_file
 
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 IMAGES = (*REFERENCES, "reconstruction")
@@ -143,21 +144,15 @@ def write_fastmri(
         values["max"] = float(reference.max())
         values["norm"] = float(np.linalg.norm(reference.astype(np.float64)))
     fields = {"receiver_channels": kspace.shape[1] if kspace.ndim == 4 else 1, **values}
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with h5py.File(temporary, "w") as file:
-            file["kspace"] = kspace.astype(np.complex64, copy=False)
-            if reference is not None:
-                key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
-                file[key] = reference.astype(np.float32, copy=False)
-            if mask is not None:
-                file["mask"] = mask.astype(np.uint8)
-            file["ismrmrd_header"] = write_header((rows, cols), size, fov_mm, fields)
-            file.attrs.update(values)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file["kspace"] = kspace.astype(np.complex64, copy=False)
+        if reference is not None:
+            key = "reconstruction_rss" if kspace.ndim == 4 else "reconstruction_esc"
+            file[key] = reference.astype(np.float32, copy=False)
+        if mask is not None:
+            file["mask"] = mask.astype(np.uint8)
+        file["ismrmrd_header"] = write_header((rows, cols), size, fov_mm, fields)
+        file.attrs.update(values)
 
 
 def remove_readout_oversampling(kspace: npt.NDArray[Any], recon_rows: int) -> npt.NDArray[Any]:

@@ -1,0 +1,154 @@
+"""Files and folders that appear whole or not at all: the one module that writes them so.
+
+What is written goes to a hidden name beside its place first and is renamed when it is whole. A process that is killed
+leaves the hidden name behind, never a half file under the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str], *, mode: int = 0o644, durable: bool = True) -> Iterator[Path]:
+    """Yield a path to write to; after the block it is `path`, and where the block raised, `path` is as it was.
+
+    The yielded path has the suffix of `path` (writers go by it) and is of this call alone. Missing folders are made.
+    The file gets `mode`, less what the umask takes away. Without `durable` the disk is not waited for, and after a
+    power cut the file may be an older one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    granted = temporary.stat().st_mode & 0o777
+    try:
+        yield temporary
+        temporary.chmod(granted)  # some libraries put a file of their own there
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+    """Yield a new folder to fill; after the block it is `path`, and where the block raised, `path` is as it was.
+
+    Files in it are readable by whom the folder is, whatever library wrote them.
+
+    Raises
+    ------
+    ValueError
+        If `path` exists and `replace` is false.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    temporary.mkdir(mode=0o755)
+    granted = temporary.stat().st_mode & 0o777
+    try:
+        yield temporary
+        for entry in sorted(temporary.rglob("*"), reverse=True):  # a folder after what it holds
+            entry.chmod(granted if entry.is_dir() else granted & 0o666)
+            _sync(entry)
+        _sync(temporary)
+        put_folder(temporary, path, replace=replace)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Path | None = None) -> None:
+    """Rename a finished folder to `path`, on the same disk.
+
+    With `replace` an older one steps aside first (to the path `aside`, by default a hidden name) and is then deleted;
+    it comes back where the new one cannot take its place.
+
+    Raises
+    ------
+    ValueError
+        If `path` exists and `replace` is false.
+    """
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    if not replace:
+        raise ValueError(f"{path} exists already; remove it or choose another name")
+    aside = aside or _beside(path)
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any] | list[Any], *, durable: bool = True) -> None:
+    """Write a JSON file; `durable` as in `whole_file`."""
+    with whole_file(path, durable=durable) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file, {} where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write a YAML file, its keys in the order they have."""
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+@contextlib.contextmanager
+def only_user(path: str | Path | None, taken: str) -> Iterator[None]:
+    """Hold a lock on a local file or folder; the kernel releases it when its owner dies. None holds nothing.
+
+    Raises ValueError, which begins with `taken`, while another process holds it.
+    """
+    if path is None:
+        yield
+        return
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{taken}; wait for it to end") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _beside(path: Path) -> Path:
+    """Return a hidden name in the same folder that nobody else has, with the last two suffixes (`.nii.gz`)."""
+    return path.with_name(f".{path.name[:40]}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes[-2:])}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,59 @@
+"""Progress of a training: rank 0 writes a small file once a second, the driver shows it.
+
+A file in the output folder, which all nodes share anyway, needs no further process and can be read by anyone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kdrift.runs.files import read_json, write_json
+from kdrift.runs.progress import Meter
+
+
+class ProgressWriter:
+    """Write images, loss and speed at most once a second; the loss is smoothed over about 50 steps."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path, self._start, self._loss, self._written = path, start, 0.0, 0.0
+        self._steps = 0
+
+    def __call__(self, images: int, loss: float, images_per_second: float) -> None:
+        """Take note of one step."""
+        self._steps += 1
+        self._loss += (loss - self._loss) / min(self._steps, 50)
+        if time.monotonic() - self._written >= 1:
+            self._written = time.monotonic()
+            values = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
+            # not durable: the training does not wait for the disk
+            write_json(self._path, {**values, "start": self._start, "pid": os.getpid()}, durable=False)
+
+
+@contextlib.contextmanager
+def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[None]:
+    """Show the progress file on a meter during the block, and say when a worker was lost."""
+    done = threading.Event()
+
+    def watch() -> None:
+        attempt = None
+        while not done.wait(1.0):
+            values = read_json(path)
+            if not values:
+                continue
+            if attempt not in (None, values["pid"]):
+                echo(f"a worker was lost: training goes on from image {values['start']}")
+            attempt = values["pid"]
+            meter.update(values["images"], rate=values["images_per_second"], note=f"loss {values['loss']:.4f}")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
