@@ -20,7 +20,9 @@ from kdrift.methods.classical import BASELINES
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior, load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.reconstruct import Plan, reconstruct
+from kdrift.sde import WhiteNoise
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
@@ -33,7 +35,7 @@ CONFIG = NetworkConfig(
 def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("prior") / "tiny"
-    return save_prior(folder, build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 0.01, "sigma_max": 5.0})
+    return save_prior(folder, build_network(CONFIG), CONFIG, PriorInfo(WhiteNoise(0.01, 5.0)))
 
 
 @pytest.fixture(scope="module")

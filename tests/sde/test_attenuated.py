@@ -19,6 +19,7 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.low_rank import LowRankOperator, annihilation_filters, low_rank_operator
 from kdrift.networks import NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import parse, to_dict
 from kdrift.sde import VESDE, AttenuatedSDE, AttenuationConfig, NoiseConfig, gaussian_window
 from kdrift.sde.channels import Network
@@ -284,13 +285,7 @@ def test_training_lowers_the_loss_and_makes_a_prior(images: Path, tmp_path: Path
     assert after["validation/noise_left_sigma_0.1"] < before["validation/noise_left_sigma_0.1"]
     assert draw_samples(config, state.ema, 16, CPU, held_out).shape == (2, 2, 16, 16)
     assert draw_denoised(config, state.ema, held_out, CPU).shape == (9, 2, 16, 16)
-    metadata = {
-        "sigma_min": 0.01,
-        "sigma_max": 1.0,
-        "noise": "attenuated",
-        "attenuation": {"b_min": 0.5, "b_max": 24.0},
-    }
-    prior = load_prior(save_prior(tmp_path / "p", state.ema, config.network, card="", metadata=metadata))
+    prior = load_prior(save_prior(tmp_path / "p", state.ema, config.network, PriorInfo(config.noise.process)))
     sde = prior.sde(16, 16)
     assert isinstance(sde, AttenuatedSDE)
     assert (sde.sigma_max, sde.b_max) == (1.0, 24.0)

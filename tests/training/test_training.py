@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdrift.data.dataset import TrainingImages
+from kdrift.prior.prior_info import CardText
 from kdrift.runs.config import to_dict
 from kdrift.runs.json_file import read_json
 from kdrift.runs.progress import ProgressWriter, format_progress
@@ -30,7 +31,7 @@ from kdrift.training.loop import (
 from kdrift.training.loss import denoise, noise_left
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
 from kdrift.training.train_config import OptimisationConfig, TrainConfig, check_resumable
-from kdrift.training.trainer import model_card, worker_resources
+from kdrift.training.trainer import worker_resources
 from training_helpers import tiny_config, write_images
 
 CPU = torch.device("cpu")
@@ -216,7 +217,7 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path) -> None:
 def test_resume_needs_the_same_configuration(images: Path) -> None:
     config = tiny_config(images)
     saved = to_dict(config)
-    check_resumable(saved, to_dict(replace(config, total_images=128, card="x")))
+    check_resumable(saved, to_dict(replace(config, total_images=128, card=CardText("x"))))
     with pytest.raises(ValueError, match="seed was 3 and is now 4"):
         check_resumable(saved, to_dict(replace(config, seed=4)))
     wider = replace(config.network, ncsnpp=replace(config.network.ncsnpp, nf=16))
@@ -278,11 +279,3 @@ def test_worker_resources() -> None:
     assert worker_resources([node(16, 1), node(16, 4)], 3) == (8, True)
     with pytest.raises(ValueError, match="3 workers need 3 CPUs, the Ray cluster has 2"):
         worker_resources([node(2)], 3)
-
-
-def test_model_card(images: Path) -> None:
-    config = replace(tiny_config(images), card="Brains, CC-BY, cite X.")
-    card = model_card(config, 64, {"train/loss": 1.0, "validation/noise_left_sigma_0.1": 0.25})
-    assert card.startswith("# tiny\n\nBrains, CC-BY, cite X.\n")
-    assert "| 0.1 | 0.2500 |" in card
-    assert "the 0.99 quantile of each volume's magnitudes is 1" in card

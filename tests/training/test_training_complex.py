@@ -15,8 +15,9 @@ from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.mri.fourier import fft2c
 from kdrift.prior.bundle import load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import load_config, parse
-from kdrift.sde import LowFrequencies, Noise, NoiseConfig
+from kdrift.sde import LowFrequencies, Noise, NoiseConfig, WhiteNoise
 from kdrift.sde.white_noise import edm_loss, score_matching_loss
 from kdrift.training.loop import Hooks, fit, new_state, validate
 from kdrift.training.loss import denoise, noise_left, training_loss
@@ -139,8 +140,7 @@ def test_training_starts_from_what_fits(images: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in magnitude.parameters():
             parameter.add_(0.1)
-    ranges = {"sigma_min": 0.01, "sigma_max": 5.0}
-    prior = save_prior(tmp_path / "magnitude", magnitude, config.network, card="", metadata=ranges)
+    prior = save_prior(tmp_path / "magnitude", magnitude, config.network, PriorInfo(WhiteNoise(0.01, 5.0)))
     fresh = new_state(complex_config(images), CPU).network.state_dict()
     begun = new_state(complex_config(images, init_from=str(prior)), CPU)
     given = load_prior(prior).network.state_dict()
@@ -199,9 +199,9 @@ def test_shipped_configurations_fit_the_prior_they_start_from(name: str, kind: s
     config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
     small = load_config(TrainConfig, CONFIGS / "brain_small.yaml")
     assert config.noise.kind == kind
-    assert config.init_from == small.name
+    assert config.init_from == "brain-magnitude-small"
     assert replace(config.network, ncsnpp=replace(config.network.ncsnpp, channels=1)) == small.network
     network = new_state(config, CPU).network
-    given = load_prior(small.name).network.state_dict()
+    given = load_prior(config.init_from).network.state_dict()
     fitting = [name for name, value in network.state_dict().items() if given[name].shape == value.shape]
     assert np.mean([name in fitting for name in given]) > 0.9

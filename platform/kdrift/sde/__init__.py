@@ -5,7 +5,7 @@ from kdrift.sde.attenuated_noise import AttenuatedNoise
 from kdrift.sde.base import SDE, Noise
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
-from kdrift.sde.process import PROCESSES, NoiseProcess
+from kdrift.sde.process import PROCESSES, AnyNoise, NoiseProcess
 from kdrift.sde.ve import VESDE, spaced_levels
 from kdrift.sde.vp import VPSDE, SubVPSDE
 from kdrift.sde.white_noise import HighFrequencyNoise, WhiteNoise
@@ -15,6 +15,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "AnyNoise",
     "AttenuatedNoise",
     "AttenuatedSDE",
     "AttenuationConfig",

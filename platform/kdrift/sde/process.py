@@ -74,7 +74,10 @@ class NoiseProcess(Protocol):
         """Return the part of an error of denoising that the loss counts, and the power that the noise has there."""
 
 
+AnyNoise = WhiteNoise | HighFrequencyNoise | AttenuatedNoise
+"""The kinds of noise there are; a new one is a file with such a class, a name here and one in `PROCESSES`."""
+
 PROCESSES: dict[Noise, type[WhiteNoise] | type[AttenuatedNoise]] = {
     process.kind: process for process in (WhiteNoise, HighFrequencyNoise, AttenuatedNoise)
 }
-"""The kinds of noise; a new one is a file with such a class, and a line here."""
+"""Each by its name in configurations."""

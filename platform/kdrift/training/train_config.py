@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from kdrift.data.data_config import DataConfig
 from kdrift.networks import NetworkConfig
+from kdrift.prior.prior_info import CardText
 from kdrift.runs.config import flatten
 from kdrift.sde import PROCESSES, NoiseConfig
 
@@ -122,8 +123,8 @@ class TrainConfig:
     """Checkpoints and restarts."""
     init_from: str | None = None
     """Prior (shipped name or folder) whose weights a fresh run starts from, wherever the shapes agree."""
-    card: str = ""
-    """Markdown put into the model card: what the prior is for, its data, their licence and citation."""
+    card: CardText = field(default_factory=CardText)
+    """What the model card says in your words; all else in it is generated from the run."""
 
     def __post_init__(self) -> None:
         if self.batch_size <= 0 or self.total_images <= 0:
