@@ -25,8 +25,8 @@ from torch import Tensor
 from kdrift.networks import build_network
 from kdrift.runs.config import parse
 from kdrift.runs.hardware import worker_environment
+from kdrift.sde.white_noise import draw_white, edm_loss
 from kdrift.training.loop import Hooks, fit, new_state
-from kdrift.training.loss import draw_noise, edm_loss
 from kdrift.training.train_config import HardwareConfig, TrainConfig
 
 COMMAND = "python benchmarks/bench_training.py"
@@ -126,7 +126,7 @@ def _plain_loop(config: TrainConfig, data: RandomImages, tick: Callable[[], None
     for start in range(0, config.total_images, config.batch_size):
         indices = range(start, start + config.batch_size)
         image = data.batch(indices)
-        sigma, noise = draw_noise(config.noise, "edm", 0, indices, image.shape[1:])
+        sigma, noise = draw_white(config.noise, "edm", 0, indices, image.shape[1:])
         optimizer.zero_grad()
         loss = edm_loss(network, image, sigma, noise, sigma_data)
         loss.backward()

@@ -17,11 +17,13 @@ from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.runs.config import to_dict
+from kdrift.sde import WhiteNoise
 
 MASK = MaskRequest("equispaced", acceleration=2.0, acs_lines=12)
 PLAN = Plan(settings={"num_steps": 3}, num_samples=4, seed=5, precision="float32")
@@ -36,8 +38,7 @@ def make_inputs(folder: Path) -> dict[str, str]:
         preconditioning="edm",
     )  # fmt: skip
     torch.manual_seed(0)
-    levels = {"sigma_min": 0.01, "sigma_max": 5.0}
-    save_prior(folder / "prior", build_network(network), network, card="", metadata=levels)
+    save_prior(folder / "prior", build_network(network), network, PriorInfo(WhiteNoise(0.01, 5.0)))
     store = open_store(folder / "store.zarr", "a")
     for name, slices in NUM_SLICES.items():
         volume = phantom_volume(slices, 32, 32, 4, seed=slices)

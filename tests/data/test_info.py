@@ -84,12 +84,15 @@ def test_prior_bundle(tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("# Small brain prior\n\nText.\n")
     found = describe(str(tmp_path))
     assert (found["what"], found["num_parameters"], found["card"]) == ("prior", 13, "Small brain prior")
-    assert found["noise"] == "white"
-    assert "annealed" in found["serves"]
+    assert "has no section network" in found["problem"]
+    assert found["serves"] == []
     assert found["tensors"] == {"a.weight": "3x4", "b": "scalar"}
     assert found["config"] == {"channels": 64}
     assert found["metadata"] == {"kind": "ema"}
     assert len(found["sha256"]) == 64
+    shipped = describe("brain-complex-small")
+    assert shipped["noise"] == "white"
+    assert "annealed" in shipped["serves"]
     assert "score_mri_real" in describe("brain-magnitude-small")["serves"]
     assert "score_mri_real" not in describe("brain-complex-small")["serves"]
     (tmp_path / "model.safetensors").write_bytes(b"broken")

@@ -19,9 +19,10 @@ from kdrift.mri.masks import make_mask
 from kdrift.mri.sense import sense_operator
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
-from kdrift.sde import AttenuatedSDE
+from kdrift.sde import AttenuatedNoise, AttenuatedSDE, WhiteNoise
 
 TAU = 0.7
 SIZE = 12
@@ -235,9 +236,8 @@ def test_reconstruct_runs_it_with_a_prior_of_its_kind(method: str, tmp_path: Pat
                      middle_attention=False, centered=True, scale_by_sigma=False),
         preconditioning="residual",
     )  # fmt: skip
-    attenuated = {"noise": "attenuated", "attenuation": {"b_min": 0.5, "b_max": 24.0}}
-    metadata = {"sigma_min": 0.01, "sigma_max": 1.0}
-    made = save_prior(tmp_path / "ak", build_network(network), network, card="", metadata={**metadata, **attenuated})
+    info = PriorInfo(AttenuatedNoise(0.01, 1.0, 0.5, 24.0))
+    made = save_prior(tmp_path / "ak", build_network(network), network, info)
     kspace = torch.from_numpy(phantom_volume(1, 32, 32, 3).kspace)
     mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
     preset = "paper" if method == "ak_diffusion" else None
@@ -246,6 +246,6 @@ def test_reconstruct_runs_it_with_a_prior_of_its_kind(method: str, tmp_path: Pat
     assert result.nfe == (4 if method == "ak_diffusion" else 2)
     assert result.network_images == 2 * (12 if method == "ak_diffusion" else 2)
     assert bool(torch.isfinite(result.mean).all())
-    white = save_prior(tmp_path / "white", build_network(network), network, card="", metadata=metadata)
+    white = save_prior(tmp_path / "white", build_network(network), network, PriorInfo(WhiteNoise(0.01, 1.0)))
     with pytest.raises(ValueError, match="needs a prior trained on attenuated noise"):
         reconstruct(kspace, mask, plan=plan, prior=load_prior(white), device="cpu")

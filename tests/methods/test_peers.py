@@ -23,7 +23,8 @@ from kdrift.mri.sense import sense_operator
 from kdrift.networks import NetworkConfig, build_network
 from kdrift.networks.ncsnpp import NCSNppConfig
 from kdrift.prior.bundle import Prior
-from kdrift.sde import VESDE
+from kdrift.prior.prior_info import PriorInfo
+from kdrift.sde import VESDE, WhiteNoise
 
 VP: dict[str, Any] = {"dps": dps, "dds": dds, "diffpir": diffpir}
 
@@ -67,7 +68,7 @@ def _tiny_prior() -> Prior:
         centered=True, scale_by_sigma=False, init_scale=0.1,
     )  # fmt: skip
     config = NetworkConfig(network, preconditioning="edm")
-    return Prior("tiny", build_network(config).eval(), config, {"sigma_min": 0.01, "sigma_max": 5.0}, "0" * 64)
+    return Prior("tiny", build_network(config).eval(), config, PriorInfo(WhiteNoise(0.01, 5.0)), "0" * 64)
 
 
 LIMITS = [

@@ -14,8 +14,9 @@ from kdrift.networks import Conditioning, DDPMConfig, NCSNppConfig, NCSNv2Config
 from kdrift.networks.infer import infer_architecture, infer_settings
 from kdrift.prior.bundle import Prior, load_prior, save_prior
 from kdrift.prior.network_score import NetworkScore
+from kdrift.prior.prior_info import ImageScale, PriorInfo
 from kdrift.runs.config import parse
-from kdrift.sde import VPSDE, HighFrequencySDE, LowFrequencies
+from kdrift.sde import VPSDE, HighFrequencyNoise, HighFrequencySDE, LowFrequencies, WhiteNoise
 from kdrift.sde.score import denoise
 from kdrift.training.train_config import TrainConfig
 
@@ -188,11 +189,8 @@ def test_high_frequency_prior_is_asked_for_what_it_was_trained_on() -> None:
 
     ddpm = DDPMConfig(image_size=16, nf=32, ch_mult=(1,), num_res_blocks=1)
     config = NetworkConfig(architecture="ddpm", ddpm=ddpm, conditioning="std")
-    metadata = {
-        "sigma_min": 0.01, "sigma_max": 150.0, "noise": "high_frequency",
-        "low_frequencies": {"shape": "columns", "fraction": 0.25},
-    }  # fmt: skip
-    prior = Prior("hfs", Network("std"), config, metadata, "")
+    info = PriorInfo(HighFrequencyNoise(0.01, 150.0, LowFrequencies("columns", 0.25)))
+    prior = Prior("hfs", Network("std"), config, info, "")
     sde = HighFrequencySDE(VPSDE(), LowFrequencies("columns", 0.25).mask(16, 16))
     x0, noise = torch.randn(2, 1, 16, 16, dtype=torch.complex64).unbind(0)
     t = torch.tensor(0.4)
@@ -210,12 +208,12 @@ def test_high_frequency_prior_is_asked_for_what_it_was_trained_on() -> None:
 def test_bundles_hold_the_chosen_architecture_alone(tmp_path: Path) -> None:
     config = NetworkConfig(architecture="ncsnv2", ncsnv2=NCSNV2_SMALL, conditioning="level")
     network = build_network(config)
-    metadata = {"sigma_min": 0.01, "sigma_max": 20.0, "image_scale": 2.0}
-    folder = save_prior(tmp_path / "p", network, config, card="", metadata=metadata)
+    info = PriorInfo(WhiteNoise(0.005, 10.0), ImageScale(value=2.0))
+    folder = save_prior(tmp_path / "p", network, config, info)
     assert "ddpm" not in (folder / "config.yaml").read_text()
     prior = load_prior(folder)
     assert prior.network_config == config
-    assert prior.sigma_range == (0.005, 10.0)
+    assert (prior.sigma_range, prior.image_scale) == ((0.005, 10.0), 2.0)
     x = torch.randn(1, 2, 16, 16)
     torch.testing.assert_close(prior.network(x, torch.tensor([3])), network.eval()(x, torch.tensor([3])))
     image = torch.randn(1, 13, 16, dtype=torch.complex64)

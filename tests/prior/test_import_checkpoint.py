@@ -18,6 +18,7 @@ import kdrift
 from kdrift.cli import main
 from kdrift.data.describe import describe
 from kdrift.data.phantom import phantom_volume
+from kdrift.mri.image_scale import ImageScale
 from kdrift.networks import (
     DDPMConfig,
     EDMDenoiser,
@@ -31,7 +32,7 @@ from kdrift.prior.checkpoint_file import read_checkpoint, unpack
 from kdrift.prior.published import FAMILIES, ImportOptions, import_checkpoint, infer
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
-from kdrift.sde import HighFrequencySDE
+from kdrift.sde import AttenuatedNoise, HighFrequencySDE
 from kdrift.sde.score import denoise
 
 NCSNPP = NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(16,), init_scale=1.0)
@@ -87,8 +88,9 @@ def test_the_bundle_is_the_published_network_with_its_moving_average(tmp_path: P
     content, average = published(family)
     file = saved(content, tmp_path)
     prior = kdrift.load_prior(import_checkpoint(file, tmp_path / "bundle"))
-    assert prior.metadata["source"]["family"] == family
-    assert prior.metadata["source"]["sha256"] == file_sha256(file)
+    assert prior.info.source is not None
+    assert prior.info.source.family == family
+    assert prior.info.source.sha256 == file_sha256(file)
     assert file_sha256(file) in (tmp_path / "bundle" / "README.md").read_text()
     config = CONFIGS[family]
     x = torch.randn(2, config.channels, 16, 16)
@@ -96,7 +98,8 @@ def test_the_bundle_is_the_published_network_with_its_moving_average(tmp_path: P
     again = import_checkpoint(file, tmp_path / "bundle", family, ImportOptions(weights="model"))
     other = load_prior(again)
     assert not torch.allclose(other.network(x, second_input(family)), average(x, second_input(family)))
-    assert (other.metadata["source"]["weights"], other.noise) == ("model", FAMILIES[family].noise)
+    assert other.info.source is not None
+    assert (other.info.source.weights, other.noise) == ("model", FAMILIES[family].noise)
 
 
 @pytest.mark.parametrize("name", ["score_mri_small", "hfs_small", "ncsnv2_small"])
@@ -236,13 +239,28 @@ def test_the_verb_says_what_it_took_the_file_for(tmp_path: Path, capsys: pytest.
     assert main(["info", file, out]) == 0
     text = capsys.readouterr().out
     assert "family: hfs-sde" in text
-    assert "image_scale: 4.0" in text
+    assert "value: 4.0" in text
     for option, message in (("noise=blue", "noise"), ("low.size=3", "unknown key 'low.size'"),
                             ("network.nff=8", "unknown key 'ddpm.nff', did you mean 'nf'"),
                             ("sigma_min=200", "0 < sigma_min < sigma_max"),
+                            ("scale=mean", "scale: Input should be"), ("quantile=2", "quantile is 2"),
                             ("network.image_size=x", "image_size is a whole number")):  # fmt: skip
         assert main(["import-checkpoint", file, "--out", out, "--set", option]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_the_scale_of_its_training_and_the_command_are_kept(tmp_path: Path) -> None:
+    content, _ = published("score-mri")
+    options = ImportOptions(scale="max", image_scale=2.0)
+    prior = load_prior(import_checkpoint(saved(content, tmp_path), tmp_path / "mine", options=options))
+    assert prior.info.scale == ImageScale("max", 0.99, 2.0)
+    assert prior.info.command
+    assert "the maximum of each image's magnitudes is 1 (of the network's own images it is 2)" in (
+        (tmp_path / "mine" / "README.md").read_text()
+    )
+    with pytest.raises(ValueError, match="brain-hfs-small is the name of a prior that comes with kdrift"):
+        import_checkpoint(saved(content, tmp_path), tmp_path / "brain-hfs-small")
+    assert not (tmp_path / "brain-hfs-small").exists()
 
 
 def test_info_recognises_published_files(tmp_path: Path) -> None:
@@ -262,7 +280,7 @@ def test_a_named_family_is_not_told_from_the_layout(tmp_path: Path) -> None:
 def test_a_network_of_ak_diffusion_restores_and_reconstructs(tmp_path: Path) -> None:
     content, average = published("ak-diffusion")
     prior = load_prior(import_checkpoint(saved(content, tmp_path), tmp_path / "ak", options=ImportOptions(b_max=20.0)))
-    assert (prior.noise, prior.metadata["attenuation"]) == ("attenuated", {"b_min": 0.5, "b_max": 20.0})
+    assert prior.info.process == AttenuatedNoise(0.01, 1.0, 0.5, 20.0)
     x = torch.randn(1, 16, 16, dtype=torch.complex64)
     residual = average(torch.view_as_real(x).permute(0, 3, 1, 2), torch.tensor([0.5])).permute(0, 2, 3, 1).contiguous()
     torch.testing.assert_close(denoise(prior.score(fast=False), x, 0.5), x + torch.view_as_complex(residual))

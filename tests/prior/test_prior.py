@@ -13,8 +13,9 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior, shipped_priors
 from kdrift.prior.network_score import NetworkScore, pad_to_multiple
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
-from kdrift.sde import AttenuatedSDE, HighFrequencySDE
+from kdrift.sde import AttenuatedSDE, HighFrequencyNoise, HighFrequencySDE, LowFrequencies, WhiteNoise
 from kdrift.sde.score import denoise
 from recon_helpers import resolve
 
@@ -23,13 +24,13 @@ CONFIG = NetworkConfig(
                  scale_by_sigma=False, init_scale=1.0),
     preconditioning="edm",
 )  # fmt: skip
-METADATA = {"sigma_min": 0.01, "sigma_max": 5.0}
+INFO = PriorInfo(WhiteNoise(0.01, 5.0))
 
 
 def test_round_trip_and_checksums(tmp_path: Path) -> None:
     network = build_network(CONFIG)
-    folder = save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)
-    save_prior(tmp_path / "p", network, CONFIG, card="# card", metadata=METADATA)  # replaces
+    folder = save_prior(tmp_path / "p", network, CONFIG, INFO)
+    save_prior(tmp_path / "p", network, CONFIG, INFO)  # replaces
     assert sorted(f.name for f in tmp_path.iterdir()) == ["p"]
     prior = load_prior(folder)
     assert prior.name == "p"
@@ -44,11 +45,9 @@ def test_round_trip_and_checksums(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     other = NetworkConfig(NCSNppConfig(image_size=16, nf=8, ch_mult=(1,), num_res_blocks=1))
-    folder = save_prior(tmp_path / "p", build_network(CONFIG), other, card="", metadata=METADATA)
+    folder = save_prior(tmp_path / "p", build_network(CONFIG), other, INFO)
     with pytest.raises(ValueError, match="weights do not fit"):
         load_prior(folder)
-    with pytest.raises(ValueError, match="lacks sigma_max"):
-        save_prior(tmp_path / "q", build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 1})
 
 
 def test_unknown_names_are_answered_with_what_there_is(tmp_path: Path) -> None:
@@ -66,7 +65,7 @@ def test_shipped_priors_load_fit_the_size_limit_and_denoise(name: str) -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
     assert (folder / "training.log").is_file()
     assert "command" in (folder / "README.md").read_text()
-    assert yaml.safe_load((folder / "config.yaml").read_text())["metadata"]["train"]["seed"] is not None
+    assert yaml.safe_load((folder / "config.yaml").read_text())["info"]["training"]["seed"] is not None
     rows, cols = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     disc = ((rows**2 + cols**2) < 0.6).float() * 0.6
     clean = torch.complex(disc, -0.5 * disc)
@@ -117,7 +116,7 @@ def test_padding_reflects_and_is_cropped() -> None:
 
 def test_prior_of_two_channels_scores_complex_images_only(tmp_path: Path) -> None:
     config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
-    folder = save_prior(tmp_path / "p", build_network(config), config, card="", metadata=METADATA)
+    folder = save_prior(tmp_path / "p", build_network(config), config, INFO)
     score = load_prior(folder).score(fast=False, max_images=2)
     x = torch.randn(3, 16, 16, dtype=torch.complex64)
     parts = torch.stack([x.real, x.imag], 1)
@@ -137,9 +136,8 @@ def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
 
 def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
     config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
-    low = {"shape": "columns", "fraction": 0.25}
-    metadata = {**METADATA, "noise": "high_frequency", "low_frequencies": low}
-    prior = load_prior(save_prior(tmp_path / "p", build_network(config), config, card="", metadata=metadata))
+    info = PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies("columns", 0.25)))
+    prior = load_prior(save_prior(tmp_path / "p", build_network(config), config, info))
     sde = prior.sde(8, 16)
     assert prior.noise == "high_frequency"
     assert isinstance(sde, HighFrequencySDE)

@@ -11,10 +11,12 @@ from kdrift.data.phantom import phantom_volume
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.chunks import Chunk, merge_chunks, split_chains
 from kdrift.recon.plan import Plan
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.hardware import has_fast_bfloat16
+from kdrift.sde import WhiteNoise
 from recon_helpers import Runner, resolve
 
 
@@ -32,7 +34,7 @@ def _runner(method: str, num_samples: int) -> Runner:
         centered=True, scale_by_sigma=False, init_scale=0.1,
     )  # fmt: skip
     config = NetworkConfig(network, preconditioning="edm")
-    prior = Prior("tiny", build_network(config).eval(), config, {"sigma_min": 0.01, "sigma_max": 5.0}, "0" * 64)
+    prior = Prior("tiny", build_network(config).eval(), config, PriorInfo(WhiteNoise(0.01, 5.0)), "0" * 64)
     plan = Plan(method, settings={"num_steps": 3}, num_samples=num_samples, keep_samples=True, precision="float32")
     return resolve(plan, prior)
 

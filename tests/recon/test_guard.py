@@ -18,12 +18,14 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks, split_chains
 from kdrift.recon.guard import AllDiverged, Diverged, Guard
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.sde import HighFrequencyNoise, LowFrequencies, WhiteNoise
 from recon_helpers import Runner, resolve
 
 CONFIG = NetworkConfig(
@@ -31,7 +33,7 @@ CONFIG = NetworkConfig(
                  centered=True, scale_by_sigma=False, init_scale=0.1),
     preconditioning="edm",
 )  # fmt: skip
-LEVELS = {"sigma_min": 0.01, "sigma_max": 5.0}
+INFO = PriorInfo(WhiteNoise(0.01, 5.0))
 WHITE = [name for name, method in METHODS.items() if method.noise == "white"]
 NUM_COILS = 3
 
@@ -39,7 +41,7 @@ NUM_COILS = 3
 @pytest.fixture(scope="module")
 def prior() -> Prior:
     torch.manual_seed(0)
-    return Prior("tiny", build_network(CONFIG).eval(), CONFIG, LEVELS, "0" * 64)
+    return Prior("tiny", build_network(CONFIG).eval(), CONFIG, INFO, "0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +300,7 @@ def test_bounds_follow_the_level_and_stop_when_none_is_left() -> None:
 def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prior: Prior) -> None:
     runner = resolve(plan("annealed", 2))
     assert runner.config["prior"]["name"] == "brain-complex-small"
-    other = replace(prior, metadata={**LEVELS, "noise": "high_frequency"})
+    other = replace(prior, info=PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies())))
     with pytest.raises(ValueError, match="needs a prior trained on white noise, tiny was trained on high_frequency"):
         resolve(plan("annealed", 2), other)
 

@@ -20,8 +20,10 @@ from kdrift.methods import METHODS
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior, load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
+from kdrift.sde import WhiteNoise
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
@@ -34,7 +36,7 @@ CONFIG = NetworkConfig(
 def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("prior") / "tiny"
-    return save_prior(folder, build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 0.01, "sigma_max": 5.0})
+    return save_prior(folder, build_network(CONFIG), CONFIG, PriorInfo(WhiteNoise(0.01, 5.0)))
 
 
 @pytest.fixture(scope="module")

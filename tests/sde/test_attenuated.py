@@ -17,13 +17,14 @@ from kdrift.methods import Measurement
 from kdrift.methods.samplers.ak_diffusion import AKDiffusionOptions, correct
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.low_rank import LowRankOperator, annihilation_filters, low_rank_operator
-from kdrift.networks import build_network
+from kdrift.networks import NetworkConfig, build_network
 from kdrift.prior.bundle import load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import parse, to_dict
-from kdrift.sde import VESDE, AttenuatedSDE, gaussian_window
+from kdrift.sde import VESDE, AttenuatedSDE, AttenuationConfig, NoiseConfig, gaussian_window
+from kdrift.sde.channels import Network
 from kdrift.sde.score import denoise
 from kdrift.testing import check_operator
-from kdrift.training.attenuated import AttenuationConfig, attenuated_loss, draw_attenuated
 from kdrift.training.loop import Hooks, fit, new_state, validate
 from kdrift.training.loss import draw_batch
 from kdrift.training.preview import draw_denoised, draw_samples
@@ -231,12 +232,22 @@ def test_drawn_batches_do_not_depend_on_the_split(images: Path, coil_noise: bool
         ak_config(images, sigma_last=[2.0])
 
 
+def drawn_from(config: AttenuationConfig) -> tuple[Tensor, ...]:
+    noise = NoiseConfig("attenuated", attenuated=config, sigma_min=0.01, sigma_max=1.0)
+    return noise.process.draw(noise, "residual", 0, range(32), (2, 16, 16))
+
+
+def loss_of(network: Network, config: AttenuationConfig, *drawn: Tensor) -> Tensor:
+    noise = NoiseConfig("attenuated", attenuated=config, sigma_min=0.01, sigma_max=1.0)
+    return noise.process.loss(noise, network, NetworkConfig(), *drawn)
+
+
 def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
     """For one image that is known the loss is 0; for h = z_t / G it is all of the noise, in units of that under G."""
     config = AttenuationConfig(num_coils=3, b_max=1.5, gain=(0.5, 0.9))
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(32, 2, 16, 16, generator=generator)
-    sigma, noise, b, smaps = draw_attenuated(config, (0.01, 1.0), 0, range(32), (2, 16, 16))
+    sigma, noise, b, smaps = drawn_from(config)
     clean = smaps * torch.complex(image[:, 0], image[:, 1])[:, None]
 
     def known(x: Tensor, level: Tensor) -> Tensor:
@@ -248,18 +259,18 @@ def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
         return torch.view_as_real(restored).movedim(-1, 1)
 
     drawn = (image, sigma, noise, b, smaps)
-    assert float(attenuated_loss(known, config, *drawn)) < 1e-9
+    assert float(loss_of(known, config, *drawn)) < 1e-9
     windows = gaussian_window(16, 16, b[:, None, None])
     expected = float((1 / (windows**2).mean((1, 2))).mean())
-    found = float(attenuated_loss(inverse, config, *drawn))
+    found = float(loss_of(inverse, config, *drawn))
     assert found == pytest.approx(expected, rel=8 * (2 / image.numel()) ** 0.5)
     alike = replace(config, loss_under_attenuation=False)  # all of k-space: noise over G, in units of the noise
-    assert float(attenuated_loss(known, alike, *drawn)) < 1e-9
-    found = float(attenuated_loss(inverse, alike, *drawn))
+    assert float(loss_of(known, alike, *drawn)) < 1e-9
+    found = float(loss_of(inverse, alike, *drawn))
     assert found == pytest.approx(float((windows**-2.0).mean()), rel=8 * (2 / image.numel()) ** 0.5)
     plain = replace(config, coil_noise=False)
-    drawn = (image, *draw_attenuated(plain, (0.01, 1.0), 0, range(32), (2, 16, 16)))
-    found = float(attenuated_loss(inverse, plain, *drawn))
+    drawn = (image, *drawn_from(plain))
+    found = float(loss_of(inverse, plain, *drawn))
     assert found == pytest.approx(expected, rel=8 * (2 / image.numel() / 3) ** 0.5)
 
 
@@ -274,13 +285,7 @@ def test_training_lowers_the_loss_and_makes_a_prior(images: Path, tmp_path: Path
     assert after["validation/noise_left_sigma_0.1"] < before["validation/noise_left_sigma_0.1"]
     assert draw_samples(config, state.ema, 16, CPU, held_out).shape == (2, 2, 16, 16)
     assert draw_denoised(config, state.ema, held_out, CPU).shape == (9, 2, 16, 16)
-    metadata = {
-        "sigma_min": 0.01,
-        "sigma_max": 1.0,
-        "noise": "attenuated",
-        "attenuation": {"b_min": 0.5, "b_max": 24.0},
-    }
-    prior = load_prior(save_prior(tmp_path / "p", state.ema, config.network, card="", metadata=metadata))
+    prior = load_prior(save_prior(tmp_path / "p", state.ema, config.network, PriorInfo(config.noise.process)))
     sde = prior.sde(16, 16)
     assert isinstance(sde, AttenuatedSDE)
     assert (sde.sigma_max, sde.b_max) == (1.0, 24.0)

@@ -25,10 +25,12 @@ from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.sde import WhiteNoise
 
 KEY = "0123456789abcdef-test"
 START_S, JOB_S = 240.0, 120.0
@@ -44,7 +46,7 @@ LONG = {"num_steps": 5000}
 
 def tiny_prior(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    return save_prior(folder, build_network(CONFIG), CONFIG, card="", metadata={"sigma_min": 0.01, "sigma_max": 5.0})
+    return save_prior(folder, build_network(CONFIG), CONFIG, PriorInfo(WhiteNoise(0.01, 5.0)))
 
 
 def phantom_file(path: Path, num_slices: int = 1) -> Path:

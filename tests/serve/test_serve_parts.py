@@ -20,10 +20,12 @@ from kdrift.data.phantom import phantom_volume
 from kdrift.methods import METHODS
 from kdrift.prior.bundle import load_prior, shipped_priors
 from kdrift.prior.pinned import load_pinned, pin_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
 from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import tracking
+from kdrift.sde import HighFrequencyNoise, LowFrequencies
 from kdrift_serve.ingress import Ingress, create_app
 from kdrift_serve.pictures import picture
 from kdrift_serve.planner import Progress
@@ -231,7 +233,8 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
 
 def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:
     white = load_prior(tiny_prior(tmp_path / "tiny"))
-    other = dataclasses.replace(white, name="hf", metadata={**white.metadata, "noise": "high_frequency"})
+    info = PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies()))
+    other = dataclasses.replace(white, name="hf", info=info)
     both = {"hf": other, "white": white}
 
     def asked(**values: Any) -> Any:

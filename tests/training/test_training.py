@@ -13,10 +13,13 @@ import yaml
 from torch import Tensor
 
 from kdrift.data.dataset import TrainingImages
+from kdrift.prior.prior_info import CardText
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json, write_json
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder
+from kdrift.sde import NoiseConfig
+from kdrift.sde.white_noise import edm_loss, score_matching_loss
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from kdrift.training.loop import (
     Hooks,
@@ -28,10 +31,10 @@ from kdrift.training.loop import (
     update_ema,
     validate,
 )
-from kdrift.training.loss import denoise, draw_noise, edm_loss, noise_left, score_matching_loss
+from kdrift.training.loss import denoise, noise_left
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
-from kdrift.training.train_config import MAY_CHANGE, NoiseConfig, OptimisationConfig, TrainConfig
-from kdrift.training.trainer import model_card, worker_resources
+from kdrift.training.train_config import MAY_CHANGE, OptimisationConfig, TrainConfig
+from kdrift.training.trainer import worker_resources
 from kdrift.training.watch import ProgressWriter, watching
 from training_helpers import tiny_config, write_images
 
@@ -61,20 +64,20 @@ def tensors(state: dict[str, Any]) -> list[Tensor]:
 @pytest.mark.parametrize("kind", ["edm", "none"])
 def test_noise_does_not_depend_on_the_split(kind: str) -> None:
     config = NoiseConfig()
-    sigma, noise = draw_noise(config, kind, 5, range(8), (1, 4, 4))
-    parts = [draw_noise(config, kind, 5, part, (1, 4, 4)) for part in (range(3), range(3, 8))]
+    sigma, noise = config.process.draw(config, kind, 5, range(8), (1, 4, 4))
+    parts = [config.process.draw(config, kind, 5, part, (1, 4, 4)) for part in (range(3), range(3, 8))]
     assert torch.equal(sigma, torch.cat([part[0] for part in parts]))
     assert torch.equal(noise, torch.cat([part[1] for part in parts]))
-    assert not torch.equal(sigma, draw_noise(config, kind, 6, range(8), (1, 4, 4))[0])
+    assert not torch.equal(sigma, config.process.draw(config, kind, 6, range(8), (1, 4, 4))[0])
     assert torch.unique(sigma).numel() == 8
 
 
 def test_noise_levels_follow_their_distributions() -> None:
     config = NoiseConfig(log_sigma_mean=-0.4, log_sigma_std=0.7, sigma_min=0.01, sigma_max=100.0)
-    log_sigma = draw_noise(config, "edm", 0, range(4000), (1,))[0].log()
+    log_sigma = config.process.draw(config, "edm", 0, range(4000), (1,))[0].log()
     assert abs(float(log_sigma.mean()) + 0.4) < 5 * 0.7 / 4000**0.5
     assert abs(float(log_sigma.std()) - 0.7) < 5 * 0.7 / 8000**0.5
-    sigma = draw_noise(config, "none", 0, range(4000), (1,))[0]
+    sigma = config.process.draw(config, "none", 0, range(4000), (1,))[0]
     times = (sigma / 0.01).log() / torch.tensor(1e4).log()
     assert float(times.min()) > 0
     assert float(times.max()) < 1
@@ -100,8 +103,8 @@ def test_losses_of_the_exact_gaussian_model() -> None:
         expected = data_std**2 / (data_std**2 + level**2)
         assert abs(float(edm_loss(denoiser, image, sigma, noise, data_std)) - 1) < error
         assert abs(float(score_matching_loss(score, image, sigma, noise)) / expected - 1) < error
-        assert abs(noise_left(denoiser, "image", image, level, noise) / expected - 1) < error
-        assert noise_left(score, "score", image, level, noise) == pytest.approx(
+        assert abs(noise_left(denoiser, "image", image, level, noise, NoiseConfig()) / expected - 1) < error
+        assert noise_left(score, "score", image, level, noise, NoiseConfig()) == pytest.approx(
             float(score_matching_loss(score, image, sigma, noise)), rel=1e-4
         )
 
@@ -223,7 +226,7 @@ def test_resume_needs_the_same_configuration(images: Path, tmp_path: Path) -> No
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
     del saved["monitoring"], saved["noise"]["kind"]  # options that are newer than the run
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
-    with run_folder(tmp_path, to_dict(replace(config, total_images=128, card="x")), **known):
+    with run_folder(tmp_path, to_dict(replace(config, total_images=128, card=CardText("x"))), **known):
         pass
     with (
         pytest.raises(ValueError, match="seed was 3 and is now 4"),
@@ -257,7 +260,7 @@ def test_configuration_errors(images: Path) -> None:
 def test_previews(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images)
     state = new_state(config, CPU)
-    levels = noise_schedule(config.noise, 5)
+    levels = noise_schedule(config.noise.process, 5)
     assert levels[0] == pytest.approx(20.0)
     assert levels[-2] == pytest.approx(0.01, rel=1e-4)
     assert levels[-1] == 0
@@ -303,11 +306,3 @@ def test_worker_resources() -> None:
     assert worker_resources([node(16, 1), node(16, 4)], 3) == (8, True)
     with pytest.raises(ValueError, match="3 workers need 3 CPUs, the Ray cluster has 2"):
         worker_resources([node(2)], 3)
-
-
-def test_model_card(images: Path) -> None:
-    config = replace(tiny_config(images), card="Brains, CC-BY, cite X.")
-    card = model_card(config, 64, {"train/loss": 1.0, "validation/noise_left_sigma_0.1": 0.25})
-    assert card.startswith("# tiny\n\nBrains, CC-BY, cite X.\n")
-    assert "| 0.1 | 0.2500 |" in card
-    assert "the 0.99 quantile of each volume's magnitudes is 1" in card

@@ -15,20 +15,14 @@ from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.mri.fourier import fft2c
 from kdrift.prior.bundle import load_prior, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import load_config, parse
-from kdrift.sde import LowFrequencies, Noise
+from kdrift.sde import LowFrequencies, Noise, NoiseConfig, WhiteNoise
+from kdrift.sde.white_noise import edm_loss, score_matching_loss
 from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import (
-    denoise,
-    draw_noise,
-    edm_loss,
-    noise_left,
-    projection,
-    score_matching_loss,
-    training_loss,
-)
+from kdrift.training.loss import denoise, noise_left, training_loss
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
-from kdrift.training.train_config import NoiseConfig, TrainConfig
+from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images
 
 CPU = torch.device("cpu")
@@ -60,7 +54,7 @@ def test_least_losses_of_high_frequency_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     image = data_std * torch.randn(count, 2, size, size, generator=generator)
     noise = torch.randn(image.shape, generator=generator)
-    part = projection(HIGH)
+    part = HIGH.process.projection()
     share = 1 - float(HIGH.low.mask(size, size).float().mean())
     assert share == pytest.approx(1 - 16 / 256)
     for level in (0.05, 0.5, 5.0):
@@ -76,7 +70,7 @@ def test_least_losses_of_high_frequency_noise() -> None:
         expected = share * data_std**2 / (data_std**2 + level**2)
         assert float(edm_loss(denoiser, image, sigma, noise, data_std, part)) == pytest.approx(share, rel=error)
         assert float(score_matching_loss(score, image, sigma, noise, part)) == pytest.approx(expected, rel=error)
-        assert noise_left(denoiser, "image", image, level, noise, part) == pytest.approx(expected, rel=error)
+        assert noise_left(denoiser, "image", image, level, noise, HIGH) == pytest.approx(expected, rel=error)
         # what a network returns at the centre of k-space plays no part
         spoilt = edm_loss(lambda x, s: denoiser(x, s) + 1, image, sigma, noise, data_std, part)
         assert float(spoilt) == pytest.approx(share, rel=error)
@@ -93,10 +87,10 @@ def test_losses_of_vp_type_networks(images: Path, kind: Noise, sde: Literal["vp"
     config = replace(tiny, network=network, noise=noise)
     data_std, count, size = 0.5, 128, 16
     low, high = noise.sigma_range
-    assert low == pytest.approx(float(noise.process.sigma(torch.tensor(1e-3))), rel=1e-3)
+    assert low == pytest.approx(float(noise.levels.sigma(torch.tensor(1e-3))), rel=1e-3)
     assert high == pytest.approx(152, rel=0.01)
-    sigma, _ = draw_noise(noise, "none", 0, range(count), (1,))
-    times = noise.process.time(sigma.double())
+    sigma, _ = noise.process.draw(noise, "none", 0, range(count), (1,))
+    times = noise.levels.time(sigma.double())
     assert 1e-3 * 0.99 < float(times.min()) < float(times.max()) < 1.01
     assert abs(float(times.mean()) - 0.5) < 5 * (1 / 12 / count) ** 0.5
     generator = torch.Generator().manual_seed(0)
@@ -146,8 +140,7 @@ def test_training_starts_from_what_fits(images: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in magnitude.parameters():
             parameter.add_(0.1)
-    ranges = {"sigma_min": 0.01, "sigma_max": 5.0}
-    prior = save_prior(tmp_path / "magnitude", magnitude, config.network, card="", metadata=ranges)
+    prior = save_prior(tmp_path / "magnitude", magnitude, config.network, PriorInfo(WhiteNoise(0.01, 5.0)))
     fresh = new_state(complex_config(images), CPU).network.state_dict()
     begun = new_state(complex_config(images, init_from=str(prior)), CPU)
     given = load_prior(prior).network.state_dict()
@@ -206,9 +199,9 @@ def test_shipped_configurations_fit_the_prior_they_start_from(name: str, kind: s
     config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
     small = load_config(TrainConfig, CONFIGS / "brain_small.yaml")
     assert config.noise.kind == kind
-    assert config.init_from == small.name
+    assert config.init_from == "brain-magnitude-small"
     assert replace(config.network, ncsnpp=replace(config.network.ncsnpp, channels=1)) == small.network
     network = new_state(config, CPU).network
-    given = load_prior(small.name).network.state_dict()
+    given = load_prior(config.init_from).network.state_dict()
     fitting = [name for name, value in network.state_dict().items() if given[name].shape == value.shape]
     assert np.mean([name in fitting for name in given]) > 0.9

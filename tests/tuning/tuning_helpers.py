@@ -10,7 +10,9 @@ import torch
 from kdrift.cli import main
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import parse
+from kdrift.sde import WhiteNoise
 from kdrift.tuning.tune_config import TuneConfig
 
 NETWORK = NetworkConfig(
@@ -23,9 +25,7 @@ NETWORK = NetworkConfig(
 def write_inputs(folder: Path) -> tuple[Path, Path]:
     """Write an untrained prior and a phantom of 4 slices; return their paths."""
     torch.manual_seed(0)
-    prior = save_prior(
-        folder / "tiny", build_network(NETWORK), NETWORK, card="", metadata={"sigma_min": 0.01, "sigma_max": 5.0}
-    )
+    prior = save_prior(folder / "tiny", build_network(NETWORK), NETWORK, PriorInfo(WhiteNoise(0.01, 5.0)))
     scan = folder / "phantom.h5"
     assert main(["phantom", "--out", str(scan), "--slices", "4", "--size", "32", "--coils", "4", "--seed", "1"]) == 0
     return prior, scan

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="what the file does not say: weights, conditioning, noise, low.fraction, b_min, b_max, sigma_min,"
-        " sigma_max, sigma_data, image_scale, network.KEY",
+        " sigma_max, sigma_data, scale, quantile, image_scale, network.KEY",
     )  # fmt: skip
 
 
@@ -31,9 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
     folder = import_checkpoint(args.file, args.out, args.family, load_config(ImportOptions, None, args.set))
     prior = load_prior(folder)
-    config, source = prior.network_config, prior.metadata["source"]
+    config, source = prior.network_config, prior.info.source
+    assert source is not None
     count = sum(parameter.numel() for parameter in prior.network.parameters())
     levels = "{:.4g} to {:.4g}".format(*prior.sigma_range)
-    print(f"{folder}: {source['family']}, {config.architecture} of {config.channels} channels, {count} parameters")
-    print(f"weights {source['weights']}, noise {prior.noise}, sigma {levels}, sha256 {prior.sha256[:12]}")
+    print(f"{folder}: {source.family}, {config.architecture} of {config.channels} channels, {count} parameters")
+    print(f"weights {source.weights}, noise {prior.noise}, sigma {levels}, sha256 {prior.sha256[:12]}")
     return 0

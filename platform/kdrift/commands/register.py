@@ -19,17 +19,17 @@ def run(args: argparse.Namespace) -> int:
     """Check the bundle, register it and print how to use it."""
     from pathlib import Path
 
-    from kdrift.prior.bundle import SHIPPED, load_prior
+    from kdrift.prior.bundle import check_name, find_prior, load_prior
     from kdrift.runs.tracking import finish_run, register_prior, start_run
 
     prior = load_prior(args.prior)
-    folder = Path(args.prior) if Path(args.prior).is_dir() else SHIPPED / args.prior
     name, uri = args.name or prior.name, args.tracking_uri
+    check_name(name, prior.sha256)
     database = Path(uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else "mlflow.db").resolve()
     artifacts = database.parent / "artifacts"  # of a local database; a server keeps them itself
     database.parent.mkdir(parents=True, exist_ok=True)
     run_id = start_run(uri, f"register {name}", {"prior": prior.name, "sha256": prior.sha256}, artifacts)
-    version = register_prior(uri, run_id, folder, name)
+    version = register_prior(uri, run_id, find_prior(args.prior), name)
     finish_run(uri, run_id, "FINISHED")
     print(f"registered: {name} version {version} (alias champion), sha256 {prior.sha256[:12]}")
     print(f"use it:     models:/{name}@champion with tracking URI {uri}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kdrift.mri.image_scale import ImageScale, ScaleRule
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -26,8 +28,11 @@ class DataConfig:
     """Rows and columns of a training image; a smaller slice is padded with zeros."""
     normalise: Literal["volume", "slice"] = "volume"
     """What the scale is taken from: the whole volume or each slice."""
+    scale: ScaleRule = "quantile"
+    """What of the magnitudes becomes 1: a quantile, the standard deviation (std) or the maximum (max). The prior
+    carries the rule, and reconstructions with it scale alike."""
     quantile: float = 0.99
-    """Scale = this quantile of the magnitudes, which becomes 1; reconstruction must scale alike."""
+    """Which quantile (scale quantile)."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """Range of a random shrinking of each crop, e.g. [0.6, 1.0]: scanners interpolate magnitude images,
     shrunken ones have the sharpness of raw data."""
@@ -53,8 +58,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.crop < 1:
             raise ValueError(f"crop is {self.crop}, expected at least 1")
-        if not 0 < self.quantile <= 1:
-            raise ValueError(f"quantile is {self.quantile}, expected a number in (0, 1]")
+        ImageScale(self.scale, self.quantile)  # raises where the quantile is none
         if not 0 < self.zoom[0] <= self.zoom[1] <= 1:
             raise ValueError(f"zoom is {list(self.zoom)}, expected 0 < low <= high <= 1")
         low, high = self.scale_jitter
@@ -66,3 +70,8 @@ class DataConfig:
             raise ValueError(f"min_foreground is {self.min_foreground}, expected a number in [0, 1)")
         if self.images == "complex" and self.augment_phase != "smooth":
             raise ValueError(f"complex images need augment_phase 'smooth', got {self.augment_phase!r}")
+
+    @property
+    def image_scale(self) -> ImageScale:
+        """The rule by which images are scaled."""
+        return ImageScale(self.scale, self.quantile)

@@ -18,6 +18,7 @@ import torch
 
 from kdrift.data.augment import augment, crop_centre, crop_random, shrink, smooth_phase, with_phase
 from kdrift.data.data_config import DataConfig
+from kdrift.mri.image_scale import ImageScale
 
 Split = Literal["train", "validation"]
 
@@ -100,7 +101,7 @@ class TrainingImages:
             return self._volume(which)[local].astype(np.float32)
         entry = self.volumes[which]
         image = self._read(which, entry.start + local, entry.start + local + 1)[0]
-        scale = _scale(image, self.config.quantile) if self.config.normalise == "slice" else self._scale_of(which)
+        scale = _scale(image, self.config.image_scale) if self.config.normalise == "slice" else self._scale_of(which)
         return image / scale
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,17 +114,17 @@ class TrainingImages:
             entry = self.volumes[which]
             images = self._read(which, entry.start, entry.stop)
             if self.config.normalise == "slice":
-                scales = np.array([_scale(image, self.config.quantile) for image in images], dtype=np.float32)
+                scales = np.array([_scale(image, self.config.image_scale) for image in images], dtype=np.float32)
                 images = images / scales[:, None, None]
             else:
-                images = images / _scale(images, self.config.quantile)
+                images = images / _scale(images, self.config.image_scale)
             self._cache[which] = images.astype(np.float16)
         return self._cache[which]
 
     def _scale_of(self, which: int) -> np.ndarray:
         if which not in self._scales:
             entry = self.volumes[which]
-            self._scales[which] = _scale(self._read(which, entry.start, entry.stop), self.config.quantile)
+            self._scales[which] = _scale(self._read(which, entry.start, entry.stop), self.config.image_scale)
         return self._scales[which]
 
     def _read(self, which: int, start: int, stop: int) -> np.ndarray:
@@ -189,10 +190,10 @@ def _open_arrays(location: str) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-def _scale(images: np.ndarray, quantile: float) -> np.ndarray:
-    """Return the quantile of the magnitudes, or 1 for an empty image, which stays empty."""
-    value = np.quantile(images, quantile)
-    return np.asarray(value if value > 0 else max(float(images.max(initial=0.0)), 0.0) or 1.0, dtype=np.float32)
+def _scale(images: np.ndarray, scale: ImageScale) -> np.ndarray:
+    """Return the divisor of the magnitudes, or 1 for an empty image, which stays empty."""
+    value = scale.of(images)
+    return np.asarray(value if value > 0 else 1.0, dtype=np.float32)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

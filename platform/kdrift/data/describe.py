@@ -45,10 +45,10 @@ def describe(path: str, verify: bool = False) -> Description:
     if "://" in path:
         return _describe_scan(path)
     if not os.path.exists(path) and not any(os.path.exists(path + end) for end in (".cfl", ".hdr")) and "#" not in path:
-        from kdrift.prior.bundle import SHIPPED, shipped_priors
+        from kdrift.prior.bundle import find_prior, shipped_priors
 
         if path in shipped_priors():
-            return _describe_bundle(SHIPPED / path)
+            return _describe_bundle(find_prior(path))
         raise ValueError(f"{path}: no such file or folder")
     if all((Path(path) / name).is_file() for name in BUNDLE_FILES):
         return _describe_bundle(Path(path))
@@ -165,7 +165,7 @@ def _describe_bundle(path: Path) -> Description:
         "files": sorted(file.name for file in path.iterdir() if file.is_file()),
         **_safetensors(str(model_file)),
         "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
-        **_serves(config),
+        **_serves(path),
         "config": config,
     }
     cards = [file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")]
@@ -175,20 +175,17 @@ def _describe_bundle(path: Path) -> Description:
     return description
 
 
-def _serves(config: Any) -> Description:
-    """Return what noise a prior removes, and the methods it can serve."""
+def _serves(path: Path) -> Description:
+    """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
     from kdrift.methods import METHODS
-    from kdrift.networks import NetworkConfig
-    from kdrift.runs.config import parse
-    from kdrift.sde import Noise
+    from kdrift.prior.bundle import read_config
 
-    images = None
-    with contextlib.suppress(TypeError, KeyError, ValueError):  # whatever the file has is described
-        images = parse(NetworkConfig, config["network"], "network").images
-    metadata = config.get("metadata") if isinstance(config, Mapping) else None
-    noise: Noise = metadata.get("noise", "white") if isinstance(metadata, Mapping) else "white"
-    serves = [name for name, method in METHODS.items() if not method.refusal("it", noise, images)]
-    return {"noise": noise, "serves": serves}
+    try:
+        network, info = read_config(path)
+    except ValueError as error:  # whatever the file has is described all the same
+        return {"problem": str(error), "serves": []}
+    serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
+    return {"noise": info.noise, "serves": serves}
 
 
 def _safetensors(path: str) -> Description:

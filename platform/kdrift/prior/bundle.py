@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdrift.networks import Images, NetworkConfig, build_network
+from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
+from kdrift.prior.prior_info import PriorInfo, info_values, read_info
 from kdrift.runs.config import parse, suggest, to_dict
 from kdrift.runs.files import whole_folder
-from kdrift.sde import SDE, VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies, Noise
+from kdrift.sde import SDE, AttenuatedSDE, Noise
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
@@ -33,9 +35,8 @@ class Prior:
     """The bare module, called `(x: (batch, channels, row, col), sigma: (batch,))`, in eval mode; where the network is
     conditioned on something else (`network_config.conditioning`), that is its second input, as it was published."""
     network_config: NetworkConfig
-    metadata: dict[str, Any]
-    """What training recorded: `sigma_min`, `sigma_max`, `noise`, `low_frequencies` or `attenuation`, `scale_quantile`,
-    data; of an imported prior also `image_scale` and `source`."""
+    info: PriorInfo
+    """Its noise, the scale of its images, what it was made from."""
     sha256: str
     """Of the weights file; names the prior in every result."""
 
@@ -46,7 +47,7 @@ class Prior:
             returns=self.network_config.returns,
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
-            project=None if self.noise != "high_frequency" else lambda x: self.sde(*x.shape[-2:]).project(x),
+            project=self.info.process.projection(),
             scale=self.image_scale,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
@@ -56,29 +57,21 @@ class Prior:
     @property
     def noise(self) -> Noise:
         """What noise the prior was trained to remove, which decides the methods it can serve."""
-        kind: Noise = self.metadata.get("noise", "white")
-        return kind
+        return self.info.noise
 
     def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
-        levels = VESDE(*self.sigma_range)
-        if self.noise == "white":
-            return levels
-        if self.noise == "attenuated":
-            return AttenuatedSDE(*self.sigma_range, **self.metadata["attenuation"])
-        low = parse(LowFrequencies, self.metadata["low_frequencies"], f"prior {self.name}: low_frequencies")
-        return HighFrequencySDE(levels, low.mask(rows, cols).to(next(self.network.parameters()).device))
+        return self.info.sde(rows, cols, next(self.network.parameters()).device)
 
     @property
     def image_scale(self) -> float:
-        """The 0.99 quantile of the network's images, where the normalised image has 1."""
-        return float(self.metadata.get("image_scale", 1.0))
+        """What the rule of its scale gives of the network's images, where the normalised image has 1."""
+        return self.info.scale.value
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Noise levels the prior was trained for, in units of the normalised image."""
-        scale = self.image_scale
-        return float(self.metadata["sigma_min"]) / scale, float(self.metadata["sigma_max"]) / scale
+        return self.info.sigma_range
 
 
 def shipped_priors() -> list[str]:
@@ -87,12 +80,61 @@ def shipped_priors() -> list[str]:
 
 
 @functools.cache  # files of the package, 30 ms to read
+def _shipped(name: str) -> tuple[NetworkConfig, PriorInfo]:
+    return read_config(SHIPPED / name)
+
+
 def shipped_for(noise: Noise, images: Images | None = None) -> tuple[str, ...]:
     """Names of the shipped priors that were trained to remove this noise, from images of this kind if one is given."""
-    configs = {name: yaml.safe_load((SHIPPED / name / CONFIG).read_text()) for name in shipped_priors()}
-    able = {name: config for name, config in configs.items() if config["metadata"].get("noise", "white") == noise}
-    kinds = {name: parse(NetworkConfig, config["network"], name).images for name, config in able.items()}
-    return tuple(name for name, kind in kinds.items() if images in (None, kind))
+    configs = {name: _shipped(name) for name in shipped_priors()}
+    return tuple(
+        name for name, (network, info) in configs.items() if info.noise == noise and images in (None, network.images)
+    )
+
+
+def check_name(name: str, sha256: str | None = None) -> None:
+    """Raise ValueError where `name` is that of a shipped prior, unless `sha256` is that of its weights."""
+    if name in shipped_priors() and sha256 != read_sums(SHIPPED / name)[WEIGHTS]:
+        raise ValueError(f"{name} is the name of a prior that comes with kdrift: give yours another name")
+
+
+def find_prior(name_or_path: str | Path) -> Path:
+    """Return the folder of a shipped prior, by name, or of any bundle, by the path of its folder.
+
+    A text that is a shipped name always means the shipped prior; a folder of that name here is `./NAME`.
+
+    Raises
+    ------
+    ValueError
+        When there is neither, naming the nearest shipped name.
+    """
+    if isinstance(name_or_path, str) and name_or_path in shipped_priors():
+        return SHIPPED / name_or_path
+    folder = Path(name_or_path).expanduser()
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"no prior {str(name_or_path)!r}: neither a shipped name nor a folder with {WEIGHTS}"
+            f"{suggest(str(name_or_path), shipped_priors())}"
+        )
+    return folder.resolve()
+
+
+def read_config(folder: Path) -> tuple[NetworkConfig, PriorInfo]:
+    """Read the `config.yaml` of a bundle.
+
+    Raises
+    ------
+    ValueError
+        When it is no YAML, a key is missing or unknown, or an older kdrift wrote it.
+    """
+    where = f"prior {folder.name}: {CONFIG}"
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{where} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, Mapping) or not isinstance(config.get("network"), Mapping):
+        raise ValueError(f"{where} has no section network: copy the bundle again, or make it anew")
+    return parse(NetworkConfig, config["network"], f"{where}: network"), read_info(config.get("info"), f"{where}: info")
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
@@ -103,20 +145,12 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
     ValueError
         When there is no such prior, a file is missing or damaged, or a parameter is missing or left over.
     """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        folder = SHIPPED / str(name_or_path)
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"no prior {str(name_or_path)!r}: neither a shipped name nor a folder with {WEIGHTS}"
-            f"{suggest(str(name_or_path), shipped_priors())}"
-        )
+    folder = find_prior(name_or_path)
     sums = read_sums(folder)
     for file in (WEIGHTS, CONFIG):
-        if sums.get(file) != file_sha256(folder / file):
+        if not (folder / file).is_file() or sums.get(file) != file_sha256(folder / file):
             raise ValueError(f"prior {folder}: {file} does not match {SUMS}; copy the folder again")
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    network_config = parse(NetworkConfig, config["network"], f"{folder / CONFIG}: network")
+    network_config, info = read_config(folder)
     network = build_network(network_config)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
@@ -124,36 +158,49 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ValueError(f"prior {folder}: weights do not fit {CONFIG}: {first}") from None
     network = network.to(device).eval().requires_grad_(False)
-    return Prior(folder.resolve().name, network, network_config, dict(config["metadata"]), sums[WEIGHTS])
+    return Prior(folder.name, network, network_config, info, sums[WEIGHTS])
 
 
 def save_prior(
     folder: str | Path,
     network: nn.Module,
     network_config: NetworkConfig,
+    info: PriorInfo,
     *,
-    card: str,
-    metadata: Mapping[str, Any],
+    name: str | None = None,
 ) -> Path:
-    """Write a bundle; it appears whole or not at all, and replaces an older one of the same path.
+    """Write a bundle with its model card; it appears whole or not at all, and replaces an older one of the same path.
 
-    `metadata` needs `sigma_min` and `sigma_max`, the noise levels the network was trained for.
+    `name` is the card's title, by default the name of the folder.
     """
-    missing = {"sigma_min", "sigma_max"} - set(metadata)
-    if missing:
-        raise ValueError(f"prior metadata lacks {', '.join(sorted(missing))}")
     folder = Path(folder)
     with whole_folder(folder, replace=True) as temporary:
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
         others = {"ncsnpp", "ddpm", "ncsnv2"} - {network_config.architecture}
         network_values = {key: value for key, value in to_dict(network_config).items() if key not in others}
-        config = {"network": network_values, "metadata": dict(metadata)}
-        (temporary / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-        (temporary / CARD).write_text(card)
-        lines = [f"{file_sha256(temporary / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
-        (temporary / SUMS).write_text("".join(lines))
+        write_description(temporary, network_values, info, name or folder.name)
     return folder
+
+
+def write_description(folder: Path, network: Mapping[str, Any], info: PriorInfo, name: str) -> None:
+    """Write all of a bundle but its weights, which are there: `config.yaml`, the card called `name`, the checksums."""
+    config = {"network": dict(network), "info": info_values(info)}
+    text = yaml.dump(config, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120)
+    (folder / CONFIG).write_text(text)
+    (folder / CARD).write_text(model_card(name, parse(NetworkConfig, network), info))
+    lines = [f"{file_sha256(folder / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
+    (folder / SUMS).write_text("".join(lines))
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes a text of several lines as it is, not as one quoted string."""
+
+
+_Readable.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
 
 
 def read_sums(folder: Path) -> dict[str, str]:

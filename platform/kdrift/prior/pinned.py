@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from kdrift.prior.bundle import SHIPPED, WEIGHTS, Prior, load_prior, read_sums, shipped_priors
-from kdrift.runs.config import suggest
+from kdrift.prior.bundle import SHIPPED, WEIGHTS, Prior, find_prior, load_prior, read_sums
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -57,16 +56,9 @@ def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
         name, alias, number = found["name"], found["alias"] or "", found["version"]
         version, sha256 = registered_version(tracking_uri, name, alias=alias, version=number)
         return PinnedPrior(name, reference, sha256, version, tracking_uri)
-    folder = Path(reference).expanduser()
-    if (folder / WEIGHTS).is_file():
-        folder = folder.resolve()
-        return PinnedPrior(folder.name, str(folder), read_sums(folder)[WEIGHTS])
-    if reference not in shipped_priors():
-        raise ValueError(
-            f"no prior {reference!r}: neither models:/NAME@ALIAS, nor a folder with {WEIGHTS}, nor a shipped name"
-            f"{suggest(reference, shipped_priors())}"
-        )
-    return PinnedPrior(reference, reference, read_sums(SHIPPED / reference)[WEIGHTS])
+    folder = find_prior(reference)
+    known = reference if folder.parent == SHIPPED else str(folder)
+    return PinnedPrior(folder.name, known, read_sums(folder)[WEIGHTS])
 
 
 def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prior:

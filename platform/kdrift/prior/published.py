@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import kdrift
+from kdrift.mri.image_scale import ImageScale, ScaleRule
 from kdrift.networks import Architecture, Conditioning, NetworkConfig, build_network
 from kdrift.networks.infer import infer_architecture, infer_settings
-from kdrift.prior.bundle import WEIGHTS, file_sha256, save_prior
+from kdrift.prior.bundle import WEIGHTS, check_name, file_sha256, save_prior
 from kdrift.prior.checkpoint_file import Published, State, read_checkpoint, unpack
-from kdrift.runs.config import parse, suggest, to_dict
-from kdrift.sde import LowFrequencies, Noise
+from kdrift.prior.prior_info import ImportedFrom, PriorInfo
+from kdrift.runs.command_line import command_line
+from kdrift.runs.config import parse, suggest
+from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,17 @@ class ImportOptions:
     """Highest noise level it was trained for."""
     sigma_data: float = 0.5
     """Standard deviation of the training images (family edm)."""
+    scale: ScaleRule = "quantile"
+    """What of a slice's magnitudes becomes image_scale: a quantile, the standard deviation (std), the maximum (max)."""
+    quantile: float = 0.99
+    """Which quantile (scale quantile)."""
     image_scale: float = 1.0
-    """The 0.99 quantile of the magnitudes of its training images; reconstructions are scaled to it."""
+    """What the rule gives of its training images; reconstructions are scaled to it."""
 
     def __post_init__(self) -> None:
         if self.image_scale <= 0 or self.sigma_data <= 0:
             raise ValueError(f"image_scale and sigma_data must be > 0, got {self.image_scale} and {self.sigma_data}")
+        ImageScale(self.scale, self.quantile)  # raises where the quantile is none
 
 
 def infer(
@@ -133,6 +141,7 @@ def import_checkpoint(
     first key that does not fit.
     """
     options, out = options or ImportOptions(), Path(out)
+    check_name(out.resolve().name)
     if out.exists() and not (out / WEIGHTS).is_file():
         raise ValueError(f"{out} exists and is no prior: name another folder")
     content = read_checkpoint(path)
@@ -140,12 +149,13 @@ def import_checkpoint(
         published = unpack(content)
         family, config = infer(published, family, options)
         network = _load(published, config, options)
-        metadata = _metadata(published, config, FAMILIES[family], options)
+        process = _process(published, config, FAMILIES[family], options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    source = {"file": Path(path).name, "sha256": file_sha256(Path(path)), "family": family}
-    metadata["source"] = {**source, "weights": options.weights, "step": published.step}
-    return save_prior(out, network, config, card=_card(out.name, config, metadata), metadata=metadata)
+    source = ImportedFrom(Path(path).name, file_sha256(Path(path)), family, options.weights, published.step)
+    scale = ImageScale(options.scale, options.quantile, options.image_scale)
+    info = PriorInfo(process, scale, source=source, command=command_line(), kdrift_version=kdrift.__version__)
+    return save_prior(out, network, config, info)
 
 
 def _load(published: Published, config: NetworkConfig, options: ImportOptions) -> nn.Module:
@@ -190,39 +200,19 @@ def _check(state: State, expected: Mapping[str, Tensor], architecture: str, wher
         raise ValueError(f"{where}key {missing} of the inferred {architecture} is missing")
 
 
-def _metadata(published: Published, config: NetworkConfig, family: Family, options: ImportOptions) -> dict[str, Any]:
+def _process(published: Published, config: NetworkConfig, family: Family, options: ImportOptions) -> AnyNoise:
+    """Return the noise the network removes; its levels are divided by the scale of the network's images."""
     low, high = family.sigma_min, family.sigma_max
     table = published.model.get("sigmas")
     if table is not None and config.conditioning != "std" and config.preconditioning == "none":
         low, high = float(table.min()), float(table.max())
     low = low if options.sigma_min is None else options.sigma_min
     high = high if options.sigma_max is None else options.sigma_max
-    if not 0 < low < high:
-        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {low} and {high}")
-    noise = options.noise or family.noise
-    return {
-        "sigma_min": low,
-        "sigma_max": high,
-        "noise": noise,
-        "low_frequencies": to_dict(options.low) if noise == "high_frequency" else None,
-        "attenuation": {"b_min": options.b_min, "b_max": options.b_max} if noise == "attenuated" else None,
-        "image_scale": options.image_scale,
-    }
-
-
-def _card(name: str, config: NetworkConfig, metadata: Mapping[str, Any]) -> str:
-    source = metadata["source"]
-    settings = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(config.config).items())
-    return f"""# {name}
-
-Imported from a published checkpoint of the family {source["family"]}; kdrift did not train it.
-
-- file: {source["file"]}, sha256 {source["sha256"]}
-- weights: {"moving average" if source["weights"] == "ema" else "last step"}, step {source["step"]}
-- network: {config.architecture} ({settings})
-- second input: {config.conditioning}; preconditioning {config.preconditioning}
-- noise: {metadata["noise"]}, sigma {metadata["sigma_min"]:g} to {metadata["sigma_max"]:g}
-- image scale: {metadata["image_scale"]:g} (0.99 quantile of its training images)
-
-The file says nothing of its training data or its licence: ask where it was published.
-"""
+    noise = NoiseConfig(
+        options.noise or family.noise,
+        low=options.low,
+        attenuated=AttenuationConfig(options.b_min, options.b_max),
+        sigma_min=low / options.image_scale,
+        sigma_max=high / options.image_scale,
+    )
+    return noise.process

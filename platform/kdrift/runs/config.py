@@ -34,6 +34,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration")
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(root)"
+        if first["type"] == "missing":
+            raise ValueError(f"{where}: {key} is missing") from None
         raise ValueError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from None
 
 
@@ -104,10 +106,11 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
             raise ValueError(f"{where}: unknown key {prefix + str(key)!r}{suggest(str(key), known)}")
         inner = [hints[key], *typing.get_args(hints[key])]
         keyed = typing.get_origin(hints[key]) is dict and isinstance(value, Mapping)
-        for name, part in value.items() if keyed else [("", value)]:
+        parts = value.items() if keyed else enumerate(value) if isinstance(value, (list, tuple)) else [("", value)]
+        for name, part in parts:
             for hint in inner:
                 if dataclasses.is_dataclass(hint) and isinstance(part, Mapping):
-                    _check_keys(hint, part, where, f"{prefix}{key}.{name}." if keyed else f"{prefix}{key}.")
+                    _check_keys(hint, part, where, f"{prefix}{key}." + (f"{name}." if name != "" else ""))
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

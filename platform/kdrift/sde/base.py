@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Noise = Literal["white", "high_frequency", "attenuated"]
 """What a prior removes: noise of the whole image (VE, VP, sub-VP, EDM: only their scales differ), of its high
-frequencies alone (HFS-SDE), or noise of coil images together with the attenuation of their k-space (AK-Diffusion)."""
+frequencies alone (HFS-SDE), or noise of coil images together with the attenuation of their k-space (AK-Diffusion).
+`kdrift.sde.PROCESSES` has the object of each."""
 
 
 class SDE(ABC):

@@ -23,16 +23,8 @@ from kdrift.networks import build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.runs.seeds import derive_seed
-from kdrift.training.loss import (
-    attenuation,
-    draw_batch,
-    draw_noise,
-    noise_left,
-    own_scale,
-    projection,
-    training_loss,
-    whole,
-)
+from kdrift.sde.white_noise import draw_white, own_scale
+from kdrift.training.loss import draw_batch, noise_left, training_loss
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 _VALIDATION_BATCH = 8
@@ -253,17 +245,16 @@ def fit(
 @torch.no_grad()
 def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
     """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
-    returns, part, scaled = config.network.returns, projection(config.noise), own_scale(network, config)
+    process, returns = config.noise.process, config.network.returns
+    scaled = own_scale(network, config.network, process.projection())
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
     for start in range(0, len(images), _VALIDATION_BATCH):
         image = images[start : start + _VALIDATION_BATCH]
         seed = derive_seed(config.seed, 2)  # the same noise every time, so that values compare
-        _, noise = draw_noise(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
+        _, noise = draw_white(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
         for sigma in sums:
             with autocast(config, device):
-                blur = attenuation(config.noise, sigma)
-                weight = blur if config.noise.attenuated.loss_under_attenuation else whole
-                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), part, blur, weight)
+                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
 

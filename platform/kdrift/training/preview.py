@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from kdrift.runs.files import whole_file
 from kdrift.runs.seeds import derive_seed
+from kdrift.sde import NoiseProcess
+from kdrift.sde.channels import project_channels
+from kdrift.sde.white_noise import own_scale
 from kdrift.training.loop import autocast
-from kdrift.training.loss import attenuation, denoise, own_scale, projection, whole
-from kdrift.training.train_config import NoiseConfig, TrainConfig
+from kdrift.training.loss import denoise
+from kdrift.training.train_config import TrainConfig
 
 
-def noise_schedule(config: NoiseConfig, num_steps: int) -> Tensor:
+def noise_schedule(process: NoiseProcess, num_steps: int) -> Tensor:
     """Return `num_steps` levels from sigma_max to sigma_min and a zero (Karras et al. 2022, Eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps)
-    low, high = (level ** (1 / 7) for level in config.sigma_range)
+    low, high = process.sigma_min ** (1 / 7), process.sigma_max ** (1 / 7)
     return torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
 
 
@@ -32,34 +35,38 @@ def draw_samples(
     """
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
     shape = (config.monitoring.num_samples, config.network.channels, size, size)
-    levels, part = noise_schedule(config.noise, config.monitoring.sample_steps), projection(config.noise)
-    x = part(levels[0] * torch.randn(shape, generator=generator)).to(device)
-    if images is not None and config.noise.kind != "white":
+    process = config.noise.process
+    part, levels = process.projection(), noise_schedule(process, config.monitoring.sample_steps)
+    scaled = own_scale(network, config.network, part)
+    x = project_channels(part, levels[0] * torch.randn(shape, generator=generator)).to(device)
+    if images is not None:
         known = images.repeat(-(-shape[0] // len(images)), 1, 1, 1)[: shape[0]]
-        rest = known - part(known) if part is not whole else attenuation(config.noise, float(levels[0]))(known)
-        x = x + rest.to(device)
+        x = x + process.kept(known, float(levels[0])).to(device)
     for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         with autocast(config, device):
             sigma = torch.full((len(x),), now, device=device)
-            denoised = denoise(own_scale(network, config), config.network.returns, x, sigma)
-        seen = attenuation(config.noise, now)(denoised)
-        x = x + attenuation(config.noise, after)(denoised) - seen + (1 - after / now) * part(seen - x)
+            denoised = denoise(scaled, config.network.returns, x, sigma)
+        seen = process.blur(denoised, now)
+        x = x + process.blur(denoised, after) - seen + (1 - after / now) * project_channels(part, seen - x)
     return x.cpu()
 
 
 @torch.no_grad()
 def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Rows for three noise levels, columns noisy, denoised, clean, of one image each: `(9, channel, row, col)`."""
-    sigmas, part = config.monitoring.validation_sigmas, projection(config.noise)
+    sigmas, process = config.monitoring.validation_sigmas, config.noise.process
+    part = process.projection()
+    scaled = own_scale(network, config.network, part)
     chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
     generator = torch.Generator().manual_seed(derive_seed(config.seed, 4))
     tiles = []
     for number, sigma in enumerate(chosen):
         clean = images[number * len(images) // len(chosen)][None]
-        noisy = attenuation(config.noise, sigma)(clean) + sigma * part(torch.randn(clean.shape, generator=generator))
+        noise = project_channels(part, torch.randn(clean.shape, generator=generator))
+        noisy = process.blur(clean, sigma) + sigma * noise
         with autocast(config, device):
             level = torch.full((1,), sigma, device=device)
-            denoised = denoise(own_scale(network, config), config.network.returns, noisy.to(device), level)
+            denoised = denoise(scaled, config.network.returns, noisy.to(device), level)
         tiles += [noisy, denoised.cpu(), clean]
     return torch.cat(tiles)
 

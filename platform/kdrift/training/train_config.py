@@ -5,71 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from kdrift.data.data_config import DataConfig
 from kdrift.networks import NetworkConfig
-from kdrift.sde import SDE, VESDE, VPSDE, LowFrequencies, Noise, SubVPSDE
-from kdrift.training.attenuated import AttenuationConfig
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """Noise seen in training; sigma is the standard deviation of each of its real components."""
-
-    kind: Noise = "white"
-    """white: of the whole image, for VE, VP and sub-VP. high_frequency: F_h z, for HFS-SDE. attenuated: of coil
-    images whose k-space is attenuated too, for AK-Diffusion. Both of these need complex images."""
-    low: LowFrequencies = field(default_factory=LowFrequencies)
-    """The centre of k-space that stays free of noise (kind high_frequency)."""
-    attenuated: AttenuationConfig = field(default_factory=AttenuationConfig)
-    """Attenuation and coils (kind attenuated)."""
-    log_sigma_mean: float = -1.2
-    """P_mean of Karras et al. 2022, Table 1: mean of ln sigma (edm preconditioning)."""
-    log_sigma_std: float = 1.2
-    """P_std of Karras et al. 2022, Table 1 (edm preconditioning)."""
-    sde: Literal["ve", "vp", "sub_vp"] = "ve"
-    """What gives the levels sigma(t) at t ~ U(t_min, 1): std / alpha of its kernel (preconditioning none)."""
-    sigma_min: float = 0.01
-    """Lowest level of the VE-SDE (preconditioning none) and of the sample images."""
-    sigma_max: float = 378.0
-    """Highest level of the VE-SDE (preconditioning none) and of the sample images."""
-    beta_min: float = 0.1
-    """beta(0) of VP and sub-VP."""
-    beta_max: float = 20.0
-    """beta(1) of VP and sub-VP."""
-    t_min: float = 1e-5
-    """Smallest time drawn, t ~ U(t_min, 1) (preconditioning none); 0.001 for VP and sub-VP."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"noise needs 0 < sigma_min < sigma_max, got {self}")
-        if not 0 <= self.t_min < 1 or self.log_sigma_std <= 0:
-            raise ValueError(f"noise needs 0 <= t_min < 1 and log_sigma_std > 0, got {self}")
-        if any(not self.sigma_min < sigma <= self.sigma_max for sigma in self.attenuated.sigma_last):
-            raise ValueError(
-                f"noise.attenuated.sigma_last must lie above sigma_min {self.sigma_min} and not above sigma_max"
-                f" {self.sigma_max}, got {list(self.attenuated.sigma_last)}"
-            )
-        if self.sde != "ve" and self.t_min == 0:
-            raise ValueError(f"noise.sde {self.sde} needs t_min > 0: at 0 it has no noise")
-        if not 0 < self.beta_min < self.beta_max:
-            raise ValueError(f"noise needs 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
-
-    @property
-    def process(self) -> SDE:
-        """The SDE whose levels are drawn (preconditioning none)."""
-        if self.sde == "ve":
-            return VESDE(self.sigma_min, self.sigma_max)
-        return (VPSDE if self.sde == "vp" else SubVPSDE)(self.beta_min, self.beta_max)
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """Lowest and highest level that the prior is for."""
-        if self.sde == "ve":
-            return self.sigma_min, self.sigma_max
-        low, high = self.process.sigma(torch.tensor([self.t_min, 1.0], dtype=torch.float64)).tolist()
-        return low, high
+from kdrift.prior.prior_info import CardText
+from kdrift.sde import PROCESSES, NoiseConfig
 
 
 @dataclass(frozen=True)
@@ -187,8 +126,8 @@ class TrainConfig:
     """Checkpoints and restarts."""
     init_from: str | None = None
     """Prior (shipped name or folder) whose weights a fresh run starts from, wherever the shapes agree."""
-    card: str = ""
-    """Markdown put into the model card: what the prior is for, its data, their licence and citation."""
+    card: CardText = field(default_factory=CardText)
+    """What the model card says in your words; all else in it is generated from the run."""
 
     def __post_init__(self) -> None:
         if self.batch_size <= 0 or self.total_images <= 0:
@@ -206,11 +145,11 @@ class TrainConfig:
             raise ValueError(
                 f"noise.sde {self.noise.sde} needs network.preconditioning none, got {self.network.preconditioning}"
             )
-        if self.noise.kind != "white" and channels == 1:
+        process = PROCESSES[self.noise.kind]
+        if process.complex_only and channels == 1:
             raise ValueError(f"noise.kind {self.noise.kind} needs data.images: complex")
-        able = ("residual", "edm") if self.noise.kind == "attenuated" else ("none", "edm")
-        if self.network.preconditioning not in able:
+        if self.network.preconditioning not in process.preconditionings:
             raise ValueError(
-                f"noise.kind {self.noise.kind} takes network.preconditioning {' or '.join(able)}, got"
-                f" {self.network.preconditioning!r}"
+                f"noise.kind {self.noise.kind} takes network.preconditioning {' or '.join(process.preconditionings)},"
+                f" got {self.network.preconditioning!r}"
             )

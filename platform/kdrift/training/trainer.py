@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.data.dataset import TrainingImages
-from kdrift.prior.bundle import save_prior
+from kdrift.prior.bundle import check_name, save_prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
@@ -19,6 +20,7 @@ from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
 from kdrift.training.loop import new_state
+from kdrift.training.provenance import read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
 from kdrift.training.watch import watching
 
@@ -55,14 +57,16 @@ def train(
     Raises
     ------
     ValueError
-        If the data has no image; if `out` holds a run and `resume` is false, or its run has another configuration, or
-        goes on in another process; if the cluster is too small; if the loss became non-finite.
+        If the name is that of a shipped prior; if the data has no image; if `out` holds a run and `resume` is false, or
+        its run has another configuration, or goes on in another process; if the cluster is too small; if the loss
+        became non-finite.
     OSError
         If workers failed more often than `checkpoint.max_failures`.
     KeyboardInterrupt
         On Ctrl-C, after the workers have ended; the last checkpoint can be resumed.
     """
     started = time.monotonic()
+    check_name(config.name)
     out = out.resolve()
     config = _absolute(config)
     if workers < 1 or config.batch_size % workers:
@@ -71,6 +75,7 @@ def train(
     num_slices = len(TrainingImages(config.data, "train", config.seed))
     if config.data.validation:
         TrainingImages(config.data, "validation", config.seed)
+    made_from = run_info(config)
     settings, what = to_dict(config), "run"
     with (
         run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TrainConfig, resume=resume),
@@ -89,7 +94,7 @@ def train(
             outcome = _fit(config, job, out, workers)
         if outcome["stopped"]:
             raise ValueError(outcome["stopped"])
-        bundle = _export(config, out, run.run_id)
+        bundle = export_prior(config, out, replace(made_from, mlflow_run=run.run_id))
         version = tracking.register_prior(run.uri, run.run_id, bundle, config.name)
     return TrainResult(
         bundle, outcome["images"], time.monotonic() - started, run.uri, run.run_id, f"models:/{config.name}/{version}"
@@ -99,12 +104,6 @@ def train(
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Make local stores absolute: workers run in a folder of their own."""
     stores = [store if "://" in store else str(Path(store).resolve()) for store in config.data.stores]
-    return replace(config, data=replace(config.data, stores=stores))
-
-
-def _portable(config: TrainConfig) -> TrainConfig:
-    """Leave the folders of this machine out of what a bundle says of its data."""
-    stores = [Path(store).name for store in config.data.stores]
     return replace(config, data=replace(config.data, stores=stores))
 
 
@@ -156,8 +155,8 @@ def worker_resources(nodes: list[dict[str, Any]], workers: int) -> tuple[int, bo
     raise ValueError(f"{workers} workers need {workers} CPUs, the Ray cluster has {total}")
 
 
-def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
-    """Write the moving average of the last checkpoint to `out/prior`."""
+def export_prior(config: TrainConfig, out: Path, made_from: PriorInfo) -> Path:
+    """Write the moving average of the last checkpoint to `out/prior`; it is made from what stood there at the start."""
     import torch
 
     newest = newest_checkpoint(out / "checkpoints")
@@ -166,51 +165,8 @@ def _export(config: TrainConfig, out: Path, run_id: str) -> Path:
     content = load_checkpoint(newest)
     state = new_state(config, torch.device("cpu"))
     state.load_state_dict(content)
-    metadata = {
-        "sigma_min": config.noise.sigma_range[0],
-        "sigma_max": config.noise.sigma_range[1],
-        "noise": config.noise.kind,
-        "low_frequencies": to_dict(config.noise.low) if config.noise.kind == "high_frequency" else None,
-        "attenuation": _attenuation(config),
-        "scale_quantile": config.data.quantile,
-        "images": content["images"],
-        "metrics": content["metrics"],
-        "mlflow_run": run_id,
-        "train": to_dict(_portable(config)),
-    }
-    card = model_card(config, content["images"], content["metrics"])
-    save_prior(out / "prior", state.ema, config.network, card=card, metadata=metadata)
-    return out / "prior"
-
-
-def _attenuation(config: TrainConfig) -> dict[str, float] | None:
-    if config.noise.kind != "attenuated":
-        return None
-    return {"b_min": config.noise.attenuated.b_min, "b_max": config.noise.attenuated.b_max}
-
-
-def model_card(config: TrainConfig, images: int, metrics: dict[str, float]) -> str:
-    """Return the model card in Markdown: what it is for, how it was trained, what was measured."""
-    text = config.card.strip() or "A score prior for MR images, trained with kdrift."
-    lines = [f"# {config.name}", "", text, ""]
-    lines += [
-        "## Training",
-        "",
-        f"- {images} images of {config.data.crop} x {config.data.crop}",
-        f"- batch {config.batch_size}, seed {config.seed}",
-        f"- preconditioning {config.network.preconditioning}, sigma_data {config.network.sigma_data}",
-        f"- scale: the {config.data.quantile} quantile of each {config.data.normalise}'s magnitudes is 1",
-        f"- sign and phase augmentation: {config.data.augment_phase}",
-        f"- weights: moving average, half-life {config.optimisation.ema_halflife_images:g} images",
-        "",
-    ]
-    measured = {key: value for key, value in metrics.items() if key.startswith("validation/")}
-    if measured:
-        lines += ["## Validation", ""]
-        lines += ["Fraction of the noise's power left after denoising held-out images.", ""]
-        lines += ["| sigma | noise left |", "|---|---|"]
-        lines += [f"| {key.rpartition('_')[2]} | {value:.4f} |" for key, value in measured.items()]
-    return "\n".join(lines).rstrip() + "\n"
+    info = replace(made_from, images=content["images"], noise_left=read_noise_left(content["metrics"]))
+    return save_prior(out / "prior", state.ema, config.network, info, name=config.name)
 
 
 def _first_cause(error: Exception) -> str:

@@ -1,0 +1,117 @@
+"""The model card: what a prior's info says, in Markdown. Nothing in it is written by hand but `info.card`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdrift.networks import NetworkConfig
+from kdrift.prior.prior_info import DataSource, PriorInfo, VolumeRecord
+
+_SHOWN = 12
+"""Volumes named in a card; `config.yaml` has all."""
+
+
+def model_card(name: str, network: NetworkConfig, info: PriorInfo) -> str:
+    """Return the card of the prior `name`: what it is, its data, its training, what validation measured."""
+    text = info.card.description.strip() or (
+        "A score prior for MR images, imported from a published checkpoint." if info.source
+        else "A score prior for MR images, trained with kdrift."
+    )  # fmt: skip
+    sections = {
+        "What it is": _nature(network, info),
+        "Data": _data(info),
+        "Origin": _origin(info),
+        "Validation": _validation(info),
+    }
+    parts = [f"# {name}", text]
+    parts += [f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items() if lines]
+    return "\n\n".join(parts) + "\n"
+
+
+def _nature(network: NetworkConfig, info: PriorInfo) -> list[str]:
+    low, high = info.sigma_range
+    settings = ", ".join(f"{key} {value}" for key, value in vars(network.config).items())
+    value = f" (of the network's own images it is {info.scale.value:g})" if info.scale.value != 1 else ""
+    each = info.training.get("data", {}).get("normalise", "image")
+    lines = [
+        f"- noise: {info.noise}, sigma {low:.4g} to {high:.4g} of the normalised image",
+        f"- images: {network.images}",
+        f"- scale: {info.scale.describe()} of each {each}'s magnitudes is 1{value}",
+        f"- network: {network.architecture} ({settings})",
+        f"- preconditioning: {network.preconditioning}; second input: {network.conditioning}",
+    ]
+    if network.wrapped:
+        lines.append(f"- sigma_data: {network.sigma_data:g}")
+    return lines
+
+
+def _data(info: PriorInfo) -> list[str]:
+    lines = [
+        f"- licence of the data: {info.card.data_licence.strip() or 'not stated'}",
+        f"- citation of the data: {info.card.data_citation.strip() or 'not stated'}",
+    ]
+    for source in info.data:
+        lines.append(f"- {source.name}{f', sha256 {source.sha256}' if source.sha256 else ''}")
+        lines += _volumes(source)
+    return lines
+
+
+def _volumes(source: DataSource) -> list[str]:
+    if not source.train and not source.validation:
+        return ["    - which volumes: not recorded"]
+    return [
+        f"    - {split}: {len(volumes)} volume{'s' if len(volumes) != 1 else ''} with"
+        f" {sum(volume.num_slices for volume in volumes)} slices: {_names(volumes)}"
+        for split, volumes in (("training", source.train), ("validation", source.validation))
+        if volumes
+    ]
+
+
+def _names(volumes: tuple[VolumeRecord, ...]) -> str:
+    names = [f"{v.name} ({v.checksum[:12]})" if v.checksum else v.name for v in volumes[:_SHOWN]]
+    more = len(volumes) - len(names)
+    return ", ".join(names) + (f" and {more} more, listed in config.yaml" if more else "")
+
+
+def _origin(info: PriorInfo) -> list[str]:
+    lines = []
+    if info.source is not None:
+        weights = "moving average" if info.source.weights == "ema" else "last step"
+        step = "not stated" if info.source.step is None else info.source.step
+        lines += [
+            f"- file: {info.source.file}, sha256 {info.source.sha256}",
+            f"- family: {info.source.family}; weights: {weights}, step {step}",
+            "- the file says nothing of its training data or its licence: ask where it was published",
+        ]
+    lines += _training(info)
+    lines += [f"- starts from the weights of {parent.name}, sha256 {parent.sha256}" for parent in info.parents]
+    if info.kdrift_version:
+        run = f", MLflow run {info.mlflow_run}" if info.mlflow_run else ""
+        lines.append(f"- made by kdrift {info.kdrift_version}{run}")
+    if info.command:
+        lines += ["- made by the command", "", f"      {info.command}"]
+    return lines
+
+
+def _training(info: PriorInfo) -> list[str]:
+    if info.images is None:
+        return []
+    training: Mapping[str, Any] = info.training
+    data, average = training.get("data", {}), training.get("optimisation", {}).get("ema_halflife_images")
+    lines = [f"- {info.images} training images" + (f" of {data['crop']} x {data['crop']}" if "crop" in data else "")]
+    if "batch_size" in training and "seed" in training:
+        lines.append(f"- batch {training['batch_size']}, seed {training['seed']}")
+    if "augment_phase" in data:
+        lines.append(f"- sign and phase augmentation: {data['augment_phase']}")
+    if average is not None:
+        lines.append(f"- weights: moving average, half-life {average:g} images")
+    return lines
+
+
+def _validation(info: PriorInfo) -> list[str]:
+    if not info.noise_left:
+        return []
+    lines = ["Fraction of the noise's power left after denoising held-out images.", ""]
+    lines += ["| sigma | noise left |", "|---|---|"]
+    return [*lines, *(f"| {row.sigma:g} | {row.fraction:.4f} |" for row in info.noise_left)]

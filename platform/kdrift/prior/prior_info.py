@@ -1,0 +1,175 @@
+"""What a prior says of itself: its noise, its scale, what it was measured to do, and what it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from kdrift.mri.image_scale import ImageScale
+from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
+
+__all__ = [
+    "CardText", "DataSource", "ImageScale", "ImportedFrom", "NoiseLeft", "Parent", "PriorInfo", "VolumeRecord",
+    "info_values", "read_info",
+]  # fmt: skip
+
+_OLDER = (
+    "{where} was written by an older kdrift and does not say what this one needs: train it again, import its checkpoint"
+    " again, or run `kdrift train --resume` on its finished run, which writes the prior of the last checkpoint anew"
+)
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What only the one who trains knows; it stands in the model card as it is written here."""
+
+    description: str = ""
+    """Markdown: what the prior is for and what it has not seen."""
+    data_licence: str = ""
+    """Licence of the training data."""
+    data_citation: str = ""
+    """Whom to cite for the training data."""
+
+
+@dataclass(frozen=True)
+class NoiseLeft:
+    """One row of the validation."""
+
+    sigma: float
+    """Noise level, in units of the normalised image."""
+    fraction: float
+    """Fraction of the noise's power that is left after denoising held-out images."""
+
+
+@dataclass(frozen=True)
+class VolumeRecord:
+    """One volume that was trained or validated on."""
+
+    name: str
+    num_slices: int
+    """Slices used, without those dropped at its ends."""
+    checksum: str = ""
+    """SHA-256 of the CRC-32s of the slices that its store keeps; empty for an array file, which has one of its own."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One store or array file with the volumes used of it."""
+
+    name: str
+    """Its name without folders."""
+    train: tuple[VolumeRecord, ...] = ()
+    validation: tuple[VolumeRecord, ...] = ()
+    sha256: str = ""
+    """Of an array file; empty for a store, whose volumes have checksums."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A prior whose weights training started from."""
+
+    name: str
+    sha256: str
+    """Of its weights."""
+
+
+@dataclass(frozen=True)
+class ImportedFrom:
+    """The published checkpoint that a prior was imported from."""
+
+    file: str
+    sha256: str
+    family: str
+    """Of published checkpoints (`kdrift.prior.published.FAMILIES`)."""
+    weights: Literal["ema", "model"]
+    """The moving average, or the weights of the last step."""
+    step: int | None = None
+    """Training step; None where the file does not say it."""
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """What a bundle says of its network, beside its architecture."""
+
+    process: AnyNoise
+    """The noise it removes, at levels in units of the normalised image."""
+    scale: ImageScale = field(default_factory=ImageScale)
+    """How its images were scaled; a slice is scaled alike before it is reconstructed."""
+    noise_left: tuple[NoiseLeft, ...] = ()
+    """What validation measured by noise level, at the end of training."""
+    images: int | None = None
+    """Training images seen; None for a prior that kdrift did not train."""
+    data: tuple[DataSource, ...] = ()
+    """What it was trained and validated on."""
+    parents: tuple[Parent, ...] = ()
+    """Priors whose weights it started from."""
+    source: ImportedFrom | None = None
+    """Where it was imported from; None for a prior that kdrift trained."""
+    card: CardText = field(default_factory=CardText)
+    """What the one who trained it says of it."""
+    command: str = ""
+    """The command that made it; paths of the machine are cut to names."""
+    kdrift_version: str = ""
+    """The kdrift that made it."""
+    mlflow_run: str = ""
+    """Id of its run in MLflow."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved configuration of its training; paths of the machine are cut to names."""
+
+    @property
+    def noise(self) -> Noise:
+        """Name of the noise, which decides the methods it can serve."""
+        return self.process.kind
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Noise levels the prior was trained for, in units of the normalised image."""
+        return self.process.sigma_min, self.process.sigma_max
+
+    def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE | AttenuatedSDE:
+        """Return the SDE of the noise for images `(row, col)`, over its levels."""
+        return self.process.sde(rows, cols, device)
+
+
+def info_values(info: PriorInfo) -> dict[str, Any]:
+    """Return plain mappings, lists and scalars, from which `read_info` makes the same again."""
+    shallow = dataclasses.replace(info, training={})
+    return to_dict(shallow) | {
+        "process": {"kind": info.process.kind, **to_dict(info.process)},
+        "training": dict(info.training),
+    }
+
+
+def read_info(values: Any, where: str) -> PriorInfo:
+    """Read what `info_values` made; `where` names the file in errors.
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, unknown, or of another type.
+    """
+    if values is None:
+        raise ValueError(_OLDER.format(where=where))
+    _check_complete(PriorInfo, values, where)
+    _check_complete(ImageScale, values["scale"], f"{where}: scale")
+    process = values["process"]
+    kind = process.get("kind") if isinstance(process, Mapping) else process
+    if kind not in PROCESSES:
+        raise ValueError(f"{where}: process.kind: no noise {kind!r}{suggest(str(kind), PROCESSES)}")
+    settings = {key: value for key, value in process.items() if key != "kind"}
+    _check_complete(PROCESSES[kind], settings, f"{where}: process")
+    made = parse(PROCESSES[kind], settings, f"{where}: process")
+    return parse(PriorInfo, {**values, "process": made}, where)
+
+
+def _check_complete(cls: type[Any], values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: expected a mapping of keys to values, got {values!r}")
+    missing = [each.name for each in dataclasses.fields(cls) if each.name not in values]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: copy the bundle again, or make it anew")

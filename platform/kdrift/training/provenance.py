@@ -1,0 +1,97 @@
+"""What a training run is made from, as its prior will say it: data with checksums, parents, command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kdrift
+from kdrift.data.data_config import DataConfig
+from kdrift.data.dataset import VolumeEntry, find_volumes
+from kdrift.data.store import open_store
+from kdrift.prior.bundle import SHIPPED, WEIGHTS, file_sha256, find_prior, read_sums
+from kdrift.prior.prior_info import DataSource, NoiseLeft, Parent, PriorInfo, VolumeRecord
+from kdrift.runs.command_line import command_line
+from kdrift.runs.config import to_dict
+from kdrift.training.train_config import TrainConfig
+
+_NOISE_LEFT = "validation/noise_left_sigma_"
+
+
+def run_info(config: TrainConfig) -> PriorInfo:
+    """Return what is known of a prior before its training starts; the data and the parent are read now.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data, or no such prior to start from.
+    """
+    return PriorInfo(
+        config.noise.process,
+        config.data.image_scale,
+        data=describe_data(config.data),
+        parents=(_parent(config.init_from),) if config.init_from else (),
+        card=config.card,
+        command=command_line(),
+        kdrift_version=kdrift.__version__,
+        training=_portable(config),
+    )
+
+
+def describe_data(config: DataConfig) -> tuple[DataSource, ...]:
+    """Return the stores and array files with the volumes used of each; stores are not read, only their manifests."""
+    splits = {"train": find_volumes(config, "train")}
+    splits["validation"] = find_volumes(config, "validation") if config.validation else []
+    found = []
+    for location in config.stores:
+        used = {
+            split: tuple(_record(entry) for entry in entries if entry.location == location)
+            for split, entries in splits.items()
+        }
+        digest = file_sha256(Path(location)) if _is_file(location) else ""
+        found.append(DataSource(_name(location), used["train"], used["validation"], digest))
+    return tuple(found)
+
+
+def read_noise_left(metrics: Mapping[str, float]) -> tuple[NoiseLeft, ...]:
+    """Return the rows of the last validation among a run's metrics."""
+    return tuple(
+        NoiseLeft(float(name.removeprefix(_NOISE_LEFT)), value)
+        for name, value in metrics.items()
+        if name.startswith(_NOISE_LEFT)
+    )
+
+
+def _record(entry: VolumeEntry) -> VolumeRecord:
+    checksum = ""
+    if not _is_file(entry.location):
+        attributes = open_store(entry.location).attributes(entry.name)
+        array = attributes["arrays"]["image" if attributes["kind"] == "image" else "target"]
+        checksum = hashlib.sha256(json.dumps(array["crc32"]).encode()).hexdigest()
+    return VolumeRecord(entry.name, entry.stop - entry.start, checksum)
+
+
+def _parent(prior: str) -> Parent:
+    folder = find_prior(prior)
+    name = folder.name if folder.parent == SHIPPED else "/".join(folder.parts[-2:])  # runs/mine/prior: mine/prior
+    return Parent(name, read_sums(folder)[WEIGHTS])
+
+
+def _portable(config: TrainConfig) -> dict[str, Any]:
+    """Leave the folders of this machine out, and the card's text, which has a place of its own."""
+    values = to_dict(config)
+    values["data"]["stores"] = [_name(store) for store in config.data.stores]
+    values["init_from"] = config.init_from and _parent(config.init_from).name
+    del values["card"]
+    return values
+
+
+def _name(location: str) -> str:
+    return Path(location).name
+
+
+def _is_file(location: str) -> bool:
+    return location.endswith((".npy", ".npz"))
