@@ -91,7 +91,7 @@ def test_at_a_fixed_lambda_samples_have_the_exact_law(kept: float) -> None:
     """Measured components: x <- (y + lambda x+) / (1 + lambda), the others x <- x+; x+ = (1 - a) x + noise."""
     given = problem(1, 16, 16, 0.1, kept)
     options = SMRDOptions(num_steps=40, lambda_learning_rate=0.0, early_stopping=False, lambda_start=0.5)
-    assert options.nfe == sum(level.num_steps for level in annealing(options, SDE))
+    assert options.evaluations == sum(level.num_steps for level in annealing(options, SDE))
     rng = ChainNoise(1, 0, range(40), dtype=torch.complex128)
     found = fft2c(smrd(gaussian_score, SDE, given, rng=rng, options=options))
     gains, variances = {True: 0.0, False: 0.0}, {True: 1 / 12, False: 1 / 12}
@@ -130,15 +130,15 @@ def test_lambda_is_learned_and_chains_stop_by_themselves() -> None:
     together = run(range(4))
     assert sizes[0] == 4
     assert len(set(sizes)) > 1  # some stopped before others
-    assert len(sizes) < options.nfe
+    assert len(sizes) < options.evaluations
     alone = [run(range(i, i + 1)) for i in range(4)]
     torch.testing.assert_close(torch.cat(alone), together, rtol=1e-8, atol=1e-8)
     unstopped = run(range(4), early_stopping=False)
-    assert len(sizes) == replace(options, early_stopping=False).nfe
+    assert len(sizes) == replace(options, early_stopping=False).evaluations
     assert not torch.allclose(unstopped, together)
     fixed = run(range(4), early_stopping=False, lambda_learning_rate=0.0)
     assert not torch.allclose(unstopped, fixed)
-    assert SMRDOptions().nfe == 2 * (645 * 3 + 510 * 4)
+    assert SMRDOptions().evaluations == 2 * (645 * 3 + 510 * 4)
     with pytest.raises(ValueError, match="lambda_start > 0"):
         SMRDOptions(lambda_start=0.0)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdrift.methods import METHODS, Method, Options
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.methods.start import StartOptions
+from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
@@ -71,7 +72,7 @@ class Plan:
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
-            used = UsedPrior(loaded.name, loaded.sha256)
+            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale)
         return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used)
 
 
@@ -82,6 +83,8 @@ class UsedPrior:
     name: str
     sha256: str
     """Of the weights."""
+    scale: ImageScale
+    """How its images were scaled, and so a slice is."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class ResolvedPlan:
         See `kdrift.recon.slices.prepare_slice`.
         """
         maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
-        data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps)
+        scale = self.prior.scale if self.prior else None
+        data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps, scale=scale)
         self.method.check_maps(data.smaps, self.plan.method)
         if self.plan.start is None:
             return data

@@ -12,11 +12,9 @@ from kdrift.methods.chains import IMAGES, Chains, magnitude
 from kdrift.methods.measurement import Measurement
 from kdrift.mri.coils import espirit_maps
 from kdrift.mri.fourier import ifft2c
+from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
 from kdrift.mri.noise import estimate_noise_sigma
-
-SCALE_QUANTILE = 0.99
-"""Training divides an image by this quantile of its magnitude, and so does a reconstruction."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,8 @@ class SliceData:
     """Standard deviation of each real component of the k-space noise."""
     zero_filled: Tensor
     """Magnitude `(row, col)` of the coil combination of `kspace`."""
+    scale: float
+    """Divisor that takes images to the scale of the prior: its rule on `zero_filled`, never on a reference."""
     heldout: HeldOut | None = None
     """Samples that are left out of `kspace` and `mask`."""
     start: Tensor | None = None
@@ -101,20 +101,19 @@ class SliceData:
         start = None if self.start is None else chains.start(self.start / scale, self.smaps)
         return Measurement(self.kspace / scale, self.mask, self.smaps, self.noise_sigma / scale, start, chains)
 
-    @property
-    def scale(self) -> float:
-        """Image scale: 0.99 quantile of `zero_filled`, never taken from a reference (METHODS: CSGM-Langevin)."""
-        values = self.zero_filled.flatten()
-        return float(torch.quantile(values, SCALE_QUANTILE)) or float(values.max())
-
 
 def prepare_slice(
-    raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None, maps: MapOptions | None = None
+    raw: RawSlice,
+    *,
+    noise_sigma: float | None = None,
+    heldout: Tensor | None = None,
+    maps: MapOptions | None = None,
+    scale: ImageScale | None = None,
 ) -> SliceData:
     """Estimate what a slice does not come with: coil maps by ESPIRiT on its ACS, and its noise level.
 
-    One coil has a map of ones. `heldout` (row, col) marks samples to leave out and keep for measuring. Raises
-    ValueError for k-space that is zero.
+    One coil has a map of ones. `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout`
+    (row, col) marks samples to leave out and keep for measuring. Raises ValueError for k-space that is zero.
     """
     kspace, mask = raw.kspace, raw.mask
     kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
@@ -124,8 +123,9 @@ def prepare_slice(
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
     smaps = raw.smaps if raw.smaps is not None else _estimated(kspace, maps or MapOptions())
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
-    combined = Sensitivities(smaps).adjoint(ifft2c(kspace))
-    return SliceData(raw.index, kspace, mask, smaps, sigma, magnitude(combined[None])[0], kept_out)
+    zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
+    factor = (scale or ImageScale()).of(zero_filled)
+    return SliceData(raw.index, kspace, mask, smaps, sigma, zero_filled, factor, kept_out)
 
 
 def _estimated(kspace: Tensor, maps: MapOptions) -> Tensor:
