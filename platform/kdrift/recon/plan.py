@@ -24,8 +24,8 @@ class Plan:
     method: str = DEFAULT_METHOD
     """Sampler or classical method."""
     preset: str | Preset | None = None
-    """By name, or itself. None: `tuned` where the method has it or `kdrift tune` wrote one, else `paper`; "" for a
-    classical method."""
+    """Named settings of the method: a built-in name, a name of your own or FILE.yaml (kdrift list presets). By default
+    what kdrift presets use has chosen, else the first there is of tuned, stable and paper."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8

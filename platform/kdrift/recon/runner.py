@@ -94,7 +94,8 @@ def resolve(plan: Plan, prior: Prior | str | None = None, device: str | torch.de
         prior = load_prior(prior or default_prior(plan.method), choose_device(device))
     _check_prior(plan.method, prior)
     used = {"name": prior.name, "sha256": prior.sha256}
-    config = {**common, "preset": preset.name, "options": dataclasses.asdict(resolved), "prior": used}
+    chosen = {"preset": preset.name, "preset_source": preset.source}
+    config = {**common, **chosen, "options": dataclasses.asdict(resolved), "prior": used}
     if plan.start is not None:
         config["start"] = plan.start
     if preset.provenance:

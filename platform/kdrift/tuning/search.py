@@ -1,4 +1,4 @@
-"""`kdrift tune`: search a method's settings on Ray Tune and write the best as its `tuned` preset."""
+"""`kdrift tune`: search a method's settings on Ray Tune and keep the best as a preset under the search's name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from kdrift.methods.presets import Preset, find_preset, preset_folder, read_preset, write_preset
+from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior, load_prior
 from kdrift.recon.plan import Plan
 from kdrift.recon.runner import choose_device, default_prior, resolve
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import keep_freed_memory
+from kdrift.runs.json_file import read_json
 from kdrift.runs.run_folder import open_run
 from kdrift.tuning.journal import Journal, TrialRecord
 from kdrift.tuning.objective import Case, evaluate_slices, load_cases
@@ -54,7 +55,7 @@ def tune(
     tracking_uri: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> TuneResult:
-    """Search on Ray Tune and write the winner as the method's `tuned` preset, in the user's folder and in `out`.
+    """Search on Ray Tune and keep the winner as a preset under the search's name, in the user's folder and in `out`.
 
     With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
 
@@ -69,6 +70,7 @@ def tune(
         On Ctrl-C; the search can be resumed.
     """
     began, out = time.monotonic(), out.resolve()
+    check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan, start = _start(config, out)
     prior = load_prior(config.prior or default_prior(config.method))
     cases = load_cases(config, plan)
@@ -93,7 +95,7 @@ def tune(
         trials = [journal.trials[number] for number in sorted(journal.trials)]
         best = choose_best(config, trials)
         preset = make_preset(config, start, prior, cases, trials, best, run["run_id"])
-        written = leave_results(config, preset, trials, best, out, preset_folder())
+        written = leave_results(config, preset, trials, best, out)
         for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
             tracking.log_file(run["tracking_uri"], run["run_id"], path)
         tracking.log_metrics(run["tracking_uri"], run["run_id"], {"best": best.value}, step=len(trials))
@@ -129,7 +131,7 @@ def run_trial(settings: dict[str, Any], *, plan: Plan, prior: Prior, cases: list
 
 def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     """Return the plan of a trial but for its searched settings, and the preset that the search starts from."""
-    if (out / START).is_file():  # `tuned` may be another one by now
+    if (out / START).is_file():  # the default may be another one by now
         start = read_preset(out / START, config.method)
     elif str(config.preset).endswith((".yaml", ".yml")):
         start = read_preset(str(config.preset), config.method)
