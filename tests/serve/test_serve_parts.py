@@ -213,12 +213,13 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"] == f"this reconstruction is failed: {sentence}"
     assert get(made, "/v1/methods").json()["samplers"]["annealed"]["default_preset"] == "tuned"
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "annealed.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    (tmp_path / "presets" / "annealed").mkdir(parents=True)
+    (tmp_path / "presets" / "annealed" / "mine.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    (tmp_path / "presets" / "defaults.yaml").write_text("annealed: mine\n")
     methods = get(made, "/v1/methods")
     assert methods.status_code == 200
     assert methods.json()["samplers"]["annealed"]["default_preset"] is None
-    assert "preset annealed.yaml" in methods.json()["samplers"]["annealed"]["fault"]
+    assert "preset annealed/mine.yaml" in methods.json()["samplers"]["annealed"]["fault"]
     assert methods.json()["samplers"]["score_mri"]["priors"] == ["tiny"]
     assert str(tmp_path) not in methods.text
     with pytest.raises(Problem) as error:

@@ -112,7 +112,7 @@ def _default(each: dataclasses.Field[Any]) -> Any:
 
 
 def _is_shown(default: Any) -> bool:
-    empty = default in ((), {}) or default is None or default is False or default is inspect.Parameter.empty
+    empty = default in ((), {}, "") or default is None or default is False or default is inspect.Parameter.empty
     return not empty
 
 

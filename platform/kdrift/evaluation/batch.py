@@ -61,5 +61,5 @@ def reconstruct_batch(
     tasks = volume_tasks(config.store, config.volumes, chosen, config.mask, plan, runner, out)
     settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": runner.config}
     settings.pop("out")
-    with run_folder(out, settings, (*FREE, "resolved.prior.name")):
+    with run_folder(out, settings, (*FREE, "resolved.prior.name", "resolved.preset_source")):
         return run_tasks(tasks, priors, config.pool, address=address, echo=echo)

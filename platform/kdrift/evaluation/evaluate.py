@@ -98,7 +98,8 @@ def evaluate(
     settings = {**to_dict(config), "store": normalise_location(config.store)}
     settings["resolved"] = {name: runner.config for name, runner in runners.items()}
     settings.pop("out")
-    with run_folder(out, settings, FREE, ("methods", "masks", "resolved")):
+    free = (*FREE, *(f"resolved.{name}.preset_source" for name in runners))
+    with run_folder(out, settings, free, ("methods", "masks", "resolved")):
         uri, run_id = _open_run(config, settings, out)
         try:
             batch = run_tasks(

@@ -80,7 +80,7 @@ def volume_tasks(
         if not chosen:
             raise ValueError(f"{name} has {info.num_slices} slices; none is in the range asked for")
         decides = {
-            "plan": runner.config,
+            "plan": {name: value for name, value in runner.config.items() if name != "preset_source"},
             "samples": plan.keep_samples,
             "mask": to_dict(mask) if mask else None,
             "arrays": opened.attributes(name)["arrays"],
