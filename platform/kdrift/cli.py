@@ -115,7 +115,10 @@ def parse(arguments: Sequence[str]) -> Parsed | None:
         raise Misuse(f"{_sentence(error, arguments)} (kdrift {verb} --help shows all options)") from None
     options = getattr(command, "options", None)
     if verb is None or options is None:  # --help or --version, or a verb of several without one of them
-        command(*bound.args, **bound.kwargs)
+        try:
+            command(*bound.args, **bound.kwargs)
+        except SystemExit:  # what rich makes of a pipe that was closed
+            raise BrokenPipeError from None
         return None
     given = dict(bound.arguments)
     job = {name: given.pop(name, None) for name in ("submit", "job_name")} if VERBS[verb].is_job else {}

@@ -162,9 +162,10 @@ def test_errors_and_ends_have_their_status(
     assert capsys.readouterr().err == "kdrift: interrupted\n"
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
+@pytest.mark.parametrize("typed", ["--help", "list masks", "list masks --json", "completion bash"])
+def test_a_closed_pipe_is_no_traceback(typed: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdrift", "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kdrift", *typed.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -172,6 +173,15 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert process.wait(120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if VERBS[verb].is_job])
+def test_jobs_are_the_verbs_on_one_screen(verb: str) -> None:
+    script = REPOSITORY / "jobs" / f"{verb}.py"
+    assert len(script.read_text().splitlines()) < 25
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"Usage: kdrift {verb} ")
+    assert "--submit ADDRESS" in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -24,7 +24,10 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
         table.add_column(name.replace("_", " "), no_wrap=name != names[-1], overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
-    Console().print(table)
+    try:
+        Console().print(table)
+    except SystemExit:  # what rich makes of a pipe that was closed
+        raise BrokenPipeError from None
 
 
 def method_rows() -> list[Row]:
