@@ -64,7 +64,7 @@ def kdrift_commands(page: Path) -> list[list[str]]:
     for line in commands(page):
         if line.startswith("kdrift "):
             plain = re.sub(r"\[(?=-|\w+\.zarr/)|(?<=[\w)])\](?=\s|$)", "", line)
-            words = shlex.split(plain, comments=True)[1:]
+            words = shlex.split(plain.partition(" > ")[0], comments=True)[1:]
             found.append(["1" if re.fullmatch("[A-Z]", word) else word for word in words])
     return found
 
