@@ -225,7 +225,7 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     with pytest.raises(Problem) as error:
         from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}')
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
-    assert "annealed.yaml" in error.value.detail
+    assert "preset annealed/mine.yaml" in error.value.detail
     assert get(made, "/v1/priors").json()[0]["noise"] == "white"
 
 

@@ -132,7 +132,7 @@ def read_preset(path: str | Path, method: str | None = None) -> Preset:
         raise ValueError(f"preset {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"preset {path}: expected a mapping with method and settings, got {type(values).__name__}")
-    preset = parse(Preset, {"name": Path(path).stem, **values, "source": FILE}, f"preset {path}")
+    preset = replace(parse(Preset, {"name": Path(path).stem, **values}, f"preset {path}"), source=FILE)
     if method not in (None, preset.method):
         raise ValueError(f"preset {path} is of method {preset.method}, asked for {method}")
     return preset
