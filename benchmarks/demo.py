@@ -108,7 +108,7 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
         ),
         Step("CG-SENSE", ("reconstruct", scan, "--out", f"{out}/cg_sense", *MASK, "--method", "cg_sense")),
         Step(
-            "four trials of Ray Tune on the other phantom; the best settings become the default",
+            "four trials of Ray Tune on the other phantom; the best settings become a preset",
             (
                 "tune",
                 "--config",
@@ -118,6 +118,7 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
                 *(part for setting in tuning for part in ("--set", setting)),
             ),
         ),
+        Step("which is used by default from now on", ("presets", "use", "annealed", "demo-tuning")),
         Step(
             f"{prior or 'the shipped prior'} to an MLflow registry",
             ("register", prior or DEFAULT_PRIOR, "--tracking-uri", registry, "--name", "demo"),

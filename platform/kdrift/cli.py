@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdrift import __version__
 
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+
+
+class Verb(NamedTuple):
+    """What the overview of all verbs says of one."""
+
+    summary: str
+    group: str
+    is_job: bool = False
+    """Whether it can run as a Ray job."""
+
+
 VERBS = {
-    "phantom": "write a phantom volume in the fastMRI layout",
-    "simulate": "make multi-coil k-space from magnitude volumes",
-    "convert": "convert k-space and image files to a zarr store, on Ray",
-    "info": "describe a store, file, checkpoint or prior",
-    "train": "train a score prior, on Ray Train",
-    "import-checkpoint": "save a published checkpoint as a prior",
-    "register": "put a prior into an MLflow registry",
-    "tune": "search a method's settings, on Ray Tune",
-    "reconstruct": "reconstruct k-space: posterior mean and uncertainty",
-    "evaluate": "compare methods and masks over a store, on Ray",
-    "serve": "serve reconstructions over HTTP on this machine, on Ray Serve",
+    "phantom": Verb("write a phantom volume in the fastMRI layout", "Data"),
+    "simulate": Verb("make multi-coil k-space from magnitude volumes", "Data"),
+    "convert": Verb("convert k-space and image files to a zarr store, on Ray", "Data", True),
+    "train": Verb("train a score prior, on Ray Train", "Priors", True),
+    "import-checkpoint": Verb("save a published checkpoint as a prior", "Priors"),
+    "register": Verb("put a prior into an MLflow registry", "Priors"),
+    "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True),
+    "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True),
+    "evaluate": Verb("compare methods and masks over a store, on Ray", "Reconstruction", True),
+    "serve": Verb("serve reconstructions over HTTP on this machine, on Ray Serve", "Reconstruction"),
+    "info": Verb("describe a method, store, file, checkpoint, prior or result", "What there is"),
+    "list": Verb("list methods, presets, priors, masks or configurations", "What there is"),
+    "presets": Verb("show the presets of methods and choose those that are used by default", "What there is"),
+    "config": Verb("show the configurations that come with kdrift, and copy one to edit", "What there is"),
+    "completion": Verb("print a script that completes kdrift's verbs and options in a shell", "What there is"),
 }
-JOBS = ("convert", "train", "tune", "reconstruct", "evaluate")
-"""Verbs that can run as Ray jobs."""
-SUBMIT_HELP = "run it on the cluster whose dashboard is at ADDRESS, e.g. http://head:8265; paths are the cluster's"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A command that was understood."""
+
+    verb: str
+    module: ModuleType
+    options: Any
+    """What the verb's `run` takes."""
+    submit: str | None = None
+    """Dashboard of the cluster to run it on."""
+    job_name: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,30 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside anything else
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="kdrift",
-        description="Score priors for MR images and posterior reconstruction of k-space.",
-    )
-    parser.add_argument("--version", action="version", version=f"kdrift {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
-    module = None
-    for verb, summary in VERBS.items():
-        subparser = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if verb == chosen:
-            module = configure(verb, subparser)
-    parsed = parser.parse_args(arguments)
-    assert module is not None
+    from kdrift.commands.options import Misuse
+
     try:
-        if getattr(parsed, "submit", None):
-            status = importlib.import_module("kdrift.runs.submit").submit(parsed, arguments)
-        else:
-            status = int(module.run(parsed))
+        parsed, status = parse(arguments), 0
+        if parsed is not None and parsed.submit:
+            submit = importlib.import_module("kdrift.runs.submit").submit
+            status = submit(parsed.verb, parsed.options, parsed.submit, parsed.job_name, arguments)
+        elif parsed is not None:
+            status = int(parsed.module.run(parsed.options))
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Misuse as error:
+        print(f"kdrift: error: {error}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"kdrift: error: {error}", file=sys.stderr)
         return 1
@@ -67,15 +89,98 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def configure(verb: str, parser: argparse.ArgumentParser) -> ModuleType:
-    """Add the options of a verb and return its module."""
-    module = importlib.import_module(f"kdrift.commands.{verb.replace('-', '_')}")
-    module.configure(parser)
-    if verb in JOBS:
-        group = parser.add_argument_group("as a Ray job")
-        group.add_argument("--submit", metavar="ADDRESS", help=SUBMIT_HELP)
-        group.add_argument("--job-name", metavar="NAME", help="of the job; submitted again under it, the work goes on")
-    return module
+def parse(arguments: Sequence[str]) -> Parsed | None:
+    """Return the verb and its options; None where help or the version was asked for, and printed.
+
+    Raises
+    ------
+    Misuse
+        For an unknown verb or option (the nearest known one is named), and for a value that an option cannot take.
+    """
+    from cyclopts import CycloptsError
+
+    from kdrift.commands.options import Misuse
+
+    verb = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if verb is None and not {"--help", "-h", "--version"} & set(arguments):
+        raise Misuse("no verb is given; kdrift --help lists them")
+    if verb is not None and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "kdrift --help lists them"
+        raise Misuse(f"no verb {verb!r}; {hint}")
+    app = build_app([verb] if verb else [])
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise Misuse(f"{_sentence(error, arguments)} (kdrift {verb} --help shows all options)") from None
+    options = getattr(command, "options", None)
+    if verb is None or options is None:  # --help or --version, or a verb of several without one of them
+        try:
+            command(*bound.args, **bound.kwargs)
+        except SystemExit:  # what rich makes of a pipe that was closed
+            raise BrokenPipeError from None
+        return None
+    given = dict(bound.arguments)
+    job = {name: given.pop(name, None) for name in ("submit", "job_name")} if VERBS[verb].is_job else {}
+    return Parsed(verb, module_of(verb), options(**given), **job)
+
+
+def build_app(verbs: Sequence[str]) -> App:
+    """Return the command line with the options of `verbs`, and the summaries of all."""
+    from cyclopts import App, Group, Parameter
+
+    groups = {name: Group.create_ordered(name) for name in dict.fromkeys(verb.group for verb in VERBS.values())}
+    app = App(
+        "kdrift",
+        help="Score priors for MR images and posterior reconstruction of k-space.",
+        version=f"kdrift {__version__}",
+        help_format="plaintext",
+        default_parameter=Parameter(negative=(), allow_repeating=True),
+        group_parameters=Group("Options", sort_key=0),
+    )
+    for place, (name, verb) in enumerate(VERBS.items()):
+        told = App(name, help=_capital(verb.summary), group=groups[verb.group], sort_key=place)
+        if name in verbs:
+            module = module_of(name)
+            if hasattr(module, "VERBS"):
+                for word, options in module.VERBS.items():
+                    told.command(_command(options, False), name=word, help=options.__doc__)
+            else:
+                told.default(_command(module.Options, verb.is_job))
+                told.help = module.Options.__doc__ or ""
+        app.command(told)
+    return app
+
+
+def module_of(verb: str) -> ModuleType:
+    """Import the module of a verb: it has `Options` and `run(options)`; or `VERBS`, with the options of each."""
+    return importlib.import_module(f"kdrift.commands.{verb.replace('-', '_')}")
+
+
+def _command(options: type, is_job: bool) -> Callable[..., None]:
+    from kdrift.commands.common import JobOptions
+    from kdrift.commands.options import signature_of
+
+    command = signature_of(options, JobOptions) if is_job else signature_of(options)
+    command.options = options  # type: ignore[attr-defined]
+    return command
+
+
+def _sentence(error: CycloptsError, arguments: Sequence[str]) -> str:
+    """Return what a mistake is in one line."""
+    from cyclopts import MissingArgumentError, UnusedCliTokensError
+
+    argument = getattr(error, "argument", None)
+    if isinstance(error, MissingArgumentError) and argument is not None:
+        return f"{argument.name} needs a value" if argument.name in arguments else f"{argument.name} is missing"
+    if isinstance(error, UnusedCliTokensError):
+        return f"there is no place for {' '.join(error.unused_tokens or [])!r}"
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text[0].lower() + text[1:]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -19,7 +18,7 @@ import psutil
 import pytest
 import ray
 
-from kdrift.commands import convert as command
+from kdrift.cli import main
 from kdrift.data.convert import ConvertConfig, convert, rss_target
 from kdrift.data.convert_sources import assign_names, find_all, is_same
 from kdrift.data.formats.fastmri import write_fastmri
@@ -260,12 +259,10 @@ def _is_running(process: psutil.Process) -> bool:
 def test_command_names_failures_and_gives_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "a.npy", np.ones((2, 8, 8), np.float32))
     (tmp_path / "b.h5").write_bytes(b"")
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
     store = str(tmp_path / "x.zarr")
-    assert command.run(parser.parse_args([str(tmp_path / "a.npy"), "--store", store, "--workers", "1"])) == 0
+    assert main(["convert", str(tmp_path / "a.npy"), "--store", store, "--workers", "1"]) == 0
     assert "1 converted, 0 unchanged, 0 failed" in capsys.readouterr().out
-    status = command.run(parser.parse_args([str(tmp_path), "--store", store, "--quiet"]))
+    status = main(["convert", str(tmp_path), "--store", store, "--quiet"])
     captured = capsys.readouterr()
     assert status == 1
     assert "0 converted, 1 unchanged, 1 failed" in captured.out

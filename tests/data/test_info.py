@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pickle
@@ -14,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdrift.commands import info as command
+from kdrift.cli import parse
 from kdrift.data.describe import describe, to_text
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.data.volume import Volume, VolumeInfo
 
 
-def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    return command.run(parser.parse_args(arguments))
+def run(*words: str) -> int:
+    parsed = parse(["info", *words])
+    assert parsed is not None
+    return parsed.module.run(parsed.options)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrift.cli import main
-from kdrift.commands import phantom as command
+from kdrift.cli import main, parse
 from kdrift.data.formats import open_volume
 from kdrift.data.phantom import birdcage_maps, phantom_images, phantom_volume
 
@@ -83,9 +81,9 @@ def test_bad_sizes(arguments: tuple[int, int, int, int], reason: str) -> None:
 
 
 def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    return command.run(parser.parse_args(words))
+    parsed = parse(["phantom", *words])
+    assert parsed is not None
+    return parsed.module.run(parsed.options)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

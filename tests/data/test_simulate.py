@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrift.commands import simulate as command
+from kdrift.cli import parse
 from kdrift.data.formats import open_volume
 from kdrift.data.simulate import (
     SimulationConfig,
@@ -162,10 +161,10 @@ def test_errors_name_the_reason() -> None:
             SimulationConfig(**values)
 
 
-def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    return command.run(parser.parse_args(arguments))
+def run(*words: str) -> int:
+    parsed = parse(["simulate", *words])
+    assert parsed is not None
+    return parsed.module.run(parsed.options)
 
 
 def test_command_writes_a_file_or_a_store(tmp_path: Path) -> None:

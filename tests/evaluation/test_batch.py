@@ -184,14 +184,14 @@ def test_evaluation_writes_one_table_and_grows(
 
 
 def test_options_beside_a_configuration_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reconstruct", "--config", "x.yaml", "--samples", "3"]) == 1
+    assert main(["reconstruct", "--config", "x.yaml", "--samples", "3"]) == 2
     assert "leave --samples out, or change the value with --set" in capsys.readouterr().err
-    assert main(["reconstruct", "s.zarr/v", "--config", "x.yaml"]) == 1
+    assert main(["reconstruct", "s.zarr/v", "--config", "x.yaml"]) == 2
     assert "leave INPUT out" in capsys.readouterr().err
-    assert main(["convert", "--config", "x.yaml", "--smaps"]) == 1
+    assert main(["convert", "--config", "x.yaml", "--smaps"]) == 2
     assert "leave --smaps out" in capsys.readouterr().err
-    assert main(["reconstruct"]) == 1
-    assert "give INPUT and --out DIR, or --config YAML" in capsys.readouterr().err
+    assert main(["reconstruct"]) == 2
+    assert "give INPUT and --out DIR, or --config FILE" in capsys.readouterr().err
 
 
 def test_slices_without_a_sample_left(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import re
@@ -13,8 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.serve.schema import ServeDeploySchema
-
 from k8s_helpers import (
     CRDS,
     K8S,
@@ -31,7 +28,10 @@ from k8s_helpers import (
     pod_specs,
     render,
 )
+from ray.serve.schema import ServeDeploySchema
+
 from kdrift.cli import VERBS
+from kdrift.cli import parse as parse_command
 from kdrift.runs.config import flatten, load_config, parse, to_dict
 from kdrift.training.train_config import TrainConfig
 
@@ -133,9 +133,9 @@ def test_the_jobs_entrypoint_is_a_command_of_this_repository(resources: list[Man
     assert (REPOSITORY / script).is_file()
     verb = Path(script).stem
     assert verb in VERBS
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"kdrift.commands.{verb}").configure(parser)
-    args = parser.parse_args(arguments)
+    parsed = parse_command([verb, *arguments])
+    assert parsed is not None
+    args = parsed.options
     config = load_config(TrainConfig, REPOSITORY / args.config, args.set)
     # relative paths are the image's working directory, and what is written goes to the volume
     assert f"WORKDIR {WORKDIR}\n" in (K8S / "Dockerfile").read_text()

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from benchmarks import demo
-from test_docs import parsed
 
+from kdrift.cli import parse
 from kdrift.runs.config import load_config
 from kdrift.training.train_config import TrainConfig
 from kdrift.tuning.tune_config import TuneConfig
@@ -31,7 +31,9 @@ def test_every_command_parses_and_its_configuration_is_valid() -> None:
         if step.module != "kdrift":
             assert step.command.startswith("python -m benchmarks.over_http demo/source/phantom.h5 ")
             continue
-        args = parsed(list(step.arguments))
+        parsed = parse(step.arguments)
+        assert parsed is not None
+        args = parsed.options
         assert step.command.startswith(f"kdrift {step.arguments[0]} ")
         if step.arguments[0] == "train":
             load_config(TrainConfig, REPOSITORY / args.config, args.set)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib
@@ -19,14 +18,16 @@ from typing import Any
 
 import pytest
 
-from kdrift.cli import VERBS, configure
+from kdrift.cli import Parsed, main
+from kdrift.cli import parse as parse_command
+from kdrift.commands.options import Misuse
 from kdrift.data.convert import ConvertConfig
 from kdrift.evaluation.batch import BatchConfig
 from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.methods import METHODS
-from kdrift.methods.classical import BASELINES
 from kdrift.mri.masks import KINDS
 from kdrift.runs.config import load_config, parse, parse_override, to_dict
+from kdrift.runs.config_names import find_config
 from kdrift.training.train_config import TrainConfig
 from kdrift.tuning.tune_config import TuneConfig
 
@@ -35,7 +36,13 @@ SAMPLERS = REPOSITORY / "docs" / "samplers.md"
 CARDS = [SAMPLERS, *sorted((REPOSITORY / "docs" / "methods").glob("*.md"))]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
-CONFIGS: dict[str, type] = {"convert": ConvertConfig, "reconstruct": BatchConfig, "evaluate": EvaluateConfig}
+CONFIGS: dict[str, type] = {
+    "convert": ConvertConfig,
+    "train": TrainConfig,
+    "tune": TuneConfig,
+    "reconstruct": BatchConfig,
+    "evaluate": EvaluateConfig,
+}
 GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -56,42 +63,45 @@ def kdrift_commands(page: Path) -> list[list[str]]:
     for line in commands(page):
         if line.startswith("kdrift "):
             plain = re.sub(r"\[(?=-|\w+\.zarr/)|(?<=[\w)])\](?=\s|$)", "", line)
-            words = shlex.split(plain, comments=True)[1:]
+            words = shlex.split(plain.partition(" > ")[0], comments=True)[1:]
             found.append(["1" if re.fullmatch("[A-Z]", word) else word for word in words])
     return found
 
 
-def parsed(words: list[str]) -> argparse.Namespace:
-    """Parse a command as kdrift does."""
-    assert words[0] in VERBS, f"no verb {words[0]!r}"
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    configure(words[0], parser)
-    return parser.parse_args(words[1:])
-
-
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_kdrift_commands_parse(page: Path) -> None:
+def test_kdrift_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    made: set[str] = set()
     for words in kdrift_commands(page):
-        if "--help" in words:
-            continue
         try:
-            args = parsed(words)
-        except (SystemExit, argparse.ArgumentError) as error:
+            parsed = parse_command(words)
+        except Misuse as error:
             pytest.fail(f"{page.name}: kdrift {' '.join(words)}: {error}")
-        if words[0] == "train":
-            load_config(TrainConfig, REPOSITORY / args.config, args.set)
-        if words[0] == "tune":
-            load_config(TuneConfig, REPOSITORY / args.config, args.set)
-        if words[0] in ("convert", "reconstruct", "evaluate") and args.config:
-            load_config(CONFIGS[words[0]], REPOSITORY / args.config, args.set)
-        elif words[0] == "reconstruct" and args.method != "NAME":
-            check_settings(args.method, args.preset, dict(parse_override(text) for text in args.set))
+        if parsed is not None:
+            check_meaning(parsed, made)
+
+
+def check_meaning(parsed: Parsed, made: set[str]) -> None:
+    """Check what a command names: configurations, methods, presets and settings, or what a command before it made."""
+    options, verb = parsed.options, parsed.verb
+    if verb in CONFIGS and options.config:
+        if options.config not in made:
+            config = load_config(CONFIGS[verb], find_config(verb, options.config), options.set)
+            made |= {config.name} if verb == "tune" else set()
+    elif verb == "config" and hasattr(options, "name"):
+        assert main(["config", "show", options.name]) == 0
+        made |= {str(getattr(options, "out", ""))}
+    elif verb == "reconstruct" and options.plan.get("preset") in made:
+        pass
+    elif verb == "reconstruct" and options.plan.get("method", "annealed") != "NAME":
+        settings = dict(parse_override(text) for text in options.set)
+        check_settings(options.plan.get("method", "annealed"), options.plan.get("preset"), settings)
+    elif verb == "presets":
+        assert options.method in METHODS
+        assert getattr(options, "name", None) in {None, *METHODS[options.method].presets, *made}
 
 
 def check_settings(name: str, preset: str | None, settings: dict[str, Any]) -> None:
-    if name in BASELINES:
-        assert set(settings) <= {"weight", "max_iter"}
-        return
     _, chosen = METHODS[name].preset(None if str(preset).endswith(".yaml") else preset)
     parse(METHODS[name].options, {**to_dict(chosen), **settings})
 
@@ -155,8 +165,7 @@ def test_sampler_cards_are_those_of_the_code() -> None:
     for name, method in METHODS.items():
         assert name in headings or f"](methods/{name}.md)" in text, f"no card of {name}"
         _, options = method.preset(None)
-        nfe = options.num_steps * (1 + getattr(options, "num_corrector_steps", 0))
-        nfe = getattr(options, "nfe", nfe * getattr(options, "num_ode_steps", 1))
+        nfe = options.evaluations or "-"
         assert re.search(rf"^\| \[?`{name}`.*\| {nfe} \|$", text, re.MULTILINE), f"default nfe of {name} is {nfe}"
 
 

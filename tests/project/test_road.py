@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from benchmarks import road
 from test_demo import ray_processes
-from test_docs import CONFIGS, parsed
+from test_docs import CONFIGS
 
+from kdrift.cli import parse
 from kdrift.runs.config import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,10 +20,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_every_job_parses_and_its_configuration_is_valid(tmp_path: Path) -> None:
     verbs = []
     for _, command in road.jobs(tmp_path, 100):
-        args = parsed([*command, "--submit", "http://127.0.0.1:1", "--job-name", "x"])
-        verbs.append(command[0])
-        if command[0] in CONFIGS and args.config:
-            load_config(CONFIGS[command[0]], args.config)
+        parsed = parse([*command, "--submit", "http://127.0.0.1:1", "--job-name", "x"])
+        assert parsed is not None
+        assert (parsed.submit, parsed.job_name) == ("http://127.0.0.1:1", "x")
+        verbs.append(parsed.verb)
+        if parsed.options.config:
+            load_config(CONFIGS[parsed.verb], REPOSITORY / parsed.options.config, parsed.options.set)
     assert verbs == ["convert", "convert", "train", "tune", "reconstruct", "evaluate"]
 
 

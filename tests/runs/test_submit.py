@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -17,8 +16,9 @@ import pytest
 from benchmarks.local_cluster import LocalCluster, local_cluster
 
 from batch_helpers import NUM_SLICES, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
+from kdrift.cli import parse
 from kdrift.runs.config import to_dict
-from kdrift.runs.submit import _check_paths, next_id
+from kdrift.runs.submit import _check_paths, entrypoint, next_id, without
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SLOWER = replace(PLAN, settings={"num_steps": 25})
@@ -118,17 +118,40 @@ def test_a_name_is_used_again_only_after_its_job_has_ended() -> None:
         next_id("a", {"a": "SUCCEEDED", "a-2": "PENDING"}, "C")
 
 
-def test_results_in_the_jobs_own_folder_are_refused(tmp_path: Path) -> None:
-    def check(verb: str, **options: Any) -> None:
-        _check_paths(argparse.Namespace(verb=verb, **options))
+def options(*words: str) -> Any:
+    """The options of a command."""
+    parsed = parse(words)
+    assert parsed is not None
+    return parsed.options
 
-    check("convert", store="s3://bucket/x.zarr")
-    check("train", out=Path("/shared/run"), config="absent.yaml", set=[])
+
+def test_results_in_the_jobs_own_folder_are_refused(tmp_path: Path) -> None:
+    def check(verb: str, *words: str) -> None:
+        _check_paths(verb, options(verb, *words))
+
+    check("convert", "x.h5", "--store", "s3://bucket/x.zarr")
+    check("train", "--config", "absent.yaml", "--out", "/shared/run")
     with pytest.raises(ValueError, match=r"store is x\.zarr: a job needs an absolute path that all nodes share"):
-        check("convert", store="x.zarr")
+        check("convert", "x.h5", "--store", "x.zarr")
     with pytest.raises(ValueError, match="a job needs --out"):
-        check("train", out=None, config="absent.yaml", set=[])
+        check("train", "--config", "absent.yaml")
+    with pytest.raises(ValueError, match="out is runs/reconstruct/phantom"):
+        check("reconstruct", "--config", "phantom")
     config = write_config(tmp_path / "b.yaml", {"out": "runs/x", "store": "/s.zarr"})
     with pytest.raises(ValueError, match="out is runs/x"):
-        check("reconstruct", config=str(config), out=None, set=[])
-    check("reconstruct", config=str(config), out=None, set=["out=/shared/x"])
+        check("reconstruct", "--config", str(config))
+    check("reconstruct", "--config", str(config), "--set", "out=/shared/x")
+
+
+def test_a_configuration_that_is_meant_by_name_travels_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "--config", "tiny", "--out", "/shared/x", "--submit", "h:1", "--job-name=j", "--set", "seed=1"]
+    rest = without(words, ("--submit", "--job-name"))
+    assert rest == ["train", "--config", "tiny", "--out", "/shared/x", "--set", "seed=1"]
+    monkeypatch.chdir(tmp_path)
+    shell = entrypoint("j-2", options(*words), rest)
+    program = "python -m kdrift train --out /shared/x --set seed=1 --config j-2.tiny.yaml"
+    assert shell.endswith(f" > j-2.tiny.yaml && {program}")
+    subprocess.run(shell.removesuffix(f" && {program}"), shell=True, check=True)
+    assert (tmp_path / "j-2.tiny.yaml").read_text() == (REPOSITORY / "configs/train/tiny.yaml").read_text()
+    by_path = ["train", "--config", "mine.yaml", "--out", "/shared/x"]
+    assert entrypoint("j", options(*by_path), by_path) == "python -m kdrift train --config mine.yaml --out /shared/x"

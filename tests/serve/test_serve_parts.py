@@ -216,18 +216,19 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"] == f"this reconstruction is failed: {sentence}"
     assert get(made, "/v1/methods").json()["methods"]["annealed"]["default_preset"] == "tuned"
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "annealed.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    (tmp_path / "presets" / "annealed").mkdir(parents=True)
+    (tmp_path / "presets" / "annealed" / "mine.yaml").write_text("method: annealed\nsettings: {num_step: 3}\n")
+    (tmp_path / "presets" / "defaults.yaml").write_text("annealed: mine\n")
     methods = get(made, "/v1/methods")
     assert methods.status_code == 200
     assert methods.json()["methods"]["annealed"]["default_preset"] is None
-    assert "preset annealed.yaml" in methods.json()["methods"]["annealed"]["fault"]
+    assert "preset annealed/mine.yaml" in methods.json()["methods"]["annealed"]["fault"]
     assert methods.json()["methods"]["score_mri"]["priors"] == ["tiny"]
     assert str(tmp_path) not in methods.text
     with pytest.raises(Problem) as error:
         resolve_plan(from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}'), made._priors, Limits())
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
-    assert "annealed.yaml" in error.value.detail
+    assert "preset annealed/mine.yaml" in error.value.detail
     assert get(made, "/v1/priors").json()[0]["noise"] == "white"
 
 

@@ -215,21 +215,56 @@ def test_best_and_front(inputs: Inputs) -> None:
         choose_best(config, trials[4:])
 
 
-def test_presets_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_are_found_by_name_and_used_by_default_when_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "mine"))
     assert presets.preset_folder() == tmp_path / "mine"
     assert find_preset("annealed").provenance == {}
-    assert find_preset("score_mri_hybrid").name == "paper"
-    found = Preset("score_mri_hybrid", {"num_steps": 40}, provenance={"seed": 3})
-    path = write_preset(found, tmp_path / "mine" / "score_mri_hybrid.yaml")
+    assert (find_preset("score_mri_hybrid").name, find_preset("score_mri_hybrid").source) == ("paper", "built in")
+    found = Preset("score_mri_hybrid", {"num_steps": 40}, "forty", provenance={"seed": 3})
+    path = presets.save_preset(found)
+    assert path == tmp_path / "mine" / "score_mri_hybrid" / "forty.yaml"
     assert list(path.parent.iterdir()) == [path]
-    assert find_preset("score_mri_hybrid") == find_preset("score_mri_hybrid", "tuned") == found
+    assert find_preset("score_mri_hybrid", "forty") == found
+    assert find_preset("score_mri_hybrid", "forty").source == "your preset"
+    assert find_preset("score_mri_hybrid").name == "paper"  # not before it is chosen
+    with pytest.raises(ValueError, match="no preset 'fifty'; there are paper, released, forty"):
+        presets.choose_default("score_mri_hybrid", "fifty")
+    presets.choose_default("score_mri_hybrid", "forty")
+    assert find_preset("score_mri_hybrid") == found
+    assert find_preset("score_mri_hybrid").source == "your default"
     assert find_preset("score_mri_hybrid", "paper").provenance == {}
     assert find_preset("annealed").name == "tuned"
     monkeypatch.setenv("KDRIFT_PRESETS", "")
     assert find_preset("score_mri_hybrid").name == "paper"
+    with pytest.raises(ValueError, match="KDRIFT_PRESETS is empty"):
+        presets.choose_default("score_mri_hybrid", "released")
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "mine"))
+    path.unlink()
+    with pytest.raises(ValueError, match="is gone: kdrift presets reset score_mri_hybrid"):
+        find_preset("score_mri_hybrid")
+    presets.choose_default("score_mri_hybrid", None)
+    assert find_preset("score_mri_hybrid").name == "paper"
     monkeypatch.delenv("KDRIFT_PRESETS")
     assert presets.preset_folder() == Path.home() / ".kdrift" / "presets"
+
+
+def test_a_search_takes_nobodys_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path))
+    presets.check_free("annealed", "mine", None)
+    with pytest.raises(ValueError, match="'tuned' is a built-in preset of annealed"):
+        presets.check_free("annealed", "tuned", None)
+    with pytest.raises(ValueError, match="a search is named with letters"):
+        presets.check_free("annealed", "../mine", None)
+    presets.save_preset(Preset("annealed", {}, "mine", {"mlflow_run": "a"}))
+    presets.check_free("annealed", "mine", "a")  # its own, resumed
+    with pytest.raises(ValueError, match="you have a preset 'mine' of annealed already"):
+        presets.check_free("annealed", "mine", "b")
+
+
+def test_a_preset_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
     for content, message in [
         ("method: [", "not valid YAML"),
         ("- 3", "expected a mapping"),
@@ -248,35 +283,51 @@ def test_resolve_takes_presets_by_name_and_as_they_are(
 ) -> None:
     monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path))
     prior = load_prior(inputs[0])
-    mine = Preset("annealed", {"num_steps": 7, "eta": 0.5}, provenance={"seed": 3})
-    write_preset(mine, tmp_path / "annealed.yaml")
+    mine = Preset("annealed", {"num_steps": 7, "eta": 0.5}, "mine", provenance={"seed": 3})
+    path = presets.save_preset(mine)
+    assert path is not None
+    presets.choose_default("annealed", "mine")
     config = resolve(Plan(settings={"eta": 0.25}), prior).config
     assert (config["options"]["num_steps"], config["options"]["eta"]) == (7, 0.25)
-    assert (config["preset"], config["preset_provenance"]) == ("tuned", {"seed": 3})
+    assert (config["preset"], config["preset_provenance"]) == ("mine", {"seed": 3})
+    assert config["preset_source"] == "your default"
     pinned = Plan().resolve(prior).plan
     assert pinned.preset == mine
     assert Plan(method="tv").resolve().config["preset"] == "default"
-    (tmp_path / "annealed.yaml").unlink()
+    path.unlink()
+    presets.choose_default("annealed", None)
     assert resolve(pinned, prior).config["preset_provenance"] == {"seed": 3}
     assert "preset_provenance" not in resolve(Plan(), prior).config
     with pytest.raises(ValueError, match="the preset is of method annealed, asked for score_mri"):
         resolve(Plan("score_mri", mine), prior)
 
 
-def test_reconstruct_uses_the_tuned_preset(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconstruct_says_which_preset_it_uses(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "mine"))
-    mine = Preset("annealed", {**to_dict(METHODS["annealed"].presets["tuned"]), "num_steps": 4}, provenance={"a": 1})
+    settings = {**to_dict(METHODS["annealed"].presets["tuned"]), "num_steps": 4}
+    mine = Preset("annealed", settings, "mine", provenance={"a": 1})
     prior, scan = inputs
     arguments = ["reconstruct", str(scan), "--prior", str(prior), "--samples", "1", "--slices", "1", "--mask", "random",
                  "--acceleration", "2", "--acs-lines", "10", "--steps", "3"]  # fmt: skip
-    write_preset(mine, tmp_path / "mine" / "annealed.yaml")
+    file = presets.save_preset(mine)
+    assert file is not None
     other = write_preset(replace(mine, settings={"num_steps": 5}, name="other"), tmp_path / "other.yaml")
-    for extra, name, provenance in [
-        ([], "tuned", {"a": 1}),
-        (["--preset", str(other)], "other", {"a": 1}),
+    for extra, name, source, provenance in [
+        ([], "tuned", "built in", None),
+        (["--preset", "mine"], "mine", "your preset", {"a": 1}),
+        (["--preset", str(other)], "other", "a file", {"a": 1}),
     ]:
         assert main([*arguments, *extra, "--out", str(tmp_path / "r")]) == 0
         config = json.loads((tmp_path / "r/metrics.json").read_text())["config"]
-        assert (config["preset"], config["preset_provenance"]) == (name, provenance)
-    (tmp_path / "mine" / "annealed.yaml").write_text(yaml.safe_dump({"method": "annealed", "settings": {"et": 1}}))
+        assert (config["preset"], config["preset_source"]) == (name, source)
+        assert config.get("preset_provenance") == provenance
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == f"annealed: preset {name} ({source}), prior tiny, 3 steps, 1 samples, cpu"
+    assert main(["presets", "use", "annealed", "mine"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "r")]) == 0
+    assert capsys.readouterr().out.startswith("annealed: preset mine (your default), ")
+    file.write_text(yaml.safe_dump({"method": "annealed", "settings": {"et": 1}}))
     assert main([*arguments, "--out", str(tmp_path / "r")]) == 1

@@ -148,7 +148,8 @@ def test_one_parent_run_with_a_child_for_each_trial(searched: Searched) -> None:
 
 def test_the_winner_is_a_preset_with_its_provenance(searched: Searched) -> None:
     mine, copy = searched.result.written
-    assert (mine.parent.name, copy) == ("presets", searched.out / "annealed.yaml")
+    assert mine.parts[-3:] == ("presets", "annealed", f"{searched.config.name}.yaml")
+    assert copy == searched.out / "annealed.yaml"
     assert mine.read_text() == copy.read_text()
     preset = read_preset(mine, "annealed")
     assert preset == searched.result.preset
@@ -174,7 +175,8 @@ def test_a_folder_holds_one_search_and_a_finished_one_resumes_to_itself(searched
     again = tune(searched.config, searched.out, resume=True, echo=lambda line: None)
     assert again.run_id == searched.result.run_id
     assert again.trials == searched.result.trials
-    assert find_preset("annealed").settings == again.preset.settings
+    assert find_preset("annealed", searched.config.name).settings == again.preset.settings
+    assert find_preset("annealed").name == "tuned"  # until it is chosen
     with pytest.raises(ValueError, match="a trial needs 64 CPU, the Ray cluster has 2"):
         tune(replace(searched.config, num_trials=9, cpus_per_trial=64.0), searched.out, resume=True)
 
@@ -199,7 +201,7 @@ def test_front_without_a_reference(cluster: None, inputs: Inputs, own_presets: P
     assert [error for _, error in pairs] == sorted((error for _, error in pairs), reverse=True)
     assert len((tmp_path / "out/front.csv").read_text().splitlines()) == len(front) + 1
     assert (tmp_path / "out/front.png").read_bytes().startswith(b"\x89PNG")
-    preset = find_preset("annealed")
+    preset = find_preset("annealed", "front")
     assert preset.provenance["figures"]["heldout"] == min(trial.value for trial in trials.values())
     assert preset.provenance["search"]["heldout_fraction"] == 0.2
 
@@ -237,4 +239,4 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 7
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert find_preset("annealed") == result.preset
+    assert find_preset("annealed", config.name) == result.preset

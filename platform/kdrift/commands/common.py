@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Set
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Group, Parameter
+
+from kdrift.commands.options import Misuse, beside
 
 if TYPE_CHECKING:
     from kdrift.training.train_config import TrainConfig
@@ -14,37 +17,63 @@ if TYPE_CHECKING:
 
     Config = TypeVar("Config", TrainConfig, TuneConfig)
 
-
-def add_run_options(parser: argparse.ArgumentParser, verb: str, what: str) -> None:
-    """Add the options of a long run with an output folder, one that can be resumed."""
-    parser.add_argument("--config", required=True, metavar="YAML", help=f"configuration, see configs/{verb}/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value, dotted")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (default: runs/{verb}/NAME)")
-    parser.add_argument("--name", help=f"name of the {what} and of its MLflow run")
-    parser.add_argument("--resume", action="store_true", help=f"continue the {what} that --out holds, if there is one")
-    parser.add_argument("--address", help="Ray cluster, e.g. auto (default: RAY_ADDRESS, else a private one)")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--tracking-uri", help="MLflow tracking URI (default: SQLite in --out)")
+ConfigName = Annotated[str, Parameter(metavar="NAME|FILE")]
+"""A configuration, of `kdrift list configs` or a file."""
+Overrides = Annotated[tuple[str, ...], Parameter(name="--set", metavar="KEY=VALUE")]
+"""`--set`, as often as wanted."""
+JOB = Group("As a Ray job", sort_key=9)
 
 
-def load_run(args: argparse.Namespace, verb: str, kind: type[Config]) -> tuple[Config, Path]:
-    """Return the configuration and the output folder that the options of `add_run_options` name."""
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Options of the verbs that can run as Ray jobs."""
+
+    submit: Annotated[str | None, Parameter(metavar="ADDRESS", group=JOB)] = None
+    """Run it on the cluster whose dashboard is at ADDRESS, e.g. http://head:8265; paths are the cluster's."""
+    job_name: Annotated[str | None, Parameter(metavar="NAME", group=JOB)] = None
+    """Name of the job; submitted again under it, the work goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a long run with an output folder, one that can be resumed."""
+
+    config: ConfigName
+    """Configuration: a file, or the name of one that comes with kdrift (kdrift config list)."""
+    set: Overrides = ()
+    """Override one value of it, dotted."""
+    out: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Output folder; by default runs/VERB/NAME."""
+    name: str | None = None
+    """Name of the run and of its MLflow run, in place of the configuration's."""
+    resume: bool = False
+    """Continue what --out holds, if there is something."""
+    address: str | None = None
+    """Ray cluster, e.g. auto; by default RAY_ADDRESS, else a private one."""
+    quiet: bool = False
+    """Show no progress."""
+    tracking_uri: Annotated[str | None, Parameter(metavar="URI")] = None
+    """MLflow tracking URI; by default SQLite in the output folder."""
+
+
+def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config, Path]:
+    """Return the configuration and the output folder of a run."""
     from kdrift.runs.config import load_config
+    from kdrift.runs.config_names import find_config
 
-    config = load_config(kind, args.config, args.set)
-    if args.name:
-        config = replace(config, name=args.name)
-    return config, args.out or Path("runs") / verb / config.name
+    config = load_config(kind, find_config(verb, options.config), options.set)
+    if options.name:
+        config = replace(config, name=options.name)
+    return config, options.out or Path("runs") / verb / config.name
 
 
-def refuse_beside_config(
-    args: argparse.Namespace, configure: Callable[[argparse.ArgumentParser], None], allowed: Set[str]
-) -> None:
-    """Raise ValueError for options beside `--config`, `--set` and `allowed`: one file says all of a run."""
-    parser = argparse.ArgumentParser()
-    configure(parser)
-    known = vars(parser.parse_known_args([])[0])
-    for name, value in vars(args).items():
-        if name in known and name not in {"config", "set", *allowed} and value != known[name]:
-            option = name.upper() if name in ("input", "sources") else f"--{name.replace('_', '-')}"
-            raise ValueError(f"--config says all of it: leave {option} out, or change the value with --set KEY=VALUE")
+def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:
+    """Raise Misuse for options beside `--config`, `--set` and the fields `allowed`: one file says all of a run."""
+    given = beside(options, {"config", "set", *allowed})
+    if given:
+        raise Misuse(f"--config says all of it: leave {given[0]} out, or change the value with --set KEY=VALUE")
+
+
+def echo(line: str) -> None:
+    """Print a line at once, also where the output is a file or a pipe."""
+    print(line, flush=True)

@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.common import ConfigName, Overrides, echo, refuse_beside_config
+from kdrift.commands.options import Misuse
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = (
-        "Convert scans (files, folders, globs, URLs) to a zarr store. Run it again to resume or update."
-    )
-    parser.add_argument("--config", metavar="YAML", help="all of it in a file, see configs/convert/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one value of it")
-    parser.add_argument("sources", nargs="*", metavar="SRC", help="file, folder, glob or URL (s3://...)")
-    parser.add_argument("--store", metavar="X.zarr", help="folder or URL of the store")
-    parser.add_argument("--smaps", action="store_true", help="also compute ESPIRiT coil maps")
-    parser.add_argument("--target", action="store_true", help="also compute the RSS image where there is no reference")
-    parser.add_argument("--workers", type=int, default=None, help="volumes at a time (default: all CPUs)")
-    parser.add_argument("--overwrite", action="store_true", help="convert unchanged sources again")
-    parser.add_argument("--address", default=None, help="Ray cluster (default: RAY_ADDRESS, else a private one)")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Convert scans (files, folders, globs, URLs) to a zarr store. Run it again to resume or update."""
+
+    sources: Annotated[tuple[str, ...], Parameter(name="SRC")] = field(default=(), kw_only=False)
+    """Files, folders, globs or URLs (s3://...)."""
+    store: Annotated[str | None, Parameter(metavar="X.zarr")] = None
+    """Folder or URL of the store."""
+    smaps: bool = False
+    """Also compute ESPIRiT coil maps."""
+    target: bool = False
+    """Also compute the RSS image where there is no reference."""
+    workers: int | None = None
+    """Volumes at a time; by default as many as there are CPUs."""
+    overwrite: bool = False
+    """Convert unchanged sources again."""
+    config: ConfigName | None = None
+    """All of this in a file, or the name of a configuration that comes with kdrift."""
+    set: Overrides = ()
+    """Override one value of the configuration."""
+    address: str | None = None
+    """Ray cluster, e.g. auto; by default RAY_ADDRESS, else a private one."""
+    quiet: bool = False
+    """Show no progress."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Convert, print a summary, name every failure; status 1 if any source failed."""
-    from kdrift.commands.common import refuse_beside_config
     from kdrift.data.convert import ConvertConfig, convert
     from kdrift.runs.config import load_config
+    from kdrift.runs.config_names import find_config
 
-    if args.config or args.set:
-        refuse_beside_config(args, configure, {"address", "quiet"})
-        config = load_config(ConvertConfig, args.config, args.set)
-    elif not args.sources or not args.store:
-        raise ValueError("give SRC and --store X.zarr, or --config YAML")
+    if options.config or options.set:
+        refuse_beside_config(options, {"address", "quiet"})
+        path = find_config("convert", options.config) if options.config else None
+        config = load_config(ConvertConfig, path, options.set)
+    elif not options.sources or not options.store:
+        raise Misuse("give SRC and --store X.zarr, or --config FILE")
     else:
-        config = ConvertConfig(args.sources, args.store, args.smaps, args.target, args.workers, args.overwrite)
-    report = convert(config, address=args.address, quiet=args.quiet, echo=lambda line: print(line, flush=True))
+        config = ConvertConfig(
+            list(options.sources), options.store, options.smaps, options.target, options.workers, options.overwrite
+        )
+    report = convert(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.store}: {report.summary}")
     for source, reason in report.failed.items():
         print(f"kdrift: failed: {source}: {reason}", file=sys.stderr)

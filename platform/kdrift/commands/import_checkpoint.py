@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.common import Overrides
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = (
-        "Save a published checkpoint (Score-MRI, HFS-SDE, NCSNv2, EDM and AK-Diffusion layouts) as a prior bundle."
-        " No code is unpickled, the network is inferred from the shapes, and every parameter must fit."
-    )
-    parser.add_argument("file", metavar="FILE", help="checkpoint as it was published (.pth, .pt)")
-    parser.add_argument("--out", metavar="BUNDLE", required=True, help="folder to write")
-    parser.add_argument(
-        "--family", metavar="NAME", help="score-mri, hfs-sde, ncsnv2, edm, ak-diffusion (default: as recognised)"
-    )
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[],
-        help="what the file does not say: weights, conditioning, noise, low.fraction, b_min, b_max, sigma_min,"
-        " sigma_max, sigma_data, scale, quantile, image_scale, network.KEY",
-    )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Save a published checkpoint as a prior bundle: Score-MRI, HFS-SDE, NCSNv2, EDM and AK-Diffusion layouts.
+
+    No code is unpickled, the network is inferred from the shapes, and every parameter must fit.
+    """
+
+    file: Annotated[str, Parameter(name="FILE")] = field(kw_only=False)
+    """Checkpoint as it was published (.pth, .pt)."""
+    out: Annotated[str, Parameter(metavar="BUNDLE")]
+    """Folder to write."""
+    family: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """score-mri, hfs-sde, ncsnv2, edm or ak-diffusion; by default as recognised."""
+    set: Overrides = ()
+    """What the file does not say: weights, conditioning, noise, low.fraction, b_min, b_max, sigma_min, sigma_max,
+    sigma_data, scale, quantile, image_scale, network.KEY."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Import the file and say what it was taken for."""
     from kdrift.prior.bundle import load_prior
     from kdrift.prior.published import ImportOptions, import_checkpoint
     from kdrift.runs.config import load_config
 
-    folder = import_checkpoint(args.file, args.out, args.family, load_config(ImportOptions, None, args.set))
+    settings = load_config(ImportOptions, None, options.set)
+    folder = import_checkpoint(options.file, options.out, options.family, settings)
     prior = load_prior(folder)
     config, source = prior.network_config, prior.info.source
     assert source is not None

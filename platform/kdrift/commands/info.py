@@ -1,43 +1,59 @@
-"""`kdrift info`: describe any store, scan, prior, checkpoint or result."""
+"""`kdrift info`: describe any method, store, scan, prior, checkpoint or result."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import sys
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 LONG = 24
 """Mappings of more tensors than this are shortened on the terminal; --json has all."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = "Describe stores, scans of any format, prior bundles, published checkpoints and results."
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder or URL; STORE/volume for one volume")
-    parser.add_argument("--json", action="store_true", help="print one JSON list, nothing shortened")
-    parser.add_argument("--verify", action="store_true", help="recompute the checksums of a store (reads all of it)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Describe methods, stores, scans of any format, prior bundles, published checkpoints and results."""
+
+    paths: Annotated[tuple[str, ...], Parameter(name="WHAT")] = field(kw_only=False)
+    """File, folder or URL; STORE/volume for one volume; a shipped prior; a method."""
+    json: bool = False
+    """Print one JSON list, nothing shortened."""
+    verify: bool = False
+    """Recompute the checksums of a store (reads all of it)."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Describe every path; status 1 if one cannot be read or a checksum differs."""
+def run(options: Options) -> int:
+    """Describe everything named; status 1 if something cannot be read or a checksum differs."""
     from kdrift.data.describe import describe, to_text
 
     descriptions, status = [], 0
-    for path in args.paths:
+    for path in options.paths:
         try:
-            description = describe(path, verify=args.verify)
+            description = _method(path) or describe(path, verify=options.verify)
         except (ValueError, OSError) as error:
             print(f"kdrift: {error}", file=sys.stderr)
             description, status = {"what": "unreadable", "path": path, "reason": str(error)}, 1
         if description.get("faults"):
             status = 1
         descriptions.append(description)
-    if args.json:
+    if options.json:
         print(json.dumps(descriptions, indent=2, default=str))
     else:
         print("\n\n".join(to_text(_shorten(d)) for d in descriptions if d["what"] != "unreadable"))
     return status
+
+
+def _method(name: str) -> dict[str, Any] | None:
+    """Return the description of a method; None where `name` is a path, or no name of a method could look like it."""
+    if os.path.exists(name) or not name.isidentifier():
+        return None
+    from kdrift.commands.method_card import describe_method, is_method
+
+    return describe_method(name) if is_method(name) else None
 
 
 def _shorten(value: Any) -> Any:

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = "Write a simulated multi-coil head phantom in the fastMRI layout, labelled simulated."
-    parser.add_argument("--out", metavar="FILE.h5", required=True, help="file to write")
-    parser.add_argument("--slices", type=int, default=8, help="number of slices (default 8)")
-    parser.add_argument("--size", metavar="N|ROWSxCOLS", default="256", help="matrix size (default 256)")
-    parser.add_argument("--coils", type=int, default=8, help="number of receive coils (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="anatomy, contrast, phase and noise (default 0)")
-    parser.add_argument("--contrast", choices=("T1", "T2", "FLAIR", "PD"), help="default: by the seed")
-    parser.add_argument("--snr", metavar="DB", default="35", help="dB in the coil-combined image, or none (default 35)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a simulated multi-coil head phantom in the fastMRI layout, labelled simulated."""
+
+    out: Annotated[Path, Parameter(metavar="FILE.h5")]
+    """File to write."""
+    slices: int = 8
+    """Number of slices."""
+    size: Annotated[str, Parameter(metavar="N|ROWSxCOLS")] = "256"
+    """Matrix size."""
+    coils: int = 8
+    """Number of receive coils."""
+    seed: int = 0
+    """Of anatomy, contrast, phase and noise."""
+    contrast: Literal["T1", "T2", "FLAIR", "PD"] | None = None
+    """By default chosen by the seed."""
+    snr: Annotated[str, Parameter(metavar="DB")] = "35"
+    """dB in the coil-combined image, or none."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Write the file."""
     from kdrift.data.formats.fastmri import write_fastmri
     from kdrift.data.phantom import phantom_volume
 
-    rows, cols = _size(args.size)
-    snr_db = math.inf if args.snr == "none" else _decibels(args.snr)
-    if args.seed < 0:
-        raise ValueError(f"--seed is {args.seed}, expected 0 or more")
-    phantom = phantom_volume(args.slices, rows, cols, args.coils, args.seed, snr_db, args.contrast)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    write_fastmri(args.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
+    rows, cols = _size(options.size)
+    snr_db = math.inf if options.snr == "none" else _decibels(options.snr)
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}, expected 0 or more")
+    phantom = phantom_volume(options.slices, rows, cols, options.coils, options.seed, snr_db, options.contrast)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_fastmri(options.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
     shape = " x ".join(str(n) for n in phantom.kspace.shape)
-    print(f"{args.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}")
+    print(f"{options.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}")
     return 0
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `kdrift register`."""
-    parser.description = (
-        "Register a shipped prior or a bundle folder as a new version in an MLflow registry, with the alias champion."
-    )
-    parser.add_argument("prior", metavar="PRIOR", help="shipped prior or bundle folder")
-    parser.add_argument("--tracking-uri", required=True, metavar="URI", help="MLflow, e.g. sqlite:///mlflow.db")
-    parser.add_argument("--name", help="name in the registry (default: the prior's)")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Register a shipped prior or a bundle folder as a new version in an MLflow registry, with the alias champion."""
+
+    prior: Annotated[str, Parameter(name="PRIOR")] = field(kw_only=False)
+    """Shipped prior or bundle folder."""
+    tracking_uri: Annotated[str, Parameter(metavar="URI")]
+    """MLflow, e.g. sqlite:///mlflow.db."""
+    name: str | None = None
+    """Name in the registry; by default the prior's."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Check the bundle, register it and print how to use it."""
     from pathlib import Path
 
     from kdrift.prior.bundle import check_name, find_prior, load_prior
     from kdrift.runs.tracking import finish_run, register_prior, start_run
 
-    prior = load_prior(args.prior)
-    name, uri = args.name or prior.name, args.tracking_uri
+    prior = load_prior(options.prior)
+    name, uri = options.name or prior.name, options.tracking_uri
     check_name(name, prior.sha256)
     database = Path(uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else "mlflow.db").resolve()
     artifacts = database.parent / "artifacts"  # of a local database; a server keeps them itself
     database.parent.mkdir(parents=True, exist_ok=True)
     run_id = start_run(uri, f"register {name}", {"prior": prior.name, "sha256": prior.sha256}, artifacts)
-    version = register_prior(uri, run_id, find_prior(args.prior), name)
+    version = register_prior(uri, run_id, find_prior(options.prior), name)
     finish_run(uri, run_id, "FINISHED")
     print(f"registered: {name} version {version} (alias champion), sha256 {prior.sha256[:12]}")
     print(f"use it:     models:/{name}@champion with tracking URI {uri}")

@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.options import Misuse
+
+if TYPE_CHECKING:
+    from kdrift.data.simulate import SimulationConfig
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = (
-        "Simulate multi-coil k-space from magnitude volumes (NIfTI, DICOM, ...): coil maps, phase, noise."
-        " What it makes is labelled simulated."
-    )
-    parser.add_argument("sources", nargs="+", metavar="SRC", help="magnitude volume: file, folder, glob or URL")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", metavar="FILE.h5|DIR", help="fastMRI HDF5 file, or a folder for one file a volume")
-    where.add_argument("--store", metavar="X.zarr", help="store to add the volumes to")
-    parser.add_argument(
-        "--coils", type=int, default=None, help="coils, or virtual coils of --maps (default: 8, or all)"
-    )
-    parser.add_argument("--maps", metavar="FILE.npy", default=None, help="measured coil maps (coil, row, col)")
-    parser.add_argument("--snr", default="30", metavar="DB", help="dB in the coil-combined image, or none (default 30)")
-    parser.add_argument("--phase-order", type=int, default=3, help="order of the smooth phase (default 3)")
-    parser.add_argument("--phase-rad", type=float, default=1.0, help="spread of the phase in radians (default 1)")
-    parser.add_argument("--size", metavar="ROWSxCOLS", default=None, help="crop or pad the images to this size")
-    parser.add_argument(
-        "--matrix", metavar="ROWSxCOLS", default=None, help="lower the resolution to this, over the same field of view"
-    )
-    parser.add_argument("--slices", metavar="A:B", default=None, help="slices to use (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Simulate multi-coil k-space from magnitude volumes (NIfTI, DICOM, ...): coil maps, phase, noise.
+
+    What it makes is labelled simulated.
+    """
+
+    sources: Annotated[tuple[str, ...], Parameter(name="SRC")] = field(kw_only=False)
+    """Magnitude volumes: files, folders, globs or URLs."""
+    out: Annotated[str | None, Parameter(metavar="FILE.h5|DIR")] = None
+    """fastMRI HDF5 file, or a folder for one file a volume."""
+    store: Annotated[str | None, Parameter(metavar="X.zarr")] = None
+    """Store to add the volumes to; give this or --out."""
+    coils: int | None = None
+    """Coils, or virtual coils of --maps; by default 8, or all."""
+    maps: Annotated[str | None, Parameter(metavar="FILE.npy")] = None
+    """Measured coil maps (coil, row, col)."""
+    snr: Annotated[str, Parameter(metavar="DB")] = "30"
+    """dB in the coil-combined image, or none."""
+    phase_order: int = 3
+    """Order of the smooth phase."""
+    phase_rad: float = 1.0
+    """Spread of the phase in radians."""
+    size: Annotated[str | None, Parameter(metavar="ROWSxCOLS")] = None
+    """Crop or pad the images to this size."""
+    matrix: Annotated[str | None, Parameter(metavar="ROWSxCOLS")] = None
+    """Lower the resolution to this, over the same field of view."""
+    slices: Annotated[str | None, Parameter(metavar="A:B")] = None
+    """Slices to use; by default all."""
+    seed: int = 0
+    """Of coil maps, phase and noise."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Simulate every source; a fault stops the run and names its source."""
     from kdrift.data.convert_sources import assign_names, find_all, fingerprint
     from kdrift.data.formats import open_volume
-    from kdrift.data.simulate import SimulationConfig, simulated, write_simulated
+    from kdrift.data.simulate import simulated, write_simulated
     from kdrift.data.store import open_store
     from kdrift.data.store_write import write_volume
 
-    config = SimulationConfig(
-        num_coils=args.coils,
-        maps=args.maps,
-        snr_db=None if args.snr == "none" else _number(args.snr, "--snr"),
-        phase_order=args.phase_order,
-        phase_rad=args.phase_rad,
-        size=_pair(args.size, "x", "--size") if args.size else None,
-        matrix=_pair(args.matrix, "x", "--matrix") if args.matrix else None,
-        seed=args.seed,
-    )
-    first, last = _pair(args.slices, ":", "--slices") if args.slices else (0, None)
-    sources = find_all(args.sources)
+    if (options.out is None) == (options.store is None):
+        raise Misuse("give --out or --store, one of the two")
+    config = _config(options)
+    first, last = _pair(options.slices, ":", "--slices") if options.slices else (0, None)
+    sources = find_all(options.sources)
     names = assign_names(sources, {})
-    single_file = args.out is not None and args.out.endswith((".h5", ".hdf5"))
+    single_file = options.out is not None and options.out.endswith((".h5", ".hdf5"))
     if single_file and len(sources) > 1:
-        raise ValueError(f"--out {args.out} is one file, there are {len(sources)} sources; name a folder")
-    store = open_store(args.store, "a") if args.store else None
+        raise ValueError(f"--out {options.out} is one file, there are {len(sources)} sources; name a folder")
+    store = open_store(options.store, "a") if options.store else None
     for source in sources:
         name = f"{names[source.path]}_sim"
         with open_volume(source.path) as volume:
@@ -63,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
             if store is not None:
                 digest = fingerprint(source.path, with_hash=True)["sha256"]
                 write_volume(store, name, made, source={"simulated_from": source.path, "sha256": digest})
-                where = f"{args.store}/{name}"
+                where = f"{options.store}/{name}"
             else:
-                path = Path(args.out) if single_file else Path(args.out) / f"{name}.h5"
+                path = Path(str(options.out)) if single_file else Path(str(options.out)) / f"{name}.h5"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_simulated(made, path)
                 where = str(path)
@@ -73,6 +82,21 @@ def run(args: argparse.Namespace) -> int:
         size = f"{info.num_slices} x {info.num_coils} x {info.rows} x {info.cols}"
         print(f"{where}: simulated, {size}, noise std {info.attrs['simulation_noise_std']:.4g}")
     return 0
+
+
+def _config(options: Options) -> SimulationConfig:
+    from kdrift.data.simulate import SimulationConfig
+
+    return SimulationConfig(
+        num_coils=options.coils,
+        maps=options.maps,
+        snr_db=None if options.snr == "none" else _number(options.snr, "--snr"),
+        phase_order=options.phase_order,
+        phase_rad=options.phase_rad,
+        size=_pair(options.size, "x", "--size") if options.size else None,
+        matrix=_pair(options.matrix, "x", "--matrix") if options.matrix else None,
+        seed=options.seed,
+    )
 
 
 def _number(text: str, option: str) -> float:

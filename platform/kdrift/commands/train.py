@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from typing import Annotated
 
-from kdrift.commands.common import add_run_options, load_run
+from cyclopts import Parameter
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `kdrift train`."""
-    parser.description = "Train a score prior on Ray Train; log to MLflow; register the finished prior."
-    add_run_options(parser, "train", "run")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="data-parallel workers (default: 1)")
+from kdrift.commands.common import RunOptions, echo, load_run
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """Train a score prior on Ray Train; log to MLflow; register the finished prior."""
+
+    workers: Annotated[int, Parameter(metavar="N")] = 1
+    """Data-parallel workers."""
+
+
+def run(options: Options) -> int:
     """Train and print where things are."""
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
     from kdrift.training.train_config import TrainConfig
     from kdrift.training.trainer import train
 
-    config, out = load_run(args, "train", TrainConfig)
+    config, out = load_run(options, "train", TrainConfig)
     try:
         result = train(
             config,
             out,
-            workers=args.workers,
-            resume=args.resume,
-            address=args.address,
-            tracking_uri=args.tracking_uri,
-            quiet=args.quiet,
-            echo=lambda line: print(line, flush=True),
+            workers=options.workers,
+            resume=options.resume,
+            address=options.address,
+            tracking_uri=options.tracking_uri,
+            quiet=options.quiet,
+            echo=echo,
         )
     except KeyboardInterrupt:
         print(f"interrupted; the same command with --resume goes on from the last checkpoint in {out}")

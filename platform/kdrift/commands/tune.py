@@ -1,39 +1,39 @@
-"""`kdrift tune`: search a method's settings on Ray Tune; the best become its preset."""
+"""`kdrift tune`: search a method's settings on Ray Tune; the best become a preset."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-from kdrift.commands.common import add_run_options, load_run
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `kdrift tune`."""
-    parser.description = (
-        "Search a method's settings on Ray Tune; log to MLflow; write the best as the method's tuned preset, which"
-        " kdrift reconstruct uses from then on where no preset is named."
-    )
-    add_run_options(parser, "tune", "search")
+from kdrift.commands.common import RunOptions, echo, load_run
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """Search a method's settings on Ray Tune; log to MLflow; write the best as a preset under the search's name.
+
+    It is used where it is named (--preset NAME), and by default only after kdrift presets use METHOD NAME.
+    """
+
+
+def run(options: Options) -> int:
     """Search and print what was found and where it is."""
+    from kdrift.methods.presets import preset_folder
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
     from kdrift.tuning.outcome import pareto_front, table
     from kdrift.tuning.search import tune
     from kdrift.tuning.tune_config import TuneConfig
 
-    config, out = load_run(args, "tune", TuneConfig)
+    config, out = load_run(options, "tune", TuneConfig)
     try:
         result = tune(
             config,
             out,
-            resume=args.resume,
-            address=args.address,
-            tracking_uri=args.tracking_uri,
-            quiet=args.quiet,
-            echo=lambda line: print(line, flush=True),
+            resume=options.resume,
+            address=options.address,
+            tracking_uri=options.tracking_uri,
+            quiet=options.quiet,
+            echo=echo,
         )
     except KeyboardInterrupt:
         print(f"interrupted; the same command with --resume goes on with the search in {out}")
@@ -47,4 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for path in result.written:
         print(f"written: {path}")
     print(f"runs:   {ui_command(result.tracking_uri)}")
+    if preset_folder() is not None:
+        print(f"use it: --method {config.method} --preset {result.preset.name}; by default after")
+        print(f"        kdrift presets use {config.method} {result.preset.name}")
     return 0

@@ -55,5 +55,6 @@ def reconstruct_batch(
     tasks = volume_tasks(config.store, config.volumes, config, plan, out)
     settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": plan.config}
     settings.pop("out")
-    with run_folder(out, settings, what="batch", free=(*FREE, "resolved.prior.name")):
+    free = (*FREE, "resolved.prior.name", "resolved.preset_source")
+    with run_folder(out, settings, what="batch", free=free):
         return run_tasks(tasks, priors, config.pool, address=address, quiet=quiet, echo=echo)

@@ -93,9 +93,9 @@ def evaluate(
     settings = {**to_dict(config), "store": normalise_location(config.store)}
     settings["resolved"] = {name: plan.config for name, plan in plans.items()}
     settings.pop("out")
-    what = "evaluation"
+    what, free = "evaluation", (*FREE, *(f"resolved.{name}.preset_source" for name in plans))
     with (
-        run_folder(out, settings, what=what, free=FREE, tables=("methods", "masks", "resolved")),
+        run_folder(out, settings, what=what, free=free, tables=("methods", "masks", "resolved")),
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=config.tracking_uri) as run,
     ):
         every = [task for cell in tasks.values() for task in cell]

@@ -86,7 +86,7 @@ def volume_tasks(
         if not chosen:
             raise ValueError(f"{name} has {info.num_slices} slices; none is in the range asked for")
         decides = {
-            "plan": plan.config,
+            "plan": {name: value for name, value in plan.config.items() if name != "preset_source"},
             "samples": plan.plan.keep_samples,
             "acquisition": {key: value for key, value in to_dict(request).items() if key not in ("source", "slices")},
             "arrays": opened.attributes(name)["arrays"],

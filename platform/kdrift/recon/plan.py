@@ -30,7 +30,8 @@ class Plan:
     method: str = DEFAULT_METHOD
     """Sampler or classical method."""
     preset: str | Preset | None = None
-    """By name, or itself. None: the method's default."""
+    """Named settings of the method: a built-in name, a name of your own or FILE.yaml (kdrift list presets). By default
+    what kdrift presets use has chosen, else the first there is of tuned, stable and paper."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
@@ -116,6 +117,7 @@ class ResolvedPlan:
         config = {
             "method": plan.method,
             "preset": self.preset.name,
+            "preset_source": self.preset.source,
             "options": dataclasses.asdict(self.options),
             "num_samples": self.num_samples,
             "seed": plan.seed,

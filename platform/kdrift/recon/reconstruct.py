@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import merge_chunks
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import RawSlice
@@ -29,7 +29,7 @@ def reconstruct(
     kspace: Tensor,
     mask: Tensor,
     *,
-    plan: Plan | None = None,
+    plan: Plan | ResolvedPlan | None = None,
     prior: Prior | str | None = None,
     smaps: Tensor | None = None,
     slice_indices: list[int] | None = None,
@@ -43,6 +43,7 @@ def reconstruct(
     ----------
     kspace : complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
     mask : boolean `(col,)` or `(row, col)`.
+    plan : what to run; a resolved one goes with the loaded prior that it was resolved with. None: `Plan()`.
     prior : a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
     smaps : `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
     slice_indices : numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
@@ -56,15 +57,18 @@ def reconstruct(
         samples all diverged (`kdrift.recon.guard.Diverged`), unless the plan asks for the fallback.
     """
     started = time.perf_counter()
-    plan = plan or Plan()
     if kspace.ndim != 4 or not kspace.is_complex():
         raise ValueError(f"kspace must be complex (slice, coil, row, col), got {tuple(kspace.shape)} {kspace.dtype}")
     if not len(kspace):
         raise ValueError("kspace has no slices: nothing to reconstruct")
     shape = kspace.shape[-2:]
     device = choose_device(device)
-    loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
-    resolved = plan.resolve(loaded)
+    if isinstance(plan, ResolvedPlan):
+        resolved, loaded = plan, prior if isinstance(prior, Prior) else None
+    else:
+        plan = plan or Plan()
+        loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
+        resolved = plan.resolve(loaded)
     full_mask, kspace = mask.expand(shape).to(device), kspace.to(device)
     kspace = torch.where(full_mask, kspace, 0)
     chunks = resolved.split(kspace.shape[1])

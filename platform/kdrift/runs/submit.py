@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kdrift.runs.config import parse_override
+from kdrift.runs.config_names import find_config
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,11 +26,12 @@ EXCLUDES = ("/.git", "/.*/", "/data", "/runs", "/demo", "/mlruns", "*.zarr", "*.
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def submit(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Submit the command `arguments` (verb first), which was read as `parsed`, and follow it to its end.
+def submit(verb: str, options: Any, address: str, job_name: str | None, arguments: Sequence[str]) -> int:
+    """Submit the command `arguments` (verb first), which was read as `options`, and follow it to its end.
 
-    The folder this is called in travels along, but for data and results. A job of the same name that has ended is
-    taken up: `train` and `tune` get `--resume`, the other verbs go on by themselves.
+    The folder this is called in travels along, but for data and results, and so does a configuration that is meant by
+    name. A job of the same name that has ended is taken up: `train` and `tune` get `--resume`, the other verbs go on
+    by themselves.
 
     Raises
     ------
@@ -39,20 +40,16 @@ def submit(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     OSError
         If the cluster cannot be reached or refuses.
     """
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--submit")
-    own.add_argument("--job-name")
-    rest = own.parse_known_args(arguments)[1]
-    _check_paths(parsed)
-    cluster = parsed.submit if "://" in parsed.submit or parsed.submit == "auto" else f"http://{parsed.submit}"
+    _check_paths(verb, options)
+    cluster = address if "://" in address or address == "auto" else f"http://{address}"
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = parsed.job_name or f"kdrift-{parsed.verb}-{stamp}-{secrets.token_hex(2)}"
+    name = job_name or f"kdrift-{verb}-{stamp}-{secrets.token_hex(2)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"--job-name takes letters, digits, '.', '_' and '-', got {name!r}")
     logging.disable(logging.WARNING)  # Ray tells of every file it packs
     try:
         client = _client(cluster)
-        job = _start(client, cluster, name, parsed, rest)
+        job = _start(client, cluster, name, options, without(arguments, ("--submit", "--job-name")))
         print(f"job {job} at {cluster}", flush=True)
         try:
             return _follow(client, job)
@@ -65,27 +62,49 @@ def submit(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
         logging.disable(logging.NOTSET)
 
 
-def _start(
-    client: JobSubmissionClient, cluster: str, name: str, parsed: argparse.Namespace, arguments: list[str]
-) -> str:
+def without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a command's arguments without options of these names and their values."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in names:
+            next(words, None)
+        elif word.partition("=")[0] not in names:
+            kept.append(word)
+    return kept
+
+
+def entrypoint(job: str, options: Any, arguments: Sequence[str]) -> str:
+    """Return the shell command of a job; a configuration that is meant by name is written to a file there first."""
+    verb, *rest = arguments
+    program = [f"jobs/{verb}.py"] if _is_checkout(verb) else ["-m", "kdrift", verb]
+    before = ""
+    if (config := getattr(options, "config", None)) and (found := find_config(verb, config)) != Path(config):
+        file = f"{job}.{found.name}"
+        before = f"printf %s {shlex.quote(found.read_text())} > {file} && "
+        rest = [*without(rest, ("--config",)), "--config", file]
+    return before + shlex.join(["python", *program, *rest])
+
+
+def _start(client: JobSubmissionClient, cluster: str, name: str, options: Any, arguments: list[str]) -> str:
     """Submit the command under the next id of `name` and return that."""
     earlier = {job.submission_id: str(job.status.value) for job in client.list_jobs() if job.submission_id}
     job = next_id(name, earlier, cluster)
-    verb, *options = arguments
-    if job != name and getattr(parsed, "resume", None) is False:
-        options.append("--resume")
-    checkout = Path("platform/kdrift").is_dir() and Path(f"jobs/{verb}.py").is_file()
-    program = [f"jobs/{verb}.py"] if checkout else ["-m", "kdrift", verb]
-    environment = {"PYTHONPATH": "platform:serve"} if checkout else {}
+    if job != name and getattr(options, "resume", None) is False:
+        arguments = [*arguments, "--resume"]
+    environment = {"PYTHONPATH": "platform:serve"} if _is_checkout(arguments[0]) else {}
     try:
         client.submit_job(
-            entrypoint=shlex.join(["python", *program, *options]),
+            entrypoint=entrypoint(job, options, arguments),
             submission_id=job,
             runtime_env={"working_dir": ".", "excludes": list(EXCLUDES), "env_vars": environment},
         )
     except (RuntimeError, ValueError) as error:
         raise OSError(f"{cluster} did not take the job: {_first_line(error)}") from None
     return job
+
+
+def _is_checkout(verb: str) -> bool:
+    return Path("platform/kdrift").is_dir() and Path(f"jobs/{verb}.py").is_file()
 
 
 def next_id(name: str, jobs: Mapping[str, str], cluster: str) -> str:
@@ -107,19 +126,20 @@ def next_id(name: str, jobs: Mapping[str, str], cluster: str) -> str:
     return f"{name}-{max(numbers) + 1}" if numbers else name
 
 
-def _check_paths(parsed: argparse.Namespace) -> None:
+def _check_paths(verb: str, options: Any) -> None:
     """Refuse results in the job's own folder, which the cluster throws away."""
     values: dict[str, Any] = {}
-    config = getattr(parsed, "config", None)
-    if config and Path(config).is_file():
+    config = getattr(options, "config", None)
+    path = find_config(verb, config) if config else None
+    if path is not None and path.is_file():
         try:
-            loaded = yaml.safe_load(Path(config).read_text())
+            loaded = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
             raise ValueError(f"{config} is not valid YAML: {error}") from None
         values |= loaded if isinstance(loaded, dict) else {}
-    values |= dict(parse_override(text) for text in getattr(parsed, "set", []))
-    values |= {key: value for key in ("out", "store") if (value := getattr(parsed, key, None))}
-    if parsed.verb in ("train", "tune") and "out" not in values:
+    values |= dict(parse_override(text) for text in getattr(options, "set", ()))
+    values |= {key: value for key in ("out", "store") if (value := getattr(options, key, None))}
+    if verb in ("train", "tune") and "out" not in values:
         raise ValueError("a job needs --out: a folder that all nodes share")
     for key in ("out", "store"):
         where = str(values.get(key, "/"))

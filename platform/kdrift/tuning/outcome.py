@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrift import __version__
-from kdrift.methods.presets import TUNED, Preset, write_preset
+from kdrift.methods.presets import Preset, save_preset, write_preset
 from kdrift.prior.bundle import Prior
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import whole_file, write_json, write_text
@@ -66,14 +66,15 @@ def make_preset(
     if config.objective == "heldout":
         provenance["search"]["heldout_fraction"] = config.heldout_fraction
     settings = {**start.settings, **config.settings, **best.settings}
-    return Preset(config.method, settings, TUNED, provenance)
+    return Preset(config.method, settings, config.name, provenance)
 
 
 def leave_results(
-    config: TuneConfig, preset: Preset, trials: list[TrialRecord], best: TrialRecord, out: Path, folder: Path | None
+    config: TuneConfig, preset: Preset, trials: list[TrialRecord], best: TrialRecord, out: Path
 ) -> list[Path]:
     """Write all files, each whole or not at all; return where the preset lies and, with `pareto`, the front."""
-    written = [write_preset(preset, place / f"{preset.method}.yaml") for place in (folder, out) if place is not None]
+    kept = save_preset(preset)
+    written = [*([kept] if kept else []), write_preset(preset, out / f"{preset.method}.yaml")]
     write_text(out / "trials.csv", table(config, trials))
     if config.pareto:
         front = pareto_front(config, trials)

@@ -1,4 +1,4 @@
-"""`kdrift tune`: search a method's settings on Ray Tune and write the best as its `tuned` preset."""
+"""`kdrift tune`: search a method's settings on Ray Tune and keep the best as a preset under the search's name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdrift.methods.presets import Preset, find_preset, preset_folder, read_preset, write_preset
+from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import read_json
 from kdrift.runs.hardware import keep_freed_memory
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import end_status, run_folder, tracked_run
@@ -60,7 +61,7 @@ def tune(
     quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> TuneResult:
-    """Search on Ray Tune and write the winner as the method's `tuned` preset, in the user's folder and in `out`.
+    """Search on Ray Tune and keep the winner as a preset under the search's name, in the user's folder and in `out`.
 
     With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
 
@@ -75,6 +76,7 @@ def tune(
         On Ctrl-C; the search can be resumed.
     """
     began, out = time.monotonic(), out.resolve()
+    check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan, start = _start(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
     cases = load_cases(config, plan.resolve(prior))
@@ -109,7 +111,7 @@ def tune(
             trials = [journal.trials[number] for number in sorted(journal.trials)]
             best = choose_best(config, trials)
             preset = make_preset(config, start, prior, cases, trials, best, run.run_id)
-            written = leave_results(config, preset, trials, best, out, preset_folder())
+            written = leave_results(config, preset, trials, best, out)
             for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
                 tracking.log_file(run.uri, run.run_id, path)
             tracking.log_metrics(run.uri, run.run_id, {"best": best.value}, step=len(trials))
@@ -142,7 +144,7 @@ def run_trial(
 
 def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     """Return the plan of a trial but for its searched settings, and the preset that the search starts from."""
-    if (out / START).is_file():  # `tuned` may be another one by now
+    if (out / START).is_file():  # the default may be another one by now
         start = read_preset(out / START, config.method)
     elif str(config.preset).endswith((".yaml", ".yml")):
         start = read_preset(str(config.preset), config.method)

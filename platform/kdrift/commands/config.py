@@ -1,0 +1,78 @@
+"""`kdrift config`: the configurations that come with kdrift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.options import Misuse
+
+Name = Annotated[str, Parameter(name="NAME")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the names that --config takes, by verb."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print a configuration."""
+
+    name: Name = field(kw_only=False)
+    """NAME, or VERB/NAME where several verbs have one of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """Copy a configuration to a file of your own, to edit."""
+
+    name: Name = field(kw_only=False)
+    """NAME, or VERB/NAME where several verbs have one of that name."""
+    out: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """File to write; by default NAME.yaml here. One that is there is left as it is."""
+
+
+VERBS = {"list": List, "show": Show, "init": Init}
+
+
+def run(options: List | Show | Init) -> int:
+    """List, print or copy."""
+    from kdrift.runs.config_names import config_names, verbs_with_configs
+
+    if isinstance(options, List):
+        for verb in verbs_with_configs():
+            print(f"{verb}: {', '.join(config_names(verb))}")
+        return 0
+    verb, path = _find(options.name)
+    if isinstance(options, Show):
+        print(path.read_text(), end="")
+        return 0
+    out = options.out or Path(path.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with out.open("x") as stream:
+            stream.write(path.read_text())
+    except FileExistsError:
+        raise ValueError(f"{out} is there already: remove it, or name another file with --out") from None
+    print(f"written: {out}")
+    print(f"use it:  kdrift {verb} --config {out if out.suffix else out.resolve()}")
+    return 0
+
+
+def _find(text: str) -> tuple[str, Path]:
+    """Return the verb and the file of NAME or VERB/NAME."""
+    from kdrift.runs.config import suggest
+    from kdrift.runs.config_names import config_names, configs_folder, verbs_with_configs
+
+    known = {f"{verb}/{name}": (verb, name) for verb in verbs_with_configs() for name in config_names(verb)}
+    found = [full for full, (_, name) in known.items() if text in (full, name)]
+    if not found:
+        raise ValueError(f"no configuration {text!r}{suggest(text, [*known, *(name for _, name in known.values())])}")
+    if len(found) > 1:
+        raise Misuse(f"{len(found)} verbs have a configuration {text!r}: say {', '.join(found)}")
+    verb, name = known[found[0]]
+    return verb, configs_folder() / verb / f"{name}.yaml"

@@ -1,0 +1,125 @@
+"""Options of a command line from typed dataclasses: names, types, defaults and help come from their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from cyclopts import Group, Parameter
+
+from kdrift.runs.field_docs import field_docs
+
+PLAIN = (str, int, float, bool, Path)
+"""Types that an option can have, besides choices."""
+
+
+class Misuse(ValueError):
+    """A command that says less, more or other than the verb can take; the exit status is 2."""
+
+
+def signature_of(*classes: type) -> Callable[..., None]:
+    """Return a function with the fields of dataclasses as its parameters, for cyclopts to read.
+
+    Fields that are not `kw_only` are positional. What a field's docstring says is the help.
+    """
+    parameters = []
+    for cls in classes:
+        hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
+        for each in dataclasses.fields(cls):
+            default = _default(each)
+            told = Parameter(help=docs.get(each.name), show_default=_is_shown(default))
+            parameters.append(
+                inspect.Parameter(
+                    each.name,
+                    inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_ONLY,
+                    default=default,
+                    annotation=Annotated[hints[each.name], told],
+                )
+            )
+
+    def command(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("only its signature is used")
+
+    parameters.sort(key=lambda parameter: parameter.kind)
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def options_of(
+    cls: type,
+    group: Group,
+    *,
+    names: Mapping[str, str] | None = None,
+    choices: Mapping[str, Collection[str]] | None = None,
+    omit: Collection[str] = (),
+) -> Any:
+    """Return a type of options with an option for each field of a dataclass, to be a field of a verb's `Options`.
+
+    Its value is a mapping of the fields that were given to their values, so that all else is left to the dataclass.
+    An option is called as its field, without `num_`; `names` says otherwise. A field whose type no option can have
+    must be in `omit`; of a union of several types the first that an option can have is taken.
+    """
+    annotations: dict[str, Any] = {}
+    hints, docs = typing.get_type_hints(cls), field_docs(cls)
+    for each in dataclasses.fields(cls):
+        if each.name in omit:
+            continue
+        name = (names or {}).get(each.name, each.name.removeprefix("num_")).replace("_", "-")
+        default = _default(each)
+        shown = f" [default: {default}]" if _is_shown(default) else ""
+        known = (choices or {}).get(each.name)
+        hint = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
+        told = Parameter(name=f"--{name}", help=docs.get(each.name, "") + shown, required=False)
+        annotations[each.name] = Annotated[hint, told]
+    made = TypedDict(f"{cls.__name__}Options", annotations, total=False)  # type: ignore[misc]
+    return Annotated[made, Parameter(name="*", group=group)]
+
+
+def beside(options: Any, allowed: Collection[str]) -> list[str]:
+    """Return the options that were given besides the fields in `allowed`, as they are written."""
+    given = []
+    hints = typing.get_type_hints(type(options), include_extras=True)
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        if each.name in allowed or value == _default(each):
+            continue
+        if isinstance(value, Mapping):
+            inner = typing.get_type_hints(typing.get_args(hints[each.name])[0], include_extras=True)
+            given += [_written(key, inner[key], keyword=True) for key in value]
+        else:
+            given.append(_written(each.name, hints[each.name], keyword=each.kw_only is True))
+    return given
+
+
+def _written(name: str, hint: Any, *, keyword: bool) -> str:
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, Parameter) and part.name:
+            return str(next(iter(part.name)))
+    return f"--{name.replace('_', '-')}" if keyword else name.upper()
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    if each.default is not dataclasses.MISSING:
+        return each.default
+    if each.default_factory is not dataclasses.MISSING:
+        return each.default_factory()
+    return inspect.Parameter.empty
+
+
+def _is_shown(default: Any) -> bool:
+    empty = default in ((), {}, "") or default is None or default is False or default is inspect.Parameter.empty
+    return not empty
+
+
+def _option_type(hint: Any, where: str) -> Any:
+    """Return the type of a field as that of an option: the first of a union that one can have."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    for kind in typing.get_args(hint) if union else (hint,):
+        if kind in PLAIN or typing.get_origin(kind) is Literal:
+            return kind
+    raise TypeError(f"{where} is of type {hint}: no option can be, put it into omit")
