@@ -25,7 +25,7 @@ import numpy as np
 from kdrift.cli import main as kdrift
 from kdrift.measures.metrics import evaluate
 from kdrift.methods import METHODS
-from kdrift.prior.bundle import SHIPPED, read_sums
+from kdrift.prior.bundle import find_prior, read_sums
 from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
 from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, plan_preset
@@ -159,7 +159,7 @@ def _kept(point: Point, folder: Path) -> Path:
     """The point's file: another one if its preset or the weights of its prior are not what they were."""
     named = {**asdict(point), "scan": {**asdict(point.scan), "source": Path(point.scan.source).name}}
     if point.plan.method in METHODS:
-        named["prior"] = read_sums(SHIPPED / (point.prior or default_prior(point.plan.method)))
+        named["prior"] = read_sums(find_prior(point.prior or default_prior(point.plan.method)))
         named["settings"] = plan_preset(point.plan).settings
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{digest}.json"
