@@ -13,8 +13,8 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.networks import Conditioning, DDPMConfig, NCSNppConfig, NCSNv2Config, NetworkConfig, build_network
 from kdrift.networks.infer import infer_architecture, infer_settings
 from kdrift.prior.bundle import Prior, load_prior, save_prior
-from kdrift.prior.prior_info import ImageScale, PriorInfo
 from kdrift.prior.network_score import NetworkScore
+from kdrift.prior.prior_info import ImageScale, PriorInfo
 from kdrift.runs.config import parse
 from kdrift.sde import VPSDE, HighFrequencyNoise, HighFrequencySDE, LowFrequencies, WhiteNoise
 from kdrift.sde.score import denoise
