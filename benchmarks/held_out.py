@@ -25,8 +25,13 @@ import numpy as np
 from kdrift.cli import main as kdrift
 from kdrift.measures.metrics import evaluate
 from kdrift.methods import METHODS
+<<<<<<< HEAD
 from kdrift.prior.bundle import SHIPPED, read_sums
 from kdrift.recon.acquisition import Acquisition, load_acquisition
+=======
+from kdrift.prior.bundle import find_prior, read_sums
+from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
+>>>>>>> wt-priors
 from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, default_prior, plan_preset
 from kdrift.recon.reconstruct import reconstruct
@@ -159,9 +164,15 @@ def image_of(point: Point, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def _kept(point: Point, folder: Path) -> Path:
     """The point's file: another one if its preset or the weights of its prior are not what they were."""
     named = {**asdict(point), "scan": {**asdict(point.scan), "source": Path(point.scan.source).name}}
+<<<<<<< HEAD
     named["settings"] = plan_preset(point.plan).settings
     if METHODS[point.plan.method].needs_prior:
         named["prior"] = read_sums(SHIPPED / (point.prior or default_prior(point.plan.method)))
+=======
+    if point.plan.method in METHODS:
+        named["prior"] = read_sums(find_prior(point.prior or default_prior(point.plan.method)))
+        named["settings"] = plan_preset(point.plan).settings
+>>>>>>> wt-priors
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{digest}.json"
 

@@ -137,7 +137,7 @@ def test_older_bundles_are_refused_with_what_to_do(tmp_path: Path) -> None:
     folder = save_prior(tmp_path / "p", build_network(NETWORK), NETWORK, PriorInfo(NOISES[0]))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     write_config(folder, {"network": config["network"], "metadata": {"sigma_min": 0.01, "sigma_max": 5.0}})
-    with pytest.raises(ValueError, match=r"older kdrift .* train it again, import .* --resume"):
+    with pytest.raises(ValueError, match=r"info is missing: an older kdrift .* train it again, or import"):
         load_prior(folder)
     write_config(folder, ["network"])
     with pytest.raises(ValueError, match="has no section network"):

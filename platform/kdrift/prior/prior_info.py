@@ -19,8 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 _OLDER = (
-    "{where} was written by an older kdrift and does not say what this one needs: train it again, import its checkpoint"
-    " again, or run `kdrift train --resume` on its finished run, which writes the prior of the last checkpoint anew"
+    "{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it again, or"
+    " import its checkpoint again"
 )
 
 
