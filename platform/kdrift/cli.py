@@ -13,6 +13,7 @@ from kdrift import __version__
 
 VERBS = {
     "phantom": "write a phantom volume in the fastMRI layout",
+    "fetch-data": "fetch public MR data, with checksum, licence and citation",
     "simulate": "make multi-coil k-space from magnitude volumes",
     "convert": "convert k-space and image files to a zarr store, on Ray",
     "info": "describe a store, file, checkpoint or prior",
