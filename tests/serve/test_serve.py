@@ -18,6 +18,7 @@ import h5py
 import psutil
 import pytest
 
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
 from serve_cases import JSON, UPLOADS
 from serve_helpers import KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
@@ -118,6 +119,7 @@ def test_what_there_is(world: World) -> None:
     assert "cg_sense" in methods["classical"]
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert RESEARCH_ONLY in page.text
     for part in ("page.css", "page.js"):
         assert part in page.text
         assert client.get(f"/{part}").status_code == 200

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from kdrift.measures.metrics import METRICS
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines
@@ -106,6 +107,7 @@ def _write_h5(
             file.attrs["max"] = float(mean.max())
             file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
             file.attrs["kdrift"] = json.dumps(report)
+            file.attrs["notice"] = RESEARCH_ONLY
             if result.diverged:
                 file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
                 file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
@@ -149,6 +151,7 @@ def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResu
     for name, images in (("mean", result.mean), ("std", result.std)):
         array = acquisition.crop(images).numpy().transpose(2, 1, 0)
         image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
+        image.header["descrip"] = RESEARCH_ONLY
         _replace(out / f"{name}.nii.gz", partial(nibabel.save, image))
 
 
