@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 RESEARCH_ONLY = "Research only, not for diagnosis."
-"""The one sentence that page, panel, HDF5, NIfTI and DICOM carry; ASCII and at most 64 characters, as a DICOM long string
-(LO) and NIfTI's `descrip` (80 bytes) take it."""
+"""The one sentence that page, panel, HDF5, NIfTI and DICOM carry. It is ASCII of at most 64 characters, so that a DICOM
+long string (LO, 64 characters) and NIfTI's `descrip` (80 bytes) take it whole."""

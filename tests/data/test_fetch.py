@@ -129,6 +129,19 @@ def test_matlab_arrays_become_fastmri_files(served: Served, tmp_path: Path, conv
         np.testing.assert_allclose(reference, 2 * published, atol=1e-5)
 
 
+def test_coil_maps_become_numpy(served: Served, tmp_path: Path) -> None:
+    maps = rng.standard_normal((12, 10, 1, 3)) + 1j * rng.standard_normal((12, 10, 1, 3))
+    scipy.io.savemat(tmp_path / "maps.mat", {"S": maps, "other": np.ones(3)})
+    files = {"maps.mat": served.publish("maps.mat", (tmp_path / "maps.mat").read_bytes())}
+    fields = {"conversion": "coil_maps", "folder": "coils"}
+    path = sources(tmp_path, head=served.source(files, array="S", **fields), bare=served.source(files, **fields))
+    (written,) = fetch("head", read_sources(path)["head"], tmp_path / "data")
+    assert written == tmp_path / "data" / "coils" / "head.npy"
+    np.testing.assert_allclose(np.load(written), np.moveaxis(maps[:, :, 0], -1, 0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"expected array \(one alone\) with 3 axes, got S \(12, 10, 3\), other"):
+        fetch("bare", read_sources(path)["bare"], tmp_path / "data")
+
+
 def test_the_shipped_list_is_complete_and_pinned() -> None:
     for name, data in read_sources().items():
         assert data.url.startswith("https://raw.githubusercontent.com/"), name

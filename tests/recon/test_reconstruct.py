@@ -20,8 +20,8 @@ from kdrift.methods import METHODS
 from kdrift.methods.classical import BASELINES
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.prior.bundle import Prior, load_prior, save_prior
 from kdrift.notice import RESEARCH_ONLY
+from kdrift.prior.bundle import Prior, load_prior, save_prior
 from kdrift.recon.reconstruct import Plan, reconstruct
 
 CONFIG = NetworkConfig(

@@ -38,10 +38,12 @@ class PublicData:
     """SHA-256 of each file, by its path below `url`."""
     strip: str = ""
     """Beginning of the paths that is left out below `folder`."""
-    conversion: Literal["none", "coil_images", "kspace", "kspace_corner"] = "none"
-    """`none` keeps files as they are. The others read the one array of a MATLAB file and write it in the fastMRI
-    layout: `coil_images` (row, col, coil), `kspace` (row, col), `kspace_corner` (row, col) whose image has its origin
-    in the corner."""
+    conversion: Literal["none", "coil_images", "kspace", "kspace_corner", "coil_maps"] = "none"
+    """`none` keeps files as they are. The others read an array of a MATLAB file. `coil_images` (row, col, coil), `kspace`
+    (row, col) and `kspace_corner` (row, col), whose image has its origin in the corner, become NAME.h5 in the fastMRI
+    layout; `coil_maps` (row, col, coil) become NAME.npy (coil, row, col)."""
+    array: str = ""
+    """Name of the array in the MATLAB file; empty where there is only one. Axes of length 1 are dropped."""
     scale: float = 1.0
     """Factor of a conversion."""
 
@@ -83,9 +85,7 @@ def fetch(name: str, data: PublicData, out: Path, echo: Callable[[str], None] = 
             found.append(_download(data.url + path, checksum, out / data.folder / path.removeprefix(data.strip), echo))
             continue
         original = _download(data.url + path, checksum, out / data.folder / "original" / Path(path).name, echo)
-        target = out / data.folder / f"{name}.h5"
-        _convert(original, target, data, {"patient_id": name, "source_url": data.url + path, "licence": data.licence})
-        found.append(target)
+        found.append(_convert(original, out / data.folder / name, data, data.url + path))
     return found
 
 
@@ -116,13 +116,16 @@ def _download(url: str, checksum: str, target: Path, echo: Callable[[str], None]
     return target
 
 
-def _convert(original: Path, target: Path, data: PublicData, attrs: dict[str, str]) -> None:
-    """Write the one array of a MATLAB file in the fastMRI layout, with its fully sampled image as the reference."""
-    arrays = [value for value in scipy.io.loadmat(original).values() if isinstance(value, np.ndarray)]
-    dims = 3 if data.conversion == "coil_images" else 2
-    if len(arrays) != 1 or arrays[0].ndim != dims:
-        raise ValueError(f"{original}: expected one array with {dims} axes, got {[array.shape for array in arrays]}")
-    array = data.scale * arrays[0].astype(np.complex128)
+def _convert(original: Path, stem: Path, data: PublicData, url: str) -> Path:
+    """Write the array of a MATLAB file for kdrift to read; k-space is fully sampled, and its image is the reference."""
+    array = data.scale * _read_array(original, data).astype(np.complex128)
+    if data.conversion == "coil_maps":
+        target = stem.with_suffix(".npy")
+        partial = target.with_name(f".{target.name}.partial.npy")
+        np.save(partial, np.moveaxis(array, -1, 0).astype(np.complex64))
+        partial.replace(target)
+        return target
+    target = stem.with_suffix(".h5")
     if data.conversion == "coil_images":
         images = np.moveaxis(array, -1, 0)
         kspace, reference = _centred(scipy.fft.fft2, images), np.sqrt((np.abs(images) ** 2).sum(0))
@@ -131,7 +134,20 @@ def _convert(original: Path, target: Path, data: PublicData, attrs: dict[str, st
             rows, cols = np.indices(array.shape)
             array = array * (-1.0) ** (rows + cols)  # moves the image by half of its size
         kspace, reference = array, np.abs(_centred(scipy.fft.ifft2, array))
-    write_fastmri(target, kspace[None], reference=reference[None], attrs={"acquisition": target.stem, **attrs})
+    attrs = {"acquisition": stem.name, "patient_id": stem.name, "source_url": url, "licence": data.licence}
+    write_fastmri(target, kspace[None], reference=reference[None], attrs=attrs)
+    return target
+
+
+def _read_array(original: Path, data: PublicData) -> npt.NDArray[Any]:
+    content = scipy.io.loadmat(original)
+    arrays = {name: np.squeeze(value) for name, value in content.items() if isinstance(value, np.ndarray)}
+    name = data.array or next(iter(arrays), "")
+    dims = 3 if data.conversion in ("coil_images", "coil_maps") else 2
+    if name not in arrays or arrays[name].ndim != dims or (len(arrays) > 1 and not data.array):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"{original}: expected array {data.array or '(one alone)'} with {dims} axes, got {shapes}")
+    return arrays[name]
 
 
 def _centred(transform: Callable[..., Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
