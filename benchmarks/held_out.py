@@ -34,7 +34,10 @@ from kdrift.recon.runner import default_prior
 from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data"))
+FETCHED = REPOSITORY / "data"
+DATA = Path(
+    os.environ.get("KDRIFT_DATA", FETCHED if (FETCHED / "kspace").is_dir() else REPOSITORY.parent / "shared" / "data")
+)
 Group = Literal["simulated", "noise_free", "real"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 VOLUMES = {"study1_FLAIR": 24, "study1_T2W": 22, "study1_T1W": 22}
@@ -129,7 +132,7 @@ def simulate(patient: str, names: list[str], store: Path, options: list[str] = S
     """Write k-space of a patient's volumes into a store. Raises SystemExit where there are no data."""
     sources = [str(DATA / "brain_nifti" / patient / f"{name}.nii.gz") for name in names]
     if kdrift(["simulate", *sources, "--store", str(store), *options]):
-        raise SystemExit(f"no data in {DATA}: set KDRIFT_DATA")
+        raise SystemExit(f"no data in {DATA}: kdrift fetch-data ms_brain, or set KDRIFT_DATA")
 
 
 def measure(points: list[Point], folder: Path, *, workers: int = 2) -> list[Measured]:

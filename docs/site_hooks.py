@@ -1,4 +1,4 @@
-"""What the site adds to its pages: the modules of a room, and the notice of the package."""
+"""What the site adds to its pages: the modules of a room, files of the repository, the notice of the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = {"kdrift": REPOSITORY / "platform", "kdrift_serve": REPOSITORY / "serve"}
 ROOM = re.compile(r"^\{\{ room: ([\w.]+) \}\}$", re.MULTILINE)
+INCLUDE = re.compile(r"^\{\{ include: (\w+\.md) \}\}$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace `{{ room: PACKAGE }}` by the reference of each module below the package, and `{{ notice }}`."""
+    """Replace `{{ room: PACKAGE }}` by the reference of its modules, `{{ include: FILE.md }}` and `{{ notice }}`."""
+    markdown = INCLUDE.sub(lambda found: included(found[1]), markdown)
     return ROOM.sub(lambda found: reference(found[1]), markdown).replace("{{ notice }}", notice())
+
+
+def included(name: str) -> str:
+    """Return a page of the repository's root as it reads from docs/project."""
+    text = (REPOSITORY / name).read_text().replace("](docs/", "](../")
+    return re.sub(r"\]\(([A-Z]+\.md)", lambda found: f"]({found[1].lower()}", text)
 
 
 def reference(package: str) -> str:

@@ -39,9 +39,9 @@ class PublicData:
     strip: str = ""
     """Beginning of the paths that is left out below `folder`."""
     conversion: Literal["none", "coil_images", "kspace", "kspace_corner", "coil_maps"] = "none"
-    """`none` keeps files as they are. The others read an array of a MATLAB file. `coil_images` (row, col, coil), `kspace`
-    (row, col) and `kspace_corner` (row, col), whose image has its origin in the corner, become NAME.h5 in the fastMRI
-    layout; `coil_maps` (row, col, coil) become NAME.npy (coil, row, col)."""
+    """`none` keeps files as they are. The others read an array of a MATLAB file: `coil_images` (row, col, coil),
+    `kspace` (row, col) and `kspace_corner` (row, col), whose image has its origin in the corner, become NAME.h5 in the
+    fastMRI layout; `coil_maps` (row, col, coil) become NAME.npy (coil, row, col)."""
     array: str = ""
     """Name of the array in the MATLAB file; empty where there is only one. Axes of length 1 are dropped."""
     scale: float = 1.0
