@@ -31,7 +31,11 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
     source = os.pathsep.join(str(REPOSITORY / folder) for folder in ("platform", "serve"))
     for language, text in MARKED.findall(page.read_text()):
         for program in programs(language, text):
-            environment = {**os.environ, "PYTHONPATH": source}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": source,
+                "OMP_NUM_THREADS": "1",
+            }  # a busy machine waits for threads
             done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{page.name}: {text}\n{done.stderr}"
 
