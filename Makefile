@@ -8,8 +8,9 @@ SLOW ?=
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint demo bench bench-peers clean
+.PHONY: install test test-all lint docs docs-serve demo bench bench-peers clean
 
 install: $(STAMP)
 
@@ -30,6 +31,12 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest
 
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(STAMP)
+	$(BIN)/python -m mkdocs serve --livereload --watch platform --watch serve
+
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -40,4 +47,4 @@ bench-peers: $(STAMP)
 	$(BIN)/python -m benchmarks.peers_env
 
 clean:
-	rm -rf $(VENV) .env-bench build *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .env-bench build site *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
     python -m benchmarks.bench_tune [--quick] [--json FILE]
 
 Patient 09 is searched on, patient 12 is reported on, both simulated at 128 x 128 (KDRIFT_DATA, default
-../shared/data beside the checkout). 32 trials of `annealed` by PSNR and by held-out k-space, 32 of the hybrid at
+data/ as `kdrift fetch-data` makes it). 32 trials of `annealed` by PSNR and by held-out k-space, 32 of the hybrid at
 N = 50. Everything is in runs/bench_tune; the presets of the user are neither used nor changed. A search that was
 stopped goes on.
 """

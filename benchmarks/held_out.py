@@ -25,13 +25,8 @@ import numpy as np
 from kdrift.cli import main as kdrift
 from kdrift.measures.metrics import evaluate
 from kdrift.methods import METHODS
-<<<<<<< HEAD
-from kdrift.prior.bundle import SHIPPED, read_sums
-from kdrift.recon.acquisition import Acquisition, load_acquisition
-=======
 from kdrift.prior.bundle import find_prior, read_sums
-from kdrift.recon.acquisition import Acquisition, MaskRequest, load_acquisition
->>>>>>> wt-priors
+from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, default_prior, plan_preset
 from kdrift.recon.reconstruct import reconstruct
@@ -41,7 +36,10 @@ from kdrift.runs.files import write_json
 from kdrift.runs.hardware import worker_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("KDRIFT_DATA", REPOSITORY.parent / "shared" / "data"))
+FETCHED = REPOSITORY / "data"
+DATA = Path(
+    os.environ.get("KDRIFT_DATA", FETCHED if (FETCHED / "kspace").is_dir() else REPOSITORY.parent / "shared" / "data")
+)
 Group = Literal["simulated", "noise_free", "real"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 VOLUMES = {"study1_FLAIR": 24, "study1_T2W": 22, "study1_T1W": 22}
@@ -135,7 +133,7 @@ def simulate(patient: str, names: list[str], store: Path, options: list[str] = S
     """Write k-space of a patient's volumes into a store. Raises SystemExit where there are no data."""
     sources = [str(DATA / "brain_nifti" / patient / f"{name}.nii.gz") for name in names]
     if kdrift(["simulate", *sources, "--store", str(store), *options]):
-        raise SystemExit(f"no data in {DATA}: set KDRIFT_DATA")
+        raise SystemExit(f"no data in {DATA}: kdrift fetch-data ms_brain, or set KDRIFT_DATA")
 
 
 def measure(points: list[Point], folder: Path, *, workers: int = 2) -> list[Measured]:
@@ -164,15 +162,9 @@ def image_of(point: Point, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def _kept(point: Point, folder: Path) -> Path:
     """The point's file: another one if its preset or the weights of its prior are not what they were."""
     named = {**asdict(point), "scan": {**asdict(point.scan), "source": Path(point.scan.source).name}}
-<<<<<<< HEAD
     named["settings"] = plan_preset(point.plan).settings
     if METHODS[point.plan.method].needs_prior:
-        named["prior"] = read_sums(SHIPPED / (point.prior or default_prior(point.plan.method)))
-=======
-    if point.plan.method in METHODS:
         named["prior"] = read_sums(find_prior(point.prior or default_prior(point.plan.method)))
-        named["settings"] = plan_preset(point.plan).settings
->>>>>>> wt-priors
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{digest}.json"
 

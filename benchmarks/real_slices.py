@@ -209,6 +209,22 @@ def run_case(case: Case, args: argparse.Namespace) -> tuple[list[Row], dict[str,
     return rows, summary
 
 
+def summary_table(rows: list[Row], cases: dict[str, Any]) -> str:
+    """Return the README's table: a row a case, PSNR / SSIM by method, the best of each bold."""
+    compared = [row for row in rows if row.method not in ("all of k-space", "zero-filled")]
+    methods = list(dict.fromkeys(row.method for row in compared))
+    lines = [f"| slice (net acceleration) | {' | '.join(methods)} |", "|---" + "|---:" * len(methods) + "|"]
+    for case, about in cases.items():
+        found = {row.method: (f"{row.psnr:.2f}", f"{row.ssim:.3f}") for row in compared if row.case == case}
+        best = [max(values, key=float) for values in zip(*found.values(), strict=True)]
+        bold = {
+            name: [f"**{v}**" if v == b else v for v, b in zip(pair, best, strict=True)] for name, pair in found.items()
+        }
+        cells = [" / ".join(bold.get(name, [])) for name in methods]
+        lines.append(f"| {case} ({about['net_acceleration']:.2f}x) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(rows: list[Row], cases: dict[str, Any]) -> str:
     lines = [
         "| slice (net acceleration) | method | PSNR dB | SSIM | best SSIM of any weight | NMSE | weight "
@@ -274,8 +290,8 @@ def main() -> None:
         options = {key: str(value) for key, value in vars(args).items()}
         results = {"rows": [asdict(row) for row in rows], "cases": cases, "options": options}
         write_json(args.out / "results.json", results)
-        write_text(args.out / "table.md", table(rows, cases))
-    print(table(rows, cases))
+        write_text(args.out / "table.md", f"{summary_table(rows, cases)}\n{table(rows, cases)}")
+    print(summary_table(rows, cases))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "phantom": Verb("write a phantom volume in the fastMRI layout", "Data"),
+    "fetch-data": Verb("fetch public MR data, with checksum, licence and citation", "Data"),
     "simulate": Verb("make multi-coil k-space from magnitude volumes", "Data"),
     "convert": Verb("convert k-space and image files to a zarr store, on Ray", "Data", True),
     "train": Verb("train a score prior, on Ray Train", "Priors", True),

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.runs.config import to_dict
@@ -253,7 +254,7 @@ def create_app(service: Ingress) -> FastAPI:
         return JSONResponse(service.health())
 
     def page_route(name: str, kind: str) -> Callable[..., Any]:
-        content = files("kdrift_serve").joinpath("page", name).read_bytes()
+        content = files("kdrift_serve").joinpath("page", name).read_text().replace("{{ research only }}", RESEARCH_ONLY)
 
         async def page() -> Response:
             return Response(content, media_type=kind, headers=PAGE_HEADERS)

@@ -12,7 +12,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from k8s_helpers import K8S, REPOSITORY
 
 DOCKERFILE = (K8S / "Dockerfile").read_text()
@@ -80,10 +79,14 @@ def test_the_image_is_built_in_stages_and_runs_as_nobody() -> None:
     assert steps == ["dependencies", "package"]
 
 
-def test_all_extras_are_installed_but_those_of_tests() -> None:
+def test_all_extras_are_installed_but_those_of_tests_and_of_the_site() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (line,) = re.findall(r"^EXTRAS=(.*)$", (K8S / "install.sh").read_text(), re.MULTILINE)
-    assert set(line.split(",")) == set(extras) - {"dev", "browser"}  # browser: for tests of the page
+    assert set(line.split(",")) == set(extras) - {
+        "dev",
+        "browser",
+        "docs",
+    }  # browser: tests of the page; docs: the site
 
 
 def install(*arguments: str, cwd: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:

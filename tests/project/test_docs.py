@@ -34,7 +34,7 @@ from kdrift.tuning.tune_config import TuneConfig
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLERS = REPOSITORY / "docs" / "samplers.md"
 CARDS = [SAMPLERS, *sorted((REPOSITORY / "docs" / "methods").glob("*.md"))]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
 CONFIGS: dict[str, type] = {
     "convert": ConvertConfig,

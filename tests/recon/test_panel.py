@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.panel import _detailed_region, _error_factor, save_panel
 
 
@@ -101,3 +102,19 @@ def test_pyplot_is_not_imported(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_every_panel_says_what_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = disc()
+    said = pixels(save_panel(tmp_path / "said.png", zero_filled=image, mean=image))
+    monkeypatch.setattr("kdrift.recon.panel.RESEARCH_ONLY", "")
+    unsaid = pixels(save_panel(tmp_path / "unsaid.png", zero_filled=image, mean=image))
+    rows, cols = np.nonzero((said != unsaid).any(2))
+    assert rows.min() > len(said) - 24, "below all images"
+    assert cols.min() > said.shape[1] - 300
+    assert np.ptp(cols) > 100
+
+
+def test_the_notice_fits_where_it_has_to() -> None:
+    assert RESEARCH_ONLY.isascii()
+    assert len(RESEARCH_ONLY) <= 64, "a DICOM long string"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from kdrift.data.phantom import phantom_volume
 from kdrift.methods import METHODS
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import Prior, load_prior, save_prior
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
@@ -177,6 +179,10 @@ def test_command_writes_everything(
         assert file["smaps"].shape == (1, 4, 48, 48)
         assert file["mask"].shape == (48, 48)
         np.testing.assert_allclose(file["samples"][0].mean(0), file["reconstruction"][0], rtol=1e-4)
+        assert file.attrs["notice"] == RESEARCH_ONLY
+    for name in ("mean", "std"):
+        header = nibabel.load(tmp_path / f"r/{name}.nii.gz").header
+        assert bytes(header["descrip"]).rstrip(b"\0").decode() == RESEARCH_ONLY
 
 
 def test_command_says_what_diverged_and_labels_the_fallback(

@@ -20,6 +20,7 @@ import pytest
 from serve_cases import JSON, UPLOADS
 from serve_helpers import KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
 
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -118,6 +119,7 @@ def test_what_there_is(world: World) -> None:
     assert methods["methods"]["cg_sense"]["noise"] is None
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert RESEARCH_ONLY in page.text
     for part in ("page.css", "page.js"):
         assert part in page.text
         assert client.get(f"/{part}").status_code == 200

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdrift.measures.metrics import psnr, ssim
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.runs.files import whole_file
 
 Array = npt.NDArray[Any]
@@ -203,17 +204,20 @@ def _draw(path: Path, rows: list[list[Cell | None]], region: tuple[int, int, int
     num_cols = len(rows[0])
     aspect = next(cell.image.shape[0] / cell.image.shape[1] for cell in rows[0] if cell is not None)
     width = max(min(16.0, 5.4 * num_cols), 2.7 * num_cols)
-    gap, head, foot, banner = 0.06, 0.34, 0.34, 0.5 if title else 0.08
+    gap, head, foot, banner, notice = 0.06, 0.34, 0.34, 0.5 if title else 0.08, 0.24
     cell_width = (width - gap * (num_cols + 1)) / num_cols
     # very tall images would make a picture that no screen shows: limit the height, centre in the cell
     cell_height = cell_width * min(aspect, 1.6)
     heads = [head if any(cell and cell.title for cell in row) else 0.0 for row in rows]
     feet = [foot if any(cell and (cell.caption or cell.bar) for cell in row) else 0.0 for row in rows]
-    height = banner + sum(heads) + sum(feet) + len(rows) * (cell_height + gap)
+    height = banner + sum(heads) + sum(feet) + len(rows) * (cell_height + gap) + notice
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     if title:
         figure.text(gap / width, 1 - 0.25 / height, title, color=FOREGROUND, fontsize=14, va="center")
+    figure.text(
+        1 - gap / width, 0.5 * notice / height, RESEARCH_ONLY, color=DIMMED, fontsize=10, ha="right", va="center"
+    )
     y = height - banner
     for row, head_room, foot_room in zip(rows, heads, feet, strict=True):
         y -= head_room + cell_height

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from kdrift.measures.metrics import METRICS
+from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines
@@ -103,6 +104,7 @@ def _write_h5(
         file.attrs["max"] = float(mean.max())
         file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
         file.attrs["kdrift"] = json.dumps(report)
+        file.attrs["notice"] = RESEARCH_ONLY
         if result.diverged:
             file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
             file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
@@ -144,5 +146,6 @@ def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResu
     for name, images in (("mean", result.mean), ("std", result.std)):
         array = acquisition.crop(images).numpy().transpose(2, 1, 0)
         image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
+        image.header["descrip"] = RESEARCH_ONLY
         with whole_file(out / f"{name}.nii.gz") as temporary:
             nibabel.save(image, temporary)
