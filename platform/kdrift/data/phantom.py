@@ -204,7 +204,7 @@ def birdcage_maps(num_coils: int, rows: int, cols: int, z: float = 0.0) -> Compl
         field = along * vx + own * normal_x - 1j * (along * vy + own * normal_y)
         maps[coil] = field / (square + _LOOP**2) ** 2.5 * -np.exp(1j * angle)  # phase 0 at the centre
     rss = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
-    return (maps / rss).astype(np.complex64)
+    return np.asarray(maps / rss, dtype=np.complex64)
 
 
 def slice_heights(num_slices: int) -> Field:
@@ -249,7 +249,7 @@ def _waves(rng: np.random.Generator, count: int, low: float, high: float) -> Cal
         total = np.zeros(np.broadcast_shapes(u.shape, v.shape))
         for (fx, fy, fz), start in zip(direction, offset, strict=True):
             total += np.cos(fx * u + fy * v + (fz * w + start))
-        return total * np.sqrt(2 / count)
+        return np.asarray(total * np.sqrt(2 / count))
 
     return evaluate
 
