@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from k8s_helpers import (
     CRDS,
     OVERLAYS,

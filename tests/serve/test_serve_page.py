@@ -12,7 +12,6 @@ from typing import Any
 
 import h5py
 import pytest
-
 from serve_helpers import KEY, Service, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdrift[browser]'")
