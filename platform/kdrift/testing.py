@@ -1,13 +1,18 @@
-"""What tests of kdrift, and of operators built on it, share."""
+"""What tests of kdrift, and of operators and methods built on it, share."""
 
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from kdrift.methods import ChainNoise, Chains, Measurement, Method, Options
 from kdrift.mri.linop import LinearOperator, Shape
+from kdrift.mri.sense import sense_operator
+from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
+from kdrift.sde.score import ScoreModel
 
 
 def complex_normal(
@@ -87,3 +92,126 @@ def _dot(a: Tensor, b: Tensor) -> complex:
 def _close(a: Tensor, b: Tensor, tol: float, what: str) -> None:
     error = float((a - b).norm()) / max(float(b.norm()), 1e-300)
     assert error <= tol or float((a - b).norm()) <= 1e-14, f"{what} differ by {error:.1e}"
+
+
+TAU = 0.7
+"""Deviation of the white Gaussian images that samplers are checked with, each real component."""
+
+
+def gaussian_score(x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Exact score of white Gaussian images of deviation TAU under white noise."""
+    level = torch.as_tensor(sigma, dtype=x.real.dtype)
+    return -x / (TAU**2 + (level**2)[..., None, None] if level.ndim else TAU**2 + level**2)
+
+
+def gaussian_problem(
+    chains: Chains, *, coils: int = 3, sets: int = 1, size: int = 6, noise: float = 0.3, seed: int = 0
+) -> Measurement:
+    """Return data of a white Gaussian image, half of k-space and its centre sampled, coil maps of norm 1."""
+    smaps = complex_normal((sets, coils, size, size), seed=seed)
+    smaps = smaps / torch.linalg.vector_norm(smaps, dim=(0, 1))
+    smaps = smaps if sets > 1 else smaps[0]
+    mask = torch.rand(size, size, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask[size // 2 - 2 : size // 2 + 2, size // 2 - 2 : size // 2 + 2] = True
+    operator = sense_operator(smaps, mask)
+    clean = operator.forward(TAU * complex_normal(operator.ishape, seed=seed + 1))
+    kspace = torch.where(mask, clean + noise * complex_normal((coils, size, size), seed=seed + 2), 0)
+    return Measurement(kspace, mask, smaps, noise, chains=chains)
+
+
+def check_sampler(
+    method: Method,
+    *,
+    options: Options | None = None,
+    exact: bool = False,
+    stops_early: bool = False,
+    num_chains: int = 400,
+    bound: float = 5.0,
+) -> None:
+    """Assert what every entry of the table of methods owes, on small Gaussian images with their exact score:
+
+    its shapes, for as many map sets as it takes; four chains give what they give one by one; as many calls of the
+    network as `options.evaluations` says; progress that counts its steps; finite images where the score is zero.
+
+    Parameters
+    ----------
+    method : the entry; a classical method is held to what applies to it.
+    options : its settings; None: its default preset, with at most 24 steps.
+    exact : the samples also have the mean and the covariance of the posterior in closed form, within `bound` Monte
+        Carlo standard errors of `num_chains` chains; `options` must hold the deviation TAU of these images.
+    stops_early : chains may end before all evaluations are made.
+
+    Raises AssertionError with the figure that is off.
+    """
+    chosen = options or method.preset(None)[1]
+    if options is None and hasattr(chosen, "num_steps"):
+        chosen = replace(chosen, num_steps=min(24, chosen.num_steps))  # type: ignore[call-arg]
+    for sets in range(1, method.max_map_sets + 1):
+        problem = gaussian_problem(method.chains, sets=sets)
+        if not method.needs_prior:
+            image = method.function(problem, options=chosen)
+            assert image.shape == problem.A.ishape, f"image is {tuple(image.shape)}, expected {problem.A.ishape}"
+            assert torch.equal(image, method.function(problem, options=chosen)), "the same data gave another image"
+            continue
+        run = _Run(method, problem, chosen)
+        together = run.samples(range(4))
+        expected = (4, *problem.A.ishape)
+        assert together.shape == expected, f"samples are {tuple(together.shape)}, expected {expected}"
+        apart = torch.cat([run.samples(range(i, i + 1)) for i in range(4)])
+        _close(apart, together, 1e-8, "four chains together and one by one")
+        counted, stated = run.calls, chosen.evaluations
+        assert counted == stated or (stops_early and counted < stated), f"{counted} network calls, stated {stated}"
+        assert run.told == list(range(1, len(run.told) + 1)), f"progress counts {run.told[:5]}..., expected 1, 2, ..."
+        still = _Run(method, problem, chosen, score=lambda x, sigma: 0 * x).samples(range(1))
+        assert bool(torch.isfinite(still).all()), "a score of zero gives values that are not finite"
+    if exact:
+        _check_posterior(method, chosen, num_chains, bound)
+
+
+class _Run:
+    """One sampler on one problem, its calls of the network and its reports counted in the last run."""
+
+    def __init__(
+        self, method: Method, problem: Measurement, options: Options, score: ScoreModel = gaussian_score
+    ) -> None:
+        self._method, self._problem, self._options, self._score = method, problem, options, score
+        self.calls, self.told = 0, list[int]()
+
+    def samples(self, block: range) -> Tensor:
+        """Return the samples `block`."""
+        self.calls, self.told = 0, []
+
+        def score(x: Tensor, sigma: float | Tensor) -> Tensor:
+            self.calls += 1
+            return self._score(x, sigma)
+
+        rows, cols = self._problem.mask.shape
+        noise = self._method.noise
+        sde: object = VESDE(0.01, 20.0)
+        if noise == "high_frequency":
+            sde = HighFrequencySDE(VESDE(0.01, 20.0), LowFrequencies().mask(rows, cols))
+        elif noise == "attenuated":
+            sde = AttenuatedSDE()
+        parts = [range(count) for count in self._problem.A.ishape[:-2]]
+        rng = ChainNoise(5, 2, block, *parts, dtype=torch.complex128)
+        return self._method.function(
+            score, sde, self._problem, rng=rng, options=self._options,
+            callback=lambda done, total, images, level: self.told.append(done),
+        )  # fmt: skip
+
+
+def _check_posterior(method: Method, options: Options, num_chains: int, bound: float) -> None:
+    problem = gaussian_problem(method.chains)
+    count, s = torch.Size(problem.A.ishape).numel(), problem.noise_sigma
+    normal = problem.A.normal(torch.eye(count, dtype=torch.complex128).reshape(count, *problem.A.ishape))
+    precision = normal.reshape(count, count).T / s**2 + torch.eye(count, dtype=torch.complex128) / TAU**2
+    covariance = torch.linalg.inv(precision)
+    mean = covariance @ problem.data.reshape(count) / s**2
+    samples = _Run(method, problem, options).samples(range(num_chains)).reshape(num_chains, count)
+    variance = covariance.diagonal().real
+    off = torch.view_as_real(samples.mean(0) - mean) / (variance / num_chains).sqrt()[:, None]
+    centred = samples - samples.mean(0)
+    both = variance[:, None] * variance[None] + covariance.abs() ** 2
+    spread = (centred.T @ centred.conj() / (2 * num_chains) - covariance).real / (both / (2 * num_chains)).sqrt()
+    worst = (float(off.abs().max()), float(spread.abs().max()))
+    assert max(worst) < bound, f"mean off by {worst[0]:.1f}, covariance by {worst[1]:.1f} standard errors"

@@ -11,6 +11,7 @@ _FILES = (
     "samplers.annealed",
     "samplers.score_mri",
     "samplers.dps",
+    "samplers.pigdm",
     "samplers.dds",
     "samplers.diffpir",
     "samplers.daps",

@@ -12,6 +12,8 @@ from kdrift.methods.chains import IMAGES, Chains
 from kdrift.mri.linop import LinearOperator
 from kdrift.mri.sense import sense_operator
 
+LEAST_NOISE = 1e-3
+"""Data are never trusted beyond this fraction of the image scale; coil maps and the model are not that good."""
 Callback = Callable[[int, int, Tensor, float], None]
 """Called after each step with (steps done, steps in all, the images so far, the noise level left in them); the images
 are a batch of chains, `(sample, *parts, row, col)`. Raises to stop them."""
@@ -55,6 +57,11 @@ class Measurement:
     def data(self) -> Tensor:
         """A^H y, `(*parts, row, col)`."""
         return self.A.adjoint(self.kspace)
+
+    @property
+    def first(self) -> Tensor:
+        """The image that noise is put on: the start, else A^H y; `(*parts, row, col)`."""
+        return self.data if self.start is None else self.start
 
     @cached_property
     def sense(self) -> LinearOperator:

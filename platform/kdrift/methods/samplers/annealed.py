@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
+from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.start import StartOptions, steps_left
 from kdrift.mri.linop import LinearOperator
@@ -69,10 +69,6 @@ class AnnealedOptions(StartOptions):
             raise ValueError(f"expected spread, last_spread and eta in [0, 1], got {self}")
 
 
-LEAST_NOISE = 1e-3
-"""Data are never trusted beyond this fraction of the image scale; coil maps and the model are not that good."""
-
-
 def annealed(
     score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: AnnealedOptions,
     callback: Callback | None = None,
@@ -86,7 +82,7 @@ def annealed(
     """
     operator, data = measurement.A, measurement.data
     levels = [*_levels(options, sde)[-steps_left(options, measurement) :], 0.0]
-    x = (data if measurement.start is None else measurement.start) + levels[0] * rng(*data.shape[-2:])
+    x = measurement.first + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
         last = levels[i + 1] == 0

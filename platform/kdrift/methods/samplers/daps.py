@@ -74,8 +74,7 @@ def daps(
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
     left = steps_left(options, measurement)
     levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-left:], 0.0]
-    mean = data if measurement.start is None else measurement.start
-    x = mean + levels[0] * rng(*data.shape[-2:])
+    x = measurement.first + levels[0] * rng(*data.shape[-2:])
     deviations = [1 / math.sqrt(sigma**-2 + (options.prior_sigma or math.inf) ** -2) for sigma in levels[:-1]]
     sizes = _step_sizes(options, deviations)
     for i, sigma in enumerate(levels[:-1]):

@@ -9,9 +9,8 @@ from itertools import pairwise
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
+from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
 from kdrift.methods.method import Method
-from kdrift.methods.samplers.annealed import LEAST_NOISE
 from kdrift.methods.samplers.vp import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel

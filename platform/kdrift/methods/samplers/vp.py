@@ -69,5 +69,5 @@ def vp_start(measurement: Measurement, alpha_bar: float, rng: ChainNoise) -> Ten
     The papers start from N(0, I), where nothing of x_0 is left. That holds at DDPM's last level, not at the first one
     of a prior that knows less noise.
     """
-    mean = measurement.data if measurement.start is None else measurement.start
+    mean = measurement.first
     return math.sqrt(alpha_bar) * mean + math.sqrt(1 - alpha_bar) * rng(*mean.shape[-2:])
