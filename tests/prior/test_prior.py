@@ -110,6 +110,10 @@ def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) ->
 def test_padding_reflects_and_is_cropped() -> None:
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
     assert pad_to_multiple(x, 4).shape == (1, 1, 4, 4)
+    assert torch.equal(pad_to_multiple(x, 4), x[..., [0, 1, 2, 1], :])
+    assert torch.equal(pad_to_multiple(x, 5), x[..., [0, 1, 2, 1, 0], :][..., [0, 1, 2, 3, 2]])
+    assert torch.equal(pad_to_multiple(x.mT, 4), x[..., [0, 1, 2, 1], :].mT)
+    assert float(pad_to_multiple(torch.ones(1, 1, 1, 1), 8).sum()) == 1  # too small to be reflected: zeros
     assert pad_to_multiple(x, 1) is x
     assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8).shape == (1, 1, 8, 8)
 

@@ -152,7 +152,8 @@ class NCSNpp(nn.Module):
                 h = next(layers)(h)
             if level > 0:
                 h = next(layers)(h, embedding)
-        output: Tensor = next(layers)(F.silu(next(layers)(h)))
+        h = F.silu(next(layers)(h))
+        output: Tensor = next(layers)(h)
         return output / sigma.to(output.dtype)[:, None, None, None] if self.config.scale_by_sigma else output
 
     def _down(self, x: Tensor, embedding: Tensor, layers: Iterator[nn.Module]) -> list[Tensor]:
