@@ -6,6 +6,7 @@ component, a float or a tensor that broadcasts over `*batch`. It returns d log p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -23,6 +24,16 @@ class ScoreModel(Protocol):
 def denoise(score: ScoreModel, x: Tensor, sigma: float | Tensor) -> Tensor:
     """Posterior mean E[x_0 | x_sigma] = x + sigma^2 score(x, sigma) (Tweedie's formula, VE kernel)."""
     return x + per_image(sigma, x) ** 2 * score(x, sigma)
+
+
+def denoise_with_pullback(
+    score: ScoreModel, x: Tensor, sigma: float | Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the denoised image and the map v -> J^H v, J its Jacobian by x: a pass back through the network."""
+    with torch.enable_grad():
+        variable = x.detach().requires_grad_()
+        denoised = denoise(score, variable, sigma)
+    return denoised.detach(), lambda v: torch.autograd.grad(denoised, variable, v)[0]
 
 
 def per_image(sigma: float | Tensor, x: Tensor) -> Tensor:

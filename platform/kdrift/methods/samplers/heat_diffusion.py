@@ -12,9 +12,8 @@ from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import Callback, Measurement
 from kdrift.methods.method import Method, Options
 from kdrift.mri.fourier import fft2c, ifft2c
-from kdrift.mri.linop import LinearOperator
 from kdrift.sde import AttenuatedSDE
-from kdrift.sde.score import ScoreModel, denoise
+from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def heat_diffusion(
     z = windows[0] * fft2c(start) + sigmas[0] * rng(rows, cols)
     x0 = start
     for step in range(options.num_steps):
-        x0, gradient = _restore(score, operator, data, ifft2c(z), sigmas[step])
-        x0 = x0 - rate * gradient
+        x0, pullback = denoise_with_pullback(score, ifft2c(z), sigmas[step])
+        x0 = x0 - rate * pullback(operator.normal(x0) - data)
         known = fft2c(x0)
         variance = sigmas[step] ** 2 - sigmas[step + 1] ** 2
         drift = (windows[step] - windows[step + 1]) * known
@@ -86,18 +85,6 @@ def learning_rate(noise_sigma: float, options: HeatDiffusionOptions) -> float:
     snr_db = math.inf if noise_sigma == 0 else -20 * math.log10(noise_sigma)
     share = (snr_db - options.snr_low_db) / (options.snr_high_db - options.snr_low_db)
     return options.lr_low + (options.lr_high - options.lr_low) * min(max(share, 0.0), 1.0)
-
-
-def _restore(
-    score: ScoreModel, operator: LinearOperator, data: Tensor, x: Tensor, sigma: float
-) -> tuple[Tensor, Tensor]:
-    """Return x_0 = h(x) and J^T A^H (A x_0 - y), of every chain by itself."""
-    with torch.enable_grad():
-        variable = x.detach().requires_grad_()
-        x0 = denoise(score, variable, sigma)
-        residual = operator.normal(x0.detach()) - data
-        (gradient,) = torch.autograd.grad(x0, variable, residual)
-    return x0.detach(), gradient
 
 
 METHODS = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
@@ -14,7 +11,7 @@ from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
 from kdrift.methods.method import Method
 from kdrift.methods.start import StartOptions, steps_left
 from kdrift.sde import VESDE, spaced_levels
-from kdrift.sde.score import ScoreModel, denoise
+from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ def pigdm(
     )
     for i, sigma in enumerate(levels[:-1]):
         share = options.prior_sigma**2 / (sigma**2 + options.prior_sigma**2)  # (r / sigma)^2
-        denoised, pullback = torch.func.vjp(partial(denoise, score, sigma=sigma), x)
+        denoised, pullback = denoise_with_pullback(score, x, sigma)
         misfit = measurement.data - measurement.A.normal(denoised)
         pull = measurement.A.solve_normal(misfit, s**2 / (share * sigma**2), max_iter=30, tol=1e-6)
-        guided, after = denoised + pullback(pull)[0] / share, levels[i + 1]
-        fresh = options.eta * after * math.sqrt(max(1 - (after / sigma) ** 2, 0.0))
-        x = guided + math.sqrt(max(after**2 - fresh**2, 0.0)) / sigma * (x - guided) + fresh * rng(*x.shape[-2:])
+        guided, after = denoised + pullback(pull) / share, levels[i + 1]
+        fresh = options.eta * after * max(1 - (after / sigma) ** 2, 0.0) ** 0.5
+        x = guided + max(after**2 - fresh**2, 0.0) ** 0.5 / sigma * (x - guided) + fresh * rng(*x.shape[-2:])
         if callback:
             callback(i + 1, len(levels) - 1, x, after)
     return x
