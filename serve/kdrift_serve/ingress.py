@@ -24,10 +24,7 @@ from kdrift.runs.config import to_dict
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
-from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.planner import Planner, Work
-from kdrift_serve.problems import Problem
-from kdrift_serve.request import (
+from kdrift_serve.job_request import (
     MAX_JSON_BYTES,
     JobRequest,
     allowed_path,
@@ -38,6 +35,9 @@ from kdrift_serve.request import (
     resolve_plan,
     upload_name,
 )
+from kdrift_serve.pictures import Kind, picture
+from kdrift_serve.planner import Planner, Work
+from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder

@@ -20,8 +20,8 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.config import parse
 from kdrift.sde import HighFrequencySDE, LowFrequencies
+from kdrift_serve.job_request import from_query
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import from_query
 from recon_helpers import resolve
 
 ABLE = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]

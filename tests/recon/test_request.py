@@ -14,8 +14,8 @@ from torch import Tensor
 from batch_helpers import MASK, make_inputs
 from kdrift.evaluation.batch import BatchConfig
 from kdrift.evaluation.evaluate import EvaluateConfig, cell_tasks
+from kdrift.evaluation.slice_worker import SliceWorker
 from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
-from kdrift.evaluation.worker import SliceWorker
 from kdrift.mri.noise import prewhiten
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import merge_chunks
@@ -25,7 +25,7 @@ from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift.tuning.objective import load_cases
 from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
-from kdrift_serve.request import JobRequest, load
+from kdrift_serve.job_request import JobRequest, load
 from kdrift_serve.serve_config import Limits
 
 OPTIONS = ("smaps", "noise_cov", "virtual_coils")

@@ -176,7 +176,7 @@ def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
     """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and
     interpolated."""
     if config.maps is None:
-        from kdrift.data.phantom import birdcage_maps
+        from kdrift.mri.birdcage import birdcage_maps
 
         return normalise_maps(np.asarray(birdcage_maps(config.num_coils or 8, rows, cols)))
     return resize_maps(load_maps(config.maps), rows, cols, config.num_coils)
