@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from benchmarks import house
 
 REPOSITORY = Path(__file__).resolve().parents[2]
