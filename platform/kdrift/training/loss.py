@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdrift.networks import Returns
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import Stream, torch_generator
 from kdrift.sde import VESDE, HighFrequencySDE
 from kdrift.training.attenuated import attenuate, attenuated_loss, draw_attenuated
 from kdrift.training.train_config import NoiseConfig, TrainConfig
@@ -24,8 +24,9 @@ def whole(images: Tensor) -> Tensor:
 
 
 def draw_noise(
-    config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int],
+    stream: Stream = "noise",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Draw a noise level and unit noise for each image, a pure function of (seed, global image index).
 
     `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and sigma(t) of the
@@ -37,9 +38,8 @@ def draw_noise(
     """
     levels = torch.empty(len(indices))
     noise = torch.empty(len(indices), *shape)
-    generator = torch.Generator()
     for position, index in enumerate(indices):
-        generator.manual_seed(derive_seed(seed, int(index)))
+        generator = torch_generator(stream, seed, index)
         if preconditioning == "edm":
             levels[position] = torch.randn((), generator=generator)
         else:

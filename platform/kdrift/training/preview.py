@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrift.runs.files import whole_file
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import torch_generator
 from kdrift.training.loop import autocast
 from kdrift.training.loss import attenuation, denoise, own_scale, projection, whole
 from kdrift.training.train_config import NoiseConfig, TrainConfig
@@ -30,7 +30,7 @@ def draw_samples(
     Where only high frequencies diffuse, the low ones are those of `images` (zero without any), and where k-space is
     attenuated, its centre.
     """
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
+    generator = torch_generator("preview", config.seed)
     shape = (config.monitoring.num_samples, config.network.channels, size, size)
     levels, part = noise_schedule(config.noise, config.monitoring.sample_steps), projection(config.noise)
     x = part(levels[0] * torch.randn(shape, generator=generator)).to(device)
@@ -52,7 +52,7 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
     """Rows for three noise levels, columns noisy, denoised, clean, of one image each: `(9, channel, row, col)`."""
     sigmas, part = config.monitoring.validation_sigmas, projection(config.noise)
     chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, 4))
+    generator = torch_generator("preview noise", config.seed)
     tiles = []
     for number, sigma in enumerate(chosen):
         clean = images[number * len(images) // len(chosen)][None]

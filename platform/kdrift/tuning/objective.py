@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.runner import Runner
 from kdrift.recon.slices import SliceData
 from kdrift.runs.config import to_dict
+from kdrift.runs.seeds import numpy_rng
 from kdrift.tuning.tune_config import TuneConfig, TuneData
 
 
@@ -50,14 +50,14 @@ def load_cases(config: TuneConfig, plan: Plan) -> list[Case]:
         for place, num_slices in _volumes(config.data)
         for number in _spread(config.data, place, num_slices)
     ]
-    random.Random(config.seed).shuffle(chosen)
+    order = numpy_rng("search slices", config.seed).permutation(len(chosen))
     cases = []
-    for count, (place, number) in enumerate(chosen):
+    for count, (place, number) in enumerate(chosen[i] for i in order):
         acquisition = load_acquisition(
             place, mask=config.data.mask, slices=slice(number, number + 1),
             num_virtual_coils=config.data.num_virtual_coils,
         )  # fmt: skip
-        cases.append(_prepare(config, plan, acquisition, place, config.seed + count))
+        cases.append(_prepare(config, plan, acquisition, place, count))
     return cases
 
 
@@ -108,11 +108,11 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
     }
 
 
-def _prepare(config: TuneConfig, plan: Plan, acquisition: Acquisition, place: str, seed: int) -> Case:
+def _prepare(config: TuneConfig, plan: Plan, acquisition: Acquisition, place: str, count: int) -> Case:
     kspace, mask = acquisition.kspace[0], acquisition.mask
     heldout = None
     if config.objective == "heldout":
-        heldout = draw_heldout(mask, config.heldout_fraction, seed)
+        heldout = draw_heldout(mask, config.heldout_fraction, config.seed, count)
     elif acquisition.reference is None:
         raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
     data = plan.prepare(kspace, mask, index=acquisition.slice_indices[0], heldout=heldout)
