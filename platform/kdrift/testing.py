@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.linop import LinearOperator, Shape
+from kdrift.runs.seeds import torch_generator
 
 
 def complex_normal(
@@ -19,7 +20,7 @@ def complex_normal(
 ) -> Tensor:
     """Complex noise, N(0, 1) in each real component, the same on every device."""
     real = torch.float64 if dtype == torch.complex128 else torch.float32
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_generator("test", seed)
     return torch.view_as_complex(torch.randn(*shape, 2, generator=generator, dtype=real)).to(device)
 
 

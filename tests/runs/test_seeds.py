@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from kdrift.runs.seeds import Stream, derive_seed, numpy_rng, torch_generator
 
+ROOT = Path(__file__).resolve().parents[2]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
@@ -73,6 +76,24 @@ def test_a_generator_goes_on_where_its_state_was_kept() -> None:
     state = generator.get_state()
     expected = torch.randn(5, generator=generator)
     assert torch.equal(torch.randn(5, generator=torch.Generator().set_state(state)), expected)
+
+
+ALLOWED = {"torch.manual_seed(derive_seed": "torch's global generator, where a network draws its weights and dropout"}
+
+
+def test_everything_random_is_seeded_here() -> None:
+    makers = re.compile(
+        r"default_rng\(|SeedSequence\(|PCG64\(|RandomState\(|manual_seed\(|random\.Random\(|random\.seed\("
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for folder in ("platform", "serve", "jobs")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path.name != "seeds.py"
+        for line in path.read_text().splitlines()
+        if makers.search(line) and not any(allowed in line for allowed in ALLOWED)
+    ]
+    assert found == []
 
 
 def test_mistakes_are_named() -> None:
