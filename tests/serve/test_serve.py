@@ -18,7 +18,7 @@ import h5py
 import psutil
 import pytest
 from serve_cases import JSON, UPLOADS
-from serve_helpers import KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
+from serve_helpers import CALLS, KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
 
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
@@ -80,9 +80,16 @@ def test_answer_is_that_of_the_library(world: World, method: str, values: dict[s
     assert_same(world.service.result(job_id), library(world.scan, world.prior, asked))
 
 
+def test_an_upload_is_read_once_and_its_plan_resolved_once(world: World) -> None:
+    calls = world.service.log.parent / CALLS
+    before = calls.read_text().split()
+    world.service.result(world.service.accepted(world.volume, plan=plan(num_samples=3, batch_samples=1), mask=MASK))
+    assert calls.read_text().split()[len(before) :] == ["resolve", "load_acquisition"]
+
+
 def test_slices_of_a_volume_by_path(world: World) -> None:
     job_id = world.service.accepted(path="volume.h5", plan=plan(), mask=MASK, slices=[1, 3])
-    assert_same(world.service.result(job_id), library(world.volume, world.prior, plan(), slice(1, 3)))
+    assert_same(world.service.result(job_id), library(world.volume, world.prior, plan(), (1, 3)))
     status = world.service.status(job_id)
     assert status["slices"] == [1, 2]
     for kind in ("mean", "std"):
