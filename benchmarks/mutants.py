@@ -156,7 +156,7 @@ def _check(name: str, tests: list[Path]) -> None:
 
 
 def _drop(db: WorkDB) -> None:
-    """Keep the mutants that change what is computed: none of annotations, messages or `SPARED` operators."""
+    """Keep the mutants that change what is computed: none of annotations, decorators, messages, `SPARED` operators."""
     kept, nothing = [], {}
     for item in db.work_items:
         spec = item.mutations[0]
@@ -169,11 +169,13 @@ def _drop(db: WorkDB) -> None:
 
 
 def _spared(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Positions of annotations, which nothing evaluates, and of the messages of errors."""
+    """Positions of annotations, which nothing evaluates, of decorators (`frozen=True`), and of the errors raised."""
     for node in ast.walk(ast.parse(source)):
         parts: list[ast.expr | None] = []
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            parts = [node.returns]
+            parts = [node.returns, *node.decorator_list]
+        elif isinstance(node, ast.ClassDef):
+            parts = [*node.decorator_list]
         elif isinstance(node, ast.arg | ast.AnnAssign):
             parts = [node.annotation]
         elif isinstance(node, ast.Raise):
