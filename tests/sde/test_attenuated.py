@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from kdrift.sde.channels import Network
 from kdrift.sde.score import denoise
 from kdrift.testing import check_operator
 from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import draw_batch
+from kdrift.training.loss import draw_batch, noise_left
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images
@@ -272,6 +273,29 @@ def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
     drawn = (image, *drawn_from(plain))
     found = float(loss_of(inverse, plain, *drawn))
     assert found == pytest.approx(expected, rel=8 * (2 / image.numel() / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5])
+def test_validation_of_the_inverse_is_all_of_the_noise(sigma: float) -> None:
+    """h = z_t / G leaves sigma n / G: under G all of the noise, over that under G; over all of k-space the mean of
+    1 / G^2, whatever the level."""
+    config = NoiseConfig("attenuated", attenuated=AttenuationConfig(b_max=1.5), sigma_min=0.01, sigma_max=1.0)
+    image, noise = (torch.randn(16, 2, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    time = math.log(sigma / 0.01) / math.log(100)
+    window = gaussian_window(16, 16, torch.tensor(0.5 * 3**time))
+
+    def inverse(x: Tensor, level: Tensor) -> Tensor:
+        restored = ifft2c(fft2c(torch.complex(x[:, 0], x[:, 1])) / window)
+        return torch.view_as_real(restored).movedim(-1, 1)
+
+    spectrum = fft2c(torch.complex(noise[:, 0], noise[:, 1]))
+    under = float((noise**2).mean() / (torch.view_as_real(ifft2c(window * spectrum)) ** 2).mean())
+    assert noise_left(inverse, "image", image, sigma, noise, config) == pytest.approx(under, rel=1e-3)
+    alike = replace(config, attenuated=replace(config.attenuated, loss_under_attenuation=False))
+    everywhere = float(
+        (torch.view_as_real(ifft2c(fft2c(torch.complex(noise[:, 0], noise[:, 1])) / window)) ** 2).mean()
+    )
+    assert noise_left(inverse, "image", image, sigma, noise, alike) == pytest.approx(everywhere, rel=1e-3)
 
 
 def test_training_lowers_the_loss_and_makes_a_prior(images: Path, tmp_path: Path) -> None:
