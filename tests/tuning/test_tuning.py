@@ -303,6 +303,18 @@ def test_resolve_takes_presets_by_name_and_as_they_are(
         resolve(Plan("score_mri", mine), prior)
 
 
+def test_a_preset_in_the_old_place_is_not_ignored_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path))
+    write_preset(Preset("tv", {"weight": 0.1}, "old"), tmp_path / "tv.yaml")
+    with pytest.raises(ValueError, match=r"tv\.yaml is no longer used by default: move it to .*/tv/NAME\.yaml and run"):
+        find_preset("tv")
+    assert find_preset("tv", "default").source == "built in"
+    (tmp_path / "tv").mkdir()
+    (tmp_path / "tv.yaml").rename(tmp_path / "tv/mine.yaml")
+    presets.choose_default("tv", "mine")
+    assert find_preset("tv").settings == {"weight": 0.1}
+
+
 def test_reconstruct_says_which_preset_it_uses(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,8 @@ def find_preset(method: str, name: str | None = None) -> Preset:
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{suggest(method, METHODS)}")
+    if not name:
+        _refuse_old_place(method)
     chosen = name or default_presets().get(method)
     source = OWN if name else DEFAULT
     files, built_in = own_presets(method), METHODS[method].presets
@@ -79,6 +81,17 @@ def find_preset(method: str, name: str | None = None) -> Preset:
         raise ValueError(f"no preset {chosen!r}; there are {', '.join([*built_in, *files])}")
     found, options = METHODS[method].preset(chosen)
     return Preset(method, to_dict(options), found, source=DEFAULT if chosen and not name else BUILT_IN)
+
+
+def _refuse_old_place(method: str) -> None:
+    """Raise ValueError for a file METHOD.yaml, which was the method's default without being asked for."""
+    folder = preset_folder()
+    old = None if folder is None else folder / f"{method}.yaml"
+    if old is not None and old.is_file():
+        raise ValueError(
+            f"{old} is no longer used by default: move it to {old.with_suffix('') / 'NAME.yaml'}"
+            f" and run kdrift presets use {method} NAME, or delete it"
+        )
 
 
 def list_presets(method: str) -> list[Preset]:
