@@ -15,6 +15,7 @@ import yaml
 
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.runs.config import parse
+from kdrift.runs.files import whole_file
 
 SOURCES = Path(__file__).parent / "public_data.yaml"
 TIMEOUT_SECONDS = 60
@@ -121,9 +122,8 @@ def _convert(original: Path, stem: Path, data: PublicData, url: str) -> Path:
     array = data.scale * _read_array(original, data).astype(np.complex128)
     if data.conversion == "coil_maps":
         target = stem.with_suffix(".npy")
-        partial = target.with_name(f".{target.name}.partial.npy")
-        np.save(partial, np.moveaxis(array, -1, 0).astype(np.complex64))
-        partial.replace(target)
+        with whole_file(target) as temporary:
+            np.save(temporary, np.moveaxis(array, -1, 0).astype(np.complex64))
         return target
     target = stem.with_suffix(".h5")
     if data.conversion == "coil_images":

@@ -40,6 +40,11 @@ class PoolConfig:
         if (self.actors is not None and self.actors < 1) or self.cpus <= 0 or self.gpus < 0 or self.max_failures < 1:
             raise ValueError(f"pool needs actors and max_failures >= 1, cpus > 0 and gpus >= 0, got {self}")
 
+    @property
+    def device(self) -> str:
+        """The kind of device that an actor computes on."""
+        return "cuda" if self.gpus else "cpu"
+
 
 @dataclass(frozen=True)
 class BatchReport:
@@ -153,7 +158,7 @@ def _work(
     idle: list[Any] = []
 
     def start() -> None:
-        actors.append(kind.remote(shared, "cuda" if pool.gpus else "cpu", threads))
+        actors.append(kind.remote(shared, pool.device, threads))
         running[actors[-1].process.remote()] = (actors[-1], None)
 
     try:

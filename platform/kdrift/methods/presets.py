@@ -81,6 +81,13 @@ def find_preset(method: str, name: str | None = None) -> Preset:
     return Preset(method, to_dict(options), found, source=DEFAULT if chosen and not name else BUILT_IN)
 
 
+def list_presets(method: str) -> list[Preset]:
+    """Return all presets of a method, built in and the user's own. Raises ValueError for an unknown method."""
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}{suggest(method, METHODS)}")
+    return [find_preset(method, name) for name in [*METHODS[method].presets, *own_presets(method)]]
+
+
 def default_presets() -> dict[str, str]:
     """Return the presets that the user chose with `kdrift presets use`, by method."""
     folder = preset_folder()

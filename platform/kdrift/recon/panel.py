@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from torch import Tensor
 from kdrift.measures.metrics import psnr, ssim
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.runs.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
 ImageLike = Array | Tensor
@@ -52,8 +55,15 @@ class Cell:
     inset: Array | None = None
 
 
-def save_panel(
-    path: str | os.PathLike[str],
+def save_panel(path: str | os.PathLike[str], **shown: Any) -> Path:
+    """Write the picture that `panel_figure` makes of `shown` as PNG, and return its path."""
+    path = Path(path)
+    with whole_file(path) as temporary:
+        panel_figure(**shown).savefig(temporary, format="png", facecolor=BACKGROUND)
+    return path
+
+
+def panel_figure(
     *,
     zero_filled: ImageLike,
     mean: ImageLike,
@@ -65,8 +75,8 @@ def save_panel(
     captions: Mapping[str, str] | None = None,
     mean_title: str = "posterior mean",
     zoom: tuple[int, int, int, int] | None = None,
-) -> Path:
-    """Write the picture of one slice as PNG, 1600 pixels wide from three images on, and return its path.
+) -> Figure:
+    """Draw the picture of one slice, 1600 pixels wide from three images on.
 
     Side by side: zero-filled, baselines, mean, std (per cent of the grey scale's white, with a colour bar),
     error and reference; below them the zoomed region. With baselines the errors of all get a row of their
@@ -106,7 +116,7 @@ def save_panel(
     texts = _numbers(images, truth) | dict(captions or {})
     rows = _rows(images, spread, truth, kept, white, texts, errors_below=bool(baselines))
     rows.insert(1, [_zoomed(cell, region) for cell in rows[0]])
-    return _draw(Path(path), rows, region, title)
+    return _draw(rows, region, title)
 
 
 def _rows(
@@ -197,7 +207,7 @@ def _zoomed(cell: Cell | None, region: tuple[int, int, int, int]) -> Cell | None
     return Cell(part, cmap=cell.cmap, top=cell.top, blocky=True)
 
 
-def _draw(path: Path, rows: list[list[Cell | None]], region: tuple[int, int, int, int], title: str) -> Path:
+def _draw(rows: list[list[Cell | None]], region: tuple[int, int, int, int], title: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -227,8 +237,7 @@ def _draw(path: Path, rows: list[list[Cell | None]], region: tuple[int, int, int
                 box = (x / width, y / height, cell_width / width, cell_height / height)
                 _draw_cell(figure, box, cell, region, foot_room / height)
         y -= foot_room + gap
-    _save(figure, path)
-    return path
+    return figure
 
 
 def _draw_cell(
@@ -271,8 +280,3 @@ def _draw_cell(
         small.set(xticks=[], yticks=[])
         for spine in small.spines.values():
             spine.set_color(ACCENT)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=BACKGROUND)

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdrift.measures.metrics import METRICS
 from kdrift.notice import RESEARCH_ONLY
@@ -36,7 +37,7 @@ def save_result(
     report = measurements(acquisition, result)
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
     write_json(out / "metrics.json", report)
-    _write_panel(out / "panel.png", acquisition, result, report)
+    save_panel(out / "panel.png", **describe_panel(acquisition, result, len(result.mean) // 2))
     if nifti:
         _write_nifti(out, acquisition, result)
     return report
@@ -113,39 +114,45 @@ def _write_h5(
                 file.attrs[key] = acquisition.info.attrs[key]
 
 
-def _write_panel(path: Path, acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> None:
-    middle = len(result.mean) // 2
-    config, index = result.config, acquisition.slice_indices[middle]
+def describe_panel(acquisition: Acquisition, result: ReconstructionResult, position: int) -> dict[str, Any]:
+    """Return what `panel_figure` shows of one slice, by its position among those reconstructed."""
+    config, index = result.config, acquisition.slice_indices[position]
     label = " ".join(part for part in (config["method"], config["preset"]) if part)
     samples = f", {config['num_samples']} samples, {result.nfe} evaluations" if result.nfe else ""
-    kind = "simulated, " if report["simulated"] else ""
+    kind = "simulated, " if acquisition.info.attrs.get("simulated", False) else ""
     number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
     fallback, lost = index in result.fallback, len(result.diverged.get(index, {}))
     note = ": all diverged, this is CG-SENSE" if fallback else f", {lost} of them diverged and left out" if lost else ""
-    save_panel(
-        path,
-        zero_filled=acquisition.crop(result.zero_filled)[middle],
-        mean=acquisition.crop(result.mean)[middle],
-        std=acquisition.crop(result.std)[middle] if result.nfe and not fallback else None,
-        reference=None if acquisition.reference is None else acquisition.reference[middle],
-        mask=result.mask,
-        title=f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
+    return {
+        "zero_filled": acquisition.crop(result.zero_filled)[position],
+        "mean": acquisition.crop(result.mean)[position],
+        "std": acquisition.crop(result.std)[position] if result.nfe and not fallback else None,
+        "reference": None if acquisition.reference is None else acquisition.reference[position],
+        "mask": result.mask,
+        "title": f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
         f"{label}{samples}{note}, {result.seconds:.0f} s",
-        mean_title="CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
-    )
+        "mean_title": "CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
+    }
 
 
 def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResult) -> None:
-    try:
-        import nibabel
-    except ImportError:
-        raise ValueError("NIfTI output needs nibabel: pip install 'kdrift[nifti]'") from None
     fov = [float(part) for part in str(acquisition.info.attrs.get("fov_mm", "")).split("x") if part.strip()]
     rows, cols = acquisition.image_shape
     size = (fov[1] / cols, fov[0] / rows, fov[2]) if len(fov) == 3 else (1.0, 1.0, 1.0)
     for name, images in (("mean", result.mean), ("std", result.std)):
-        array = acquisition.crop(images).numpy().transpose(2, 1, 0)
-        image = nibabel.Nifti1Image(array, np.diag([*size, 1.0]))
-        image.header["descrip"] = RESEARCH_ONLY
-        with whole_file(out / f"{name}.nii.gz") as temporary:
-            nibabel.save(image, temporary)
+        write_nifti(out / f"{name}.nii.gz", acquisition.crop(images), size)
+
+
+def write_nifti(path: Path, images: Tensor, voxel_mm: tuple[float, float, float]) -> None:
+    """Write images `(slice, row, col)` as NIfTI with axes (col, row, slice) and voxels (col, row, slice) in mm.
+
+    Raises ValueError where nibabel is not installed.
+    """
+    try:
+        import nibabel
+    except ImportError:
+        raise ValueError("NIfTI output needs nibabel: pip install 'kdrift[nifti]'") from None
+    image = nibabel.Nifti1Image(images.numpy().transpose(2, 1, 0), np.diag([*voxel_mm, 1.0]))
+    image.header["descrip"] = RESEARCH_ONLY
+    with whole_file(path) as temporary:
+        nibabel.save(image, temporary)

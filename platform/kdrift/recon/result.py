@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor
 from kdrift.recon.chunks import SliceResult
 from kdrift.recon.slices import SliceData
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
+    from kdrift.recon.acquisition import Acquisition
+
+
+@dataclass(frozen=True, repr=False)
 class ReconstructionResult:
     """Reconstruction of a volume; images are magnitudes `(slice, row, col)` on the scale of the data."""
 
@@ -46,6 +52,65 @@ class ReconstructionResult:
     """Slices with samples that diverged and are left out: their numbers, and when and why."""
     fallback: list[int] = field(default_factory=list)
     """Numbers of the slices whose samples all have: `mean` is CG-SENSE there, `std` zero."""
+
+    def __repr__(self) -> str:
+        slices, rows, cols = self.mean.shape
+        spread = f", {self.config['num_samples']} samples, {self.nfe} evaluations" if self.nfe else ""
+        lost = sum(map(len, self.diverged.values()))
+        note = f", {lost} samples diverged" if lost else ""
+        return (
+            f"ReconstructionResult({self.config['method']}: {slices} slices of {rows} x {cols},"
+            f" {self.net_acceleration:.2f}x net{spread}, {self.seconds:.1f} s{note})"
+        )
+
+    def plot(self, position: int = 0) -> Figure:
+        """Draw one slice, by its position: zero-filled, mean, standard deviation, and a zoom."""
+        from kdrift.recon.panel import panel_figure
+        from kdrift.recon.report import describe_panel
+
+        return panel_figure(**describe_panel(self._acquisition(), self, position))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `reconstruction.h5`, `metrics.json` and `panel.png` as `kdrift reconstruct` does; return the folder."""
+        from kdrift.recon.report import save_result
+
+        save_result(Path(folder), self._acquisition(), self)
+        return Path(folder)
+
+    def to_nifti(self, path: str | Path, *, images: str = "mean", voxel_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
+        """Write `mean` or `std` as NIfTI, voxels (col, row, slice) in mm; return the path.
+
+        Raises ValueError for other images, and where nibabel is not installed.
+        """
+        from kdrift.recon.report import write_nifti
+
+        if images not in ("mean", "std") or len(voxel_mm) != 3:
+            raise ValueError(f"expected images mean or std and three voxel sizes, got {images!r} and {voxel_mm!r}")
+        col, row, through = map(float, voxel_mm)
+        write_nifti(Path(path), self.mean if images == "mean" else self.std, (col, row, through))
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        import base64
+        import html
+        import io
+
+        buffer = io.BytesIO()
+        figure = self.plot(len(self.mean) // 2)
+        figure.savefig(buffer, format="png", dpi=60, facecolor=figure.get_facecolor())
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return f'<p>{html.escape(repr(self))}</p><img src="data:image/png;base64,{picture}" style="max-width:100%">'
+
+    def _acquisition(self) -> Acquisition:
+        """Return what the report says of arrays that came from no file."""
+        from kdrift.data.volume import VolumeInfo
+        from kdrift.recon.acquisition import Acquisition
+
+        slices, rows, cols = self.mean.shape
+        coils = self.smaps.shape[-3] if self.smaps is not None else 1
+        info = VolumeInfo("array", "kspace", slices, coils, rows, cols, rows, cols)
+        sampling = f"as given, {self.net_acceleration:.2f}x net"
+        return Acquisition(info, list(range(slices)), self.mean, self.mask, sampling, None, "", (rows, cols))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
+from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
@@ -79,7 +80,8 @@ def tune(
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan, start = _start(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
-    cases = load_cases(config, plan.resolve(prior))
+    resolved = plan.resolve(prior)
+    cases = load_cases(config, resolved)
     settings, what = to_dict(config), "search"
     if not (out / "run.json").is_file():
         (out / "trials.jsonl").unlink(missing_ok=True)
@@ -91,10 +93,8 @@ def tune(
         journal = Journal(out / "trials.jsonl")
         if resume:
             tracking.keep_children(run.uri, run.run_id, {trial.run_id for trial in journal.trials.values()})
-        echo(
-            f"tuning {config.name}: {config.method}, {config.num_trials} trials of {len(cases)} slices,"
-            f" by {config.objective}"
-        )
+        echo(f"starting from {headline(resolved.config, config.device)}")
+        echo(f"search {config.name}: {config.num_trials} trials of {len(cases)} slices, by {config.objective}")
         echo(f"output in {out}")
         try:
             done = sum(trial.is_done for trial in journal.trials.values())
@@ -134,7 +134,7 @@ def run_trial(
 
     keep_freed_memory()
     torch.set_num_threads(max(1, int(config.cpus_per_trial)))
-    device = choose_device("cuda" if config.gpus_per_trial else "cpu")
+    device = choose_device(config.device)
     prior = replace(prior, network=prior.network.to(device)) if prior else None
     resolved = replace(plan, settings={**plan.settings, **settings}).resolve(prior)
     on_device = [replace(case, data=case.data.to(device)) for case in cases]

@@ -140,6 +140,11 @@ class TuneConfig:
             raise ValueError(f"{min(both)!r} is in both space and settings: search it or fix it")
 
     @property
+    def device(self) -> str:
+        """The kind of device that a trial computes on."""
+        return "cuda" if self.gpus_per_trial else "cpu"
+
+    @property
     def higher_is_better(self) -> bool:
         """Whether the objective is maximised."""
         return self.objective != "heldout" and METRICS[self.objective].higher_is_better
