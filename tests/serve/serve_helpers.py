@@ -39,6 +39,8 @@ CONFIG = NetworkConfig(
                  centered=True, scale_by_sigma=False, init_scale=0.1),
     preconditioning="edm",
 )  # fmt: skip
+CALLS = "calls.txt"
+"""What each process of the service called, in a line each; see counting/sitecustomize.py."""
 MASK = {"kind": "equispaced", "acceleration": 2, "acs_lines": 14}
 LONG = {"num_steps": 5000}
 """Settings of a job that is still running when it is looked at."""
@@ -201,6 +203,7 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "serve.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KDRIFT_API_KEYS": key or ""}
+    environment |= {"PYTHONPATH": str(Path(__file__).parent / "counting"), "KDRIFT_CALLS": str(folder / CALLS)}
     command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port))]
     with log.open("a") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, text=True)

@@ -21,7 +21,7 @@ import pytest
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
 from serve_cases import JSON, UPLOADS
-from serve_helpers import KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
+from serve_helpers import CALLS, KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 QUEUED = 2
@@ -78,6 +78,13 @@ def test_answer_is_that_of_the_library(world: World, method: str, values: dict[s
     asked = plan(method, **values)
     job_id = world.service.accepted(world.scan, plan=asked, mask=MASK)
     assert_same(world.service.result(job_id), library(world.scan, world.prior, asked))
+
+
+def test_an_upload_is_read_once_and_its_plan_resolved_once(world: World) -> None:
+    calls = world.service.log.parent / CALLS
+    before = calls.read_text().split()
+    world.service.result(world.service.accepted(world.volume, plan=plan(num_samples=3, batch_samples=1), mask=MASK))
+    assert calls.read_text().split()[len(before) :] == ["resolve", "load_acquisition"]
 
 
 def test_slices_of_a_volume_by_path(world: World) -> None:

@@ -206,6 +206,24 @@ def test_front_without_a_reference(cluster: None, inputs: Inputs, own_presets: P
     assert preset.provenance["search"]["heldout_fraction"] == 0.2
 
 
+def test_a_classical_method_is_tuned_as_any_other(
+    cluster: None, inputs: Inputs, own_presets: Path, tmp_path: Path
+) -> None:
+    """Its weight is searched, becomes a preset, and a reconstruction by that name says all its options."""
+    space = {"weight": {"low": 1e-5, "high": 0.03, "log": True}}
+    config = tiny_search(*inputs, method="tv", settings={"max_iter": 10}, space=space, prior=None, num_trials=3)
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert main(["tune", "--config", str(path), "--out", str(tmp_path / "out"), "--name", "mine"]) == 0
+    trials = Journal(tmp_path / "out/trials.jsonl").trials.values()
+    assert len({trial.value for trial in trials}) == 3  # the weight is used
+    arguments = ["--method", "tv", "--preset", "mine", "--slices", "1", "--mask", "random", "--acceleration", "2"]
+    assert main(["reconstruct", str(inputs[1]), *arguments, "--out", str(tmp_path / "r")]) == 0
+    found = json.loads((tmp_path / "r/metrics.json").read_text())["config"]
+    assert found["options"] == find_preset("tv", "mine").settings
+    assert (found["options"]["max_iter"], found["preset_source"]) == (10, "your preset")
+
+
 def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: Path, tmp_path: Path) -> None:
     """SIGKILL of the driver after some trials: the rest runs once, in the same parent run."""
     config = tiny_search(*inputs, num_trials=6, settings={"num_steps": 8, "spread": 0.0})
