@@ -55,7 +55,7 @@ def test_info_of_a_method(capsys: Capture, own_presets: Path) -> None:
     save_preset(Preset("annealed", {"num_steps": 7}, "mine"))
     (found,) = rows(capsys, "info", "annealed")
     assert found["summary"] == METHODS["annealed"].summary
-    assert found["settings"]["num_steps"] == "int = 40. Network evaluations."
+    assert found["settings"]["num_steps"] == "int = 40. N, network evaluations of the whole schedule."
     assert all(". " in text for text in found["settings"].values()), "every setting has its help"
     assert found["presets"]["tuned"]["comes from"] == "built in, used by default"
     assert found["presets"]["tuned"]["network evaluations a sample"] == 40
