@@ -11,6 +11,7 @@ from torch import Tensor
 from kdrift.methods import ChainNoise, Chains, Measurement, Method, Options
 from kdrift.mri.linop import LinearOperator, Shape
 from kdrift.mri.sense import sense_operator
+from kdrift.runs.seeds import torch_generator
 from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
 from kdrift.sde.score import ScoreModel
 
@@ -24,7 +25,7 @@ def complex_normal(
 ) -> Tensor:
     """Complex noise, N(0, 1) in each real component, the same on every device."""
     real = torch.float64 if dtype == torch.complex128 else torch.float32
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_generator("test", seed)
     return torch.view_as_complex(torch.randn(*shape, 2, generator=generator, dtype=real)).to(device)
 
 
@@ -112,7 +113,7 @@ def gaussian_problem(
     smaps = complex_normal((sets, coils, size, size), seed=seed)
     smaps = smaps / torch.linalg.vector_norm(smaps, dim=(0, 1))
     smaps = smaps if sets > 1 else smaps[0]
-    mask = torch.rand(size, size, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask = torch.rand(size, size, generator=torch_generator("test", seed)) < 0.5
     mask[size // 2 - 2 : size // 2 + 2, size // 2 - 2 : size // 2 + 2] = True
     operator = sense_operator(smaps, mask)
     clean = operator.forward(TAU * complex_normal(operator.ishape, seed=seed + 1))

@@ -85,8 +85,8 @@ def test_levels_steps_and_cost_are_the_published_ones() -> None:
     options = CSGMOptions()
     assert options.visited() == list(range(1156, 2311))
     assert options.evaluations == 645 * 3 + 510 * 4
-    assert replace(options, late_inner_steps=3).nfe == 1155 * 3
-    assert replace(options, num_steps=100).nfe == pytest.approx(options.evaluations * 100 / 1155, rel=0.02)
+    assert replace(options, late_inner_steps=3).evaluations == 1155 * 3
+    assert replace(options, num_steps=100).evaluations == pytest.approx(options.evaluations * 100 / 1155, rel=0.02)
     assert ncsnv2_sigma(0) == 232
     assert ncsnv2_sigma(2310) == pytest.approx(0.0066)
     levels = annealing(options, VESDE(0.01, 1.0))

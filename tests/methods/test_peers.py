@@ -122,7 +122,7 @@ def test_dps_gradient_is_that_of_each_chain() -> None:
     problem = _problem(2, 6, 5, noise=0.2)
     operator = sense_operator(problem.smaps, problem.mask)
     x, bar = _complex(3, 6, 5), 0.4
-    denoised, gradient = guidance(gaussian_score, SDE, operator, problem.kspace, x, bar)
+    denoised, gradient = guidance(gaussian_score, SDE, problem, x, bar)
     factor = bar**0.5 * TAU**2 / (bar * TAU**2 + 1 - bar)
     torch.testing.assert_close(denoised, factor * x)
     residual = problem.kspace - operator.forward(factor * x)
@@ -140,11 +140,11 @@ def test_dps_differentiates_through_a_network_and_leaves_no_graph() -> None:
     operator, score = sense_operator(single.smaps, single.mask), prior.score(fast=False)
     x = _complex(2, 16, 16).to(torch.complex64)
     bar, step = 0.7, 1e-2
-    _, gradient = guidance(score, VESDE(0.01, 5.0), operator, single.kspace, x, bar)
+    _, gradient = guidance(score, VESDE(0.01, 5.0), single, x, bar)
     direction = _complex(2, 16, 16).to(torch.complex64)
 
     def norms(x: Tensor) -> Tensor:
-        denoised, _ = guidance(score, VESDE(0.01, 5.0), operator, single.kspace, x, bar)
+        denoised, _ = guidance(score, VESDE(0.01, 5.0), single, x, bar)
         return torch.linalg.vector_norm((single.kspace - operator.forward(denoised)).reshape(2, -1), dim=1)
 
     slope = (norms(x + step * direction) - norms(x - step * direction)) / (2 * step)

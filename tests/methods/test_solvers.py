@@ -319,7 +319,7 @@ def test_bad_settings_and_priors_are_named() -> None:
         assert sample.isfinite().all()
     with pytest.raises(ValueError, match="none of them above t_min"):
         guided_pc(gaussian_score, VESDE(0.01, 0.02), problem, rng=rng, options=GuidedPCOptions(t_min=0.9))
-    with pytest.raises(ValueError, match="num_steps must be at least 2"):
+    with pytest.raises(ValueError, match="expected num_steps >= 2"):
         HFSOptions(num_steps=1)
     with pytest.raises(ValueError, match="t_min in"):
         HFSOptions(t_min=0.0)

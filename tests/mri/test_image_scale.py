@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdrift.mri.image_scale import ImageScale
-from kdrift.recon.slices import prepare_slice
+from kdrift.recon.slices import RawSlice, prepare_slice
 
 
 def test_rules_are_what_they_say() -> None:
@@ -23,7 +23,7 @@ def test_rules_are_what_they_say() -> None:
 def test_default_is_the_scale_of_a_slice_bit_for_bit() -> None:
     generator = torch.Generator().manual_seed(1)
     kspace = torch.randn(2, 24, 20, dtype=torch.complex64, generator=generator)
-    data = prepare_slice(kspace, torch.ones(24, 20, dtype=torch.bool), noise_sigma=0.1)
+    data = prepare_slice(RawSlice(0, kspace, torch.ones(24, 20, dtype=torch.bool)), noise_sigma=0.1)
     assert ImageScale().of(data.zero_filled) == data.scale
     assert ImageScale(number=0.5).of(data.zero_filled) < data.scale
 

@@ -14,7 +14,7 @@ from kdrift.mri.masks import KINDS, acs_region, detect_mask, expand_mask, make_m
 
 SHAPES = st.tuples(st.integers(16, 65), st.integers(32, 97))
 # sha256 of a mask of every kind, as drawn when the kinds were written.
-GOLDEN = "463fdc09aa1dd68c069773a732dfc3a4d3aa43debb9ab98a1b5798b5bf51d9b6"
+GOLDEN = "7b37d6ddcf136de84983e45ae7262cdac311dc9d07ea41ae55b9008a23f91654"
 EXACT = ["gaussian1d", "gaussian2d", "poisson", "center"]
 
 
@@ -87,7 +87,8 @@ def test_released_equispaced_gives_the_published_net_factors():
 def test_released_score_mri_masks_draw_with_replacement():
     one = [make_mask("gaussian1d", (4, 320), acceleration=4, seed=s, released=True) for s in range(20)]
     two = make_mask("gaussian2d", (320, 320), acceleration=8, seed=0, released=True)
-    assert np.mean([m.net_acceleration for m in one]) == pytest.approx(4.4, abs=0.3)
+    # 4.07 over 1000 seeds; means of 20 spread by 0.04
+    assert np.mean([m.net_acceleration for m in one]) == pytest.approx(4.07, abs=0.15)
     assert two.net_acceleration == pytest.approx(11.5, abs=0.3)
     assert width(two.acs[1]) == 0
     points = two.mask.nonzero().double()

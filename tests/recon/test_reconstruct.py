@@ -136,7 +136,7 @@ def test_mistakes_are_named(kspace: torch.Tensor, prior: Prior) -> None:
         (Plan(method="score_mri_hybrd"), "did you mean 'score_mri_hybrid'"),
         (Plan(preset="papr"), "no preset 'papr'"),
         (Plan(settings={"num_step": 3}), "did you mean 'num_steps'"),
-        (Plan(settings={"num_steps": 1}), "num_steps must be at least 2"),
+        (Plan(settings={"num_steps": 1}), "expected num_steps >= 2"),
         (Plan(method="tv", settings={"lambda": 1}), "method tv: unknown key 'lambda'; known: max_iter, weight"),
         (Plan(method="tv", preset="paper"), "no preset 'paper'; there are default"),
         (Plan(num_samples=0), "at least 1"),

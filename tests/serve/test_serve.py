@@ -89,7 +89,7 @@ def test_an_upload_is_read_once_and_its_plan_resolved_once(world: World) -> None
 
 def test_slices_of_a_volume_by_path(world: World) -> None:
     job_id = world.service.accepted(path="volume.h5", plan=plan(), mask=MASK, slices=[1, 3])
-    assert_same(world.service.result(job_id), library(world.volume, world.prior, plan(), slice(1, 3)))
+    assert_same(world.service.result(job_id), library(world.volume, world.prior, plan(), (1, 3)))
     status = world.service.status(job_id)
     assert status["slices"] == [1, 2]
     for kind in ("mean", "std"):

@@ -19,6 +19,7 @@ import torch
 from kdrift.data.augment import augment, crop_centre, crop_random, shrink, smooth_phase, with_phase
 from kdrift.data.data_config import DataConfig
 from kdrift.mri.image_scale import ImageScale
+from kdrift.runs.seeds import numpy_rng
 
 Split = Literal["train", "validation"]
 
@@ -66,7 +67,7 @@ class TrainingImages:
             raise ValueError(f"image index is {index}, expected at least 0")
         epoch, position = divmod(index, self.num_slices)
         image = self.slice(int(self._permutation(epoch)[position]))
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, 1, index))))
+        rng = numpy_rng("augmentation", self.seed, index)
         size = round(self.config.crop / rng.uniform(*self.config.zoom))
         size = min(size, max(self.config.crop, *image.shape))  # a small image is padded to the crop
         crop = crop_random(image, size, self.config.min_foreground, rng)
@@ -89,7 +90,8 @@ class TrainingImages:
         if self.config.images == "real":
             return torch.from_numpy(np.stack(list(crops.values()))[:, None])
         phases = [
-            smooth_phase(crop.shape, self.config.phase_rad, np.random.default_rng(i)) for i, crop in crops.items()
+            smooth_phase(crop.shape, self.config.phase_rad, numpy_rng("validation phase", 0, i))
+            for i, crop in crops.items()
         ]
         return torch.from_numpy(np.stack([with_phase(*pair) for pair in zip(crops.values(), phases, strict=True)]))
 
@@ -134,7 +136,7 @@ class TrainingImages:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, 0, epoch))))
+            rng = numpy_rng("image", self.seed, epoch)
             self._order = (epoch, rng.permutation(self.num_slices))
         return self._order[1]
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.volume import Attr, ComplexArray, FloatArray
+from kdrift.runs.seeds import numpy_rng
 
 Contrast = Literal["T1", "T2", "FLAIR", "PD"]
 Field = npt.NDArray[np.float64]
@@ -96,7 +97,7 @@ def phantom_volume(
     noise_std = mean / 10 ** (snr_db / 20)
     heights = slice_heights(num_slices)
     y, x = _plane(rows, cols)
-    phase_terms = np.random.default_rng([seed, 2]).normal(0.0, 0.6, 7)
+    phase_terms = numpy_rng("phantom phase", seed).normal(0.0, 0.6, 7)
     kspace = np.empty((num_slices, num_coils, rows, cols), dtype=np.complex64)
     smaps, image = np.empty_like(kspace), np.empty((num_slices, rows, cols), dtype=np.complex64)
     for index, z in enumerate(heights):
@@ -104,7 +105,7 @@ def phantom_volume(
         phase = sum(weight * term for weight, term in zip(phase_terms, basis, strict=True)) + 0.4 * z
         image[index] = magnitude[index] * np.exp(1j * phase)
         smaps[index] = birdcage_maps(num_coils, rows, cols, z=0.5 * float(z))
-        noise = np.random.default_rng([seed, 3, index]).normal(0.0, 1.0, (2, num_coils, rows, cols))
+        noise = numpy_rng("phantom noise", seed, index).normal(0.0, 1.0, (2, num_coils, rows, cols))
         kspace[index] = _fft2c(smaps[index] * image[index]) + noise_std * (noise[0] + 1j * noise[1])
     reference = np.sqrt((np.abs(smaps * image[:, None]) ** 2).sum(axis=1))
     attrs: dict[str, Attr] = {
@@ -132,7 +133,7 @@ def phantom_images(
     contrast = contrast or get_args(Contrast)[seed % 4]
     if contrast not in _INTENSITY:
         raise ValueError(f"unknown contrast {contrast!r}, expected one of {', '.join(_INTENSITY)}")
-    rng = np.random.default_rng([seed, 1])
+    rng = numpy_rng("phantom", seed)
     scale = 1 + rng.normal(0.0, [0.03, 0.03, 0.03])
     tilt = rng.normal(0.0, 4.0)
     shift = rng.normal(0.0, 0.015, 2)

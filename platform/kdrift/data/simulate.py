@@ -18,6 +18,7 @@ import scipy.ndimage
 
 from kdrift.data.augment import smooth_phase
 from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop
+from kdrift.runs.seeds import numpy_rng
 
 SIGNAL_FRACTION = 0.1
 """The object is where the magnitude exceeds this fraction of the volume's 0.99 quantile."""
@@ -102,7 +103,7 @@ def simulate_volume(
         raise ValueError(f"images have shape {images.shape}, smaps {smaps.shape}: rows and columns must agree")
     kspace = np.empty((len(images), *smaps.shape), dtype=np.complex64)
     for i, magnitude in enumerate(images):
-        rng = np.random.default_rng((seed, first_slice + i))
+        rng = numpy_rng("simulation", seed, first_slice + i)
         phase = smooth_phase(magnitude.shape, phase_rad, rng, knots=phase_order + 1)
         noise = rng.standard_normal((2, *smaps.shape), dtype=np.float32)
         kspace[i] = _fft2c(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])

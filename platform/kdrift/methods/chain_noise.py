@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import torch_generator
 
 
 class ChainNoise:
@@ -45,7 +45,7 @@ class ChainNoise:
         chosen = range(parts) if isinstance(parts, int) else parts
         self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
         keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
-        self._generators = [torch.Generator().manual_seed(derive_seed(*key)) for key in keys]
+        self._generators = [torch_generator("chain", *key) for key in keys]
         self._device, self._dtype = device, dtype
 
     def __call__(self, *trailing: int) -> Tensor:

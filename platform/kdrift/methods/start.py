@@ -20,9 +20,9 @@ class StartOptions(Options):
 
     def __post_init__(self) -> None:
         if self.num_steps < 2:
-            raise ValueError(f"num_steps must be at least 2, got {self.num_steps}")
+            raise ValueError(f"expected num_steps >= 2, got {self.num_steps}")
         if not 0 < self.start_time <= 1:
-            raise ValueError(f"start_time must be above 0 and at most 1, got {self.start_time}")
+            raise ValueError(f"expected 0 < start_time <= 1, got {self.start_time}")
 
     @property
     def steps_done(self) -> int:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.masks import acs_region
+from kdrift.runs.seeds import torch_generator
 
 
-def draw_heldout(mask: Tensor, fraction: float, seed: int) -> Tensor:
+def draw_heldout(mask: Tensor, fraction: float, seed: int, number: int = 0) -> Tensor:
     """Draw about `fraction` of the samples outside the ACS: whole lines of a line mask, points of a point mask.
 
-    `mask` and the result are boolean `(row, col)`. Raises ValueError where nothing is sampled outside the ACS.
+    `mask` and the result are boolean `(row, col)`; `number` tells the draws of one seed apart. Raises ValueError where
+    nothing is sampled outside the ACS.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
@@ -30,7 +32,7 @@ def draw_heldout(mask: Tensor, fraction: float, seed: int) -> Tensor:
     candidates = unit.flatten().nonzero().flatten()
     if not len(candidates):
         raise ValueError("nothing is sampled outside the ACS that could be held out: name a mask that undersamples")
-    order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(candidates), generator=torch_generator("held-out", seed, number))
     chosen = torch.zeros(unit.numel(), dtype=torch.bool)
     chosen[candidates[order[: max(1, round(fraction * len(candidates)))]]] = True
     return (chosen.reshape(unit.shape) & outside).to(mask.device)

@@ -1,7 +1,7 @@
 """Sampling masks, drawn by seed, with their net acceleration and their ACS region.
 
 Columns are phase-encoding lines. One-dimensional kinds keep whole columns, two-dimensional kinds keep points.
-Every draw comes from `numpy.random.Generator(PCG64(seed))`, so that a seed gives one mask on every platform.
+Every draw comes from NumPy's PCG64 of the stream `mask`, so that a seed gives one mask on every platform.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from kdrift.mri.poisson_disc import poisson_disc
+from kdrift.runs.seeds import numpy_rng
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
@@ -127,7 +128,7 @@ def make_mask(
         size = (rows if row.dims == 1 else _acs_size(rows, fraction, acs_lines), cols_kept)
     box = (_centred(rows, size[0]), _centred(cols, size[1]))
 
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng = numpy_rng("mask", seed)
     mask = np.array(np.broadcast_to(draw((rows, cols), float(acceleration), box, rng), (rows, cols)))
     mask[box] = True
     kept = int(mask.sum())

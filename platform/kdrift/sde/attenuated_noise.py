@@ -14,7 +14,7 @@ from torch import Tensor
 from kdrift.data.coil_maps import random_coil_maps
 from kdrift.mri.coils import combine
 from kdrift.mri.fourier import fft2c, ifft2c
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import numpy_rng, torch_generator
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import Noise
 from kdrift.sde.channels import Network, Projection, as_channels, as_complex
@@ -87,16 +87,15 @@ class AttenuatedNoise:
         sigma, b = torch.empty(count), torch.empty(count)
         smaps = torch.empty(count, coils, rows, cols, dtype=torch.complex64)
         noise = torch.empty(count, 1 if how.coil_noise else coils, rows, cols, 2)
-        generator = torch.Generator()
         for position, index in enumerate(map(int, indices)):
-            rng = np.random.default_rng((seed, 6, index))
+            rng = numpy_rng("attenuation", seed, index)
             time = _time(how, seed, index)
             top = float(rng.choice(how.sigma_last or (self.sigma_max,)))
             sde = AttenuatedSDE(self.sigma_min, top, self.b_min, self.b_max)
             sigma[position], b[position] = sde.sigma(time), sde.b(time)
             gain = np.exp(rng.uniform(*np.log(how.gain)))
             smaps[position] = torch.from_numpy(gain * random_coil_maps(coils, rows, cols, rng))
-            noise[position].normal_(generator=generator.manual_seed(derive_seed(seed, index)))
+            noise[position].normal_(generator=torch_generator("noise", seed, index))
         return sigma, torch.view_as_complex(noise), b, smaps
 
     def loss(
@@ -138,5 +137,5 @@ class AttenuatedNoise:
 def _time(config: AttenuationConfig, seed: int, index: int) -> Tensor:
     pair, mirrored = divmod(index, 2) if config.antithetic else (index, 0)
     last = config.num_times - 1
-    step = int(np.random.default_rng((seed, 7, pair)).integers(config.num_times))
+    step = int(numpy_rng("attenuation time", seed, pair).integers(config.num_times))
     return torch.tensor((last - step if mirrored else step) / last)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import Stream, torch_generator
 from kdrift.sde.base import SDE, Noise
 from kdrift.sde.channels import Network, Projection, project_channels
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
@@ -111,8 +111,9 @@ class HighFrequencyNoise(WhiteNoise):
 
 
 def draw_white(
-    config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int],
+    stream: Stream = "noise",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Draw a noise level and unit noise for each image, a pure function of (seed, global image index).
 
     `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and sigma(t) of the
@@ -124,9 +125,8 @@ def draw_white(
     """
     levels = torch.empty(len(indices))
     noise = torch.empty(len(indices), *shape)
-    generator = torch.Generator()
     for position, index in enumerate(indices):
-        generator.manual_seed(derive_seed(seed, int(index)))
+        generator = torch_generator(stream, seed, index)
         if preconditioning == "edm":
             levels[position] = torch.randn((), generator=generator)
         else:

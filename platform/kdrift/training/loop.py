@@ -116,7 +116,7 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 
 def new_state(config: TrainConfig, device: torch.device) -> TrainState:
     """Build network, moving average and optimiser of a fresh run; the weights depend on the seed alone."""
-    torch.manual_seed(derive_seed(config.seed))
+    torch.manual_seed(derive_seed("weights", config.seed))
     layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     network = build_network(config.network)
     if config.init_from is not None:
@@ -206,7 +206,7 @@ def fit(
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
             # dropout's randomness, the same after a resumption
-            torch.manual_seed(derive_seed(config.seed, before, rank, 1))
+            torch.manual_seed(derive_seed("dropout", config.seed, before, rank))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
                 loss = training_loss(network, config, *drawn)
@@ -250,8 +250,8 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
     sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
     for start in range(0, len(images), _VALIDATION_BATCH):
         image = images[start : start + _VALIDATION_BATCH]
-        seed = derive_seed(config.seed, 2)  # the same noise every time, so that values compare
-        _, noise = draw_white(config.noise, "edm", seed, range(start, start + len(image)), image.shape[1:])
+        indices = range(start, start + len(image))  # the same noise every time, so that values compare
+        _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
         for sigma in sums:
             with autocast(config, device):
                 left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrift.runs.files import whole_file
-from kdrift.runs.seeds import derive_seed
+from kdrift.runs.seeds import torch_generator
 from kdrift.sde import NoiseProcess
 from kdrift.sde.channels import project_channels
 from kdrift.sde.white_noise import own_scale
@@ -33,7 +33,7 @@ def draw_samples(
     Where only high frequencies diffuse, the low ones are those of `images` (zero without any), and where k-space is
     attenuated, its centre.
     """
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, 3))
+    generator = torch_generator("preview", config.seed)
     shape = (config.monitoring.num_samples, config.network.channels, size, size)
     process = config.noise.process
     part, levels = process.projection(), noise_schedule(process, config.monitoring.sample_steps)
@@ -58,7 +58,7 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
     part = process.projection()
     scaled = own_scale(network, config.network, part)
     chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, 4))
+    generator = torch_generator("preview noise", config.seed)
     tiles = []
     for number, sigma in enumerate(chosen):
         clean = images[number * len(images) // len(chosen)][None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 from kdrift.runs.config import to_dict
+from kdrift.runs.seeds import numpy_rng
 from kdrift.tuning.tune_config import TuneConfig, TuneData
 
 
@@ -51,11 +51,11 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
         for place, num_slices in _volumes(config.data)
         for number in _spread(config.data, place, num_slices)
     ]
-    random.Random(config.seed).shuffle(chosen)
+    order = numpy_rng("search slices", config.seed).permutation(len(chosen))
     cases = []
-    for count, (place, number) in enumerate(chosen):
+    for count, (place, number) in enumerate(chosen[i] for i in order):
         acquisition = load_acquisition(config.data.of(place, slices=(number, number + 1)))
-        cases.append(_prepare(config, plan, acquisition, place, config.seed + count))
+        cases.append(_prepare(config, plan, acquisition, place, count))
     return cases
 
 
@@ -108,10 +108,10 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
     }
 
 
-def _prepare(config: TuneConfig, plan: ResolvedPlan, acquisition: Acquisition, place: str, seed: int) -> Case:
+def _prepare(config: TuneConfig, plan: ResolvedPlan, acquisition: Acquisition, place: str, count: int) -> Case:
     heldout = None
     if config.objective == "heldout":
-        heldout = draw_heldout(acquisition.mask, config.heldout_fraction, seed)
+        heldout = draw_heldout(acquisition.mask, config.heldout_fraction, config.seed, count)
     elif acquisition.reference is None:
         raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
     data = plan.prepare(acquisition.raw(0), heldout=heldout)

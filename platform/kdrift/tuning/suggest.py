@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
+from kdrift.runs.seeds import derive_seed
 from kdrift.tuning.journal import Journal
 from kdrift.tuning.tune_config import Axis, TuneConfig
 
@@ -34,7 +35,8 @@ def searcher(config: TuneConfig, start: dict[str, Any], journal: Journal) -> Opt
     )
     waiting = [trial.settings for trial in trials if not trial.is_done]
     sampler = optuna.samplers.TPESampler(
-        seed=config.seed + len(done),  # a resumed search must not draw its first points again
+        # it takes 32 bits; a resumed search must not draw its first points again
+        seed=derive_seed("search", config.seed, len(done)) % 2**32,
         n_startup_trials=min(STARTUP, max(1, config.num_trials // 3)),
     )
     return OptunaSearch(
