@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_peers import _tiny_prior
-from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 from torch import Tensor
 
 from kdrift.methods import METHODS, ChainNoise, Measurement, Options
@@ -23,6 +21,8 @@ from kdrift.sde import HighFrequencySDE, LowFrequencies
 from kdrift_serve.problems import Problem
 from kdrift_serve.request import from_query
 from recon_helpers import resolve
+from test_peers import _tiny_prior
+from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 
 ABLE = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
 GUIDED = ("pc_ve", "pc_vp", "hfs_sde")

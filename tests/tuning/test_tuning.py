@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tuning_helpers import tiny_search, write_inputs
 
 from kdrift.cli import main
 from kdrift.methods import METHODS, presets
@@ -26,6 +25,7 @@ from kdrift.tuning.objective import evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, pareto_front, table
 from kdrift.tuning.tune_config import MAY_CHANGE, Axis, TuneConfig, check_space, start_point
 from recon_helpers import resolve
+from tuning_helpers import tiny_search, write_inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Inputs = tuple[Path, Path]

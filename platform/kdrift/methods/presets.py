@@ -30,13 +30,13 @@ class Preset:
     method: str
     """A method of `kdrift.methods.METHODS`."""
     settings: dict[str, Any]
-    """By name; what is left out has the method's default."""
+    """Values by the name of the setting; a setting that is left out has the method's default."""
     name: str = "unnamed"
     """What results call it."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Data, volumes, mask, seed, date, objective, figures, version, prior; empty for built-in presets."""
     source: str = field(default=BUILT_IN, compare=False)
-    """Where it was found: `built in`, `your preset`, `your default` or `a file`. Files do not hold it."""
+    """Where it was found: `built in`, `your preset`, `your default` or `a file`; not written to files."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

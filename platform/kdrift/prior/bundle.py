@@ -38,7 +38,7 @@ class Prior:
     info: PriorInfo
     """Its noise, the scale of its images, what it was made from."""
     sha256: str
-    """Of the weights file; names the prior in every result."""
+    """SHA-256 of the weights file; names the prior in every result."""
 
     def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
         """Return the score model of complex images (a one-channel prior scores both parts)."""

@@ -35,7 +35,7 @@ class Family:
     sigma_min: float
     """Lowest noise level, where the file has no table of levels."""
     sigma_max: float
-    """Highest one."""
+    """Highest noise level, where the file has no table of levels."""
     network: Mapping[str, Any]
     """Settings that shapes do not show."""
     preconditioning: str = "none"
@@ -68,7 +68,7 @@ class ImportOptions:
     b_min: float = 0.5
     """b of the mildest attenuation it was trained for (noise attenuated); the released code's."""
     b_max: float = 24.0
-    """b of the strongest."""
+    """b of the strongest attenuation."""
     sigma_min: float | None = None
     """Lowest noise level it was trained for, in units of its training images."""
     sigma_max: float | None = None

@@ -46,23 +46,38 @@ def reconstruct(
 
     Parameters
     ----------
-    kspace : complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`).
-    mask : what was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, the same for all slices. None:
+    kspace
+        Complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`).
+    mask
+        What was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, the same for all slices. None:
         everything but exact zeros in all coils and slices. "full": everything, zeros are data.
-    method : a key of `kdrift.METHODS`.
-    preset : named settings of the method; None: its default.
-    prior : a loaded prior, a shipped name, or the folder of a bundle; None: the method's shipped prior.
-    samples : posterior samples a slice.
-    steps : the method's setting `num_steps`; None: the preset's.
-    seed : seed of the samples; the same request gives the same answer.
-    settings : other settings of the method, by name.
-    smaps : coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
+    method
+        A key of `kdrift.METHODS`.
+    preset
+        Named settings of the method; None: its default.
+    prior
+        A loaded prior, a shipped name, or the folder of a bundle; None: the method's shipped prior.
+    samples
+        Posterior samples a slice.
+    steps
+        The method's setting `num_steps`; None: the preset's.
+    seed
+        Seed of the samples; the same request gives the same answer.
+    settings
+        Other settings of the method, by name.
+    smaps
+        Coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
         ESPIRiT on the calibration lines.
-    noise_cov : noise covariance `(coil, coil)` to whiten by, each real component.
-    noise_sigma : standard deviation of each real component of the noise; None: estimated from the k-space.
-    keep_samples : also give every sample back.
-    device : `auto`: a GPU where there is one. The result lies on the CPU.
-    progress : called with (slice position, steps done, steps in all).
+    noise_cov
+        Noise covariance `(coil, coil)` to whiten by, each real component.
+    noise_sigma
+        Standard deviation of each real component of the noise; None: estimated from the k-space.
+    keep_samples
+        Also give every sample back.
+    device
+        `auto`: a GPU where there is one. The result lies on the CPU.
+    progress
+        Called with (slice position, steps done, steps in all).
 
     Raises
     ------

@@ -43,7 +43,8 @@ class Plan:
     keep_samples: bool = False
     """Also give every sample back."""
     on_divergence: Literal["error", "fallback"] = "error"
-    """Where all samples of a slice diverge: an error that names it, or CG-SENSE in its place, labelled."""
+    """What happens where all samples of a slice diverge: an error that names the slice, or CG-SENSE in its place,
+    labelled."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
@@ -83,9 +84,9 @@ class UsedPrior:
 
     name: str
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weights."""
     scale: ImageScale
-    """How its images were scaled, and so a slice is."""
+    """How its training images were scaled; a slice is scaled alike."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ResolvedPlan:
     options: Options
     """The method's settings, all of them."""
     prior: UsedPrior | None
-    """None for a classical method."""
+    """Prior that it was resolved with; None for a classical method."""
 
     @property
     def method(self) -> Method:
