@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SLOW ?=
+# Of the mutation run: parts to mutate, mutants of each (0: all).
+MODULES ?= samplers,sde,chunks,loop,prior,work
+N ?= 12
 
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint docs docs-serve demo bench bench-peers clean
+.PHONY: install test test-all lint docs docs-serve demo bench bench-peers mutants clean
 
 install: $(STAMP)
 
@@ -45,6 +47,9 @@ bench: $(STAMP)
 
 bench-peers: $(STAMP)
 	$(BIN)/python -m benchmarks.peers_env
+
+mutants: $(STAMP)
+	$(BIN)/python -m benchmarks.mutants --modules $(MODULES) -n $(N)
 
 clean:
 	rm -rf $(VENV) .env-bench build site *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

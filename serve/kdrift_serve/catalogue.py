@@ -11,7 +11,7 @@ from kdrift.methods.presets import find_preset
 from kdrift.mri.masks import KINDS
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior
-from kdrift_serve.request import serving, without_folders
+from kdrift_serve.job_request import serving, without_folders
 
 
 def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:

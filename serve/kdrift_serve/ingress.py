@@ -24,10 +24,7 @@ from kdrift.runs.config import to_dict
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
-from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.planner import Planner, Work
-from kdrift_serve.problems import Problem
-from kdrift_serve.request import (
+from kdrift_serve.job_request import (
     MAX_JSON_BYTES,
     JobRequest,
     allowed_path,
@@ -38,6 +35,10 @@ from kdrift_serve.request import (
     resolve_plan,
     upload_name,
 )
+from kdrift_serve.pictures import Kind, picture
+from kdrift_serve.planner import Planner, Work
+from kdrift_serve.problems import Problem
+from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -61,7 +62,9 @@ MAX_WAIT_S = 60.0
 class Ingress:
     """The one replica that answers HTTP and owns the jobs."""
 
-    def __init__(self, config: ServeConfig, priors: dict[str, PinnedPrior], samplers: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServeConfig, priors: dict[str, PinnedPrior], samplers: DeploymentHandle[Sampler]
+    ) -> None:
         self._config, self._pinned = config, priors
         self._keys = auth.load_keys(config.auth)
         self._roots = [Path(root).expanduser() for root in config.roots]

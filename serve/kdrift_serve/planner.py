@@ -24,7 +24,7 @@ from kdrift.recon.report import save_result
 from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import Refused, Steps, is_alive
+from kdrift_serve.sampler import Refused, Sampler, Steps, is_alive
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -97,7 +97,7 @@ class _Running:
 class Planner:
     """Runs jobs in the order they came in, `limits.running` at a time."""
 
-    def __init__(self, config: ServeConfig, store: JobFolder, samplers: DeploymentHandle) -> None:
+    def __init__(self, config: ServeConfig, store: JobFolder, samplers: DeploymentHandle[Sampler]) -> None:
         self._config, self._store = config, store
         self._prepare = samplers.prepare
         self._run_chunk = samplers.options(method_name="run", stream=True)
@@ -238,7 +238,7 @@ class Planner:
         return facts, merged
 
     async def _prepared(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts]:
-        answer = await self._prepare.remote(plan, raw)
+        answer: tuple[SliceData, SliceFacts] | Refused = await self._prepare.remote(plan, raw)
         if isinstance(answer, Refused):
             raise JobFailed(answer.reason)
         return answer

@@ -22,9 +22,9 @@ from kdrift.cli import main
 from kdrift.data.convert import ConvertConfig, convert, rss_target
 from kdrift.data.convert_sources import assign_names, find_all, is_same
 from kdrift.data.formats.fastmri import write_fastmri
-from kdrift.data.phantom import birdcage_maps
 from kdrift.data.simulate import simulate_volume
 from kdrift.data.store import open_store
+from kdrift.mri.birdcage import birdcage_maps
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kdrift.cli import main, parse
 from kdrift.data.formats import open_volume
-from kdrift.data.phantom import birdcage_maps, phantom_images, phantom_volume
+from kdrift.data.phantom import phantom_images, phantom_volume
+from kdrift.mri.birdcage import birdcage_maps
 
 
 def rss_image(kspace: np.ndarray) -> np.ndarray:

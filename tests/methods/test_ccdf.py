@@ -18,8 +18,8 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.config import parse
 from kdrift.sde import HighFrequencySDE, LowFrequencies
+from kdrift_serve.job_request import from_query
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import from_query
 from recon_helpers import resolve
 from test_peers import _tiny_prior
 from test_samplers import SDE, TAU, _complex, _problem, gaussian_score

@@ -16,7 +16,7 @@ from kdrift.methods.samplers.daps import DAPSOptions, daps
 from kdrift.methods.samplers.dds import DDSOptions, dds
 from kdrift.methods.samplers.diffpir import DiffPIROptions, diffpir
 from kdrift.methods.samplers.dps import DPSOptions, dps, guidance
-from kdrift.methods.samplers.vp import VPOptions, alpha_bars
+from kdrift.methods.samplers.vp_levels import VPOptions, alpha_bars
 from kdrift.mri.fourier import fft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.networks import NetworkConfig, build_network

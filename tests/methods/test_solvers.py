@@ -24,6 +24,7 @@ from kdrift.methods.samplers.predictor_corrector import (
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, LowFrequencies, SubVPSDE
+from kdrift.testing import check_sampler
 
 TAU = 0.7
 SIZE = 8
@@ -274,6 +275,53 @@ def test_limits_without_data_and_with_all_data(name: str, preset: str) -> None:
     full = method.function(smooth_score, sde, problem, rng=rng, options=options)
     rms = torch.view_as_real(full - image).square().mean().sqrt()
     assert float(rms / torch.view_as_real(image).square().mean().sqrt()) < 0.15
+
+
+@pytest.mark.parametrize("name", ["pc_ve", "pc_vp", "hfs_sde"])
+def test_the_predictor_weighs_data_by_lambda_1_and_the_corrector_by_lambda_2(name: str) -> None:
+    torch.manual_seed(0)
+    problem = _measurement(TAU * _complex(SIZE, SIZE), torch.rand(SIZE, SIZE) < 0.6, coils=2)
+    levels = VESDE(0.01, 5.0)
+    sde: SDE = HighFrequencySDE(levels, LOW) if name == "hfs_sde" else levels
+    base = replace(METHODS[name].presets["paper"], num_steps=8, predictor="reverse_diffusion")  # type: ignore[call-arg]
+
+    def samples(**changes: Any) -> Tensor:
+        rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
+        return METHODS[name].function(gaussian_score, sde, problem, rng=rng, options=replace(base, **changes))
+
+    both = samples(lambda_1=0.5, lambda_2=2.0)
+    assert float((both - samples(lambda_1=0.5, lambda_2=0.5)).norm()) > 1e-2 * float(both.norm())
+    assert float((both - samples(lambda_1=2.0, lambda_2=2.0)).norm()) > 1e-2 * float(both.norm())
+    for alone, other in (({"corrector": "none"}, "lambda_2"), ({"predictor": "none"}, "lambda_1")):
+        one, same = (samples(**{"lambda_1": 0.5, "lambda_2": 0.5, other: value}, **alone) for value in (0.0, 3.0))
+        assert torch.equal(one, same)  # the weight of the part that is left out
+        used = {"lambda_1": "lambda_2", "lambda_2": "lambda_1"}[other]
+        assert float((one - samples(**{other: 0.0, used: 3.0}, **alone)).norm()) > 1e-2 * float(one.norm())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pc_vp", {"num_corrector_steps": 0}),
+        ("pc_vp", {"num_corrector_steps": 3}),
+        ("pc_ve", {"corrector": "none", "num_corrector_steps": 2}),
+        ("pc_ve", {"predictor": "none", "num_corrector_steps": 2}),
+        ("hfs_sde", {"corrector": "annealed_langevin", "num_corrector_steps": 2}),
+        ("hfs_sde", {"predictor": "none"}),
+        ("score_mri", {"num_corrector_steps": 0}),
+        ("score_mri_ssos", {"num_corrector_steps": 2}),
+        ("score_mri_hybrid", {"num_corrector_steps": 3}),
+        ("ak_diffusion", {"num_corrector_steps": 0}),
+        ("ak_diffusion", {"num_corrector_steps": 2}),
+        ("daps", {"num_ode_steps": 2}),
+        ("csgm_langevin", {"inner_steps": 1, "late_inner_steps": 2, "late_level": 1500}),
+        ("smrd", {"inner_steps": 2, "early_stopping": False, "learn_until": 1700}),
+        ("smrd", {"lambda_learning_rate": 0.0, "early_stopping": False}),
+    ],
+)
+def test_the_stated_cost_is_what_is_done(name: str, changes: dict[str, Any]) -> None:
+    preset = METHODS[name].preset(None)[1]
+    check_sampler(METHODS[name], options=replace(preset, **{"num_steps": 22, **changes}))  # fewer are too few for VP
 
 
 def test_schedules_stay_within_the_levels_the_prior_knows() -> None:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from kdrift.data.data_config import DataConfig
 from kdrift.mri.image_scale import ImageScale
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.slices import RawSlice, prepare_slice
+from kdrift.sde import WhiteNoise
 
 
 def test_rules_are_what_they_say() -> None:
@@ -25,6 +28,8 @@ def test_default_is_the_scale_of_a_slice_bit_for_bit() -> None:
     kspace = torch.randn(2, 24, 20, dtype=torch.complex64, generator=generator)
     data = prepare_slice(RawSlice(0, kspace, torch.ones(24, 20, dtype=torch.bool)), noise_sigma=0.1)
     assert ImageScale().of(data.zero_filled) == data.scale
+    assert data.scale == pytest.approx(float(np.quantile(data.zero_filled.numpy(), 0.99)), rel=1e-6)
+    assert DataConfig(stores=["a"], crop=16).image_scale == PriorInfo(WhiteNoise(0.01, 5.0)).scale == ImageScale()
     assert ImageScale(number=0.5).of(data.zero_filled) < data.scale
 
 

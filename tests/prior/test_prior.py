@@ -107,9 +107,45 @@ def test_magnitude_score_views_pads_chunks_and_counts(shape: tuple[int, ...]) ->
     torch.testing.assert_close(score(x, per_image), -x / (0.25 + per_image[..., None, None] ** 2), rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_of_other_units_sees_scaled_images_at_scaled_levels() -> None:
+    """Images of 3 units are of deviation 3 tau in the network's: the score of x is 3 times that of 3 x at 3 sigma."""
+    x = torch.randn(2, 6, 5, dtype=torch.complex64)
+    score = NetworkScore(_Linear(), returns="image", scale=3.0, fast=False)
+    torch.testing.assert_close(score(x, 0.3), -9 * x / (0.25 + 0.81), rtol=1e-4, atol=1e-4)
+    assert NetworkScore(_Linear(), returns="image", fast=False).size_multiple == 1
+
+
+class _Levels(torch.nn.Module):
+    """The score of white Gaussian images at numbered levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau = torch.nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("sigmas", torch.tensor([10.0, 1.0, 0.1]))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        assert level.dtype == torch.int64
+        return -x / (self.tau**2 + self.get_buffer("sigmas")[level] ** 2)[:, None, None, None]
+
+
+def test_a_network_of_numbered_levels_gives_the_denoised_image_of_the_nearest() -> None:
+    x = torch.randn(3, 6, 5, dtype=torch.complex64)
+    score = NetworkScore(_Levels(), returns="score", conditioning="level", fast=False)
+    for sigma, level in ((0.8, 1.0), (0.33, 1.0), (0.3, 0.1), (3.0, 1.0), (3.3, 10.0)):  # nearest in the logarithm
+        denoised = x - level**2 * x / (0.25 + level**2)
+        torch.testing.assert_close(x + sigma**2 * score(x, sigma), denoised, rtol=1e-4, atol=1e-4)
+    each = score(x, torch.tensor([0.8, 3.3, 0.09]))
+    for row, sigma in enumerate((0.8, 3.3, 0.09)):
+        torch.testing.assert_close(each[row], score(x[row], sigma))
+
+
 def test_padding_reflects_and_is_cropped() -> None:
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
     assert pad_to_multiple(x, 4).shape == (1, 1, 4, 4)
+    assert torch.equal(pad_to_multiple(x, 4), x[..., [0, 1, 2, 1], :])
+    assert torch.equal(pad_to_multiple(x, 5), x[..., [0, 1, 2, 1, 0], :][..., [0, 1, 2, 3, 2]])
+    assert torch.equal(pad_to_multiple(x.mT, 4), x[..., [0, 1, 2, 1], :].mT)
+    assert float(pad_to_multiple(torch.ones(1, 1, 1, 1), 8).sum()) == 1  # too small to be reflected: zeros
     assert pad_to_multiple(x, 1) is x
     assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8).shape == (1, 1, 8, 8)
 

@@ -81,6 +81,8 @@ def test_any_split_in_any_order_gives_the_same_answer(method: str, data: SliceDa
         assert merged.samples.shape == (4, 32, 32)
         assert merged.misfit == pytest.approx(whole.misfit, rel=1e-4)
         assert merged.network_images == whole.network_images
+        assert merged.nfe == whole.nfe == runner.plan.options.evaluations  # of one chain, however many chunks
+        assert sum(merged.stages.values()) == pytest.approx(sum(sum(part.stages.values()) for part in found))
 
 
 @pytest.mark.skipif(not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no bfloat16")

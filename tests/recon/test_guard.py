@@ -297,6 +297,36 @@ def test_bounds_follow_the_level_and_stop_when_none_is_left() -> None:
     assert guard.healthy() == []
 
 
+def test_the_limit_is_five_times_what_is_explained() -> None:
+    """Images of one brightness without data, noise or level: what is explained is the unit image, of rms UNIT."""
+    size, mask = 16, torch.ones(16, 16, dtype=torch.bool)
+    smaps, kspace = torch.ones(1, size, size, dtype=torch.complex64), torch.zeros(1, size, size, dtype=torch.complex64)
+    everything = Measurement(kspace, mask, smaps, 0.0)
+    nothing = Measurement(kspace, torch.zeros_like(mask), smaps, 0.0)  # the size of the image alone says it
+    bright = 0.25 * torch.ones(size, size, dtype=torch.complex64)
+    for problem in (everything, nothing):
+        guard = Guard(problem, 3)
+        guard.finish(torch.stack([bright, 4.95 * bright, 5.05 * bright]))
+        (found,) = guard.divergences(0, 0)
+        assert (found.sample, found.reason) == (2, "the image is 5.05 times what the data and the noise level explain")
+    # a data residual beyond the limit, of an image that is not: half of k-space sampled, all energy of x there
+    columns = torch.zeros(size, size, dtype=torch.bool)
+    columns[:, size // 2] = True
+    half = Measurement(kspace, columns, smaps, 0.0)
+    for factor, marked in ((4.95, ()), (5.05, (0,))):
+        guard = Guard(half, 1)
+        guard.finish(factor / 4 * bright[None])  # its energy lies in the one column of 16: 4 times UNIT a point
+        assert tuple(d.sample for d in guard.divergences(0, 0)) == marked
+        assert all("data residual is 5.05" in d.reason for d in guard.divergences(0, 0))
+    level = 0.3
+    for factor, marked in ((4.95, ()), (5.05, (1,))):  # noise of two levels ago is explained
+        guard = Guard(nothing, 2)
+        for done in (1, 2):
+            guard(done, 4, torch.stack([bright, bright]), level)
+        guard(3, 4, torch.stack([bright, factor * (0.25 + level * 2**0.5) * bright / 0.25]), 0.0)
+        assert tuple(d.sample for d in guard.divergences(0, 0)) == marked
+
+
 def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prior: Prior) -> None:
     runner = resolve(plan("annealed", 2))
     assert runner.config["prior"]["name"] == "brain-complex-small"

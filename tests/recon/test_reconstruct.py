@@ -18,6 +18,7 @@ from kdrift.cli import main
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.methods import METHODS
+from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.notice import RESEARCH_ONLY
@@ -94,6 +95,23 @@ def test_cost_of_optimising_and_langevin_methods(
     assert result.nfe == nfe
     assert result.network_images == 2 * 3 * 2 * nfe  # slices, samples, real and imaginary parts
     assert bool(torch.isfinite(result.mean).all())
+
+
+def test_a_slice_is_scaled_as_the_images_of_its_prior_were(kspace: torch.Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, found = build_network(CONFIG), {}
+    plan = Plan(settings={"num_steps": 4}, num_samples=2)
+    scales = {"0.99": ImageScale(), "0.9": ImageScale(number=0.9), "std": ImageScale("std"), "max": ImageScale("max")}
+    for name, scale in scales.items():
+        made = save_prior(tmp_path / name, network, CONFIG, PriorInfo(WhiteNoise(0.01, 5.0), scale=scale))
+        found[name] = reconstruct(kspace, _mask(kspace), plan=plan, prior=load_prior(made)).mean
+    largest = float(found["0.99"].max())
+    for name in ("0.9", "std", "max"):
+        assert float((found[name] - found["0.99"]).abs().max()) > 1e-3 * largest, name
+    # twice the data, all else alike: the answer is twice as bright, whatever the rule
+    prior = load_prior(tmp_path / "0.9")
+    doubled = reconstruct(2 * kspace, _mask(kspace), plan=plan, prior=prior).mean
+    torch.testing.assert_close(doubled, 2 * found["0.9"], rtol=0, atol=1e-4 * largest)
 
 
 def test_answer_does_not_depend_on_batches_or_slices(kspace: torch.Tensor, prior: Prior) -> None:

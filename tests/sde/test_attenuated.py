@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdrift.data.coil_maps import random_coil_maps
 from kdrift.data.dataset import TrainingImages
 from kdrift.methods import Measurement
 from kdrift.methods.samplers.ak_diffusion import AKDiffusionOptions, correct
+from kdrift.mri.birdcage import random_coil_maps
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.low_rank import LowRankOperator, annihilation_filters, low_rank_operator
 from kdrift.networks import NetworkConfig, build_network

@@ -26,10 +26,10 @@ from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import tracking
 from kdrift.sde import HighFrequencyNoise, LowFrequencies
 from kdrift_serve.ingress import Ingress, create_app
+from kdrift_serve.job_request import allowed_path, choose_prior, from_json, from_query, resolve_plan, upload_name
 from kdrift_serve.pictures import picture
 from kdrift_serve.planner import Progress
 from kdrift_serve.problems import Problem
-from kdrift_serve.request import allowed_path, choose_prior, from_json, from_query, resolve_plan, upload_name
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
 from kdrift_serve.storage import Job, JobFolder

@@ -132,6 +132,41 @@ def test_ema_half_life_is_in_images(images: Path) -> None:
         torch.testing.assert_close(average, torch.full_like(average, 0.5))
 
 
+def test_ema_half_life_grows_with_the_run_at_first(images: Path) -> None:
+    state = new_state(tiny_config(images), CPU)
+    options = OptimisationConfig(ema_halflife_images=1000, ema_rampup=0.05)
+    for seen, kept in ((200, 0.5), (400, 0.5**0.5), (20_000, 0.5**0.01), (10**9, 0.5**0.01)):
+        state.images = seen
+        with torch.no_grad():
+            for average, weight in zip(state.ema.parameters(), state.network.parameters(), strict=True):
+                average.fill_(1.0)
+                weight.zero_()
+        update_ema(state, options, 10)
+        for average in state.ema.parameters():
+            torch.testing.assert_close(average, torch.full_like(average, kept))
+
+
+def test_validation_sees_the_same_noise_every_time(images: Path) -> None:
+    config = tiny_config(images)
+    config = replace(
+        config,
+        total_images=48,
+        optimisation=replace(config.optimisation, learning_rate=1e-30),  # the weights stay as they are
+        monitoring=replace(config.monitoring, validate_every_images=16),
+    )
+    held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)
+    state = new_state(config, CPU)
+    first = validate(config, state.ema, held_out, CPU)
+    seen: list[dict[str, float]] = []
+    hooks = Hooks(metrics=lambda count, values: seen.append({k: v for k, v in values.items() if k in first}))
+    source = TrainingImages(config.data, "train", config.seed)
+    fit(config, state, source, hooks, validation=held_out, device=CPU)
+    assert [values for values in seen if values] == [pytest.approx(first, rel=1e-6)] * 3
+    torch.manual_seed(99)
+    assert validate(config, state.ema, held_out, CPU) == pytest.approx(first, rel=1e-6)
+    assert validate(replace(config, seed=4), state.ema, held_out, CPU) != pytest.approx(first, rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["edm", "none"])
 def test_resumed_equals_uninterrupted_bit_for_bit(images: Path, tmp_path: Path, kind: str) -> None:
     config = tiny_config(images)

@@ -88,7 +88,7 @@ def smooth_phase(shape: tuple[int, ...], std_rad: float, rng: np.random.Generato
     values = rng.normal(0.0, std_rad, (knots, knots))
     constant = rng.uniform(-np.pi, np.pi)
     rows, cols = (_interpolation(n, knots) for n in shape[-2:])
-    return (rows @ values @ cols.T + constant).astype(np.float32)
+    return np.asarray(rows @ values @ cols.T + constant, dtype=np.float32)
 
 
 def _interpolation(size: int, knots: int) -> np.ndarray:

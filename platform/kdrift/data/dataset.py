@@ -100,11 +100,11 @@ class TrainingImages:
         which = int(np.searchsorted(self._first, number, side="right")) - 1
         local = int(number - self._first[which])
         if self._in_memory:
-            return self._volume(which)[local].astype(np.float32)
+            return np.asarray(self._volume(which)[local], dtype=np.float32)
         entry = self.volumes[which]
         image = self._read(which, entry.start + local, entry.start + local + 1)[0]
         scale = _scale(image, self.config.image_scale) if self.config.normalise == "slice" else self._scale_of(which)
-        return image / scale
+        return np.asarray(image / scale)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}, "_readers": {}}

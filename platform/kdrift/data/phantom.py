@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.volume import Attr, ComplexArray, FloatArray
+from kdrift.mri.birdcage import birdcage_maps, plane
 from kdrift.runs.seeds import numpy_rng
 
 Contrast = Literal["T1", "T2", "FLAIR", "PD"]
@@ -43,7 +44,6 @@ _INNER = (
     ("csf", 0.13, 0.34, 0.05, 0.045, 0.14, 0.12, 22.0),
     ("csf", -0.13, 0.34, 0.05, 0.045, 0.14, 0.12, -22.0),
 )
-_RING, _LOOP = 1.5, 0.5  # radii of the rings and of a loop
 SNR_DEFINITION = "20 log10(mean magnitude in the object / noise std of each real component, coil-combined)"
 
 
@@ -96,7 +96,7 @@ def phantom_volume(
     mean = float(magnitude[inside].mean(dtype=np.float64))
     noise_std = mean / 10 ** (snr_db / 20)
     heights = slice_heights(num_slices)
-    y, x = _plane(rows, cols)
+    y, x = plane(rows, cols)
     phase_terms = numpy_rng("phantom phase", seed).normal(0.0, 0.6, 7)
     kspace = np.empty((num_slices, num_coils, rows, cols), dtype=np.complex64)
     smaps, image = np.empty_like(kspace), np.empty((num_slices, rows, cols), dtype=np.complex64)
@@ -142,7 +142,7 @@ def phantom_images(
     inner = [(tissue, *(np.array(shape) * np.append(1 + rng.normal(0.0, 0.08, 6), 1.0))) for tissue, *shape in _INNER]
     lesions = [_lesion(rng) for _ in range(rng.integers(0, 6))]
     edge = 1.0 / min(rows, cols)  # half a pixel: edges as soft as the sampling
-    y, x = _plane(rows, cols)
+    y, x = plane(rows, cols)
     angle = np.deg2rad(tilt)
     u = ((x - shift[0]) * np.cos(angle) + (y - shift[1]) * np.sin(angle)) / scale[0]
     v = ((y - shift[1]) * np.cos(angle) - (x - shift[0]) * np.sin(angle)) / scale[1]
@@ -170,54 +170,9 @@ def phantom_images(
     return np.clip(images, 0.0, None)
 
 
-def birdcage_maps(num_coils: int, rows: int, cols: int, z: float = 0.0) -> ComplexArray:
-    """Return smooth coil maps complex64 `(coil, row, col)` with sum |S|^2 = 1.
-
-    Loops of radius a stand round the field of view [-1, 1]^2 on one to three rings. With v from the loop
-    and its normal m, the field is that of the vector potential m x v / (|v|^2 + a^2)^(3/2), which is exact
-    on the axis and a dipole's far away: `B = (3 (m . v) v - |v|^2 m + 2 a^2 m) / (|v|^2 + a^2)^(5/2)`. The
-    sensitivity is `B_x - i B_y` (reciprocity: Hoult, Concepts Magn. Reson. 12:173, 2000).
-
-    Parameters
-    ----------
-    z
-        Height of the slice, in half fields of view.
-
-    Raises
-    ------
-    ValueError
-        When a size is below 1.
-    """
-    if min(num_coils, rows, cols) < 1:
-        raise ValueError(f"coil maps are {num_coils} of {rows}x{cols}, expected positive sizes")
-    num_rings = 1 + (num_coils > 12) + (num_coils > 24)
-    y, x = _plane(rows, cols)
-    maps = np.empty((num_coils, rows, cols), dtype=np.complex128)
-    for coil in range(num_coils):
-        ring, place = coil % num_rings, coil // num_rings
-        in_ring = (num_coils - ring + num_rings - 1) // num_rings
-        angle = 2 * np.pi * (place + ring / num_rings) / in_ring
-        height = 0.7 * (ring - (num_rings - 1) / 2)
-        normal_x, normal_y = -np.cos(angle), -np.sin(angle)
-        vx, vy, vz = x - _RING * np.cos(angle), y - _RING * np.sin(angle), z - height
-        square = vx**2 + vy**2 + vz**2
-        along, own = 3 * (normal_x * vx + normal_y * vy), 2 * _LOOP**2 - square
-        field = along * vx + own * normal_x - 1j * (along * vy + own * normal_y)
-        maps[coil] = field / (square + _LOOP**2) ** 2.5 * -np.exp(1j * angle)  # phase 0 at the centre
-    rss = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
-    return (maps / rss).astype(np.complex64)
-
-
 def slice_heights(num_slices: int) -> Field:
     """Return the height of every slice, in half fields of view, from below the ventricles upwards."""
     return np.linspace(-0.15, 0.5, num_slices) if num_slices > 1 else np.array([0.08])
-
-
-def _plane(rows: int, cols: int) -> tuple[Field, Field]:
-    """Return y `(row, 1)` and x `(1, col)` in [-1, 1), 0 at index n//2."""
-    y = (np.arange(rows) - rows // 2) / (rows / 2)
-    x = (np.arange(cols) - cols // 2) / (cols / 2)
-    return y[:, None], x[None, :]
 
 
 def _depth(u: Field, v: Field, w: float, *shape: float) -> Field:
@@ -250,7 +205,7 @@ def _waves(rng: np.random.Generator, count: int, low: float, high: float) -> Cal
         total = np.zeros(np.broadcast_shapes(u.shape, v.shape))
         for (fx, fy, fz), start in zip(direction, offset, strict=True):
             total += np.cos(fx * u + fy * v + (fz * w + start))
-        return total * np.sqrt(2 / count)
+        return np.asarray(total * np.sqrt(2 / count))
 
     return evaluate
 

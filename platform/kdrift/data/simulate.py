@@ -177,7 +177,7 @@ def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
     """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and
     interpolated."""
     if config.maps is None:
-        from kdrift.data.phantom import birdcage_maps
+        from kdrift.mri.birdcage import birdcage_maps
 
         return normalise_maps(np.asarray(birdcage_maps(config.num_coils or 8, rows, cols)))
     return resize_maps(load_maps(config.maps), rows, cols, config.num_coils)
@@ -185,7 +185,7 @@ def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
 
 def load_maps(path: str | Path) -> np.ndarray:
     """Read measured coil maps from .npy, complex (coil, row, col)."""
-    maps = np.load(path, allow_pickle=False)
+    maps: np.ndarray = np.load(path, allow_pickle=False)
     if maps.ndim != 3 or maps.dtype.kind != "c" or not np.isfinite(maps).all():
         raise ValueError(f"{path}: maps are {maps.dtype} {maps.shape}, expected finite complex (coil, row, col)")
     return maps
@@ -246,7 +246,7 @@ def lower_resolution(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     kspace = centre_crop(_fft2c(images), rows, cols)
     # conj(F(conj(k))) is the inverse transform; magnitudes need no second conjugate
     scale = np.sqrt(rows * cols / (have[0] * have[1]))
-    return np.abs(_fft2c(kspace.conj()) * scale).astype(np.float32)
+    return np.asarray(np.abs(_fft2c(kspace.conj()) * scale), dtype=np.float32)
 
 
 def write_simulated(volume: Volume, path: str | os.PathLike[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
 from kdrift.recon.headline import headline
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
@@ -84,13 +84,7 @@ def evaluate(
     out = Path(config.out).resolve()
     priors = load_priors([plan.method for plan in config.methods.values()], config.prior)
     plans = {name: plan.resolve(priors.get(plan.method)) for name, plan in config.methods.items()}
-    tasks = {
-        (mask_name, name): volume_tasks(
-            config.store, config.volumes, config.of("", mask=mask), plan, out / "cells" / mask_name / name
-        )
-        for mask_name, mask in config.masks.items()
-        for name, plan in plans.items()
-    }
+    tasks = cell_tasks(config, plans, out)
     settings = {**to_dict(config), "store": normalise_location(config.store)}
     settings["resolved"] = {name: plan.config for name, plan in plans.items()}
     settings.pop("out")
@@ -108,6 +102,19 @@ def evaluate(
         _log(run.uri, run.run_id, out, tasks, cells)
         run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
     return EvaluateResult(table, batch, run.uri, run.run_id)
+
+
+def cell_tasks(
+    config: EvaluateConfig, plans: Mapping[str, ResolvedPlan], out: Path
+) -> dict[tuple[str, str], list[VolumeTask]]:
+    """Return the volumes to reconstruct for each mask and method, by their names."""
+    return {
+        (mask_name, name): volume_tasks(
+            config.store, config.volumes, config.of("", mask=mask), plan, out / "cells" / mask_name / name
+        )
+        for mask_name, mask in config.masks.items()
+        for name, plan in plans.items()
+    }
 
 
 def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:

@@ -146,7 +146,7 @@ def _work(
     """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
     import ray
 
-    from kdrift.evaluation.worker import SliceWorker
+    from kdrift.evaluation.slice_worker import SliceWorker
 
     threads = max(1, int(pool.cpus))
     shared = ray.put(priors)

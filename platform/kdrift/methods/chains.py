@@ -39,7 +39,8 @@ class Chains:
     def norm(self, x: Tensor) -> Tensor:
         """Norm of one sample's images `(*parts, row, col)` or k-space `(coil, row, col)`: of each coil where a chain
         has a coil of its own, else of all together."""
-        return torch.linalg.vector_norm(x, dim=(-2, -1) if self.coil_images else None)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=(-2, -1) if self.coil_images else None)
+        return norm
 
 
 IMAGES = Chains(coil_images=False)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 def chain_norm(x: Tensor, num_axes: int = 2) -> Tensor:
     """Norm over the last `num_axes` axes, kept with size 1."""
-    return torch.linalg.vector_norm(x, dim=tuple(range(-num_axes, 0)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(-num_axes, 0)), keepdim=True)
+    return norm
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:

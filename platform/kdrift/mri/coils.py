@@ -110,7 +110,8 @@ def combine(coil_images: Tensor, smaps: Tensor) -> Tensor:
 
 def rss(coil_images: Tensor) -> Tensor:
     """Root sum of squares over coils, (*batch, coil, row, col) to a real (*batch, row, col)."""
-    return torch.linalg.vector_norm(coil_images, dim=-3)
+    norm: Tensor = torch.linalg.vector_norm(coil_images, dim=-3)
+    return norm
 
 
 def normalise_maps(smaps: Tensor) -> Tensor:

@@ -23,12 +23,14 @@ def fft2c(x: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
     Tensor
         k-space of the same shape, zero frequency at index `n // 2`.
     """
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim), dim=dim, norm="ortho"), dim)
+    kspace: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim), dim=dim, norm="ortho"), dim)
+    return kspace
 
 
 def ifft2c(x: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
     """k-space to image: `F^-1 x = F^H x`, the inverse of `fft2c`, of the same shape."""
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dim), dim=dim, norm="ortho"), dim)
+    image: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dim), dim=dim, norm="ortho"), dim)
+    return image
 
 
 def filter2c(x: Tensor, weights: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
@@ -55,4 +57,5 @@ def filter2c(x: Tensor, weights: Tensor, dim: Sequence[int] = (-2, -1)) -> Tenso
         spectrum = spectrum * shifted
     else:
         torch.view_as_real(spectrum).mul_(shifted[..., None])
-    return torch.fft.ifftn(spectrum, dim=dim, norm="ortho")
+    image: Tensor = torch.fft.ifftn(spectrum, dim=dim, norm="ortho")
+    return image

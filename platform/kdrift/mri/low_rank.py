@@ -44,7 +44,7 @@ def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, thre
     blocks = calibration.unfold(1, rows, 1).unfold(2, cols, 1).permute(1, 2, 0, 3, 4)
     matrix = blocks.reshape(-1, len(kspace) * rows * cols).to(torch.complex128)
     values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
-    null = vectors[:, values <= threshold**2 * values[-1]]
+    null: Tensor = vectors[:, values <= threshold**2 * values[-1]]
     return null.T.reshape(-1, len(kspace), rows, cols).to(kspace.dtype)
 
 

@@ -202,7 +202,8 @@ def _centred(length: int, size: int) -> slice:
 
 
 def _width(box: Box) -> int:
-    return box[1].stop - box[1].start
+    width: int = box[1].stop - box[1].start
+    return width
 
 
 def _lines_left(cols: int, acceleration: float, box: Box) -> float:

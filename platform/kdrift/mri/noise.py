@@ -113,7 +113,8 @@ def _periphery(num_samples: int) -> int:
 def _low_level(samples: Tensor) -> Tensor:
     """Sigma (coil,) of samples (slice, coil, sample) that neighbour each other in order."""
     size = min(BLOCK, samples.shape[-1])
-    blocks = samples[..., : samples.shape[-1] // size * size].unflatten(-1, (-1, size))
+    blocks = samples[..., : samples.shape[-1] // size * size]
+    blocks = blocks.reshape(*blocks.shape[:-1], -1, size)
     levels = blocks.abs().median(-1).values.movedim(1, 0).flatten(1)
     num_blocks = levels.shape[1]
     # The median of `size` Rayleigh magnitudes scatters by 0.72 / sqrt(size) of itself.

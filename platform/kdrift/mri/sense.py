@@ -134,7 +134,8 @@ class SenseOperator(Composition):
         check_shape(self, "normal", self.ishape, x)
         if self.smaps.requires_grad and torch.is_grad_enabled():
             return self.adjoint(self.forward(x))  # learned maps need a graph through them
-        return _SenseNormal.apply(x.to(torch.promote_types(x.dtype, self.smaps.dtype)), self)
+        image: Tensor = _SenseNormal.apply(x.to(torch.promote_types(x.dtype, self.smaps.dtype)), self)
+        return image
 
     def solve_normal(
         self,

@@ -142,9 +142,10 @@ class _Block(nn.Module):
         self.NIN_0 = NIN(inputs, outputs) if inputs != outputs else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.Conv_0(F.silu(self.GroupNorm_0(x))) + self.Dense_0(embedding)[:, :, None, None]
+        h: Tensor = self.Conv_0(F.silu(self.GroupNorm_0(x))) + self.Dense_0(embedding)[:, :, None, None]
         h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
-        return h + (x if self.NIN_0 is None else self.NIN_0(x.movedim(1, -1)).movedim(-1, 1))
+        skip: Tensor = x if self.NIN_0 is None else self.NIN_0(x.movedim(1, -1)).movedim(-1, 1)
+        return h + skip
 
 
 class _Downsample(nn.Module):

@@ -22,5 +22,5 @@ class EDMDenoiser(nn.Module):
         x = x.to(torch.float32)
         s = sigma.to(torch.float32)[:, None, None, None]
         total = s**2 + self.sigma_data**2
-        output = self.network(x * total.rsqrt(), sigma)
+        output: Tensor = self.network(x * total.rsqrt(), sigma)
         return x * (self.sigma_data**2 / total) + output.to(torch.float32) * (s * self.sigma_data * total.rsqrt())

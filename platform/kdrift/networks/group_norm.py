@@ -20,7 +20,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(batch, channel, row, col)`."""
         if input.dtype == torch.bfloat16 and input.device.type == "cpu" and torch.is_grad_enabled():
-            return _CPUGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+            normed: Tensor = _CPUGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+            return normed
         if input.dtype != self.weight.dtype:
             weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)

@@ -48,12 +48,14 @@ def _initialised(layer: Layer, scale: float) -> Layer:
 
 def fir_downsample(x: Tensor) -> Tensor:
     """Halve the size with the FIR kernel (1, 3, 3, 1) in each direction and zero padding of one pixel."""
-    return _Downsample.apply(x)
+    halved: Tensor = _Downsample.apply(x)
+    return halved
 
 
 def fir_upsample(x: Tensor) -> Tensor:
     """Double the size with the FIR kernel (1, 3, 3, 1) in each direction, of gain one."""
-    return _Upsample.apply(x)
+    doubled: Tensor = _Upsample.apply(x)
+    return doubled
 
 
 class _Downsample(torch.autograd.Function):
@@ -65,7 +67,8 @@ class _Downsample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _Upsample.apply(gradients[0]) / 4
+        gradient: Tensor = _Upsample.apply(gradients[0])
+        return gradient / 4
 
 
 class _Upsample(torch.autograd.Function):
@@ -81,7 +84,8 @@ class _Upsample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return 4 * _Downsample.apply(gradients[0])
+        gradient: Tensor = _Downsample.apply(gradients[0])
+        return 4 * gradient
 
 
 def _fir(x: Tensor, stride: int, padding: int) -> Tensor:
@@ -138,7 +142,7 @@ class Attention(nn.Module):
         """Keep the shape `(batch, channel, row, col)`."""
         tokens = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
         query, key, value = self.NIN_0(tokens), self.NIN_1(tokens), self.NIN_2(tokens)
-        attended = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        attended: Tensor = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
         return (x + attended.transpose(1, 2).reshape(x.shape)) * self.scale
 
 
@@ -177,7 +181,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `(batch, inputs, row, col)` to `(batch, outputs, row', col')`; `embedding` is already activated."""
-        h = self._resize(F.silu(self.GroupNorm_0(x)))
+        h: Tensor = self._resize(F.silu(self.GroupNorm_0(x)))
         h = self.Conv_0(h) + self.Dense_0(embedding)[:, :, None, None]
         h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
         x = self._resize(x)
@@ -208,4 +212,5 @@ class PyramidDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, inputs, row, col)` to `(batch, outputs, row/2, col/2)`."""
-        return self.Conv2d_0(_fir(x, stride=1, padding=2)) if self.fir else self.Conv_0(x)
+        halved: Tensor = self.Conv2d_0(_fir(x, stride=1, padding=2)) if self.fir else self.Conv_0(x)
+        return halved

@@ -153,8 +153,8 @@ class NCSNpp(nn.Module):
             if level > 0:
                 h = next(layers)(h, embedding)
         h = F.silu(next(layers)(h))
-        h = next(layers)(h)
-        return h / sigma.to(h.dtype)[:, None, None, None] if self.config.scale_by_sigma else h
+        output: Tensor = next(layers)(h)
+        return output / sigma.to(output.dtype)[:, None, None, None] if self.config.scale_by_sigma else output
 
     def _down(self, x: Tensor, embedding: Tensor, layers: Iterator[nn.Module]) -> list[Tensor]:
         pyramid = x

@@ -22,5 +22,5 @@ class ResidualDenoiser(nn.Module):
         """Restore; the sum is formed in float32 whatever the network's precision."""
         x = x.to(torch.float32)
         s = sigma.to(torch.float32)[:, None, None, None]
-        output = self.network(x * (s**2 + self.sigma_data**2).rsqrt(), sigma)
+        output: Tensor = self.network(x * (s**2 + self.sigma_data**2).rsqrt(), sigma)
         return x + s * output.to(torch.float32)

@@ -105,7 +105,8 @@ class NetworkScore:
     def _nearest_level(self, sigma: float | Tensor) -> Tensor:
         table = self.network.get_buffer("sigmas").double().log()
         level = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
-        return (level[..., None] - table).abs().argmin(dim=-1)
+        distance: Tensor = (level[..., None] - table).abs()
+        return distance.argmin(dim=-1)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if not x.is_complex() and self.channels == 2:
@@ -117,7 +118,7 @@ class NetworkScore:
         second = torch.int64 if self.conditioning == "level" else torch.float32
         levels = torch.as_tensor(sigma, dtype=second, device=x.device).expand(x.shape[:-2]).reshape(-1)
         levels = levels.repeat_interleave(len(images) // len(levels))
-        parts = zip(images.split(self.max_images), levels.split(self.max_images), strict=True)
+        parts = zip(torch.split(images, self.max_images), torch.split(levels, self.max_images), strict=True)
         output = torch.cat([self._network(part, level) for part, level in parts])
         self.num_images += len(images)
         if not x.is_complex():
@@ -131,7 +132,7 @@ class NetworkScore:
         if self.fast:
             padded = padded.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
-            output = self.network(padded, levels.to(self.device))
+            output: Tensor = self.network(padded, levels.to(self.device))
         return output[..., :rows, :cols].to(images.device, images.dtype)
 
 

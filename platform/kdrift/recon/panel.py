@@ -166,6 +166,7 @@ def _numbers(images: dict[str, Array], truth: Array | None) -> dict[str, str]:
 
 def _image(name: str, values: ImageLike) -> Array:
     """Magnitudes (row, col) as float64."""
+    array: npt.NDArray[Any]
     array = values.detach().cpu().resolve_conj().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}, expected one slice (row, col)")

@@ -59,7 +59,7 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
     else:
         experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.resolve().as_uri())
     tags = {"mlflow.parentRunId": parent} if parent else None
-    run_id = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    run_id: str = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
     return run_id
 

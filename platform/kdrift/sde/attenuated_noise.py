@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrift.data.coil_maps import random_coil_maps
+from kdrift.mri.birdcage import random_coil_maps
 from kdrift.mri.coils import combine
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator

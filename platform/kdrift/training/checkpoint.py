@@ -51,7 +51,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         If the file is damaged.
     """
     try:
-        return torch.load(path / _FILE, map_location="cpu", weights_only=True)
+        held: dict[str, Any] = torch.load(path / _FILE, map_location="cpu", weights_only=True)
+        return held
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(

@@ -210,7 +210,7 @@ def fit(
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
                 loss = training_loss(network, config, *drawn)
-            loss.backward()
+            torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())
             # a bad gradient on one rank is on all of them after the all-reduce, so all stop here together

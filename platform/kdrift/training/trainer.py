@@ -137,7 +137,8 @@ def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: int) -> d
         raise OSError(_first_cause(error)) from None
     except SystemExit:  # what Ray's own handler makes of Ctrl-C
         raise KeyboardInterrupt from None
-    return result.return_value  # type: ignore[attr-defined]
+    returned: dict[str, Any] = result.return_value  # type: ignore[attr-defined]
+    return returned
 
 
 def worker_resources(nodes: list[dict[str, Any]], workers: int) -> tuple[int, bool]:

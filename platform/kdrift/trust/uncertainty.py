@@ -185,6 +185,8 @@ def _selected(mask: Tensor | None, **arrays: Tensor) -> list[Tensor]:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    inverse: Tensor
+    counts: Tensor
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     return (last - (counts - 1) / 2)[inverse]

@@ -109,7 +109,6 @@ def _given(axis: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draw(path: Path, config: TuneConfig, trials: list[TrialRecord], front: list[TrialRecord]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -123,4 +122,4 @@ def _draw(path: Path, config: TuneConfig, trials: list[TrialRecord], front: list
         axes.annotate(str(trial.number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set(xlabel="seconds a slice", ylabel=config.objective, title=f"{config.name}: {config.method}")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(path)
+    figure.savefig(path, format="png")

@@ -147,7 +147,7 @@ def _pixels(path: str) -> npt.NDArray[Any]:
     dataset = _read(path, headers_only=False)
     with naming(path, "pixel data cannot be read"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pixels = dataset.pixel_array.astype(np.float32)
+        pixels: npt.NDArray[np.float32] = dataset.pixel_array.astype(np.float32)
         pixels *= np.float32(dataset.get("RescaleSlope", 1) or 1)
         pixels += np.float32(dataset.get("RescaleIntercept", 0) or 0)
     return pixels if pixels.ndim == 3 else pixels[None]

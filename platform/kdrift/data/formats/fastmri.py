@@ -67,7 +67,7 @@ def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Vo
     mask = dataset(source, "mask")
 
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
-        data = kspace[start:stop]
+        data: npt.NDArray[Any] = kspace[start:stop]
         return data if data.ndim == 4 else data[:, None]
 
     def load_image(start: int, stop: int) -> npt.NDArray[Any]:
@@ -76,7 +76,7 @@ def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Vo
 
     def load_mask() -> npt.NDArray[Any]:
         assert mask is not None
-        values = mask[()]
+        values: npt.NDArray[Any] = mask[()]
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
             raise BadVolume(path, f"mask is {values.dtype} or not finite, expected 0 and 1")
         values = np.squeeze(values) if values.ndim > 2 else values
@@ -183,7 +183,7 @@ def _images(
     check_dims(path, slices=num_slices, rows=rows, columns=cols)
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
-        data = node[start:stop]
+        data: npt.NDArray[Any] = node[start:stop]
         return np.abs(data) if np.iscomplexobj(data) else data
 
     info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)

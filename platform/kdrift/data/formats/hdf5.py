@@ -169,7 +169,7 @@ def _check_heap(source: Hdf5, start: int) -> int:
     head = source.read_at(start, 16)
     if len(head) < 16 or head[:8] != _HEAP_MAGIC:
         raise damaged
-    end = start + struct.unpack("<Q", head[8:])[0]
+    end: int = start + struct.unpack("<Q", head[8:])[0]
     if not start + 16 <= end <= source.size():
         raise damaged
     place = start + 16

@@ -94,14 +94,14 @@ def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, refer
         raise BadVolume(path, f"mask is {mask.dtype} {mask.shape}, expected ({cols},) or ({rows}, {cols})")
 
     def slice_at(index: int) -> npt.NDArray[Any]:
-        return _read_member(path, main, shape, index, index + 1)[0]
+        return np.asarray(_read_member(path, main, shape, index, index + 1)[0])
 
     with naming(path, "kspace cannot be read"):
         has_mask = mask is not None or is_undersampled([slice_at(0)])
 
     def load_mask() -> npt.NDArray[Any] | None:
         if mask is not None:
-            return _read_member(path, mask, (1, *mask.shape), 0, 1)[0]
+            return np.asarray(_read_member(path, mask, (1, *mask.shape), 0, 1)[0])
         return find_mask(path, num_slices, slice_at) if has_mask else None
 
     def load_image(start: int, stop: int) -> npt.NDArray[Any]:

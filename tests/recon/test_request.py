@@ -1,0 +1,128 @@
+"""What a request asks for changes what is computed, the same at every entrance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from batch_helpers import MASK, make_inputs
+from kdrift.evaluation.batch import BatchConfig
+from kdrift.evaluation.evaluate import EvaluateConfig, cell_tasks
+from kdrift.evaluation.slice_worker import SliceWorker
+from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
+from kdrift.mri.noise import prewhiten
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.chunks import merge_chunks
+from kdrift.recon.plan import Plan, ResolvedPlan
+from kdrift.recon.request import AcquisitionRequest
+from kdrift.recon.sampling import run_chunk
+from kdrift.recon.slices import RawSlice, SliceData
+from kdrift.tuning.objective import load_cases
+from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
+from kdrift_serve.job_request import JobRequest, load
+from kdrift_serve.serve_config import Limits
+
+OPTIONS = ("smaps", "noise_cov", "virtual_coils")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hold `small.h5`, `store.zarr` with the same volume, coil maps and a noise covariance."""
+    made = tmp_path_factory.mktemp("request")
+    make_inputs(made)
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((4, 32, 32)) + 1j * rng.standard_normal((4, 32, 32))
+    np.save(made / "maps.npy", (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64))
+    mixing = np.eye(4) + 0.4 * (rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)))
+    np.save(made / "cov.npy", mixing @ mixing.conj().T)
+    return made
+
+
+def _value(option: str, folder: Path) -> Any:
+    return {"smaps": str(folder / "maps.npy"), "noise_cov": str(folder / "cov.npy"), "virtual_coils": 2}[option]
+
+
+def _plan() -> ResolvedPlan:
+    return Plan("cg_sense").resolve(None)
+
+
+def _image(plan: ResolvedPlan, data: SliceData) -> Tensor:
+    return merge_chunks([run_chunk(plan, None, data, chunk) for chunk in plan.split(len(data.kspace))]).mean
+
+
+def _of_raw(raw: RawSlice) -> Tensor:
+    plan = _plan()
+    return _image(plan, plan.prepare(raw))
+
+
+def library(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
+    request = AcquisitionRequest(source=str(folder / "small.h5"), mask=MASK, slices=(1, 2), **options)
+    return _of_raw(load_acquisition(request).raw(0))
+
+
+def _of_task(task: VolumeTask) -> Tensor:
+    unit = Unit(task, 1, tuple(task.plan.split(task.num_coils)), 1.0)
+    found = SliceWorker({}, "cpu", 1).run(unit)
+    assert not isinstance(found, str), found
+    return merge_chunks(found[1]).mean
+
+
+def batch(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
+    config = BatchConfig(store=str(folder / "store.zarr"), out=str(out), volumes=["small"], mask=MASK, **options)
+    (task,) = volume_tasks(config.store, config.volumes, config, _plan(), out)
+    return _of_task(task)
+
+
+def evaluation(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
+    config = EvaluateConfig(
+        store=str(folder / "store.zarr"), out=str(out), volumes=["small"], methods={"cg": Plan("cg_sense")},
+        masks={"x2": MASK}, **options,
+    )  # fmt: skip
+    (task,) = cell_tasks(config, {"cg": _plan()}, out)["x2", "cg"]
+    return _of_task(task)
+
+
+def tuning(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
+    data = TuneData(sources=[str(folder / "store.zarr")], volumes=["small"], mask=MASK, slices=(1, 2), **options)
+    plan = _plan()
+    (case,) = load_cases(TuneConfig("cg_sense", {"max_iter": Axis(low=2, high=20, integer=True)}, data), plan)
+    return _image(plan, case.data)
+
+
+def service(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
+    request = JobRequest(path="small.h5", mask=MASK, slices=(1, 2), **options)
+    return _of_raw(load(request, folder / "small.h5", "small.h5", [folder], Limits()).raw(0))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("entrance", [batch, evaluation, tuning, service])
+def test_an_option_changes_the_image_as_it_does_in_the_library(
+    entrance: Any, option: str, folder: Path, tmp_path: Path
+) -> None:
+    options = {option: _value(option, folder)}
+    expected, without = library(folder, tmp_path, options), library(folder, tmp_path, {})
+    scale = float(without.max())
+    assert float((expected - without).abs().max()) > 0.01 * scale
+    torch.testing.assert_close(entrance(folder, tmp_path, options), expected, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(entrance(folder, tmp_path, {}), without, rtol=0, atol=1e-5 * scale)
+
+
+def test_options_do_what_they_say(folder: Path) -> None:
+    plain = AcquisitionRequest(source=str(folder / "small.h5"), mask=MASK)
+    measured = load_acquisition(plain)
+    given = load_acquisition(replace(plain, smaps=_value("smaps", folder)))
+    assert given.smaps is not None
+    maps = torch.from_numpy(np.load(folder / "maps.npy"))
+    torch.testing.assert_close(given.smaps, maps.expand(2, -1, -1, -1))
+    torch.testing.assert_close(given.kspace, measured.kspace)
+    cov = torch.from_numpy(np.load(folder / "cov.npy"))
+    white = load_acquisition(replace(plain, noise_cov=_value("noise_cov", folder)))
+    torch.testing.assert_close(white.kspace, prewhiten(measured.kspace, cov), rtol=1e-4, atol=1e-4)
+    assert load_acquisition(replace(plain, virtual_coils=2)).kspace.shape == (2, 2, 32, 32)
+    assert load_acquisition(replace(plain, slices=(1, None))).slice_indices == [1]
