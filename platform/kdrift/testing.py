@@ -148,7 +148,10 @@ def check_sampler(
     stops_early
         Chains may end before all evaluations are made.
 
-    Raises AssertionError with the figure that is off.
+    Raises
+    ------
+    AssertionError
+        With the figure that is off.
     """
     chosen = options or method.preset(None)[1]
     if options is None and hasattr(chosen, "num_steps"):

@@ -18,7 +18,7 @@ FAULTS = {
     r":(?:func|class|meth|mod|attr|param|returns?)\b[^`]*`": "has a Sphinx role: a name in backticks is enough",
     r"^ *(?:Args|Keyword Args):$": "has Google sections: numpydoc's are underlined",
 }
-PARAMETERS = re.compile(r"^ *Parameters\n *-+\n(.*?)(?:\n *\n|\Z)", re.MULTILINE | re.DOTALL)
+PARAMETERS = re.compile(r"^( *)Parameters\n *-+\n(.*?)(?:\n *\w+\n *---|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
@@ -35,9 +35,10 @@ def faults(source: str) -> list[str]:
         found += [f"line {line}: {why}" for pattern, why in FAULTS.items() if re.search(pattern, text, re.MULTILINE)]
         if not text.strip()[:1].strip():
             found.append(f"line {line}: is empty")
-        for section in PARAMETERS.findall(text):
-            if re.search(r"^ *[\w, *]+ : ", section, re.MULTILINE):
-                found.append(f"line {line}: a parameter's text goes on a line of its own, below the name")
+        for indent, section in PARAMETERS.findall(text):
+            names = re.findall(rf"^{indent}(\S.*)$", section, re.MULTILINE)
+            wrong = [name for name in names if not re.fullmatch(r"\w+(, \w+)*", name)]
+            found += [f"line {line}: {name!r} is no name of a parameter; its text goes below it" for name in wrong]
     return found
 
 
@@ -60,7 +61,11 @@ def test_docstrings_are_of_one_dialect(path: Path) -> None:
         ('def f():\n    """Return ``x``."""', "double backticks"),
         ('def f():\n    """See :func:`g`."""', "Sphinx role"),
         ('def f(x):\n    """Do.\n\n    Args:\n        x: what\n    """', "Google"),
-        ('def f(x):\n    """Do.\n\n    Parameters\n    ----------\n    x : what\n    """', "a line of its own"),
+        ('def f(x):\n    """Do.\n\n    Parameters\n    ----------\n    x : what\n    """', "no name of a parameter"),
+        (
+            'def f(x):\n    """Do.\n\n    Parameters\n    ----------\n    x\n        What.\n\n    Raises X.\n    """',
+            "no name",
+        ),
     ],
 )
 def test_what_is_wrong_is_seen(source: str, said: str) -> None:
