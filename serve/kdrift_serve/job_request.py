@@ -18,7 +18,8 @@ from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
 from kdrift.recon.plan import Plan, ResolvedPlan
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from kdrift.mri.image_scale import ImageScale
-from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.config import parse, to_dict
+from kdrift.runs.suggest import suggest
 from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
 
 __all__ = [

@@ -18,7 +18,8 @@ from kdrift.prior.bundle import WEIGHTS, check_name, file_sha256, save_prior
 from kdrift.prior.checkpoint_file import Published, State, read_checkpoint, unpack
 from kdrift.prior.prior_info import ImportedFrom, PriorInfo
 from kdrift.runs.command_line import command_line
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
 
 

@@ -11,7 +11,8 @@ from kdrift.measures.metrics import METRICS
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 
 
 @dataclass(frozen=True)
