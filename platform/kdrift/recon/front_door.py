@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
@@ -112,8 +113,12 @@ def _tensor(array: Any, name: str) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).copy())
     if hasattr(array, "__dlpack__"):
         return dlpack.from_dlpack(array)
-    kind = type(array).__name__
-    raise ValueError(f"{name} is a {kind}, expected an array of NumPy, torch or CuPy: pass numpy.asarray({name})")
+    hint = ""
+    if isinstance(array, list | tuple):
+        hint = f": pass numpy.asarray({name})"
+    elif isinstance(array, str | PathLike):
+        hint = ": files are read by kdrift.recon.acquisition.load_acquisition, or by the command kdrift reconstruct"
+    raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
 def _ndim(array: Any) -> int:
@@ -128,7 +133,8 @@ def _kspace(array: Any) -> Tensor:
         raise ValueError(f"kspace has shape {shape}, expected {KSPACE_AXES}{hint}")
     if not kspace.is_complex():
         pair = "; torch.view_as_complex joins a last axis of real and imaginary part" if shape[-1] == 2 else ""
-        raise ValueError(f"kspace is {kspace.dtype}, expected complex values: images are no k-space{pair}")
+        dtype = str(kspace.dtype).removeprefix("torch.")
+        raise ValueError(f"kspace is {dtype}, expected complex values: images are no k-space{pair}")
     if 0 in shape:
         raise ValueError(f"kspace has shape {shape}: there is nothing to reconstruct")
     if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
