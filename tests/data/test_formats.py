@@ -169,7 +169,8 @@ class TestPlaces:
     def test_content_counts_more_than_the_suffix(self, tmp_path: Path) -> None:
         path = VALID["fastmri"](tmp_path)
         path.rename(tmp_path / "scan")
-        assert open_volume(tmp_path / "scan").info.num_coils == 4
+        with open_volume(tmp_path / "scan") as volume:
+            assert volume.info.num_coils == 4
 
     def test_names_and_sources(self, tmp_path: Path) -> None:
         assert volume_name("s3://bucket/x/scan.nii.gz") == "scan"

@@ -70,7 +70,8 @@ def _is_done(task: VolumeTask, index: int) -> bool:
     if not path.is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # the stream is ours: np.load leaves open what it opened of a damaged archive
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return bool(json.loads(str(file["scalars"]))["key"] == task.key)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile):  # damaged on the disk: done again
         return False

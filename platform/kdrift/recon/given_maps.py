@@ -62,6 +62,7 @@ def _load(path: str) -> npt.NDArray[np.generic]:
             from kdrift.data.formats.bart import read_bart_maps
 
             return read_bart_maps(str(file))
-        return np.asarray(np.load(file, allow_pickle=False))
+        with open(file, "rb") as stream:  # np.load leaves open what it opened of a damaged archive
+            return np.asarray(np.load(stream, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

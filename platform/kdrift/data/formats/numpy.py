@@ -45,9 +45,7 @@ def open_numpy(path: str, name: str) -> Volume:
     if zipfile.is_zipfile(path):
         return _open_npz(path, name)
     with naming(path, "not a readable .npy file"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise BadVolume(path, "damaged archive, expected an .npy array or an .npz archive")
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load leaves the file of a damaged archive open
         shape = _check_array(path, "array", array.shape, array.dtype)
         if array.dtype.kind == "c":
             return kspace_volume(path, name, array.reshape(shape), "numpy")
