@@ -38,12 +38,13 @@ def check_operator(
     tol: float = 1e-10,
     seed: int = 0,
 ) -> None:
-    """Assert what every operator owes: with ``x`` and ``y`` random and ``u . v = sum conj(u) v``,
+    """Assert what every operator owes.
 
-    its shapes; ``y . A x = A^H y . x``; ``normal`` is ``A^H A`` and, as ``forward``, differentiable with the
-    adjoint as its gradient; one element alone gives what it gives in the batch; a pickled copy is the same.
+    It keeps its shapes; `y . A x = A^H y . x` for random `x` and `y`, with `u . v = sum conj(u) v`; `normal` is `A^H A`
+    and, as `forward`, differentiable with the adjoint as its gradient; one element alone gives what it gives in the
+    batch; a pickled copy is the same.
 
-    ``tol`` is relative to the norms of the vectors. Raises AssertionError with the figure that is off.
+    `tol` is relative to the norms of the vectors. Raises AssertionError with the figure that is off.
     """
     x = complex_normal((*batch, *operator.ishape), seed=seed, dtype=dtype, device=device)
     y = complex_normal((*batch, *operator.oshape), seed=seed + 1, dtype=dtype, device=device)
@@ -73,7 +74,7 @@ def check_operator(
 def dense_matrix(
     operator: LinearOperator, *, dtype: torch.dtype = torch.complex128, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """``A`` as a matrix (outputs, inputs), flattened in C order; for small shapes."""
+    """`A` as a matrix (outputs, inputs), flattened in C order; for small shapes."""
     num_inputs = torch.Size(operator.ishape).numel()
     basis = torch.eye(num_inputs, dtype=dtype, device=device).reshape(num_inputs, *operator.ishape)
     return operator.forward(basis).reshape(num_inputs, -1).T
@@ -129,20 +130,28 @@ def check_sampler(
     num_chains: int = 400,
     bound: float = 5.0,
 ) -> None:
-    """Assert what every entry of the table of methods owes, on small Gaussian images with their exact score:
+    """Assert what every entry of the table of methods owes, on small Gaussian images with their exact score.
 
-    its shapes, for as many map sets as it takes; four chains give what they give one by one; as many calls of the
-    network as `options.evaluations` says; progress that counts its steps; finite images where the score is zero.
+    It keeps its shapes, with each number of map sets that it takes; four chains give what they give one by one; it
+    calls the network as often as `options.evaluations` says; its progress counts the steps; images are finite where
+    the score is zero.
 
     Parameters
     ----------
-    method : the entry; a classical method is held to what applies to it.
-    options : its settings; None: its default preset, with at most 24 steps.
-    exact : the samples also have the mean and the covariance of the posterior in closed form, within `bound` Monte
-        Carlo standard errors of `num_chains` chains; `options` must hold the deviation TAU of these images.
-    stops_early : chains may end before all evaluations are made.
+    method
+        The entry; a classical method is held to what applies to it.
+    options
+        Its settings; None: its default preset, with at most 24 steps.
+    exact
+        The samples also have the mean and the covariance of the posterior in closed form, within `bound` Monte Carlo
+        standard errors of `num_chains` chains; `options` must hold the deviation TAU of these images.
+    stops_early
+        Chains may end before all evaluations are made.
 
-    Raises AssertionError with the figure that is off.
+    Raises
+    ------
+    AssertionError
+        With the figure that is off.
     """
     chosen = options or method.preset(None)[1]
     if options is None and hasattr(chosen, "num_steps"):

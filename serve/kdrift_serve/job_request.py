@@ -18,7 +18,8 @@ from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
 from kdrift.recon.plan import Plan, ResolvedPlan
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
 
@@ -29,14 +30,14 @@ _FILE_NAME = re.compile(r"[^\x00-\x1f/\\]{1,200}")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest(AcquisitionOptions):
-    """A reconstruction to make. Of a file that is uploaded, `path` and `example` stay empty."""
+    """A reconstruction to make. Where a file is uploaded, `path` and `example` stay empty."""
 
     path: str | None = None
     """File, or volume of a store (`X.zarr/NAME`), under one of the service's roots."""
     example: Literal["phantom"] | None = None
     """Built-in data instead of a file: a simulated head scan."""
     name: str | None = None
-    """Of an uploaded file; its suffix helps to tell the format."""
+    """Name of an uploaded file; its suffix helps to tell the format."""
     plan: Plan = field(default_factory=Plan)
     prior: str | None = None
     """Served name of a prior; None: the first that serves the method, of the images it was made for if there is one."""

@@ -1,4 +1,4 @@
-"""One coroutine a job: read, prepare each slice, spread its chains over the samplers, merge, write the result."""
+"""One coroutine a job: prepare each slice, spread its chains over the samplers, merge, write the result."""
 
 from __future__ import annotations
 

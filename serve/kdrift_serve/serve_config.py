@@ -19,7 +19,7 @@ class SamplerConfig:
     """The processes that run chains."""
 
     replicas: int = 1
-    """A request's chains are split into as many chunks."""
+    """Number of sampler processes; a request's chains are split into as many chunks."""
     num_cpus: int = 1
     """CPUs, and torch threads, of each."""
     num_gpus: float = 0.0
@@ -58,7 +58,7 @@ class Limits:
     batch_samples: int = 16
     """Samples a batch; bounds the memory of a sampler."""
     evaluations: int = 20_000
-    """Network evaluations of one chain."""
+    """Network evaluations of one chain, as the method states them for its settings."""
     iterations: int = 5000
     """Largest whole number among the settings of a method: steps, iterations of a solver."""
     job_seconds: float = 86400.0
@@ -116,7 +116,8 @@ class HttpOptions:
     port: int = 8000
     """Port to listen on."""
     request_timeout_s: float | None = 600.0
-    """A request, its upload included, that takes longer is answered 408. A reconstruction is no such request."""
+    """Seconds that an HTTP request may take, its upload included; a longer one is answered 408. A job may run
+    longer: it is no request."""
 
 
 @dataclass(frozen=True)

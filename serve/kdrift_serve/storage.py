@@ -30,18 +30,18 @@ class Job:
     id: str
     state: State
     name: str
-    """Of the file, for people."""
+    """Name of the file, for people."""
     owner: str
-    """Ray name of the process that runs it; never told."""
+    """Ray name of the process that runs it; clients never see it."""
     request: dict[str, Any]
     prior: dict[str, Any]
     """Name, version and sha256; empty for a classical method."""
     config: dict[str, Any]
-    """Everything that was resolved."""
+    """The resolved configuration, as results hold it."""
     sampling: str
     slices: list[int]
     created: float = field(default_factory=time.time)
-    """Seconds since 1970, as the two below."""
+    """When it was accepted, in seconds since 1970; `started` and `finished` alike."""
     started: float | None = None
     finished: float | None = None
     detail: str = ""

@@ -8,6 +8,9 @@ import fsspec
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from formats_helpers import (
     SHAPES,
     VALID,
@@ -18,9 +21,6 @@ from formats_helpers import (
     write_ismrmrd,
     xml,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from kdrift.data.formats import BadVolume, find_sources, open_volume, volume_name
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.formats.fastmri import write_fastmri

@@ -11,13 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from formats_helpers import (
     VALID,
     random_kspace,
     read_all,
     xml,
 )
-
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.bart import write_bart
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from formats_helpers import (
     ifft,
     random_kspace,
     read,
     xml,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling, write_fastmri
 from kdrift.data.formats.header import read_header, write_header

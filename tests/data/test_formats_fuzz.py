@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from formats_helpers import VALID
 
+from formats_helpers import VALID
 from kdrift.data.formats import BadVolume, open_volume
 
 ROUNDS = int(os.environ.get("KDRIFT_FUZZ_ROUNDS", "120"))

@@ -8,6 +8,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+
 from formats_helpers import (
     bit,
     cartesian_lines,
@@ -19,7 +20,6 @@ from formats_helpers import (
     write_ismrmrd,
     xml,
 )
-
 from kdrift.data.formats import BadVolume, find_sources, open_volume
 from kdrift.data.formats.bart import write_bart
 

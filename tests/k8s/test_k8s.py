@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from k8s_helpers import (
     CRDS,
     OVERLAYS,

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
+
 from k8s_helpers import (
     CRDS,
     K8S,
@@ -28,8 +30,6 @@ from k8s_helpers import (
     pod_specs,
     render,
 )
-from ray.serve.schema import ServeDeploySchema
-
 from kdrift.cli import VERBS
 from kdrift.cli import parse as parse_command
 from kdrift.runs.config import flatten, load_config, parse, to_dict

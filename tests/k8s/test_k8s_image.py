@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from k8s_helpers import K8S, REPOSITORY
 
 DOCKERFILE = (K8S / "Dockerfile").read_text()

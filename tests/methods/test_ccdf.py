@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_peers import _tiny_prior
-from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 from torch import Tensor
 
 from kdrift.methods import METHODS, ChainNoise, Measurement, Options
@@ -23,6 +21,8 @@ from kdrift.sde import HighFrequencySDE, LowFrequencies
 from kdrift_serve.job_request import from_query
 from kdrift_serve.problems import Problem
 from recon_helpers import resolve
+from test_peers import _tiny_prior
+from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 
 ABLE = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
 GUIDED = ("pc_ve", "pc_vp", "hfs_sde")
@@ -121,7 +121,7 @@ def test_reconstruction_starts_from_a_classical_method(method: str) -> None:
     ("plan", "reason"),
     [
         (Plan("annealed", settings={"start_time": 0.5}), "name a start, one of zero_filled, cg_sense"),
-        (Plan("annealed", settings={"start_time": 0.0}), "above 0 and at most 1"),
+        (Plan("annealed", settings={"start_time": 0.0}), "expected 0 < start_time <= 1"),
         (Plan("annealed", start="cg_sens"), "did you mean 'cg_sense'"),
         (Plan("tv", start="cg_sense"), "tv cannot start from another reconstruction"),
         (Plan("annealed", start="tv", num_map_sets=2), "the start tv takes one set of coil maps, got 2"),

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from langevin_helpers import TAU, complex_normal, gaussian_score, mean_and_variance_scores, problem
 
 from kdrift.methods import ChainNoise, Measurement
 from kdrift.methods.samplers.csgm_langevin import CSGMOptions, annealing, csgm_langevin, ncsnv2_sigma, uniform_start
 from kdrift.mri.fourier import fft2c
 from kdrift.sde import VESDE
+from langevin_helpers import TAU, complex_normal, gaussian_score, mean_and_variance_scores, problem
 
 SDE = VESDE(0.01, 20.0)
 

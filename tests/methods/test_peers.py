@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_samplers import SDE, TAU, Z_BOUND, _complex, _problem, gaussian_score
 from torch import Tensor
 
 from kdrift.methods import ChainNoise, Measurement
@@ -25,6 +24,7 @@ from kdrift.networks.ncsnpp import NCSNppConfig
 from kdrift.prior.bundle import Prior
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.sde import VESDE, WhiteNoise
+from test_samplers import SDE, TAU, Z_BOUND, _complex, _problem, gaussian_score
 
 VP: dict[str, Any] = {"dps": dps, "dds": dds, "diffpir": diffpir}
 

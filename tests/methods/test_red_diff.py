@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from langevin_helpers import TAU, complex_normal, dense_normal, gaussian_score, problem
 from torch import Tensor
 
 from kdrift.methods import METHODS, ChainNoise
@@ -14,6 +13,7 @@ from kdrift.methods.samplers.csgm_langevin import ncsnv2_sigma
 from kdrift.methods.samplers.red_diff import REDDiffOptions, ddpm_levels, red_diff
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
+from langevin_helpers import TAU, complex_normal, dense_normal, gaussian_score, problem
 
 SDE = VESDE(0.01, 20.0)
 

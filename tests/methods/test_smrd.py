@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from langevin_helpers import TAU, complex_normal, dense_normal, gaussian_score, mean_and_variance_scores, problem
 from torch import Tensor
 
 from kdrift.methods import ChainNoise
@@ -15,6 +14,7 @@ from kdrift.methods.samplers.smrd import SMRDOptions, data_step, smrd, sure, tun
 from kdrift.mri.fourier import fft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE
+from langevin_helpers import TAU, complex_normal, dense_normal, gaussian_score, mean_and_variance_scores, problem
 
 SDE = VESDE(0.01, 20.0)
 

@@ -1,23 +1,23 @@
 """What README and docs/ say is true: commands parse, links and files exist, tables are those of the code.
 
-`python tests/project/test_docs.py` writes the generated tables of the samplers anew.
+`python tests/project/test_docs.py` writes what is generated of the methods' pages: cards that are missing, tables,
+navigation.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
-import inspect
 import re
 import shlex
-import textwrap
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import method_pages
 from kdrift.cli import Parsed, main
 from kdrift.cli import parse as parse_command
 from kdrift.commands.options import Misuse
@@ -32,8 +32,6 @@ from kdrift.training.train_config import TrainConfig
 from kdrift.tuning.tune_config import TuneConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLERS = REPOSITORY / "docs" / "samplers.md"
-CARDS = [SAMPLERS, *sorted((REPOSITORY / "docs" / "methods").glob("*.md"))]
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
 CONFIGS: dict[str, type] = {
@@ -43,7 +41,6 @@ CONFIGS: dict[str, type] = {
     "reconstruct": BatchConfig,
     "evaluate": EvaluateConfig,
 }
-GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -155,78 +152,43 @@ def test_mask_table_has_every_kind() -> None:
     assert re.findall(r"^\| `(\w+)` \| (?:columns|points)", text, re.MULTILINE) == list(KINDS)
 
 
-def test_sampler_cards_are_those_of_the_code() -> None:
-    text = SAMPLERS.read_text()
-    headings = re.findall(r"^## (\w+)$", text, re.MULTILINE)
-    assert [name for name in METHODS if name in headings] == [name for name in headings if name in METHODS]
-    found = [pair for page in CARDS for pair in GENERATED.findall(page.read_text())]
-    assert dict(found) == {name: card(name) for name in METHODS}, "run python tests/project/test_docs.py"
-    assert len(found) == len(METHODS)
-    for name, method in METHODS.items():
-        assert name in headings or f"](methods/{name}.md)" in text, f"no card of {name}"
-        _, options = method.preset(None)
-        nfe = options.evaluations or "-"
-        assert re.search(rf"^\| \[?`{name}`.*\| {nfe} \|$", text, re.MULTILINE), f"default nfe of {name} is {nfe}"
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_card_and_its_row(name: str) -> None:
+    advice = "run python tests/project/test_docs.py"
+    page = method_pages.CARDS / f"{name}.md"
+    assert page.is_file(), f"no card of {name}: {advice}"
+    assert page.read_text().startswith(f"# {name}\n")
+    assert method_pages.GENERATED.findall(page.read_text()) == [(name, method_pages.facts(name))], advice
+    assert f"\n| [`{name}`](methods/{name}.md) | " in method_pages.TABLE.read_text(), advice
 
 
-def card(name: str) -> str:
-    """Return the settings and presets of a method in Markdown; those of an earlier method are not repeated."""
-    method = METHODS[name]
-    fields = dataclasses.fields(method.options)
-    earlier = [other for other in list(METHODS)[: list(METHODS).index(name)] if shares_settings(other, name)]
-    known = {field.name for field in dataclasses.fields(METHODS[earlier[0]].options)} if earlier else set()
-    own = [field for field in fields if field.name not in known]
-    lines = [""]
-    if earlier:
-        lines += [f"Settings: those of `{earlier[0]}`{', and' if own else '.'}", ""]
-    if own:
-        lines += ["| setting | default | meaning |", "|---|---|---|"]
-    for field in own:
-        lines.append(f"| `{field.name}` | {shown(field.default)} | {field_docs(method.options)[field.name]} |")
-    lines += ["", "| preset | settings that differ from the defaults |", "|---|---|"]
-    for preset_name, preset in method.presets.items():
-        differing = [
-            f"`{field.name}` {shown(getattr(preset, field.name))}"
-            for field in fields
-            if getattr(preset, field.name) != field.default
-        ]
-        label = f"`{preset_name}`" + (" (used by default)" if preset_name == method.preset(None)[0] else "")
-        lines.append(f"| {label} | {', '.join(differing) or 'none'} |")
-    return re.sub(r"\n{3,}", "\n\n", "\n".join([*lines, "", ""]))
+def test_table_and_navigation_of_the_methods_are_those_of_the_code() -> None:
+    advice = "run python tests/project/test_docs.py"
+    found = method_pages.GENERATED.findall(method_pages.TABLE.read_text())
+    assert found == [("methods", method_pages.table())], advice
+    navigation = method_pages.NAVIGATION.read_text()
+    assert method_pages.with_navigation(navigation) == navigation, advice
+    pages = {page.stem for page in method_pages.CARDS.glob("*.md")}
+    assert pages == {*METHODS, *method_pages.NOT_METHODS}, "a card of no method"
 
 
-def shares_settings(other: str, name: str) -> bool:
-    """Whether a method has all settings of another, of the same meaning."""
-    return issubclass(METHODS[name].options, METHODS[other].options)
-
-
-def shown(value: Any) -> str:
-    """Return a setting as --set takes it."""
-    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-
-
-def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstrings of a dataclass's fields, inherited ones too."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for node, after in zip(body.body, body.body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
-                assert isinstance(node.target, ast.Name)
-                docs[node.target.id] = " ".join(ast.literal_eval(after.value).split()).replace("|", "\\|")
-    return docs
-
-
-def write_cards() -> None:
-    """Write the generated tables of the samplers' pages."""
-    for page in CARDS:
-        new = GENERATED.sub(
-            lambda found: f"<!-- generated: {found[1]} -->\n{card(found[1])}<!-- end -->",
-            page.read_text(),
-        )
-        page.write_text(new)
+def test_a_new_method_gets_its_card_row_and_cost_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newcomer who added `pigdm` sees: the command writes the card, the row and the entry of the navigation."""
+    files = {"TABLE": "samplers.md", "NAVIGATION": "mkdocs.yml", "CARDS": "methods"}
+    for constant, name in files.items():
+        monkeypatch.setattr(method_pages, constant, tmp_path / name)
+    shutil.copytree(REPOSITORY / "docs" / "methods", tmp_path / "methods")
+    (tmp_path / "methods" / "pigdm.md").unlink()
+    (tmp_path / "samplers.md").write_text("<!-- generated: methods -->\n<!-- end -->\n")
+    (tmp_path / "mkdocs.yml").write_text("nav:\n      - methods/dps.md\n      - priors.md\n")
+    method_pages.write_pages()
+    card = (tmp_path / "methods" / "pigdm.md").read_text()
+    assert card.startswith("# pigdm\n\nPiGDM: guided by pseudoinverse and network.\n\nSource: Pseudoinverse-guided")
+    assert "| `prior_sigma` | `0.3` | tau of r^2" in card
+    assert "| `paper` (used by default) | 100 | none |" in card
+    assert re.search(r"\| \[`pigdm`\]\(methods/pigdm.md\) \|.* 100 \|\n", (tmp_path / "samplers.md").read_text())
+    assert "- methods/pigdm.md\n" in (tmp_path / "mkdocs.yml").read_text()
 
 
 if __name__ == "__main__":
-    write_cards()
+    method_pages.write_pages()

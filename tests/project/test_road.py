@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks import road
-from test_demo import ray_processes
-from test_docs import CONFIGS
 
 from kdrift.cli import parse
 from kdrift.runs.config import load_config
+from test_demo import ray_processes
+from test_docs import CONFIGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdrift.runs.config import flatten, load_config, parse, parse_override, suggest, to_dict
+from kdrift.runs.config import flatten, load_config, parse, parse_override, to_dict
+from kdrift.runs.suggest import suggest
 
 
 @dataclass(frozen=True)

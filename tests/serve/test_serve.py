@@ -17,11 +17,11 @@ from typing import Any
 import h5py
 import psutil
 import pytest
-from serve_cases import JSON, UPLOADS
-from serve_helpers import CALLS, KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
 
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
+from serve_cases import JSON, UPLOADS
+from serve_helpers import CALLS, KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 QUEUED = 2

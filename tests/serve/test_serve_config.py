@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from serve_helpers import KEY
 from starlette.requests import HTTPConnection
 
 from kdrift_serve import auth
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import AuthConfig, ServeConfig, load_serve_file
+from serve_helpers import KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "serve"

@@ -13,6 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
+from kdrift.cli import main
+from kdrift.prior.bundle import load_prior
+from kdrift.runs import tracking
 from serve_helpers import (
     KEY,
     LONG,
@@ -27,10 +31,6 @@ from serve_helpers import (
     running,
     tiny_prior,
 )
-
-from kdrift.cli import main
-from kdrift.prior.bundle import load_prior
-from kdrift.runs import tracking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

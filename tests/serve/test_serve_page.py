@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import pytest
+
 from serve_helpers import KEY, Service, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdrift[browser]'")

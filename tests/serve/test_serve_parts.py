@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from serve_helpers import tiny_prior
 
 from kdrift.data.phantom import phantom_volume
 from kdrift.methods import METHODS
@@ -34,6 +33,7 @@ from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
 from kdrift_serve.storage import Job, JobFolder
+from serve_helpers import tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tuning_helpers import tiny_search, write_inputs
 
 from kdrift.cli import main
 from kdrift.methods import METHODS, presets
@@ -26,6 +25,7 @@ from kdrift.tuning.objective import evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, pareto_front, table
 from kdrift.tuning.tune_config import MAY_CHANGE, Axis, TuneConfig, check_space, start_point
 from recon_helpers import resolve
+from tuning_helpers import tiny_search, write_inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Inputs = tuple[Path, Path]
@@ -301,6 +301,18 @@ def test_resolve_takes_presets_by_name_and_as_they_are(
     assert "preset_provenance" not in resolve(Plan(), prior).config
     with pytest.raises(ValueError, match="the preset is of method annealed, asked for score_mri"):
         resolve(Plan("score_mri", mine), prior)
+
+
+def test_a_preset_in_the_old_place_is_not_ignored_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path))
+    write_preset(Preset("tv", {"weight": 0.1}, "old"), tmp_path / "tv.yaml")
+    with pytest.raises(ValueError, match=r"tv\.yaml is no longer used by default: move it to .*/tv/NAME\.yaml and run"):
+        find_preset("tv")
+    assert find_preset("tv", "default").source == "built in"
+    (tmp_path / "tv").mkdir()
+    (tmp_path / "tv.yaml").rename(tmp_path / "tv/mine.yaml")
+    presets.choose_default("tv", "mine")
+    assert find_preset("tv").settings == {"weight": 0.1}
 
 
 def test_reconstruct_says_which_preset_it_uses(

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tuning_helpers import tiny_search, write_inputs
 
 from kdrift.cli import main
 from kdrift.methods.presets import find_preset, read_preset
@@ -26,6 +25,7 @@ from kdrift.runs.config import to_dict
 from kdrift.tuning.journal import Journal
 from kdrift.tuning.search import TuneResult, tune
 from kdrift.tuning.tune_config import TuneConfig
+from tuning_helpers import tiny_search, write_inputs
 
 # MLflow, Optuna and Ray call deprecated parts of their own dependencies
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ConfigName = Annotated[str, Parameter(metavar="NAME|FILE")]
 """A configuration, of `kdrift list configs` or a file."""
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", metavar="KEY=VALUE")]
-"""`--set`, as often as wanted."""
+"""`--set KEY=VALUE`, which may be given several times."""
 JOB = Group("As a Ray job", sort_key=9)
 
 
@@ -41,7 +41,7 @@ class RunOptions:
     config: ConfigName
     """Configuration: a file, or the name of one that comes with kdrift (kdrift config list)."""
     set: Overrides = ()
-    """Override one value of it, dotted."""
+    """Override one value of the configuration; KEY is dotted, such as data.crop."""
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """Output folder; by default runs/VERB/NAME."""
     name: str | None = None

@@ -18,7 +18,7 @@ class Options:
     """
 
     shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL")] = field(kw_only=False)
-    """The shell that reads it."""
+    """Shell that the script is for."""
 
 
 def run(options: Options) -> int:

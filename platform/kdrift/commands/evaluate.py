@@ -21,7 +21,7 @@ class Options:
     config: ConfigName
     """Configuration: a file, or the name of one that comes with kdrift (kdrift config list)."""
     set: Overrides = ()
-    """Override one value of it, dotted."""
+    """Override one value of the configuration; KEY is dotted, such as pool.actors."""
     out: Annotated[str | None, Parameter(metavar="DIR")] = None
     """Output folder, in place of the configuration's."""
     address: str | None = None

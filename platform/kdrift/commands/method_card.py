@@ -16,7 +16,7 @@ def is_method(name: str) -> bool:
 
 
 def evaluations(name: str, settings: Mapping[str, Any]) -> int:
-    """Return the network evaluations of one sample of a method with these settings."""
+    """Return the network evaluations of one chain of a method with these settings."""
     from kdrift.methods import METHODS
     from kdrift.runs.config import parse
 

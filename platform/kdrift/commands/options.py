@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter
 from kdrift.runs.field_docs import field_docs
 
 PLAIN = (str, int, float, bool, Path)
-"""Types that an option can have, besides choices."""
+"""Types that an option of the command line can have, besides a choice of words."""
 
 
 class Misuse(ValueError):

@@ -23,11 +23,11 @@ class Options:
     coils: int = 8
     """Number of receive coils."""
     seed: int = 0
-    """Of anatomy, contrast, phase and noise."""
+    """Seed of anatomy, contrast, phase and noise."""
     contrast: Literal["T1", "T2", "FLAIR", "PD"] | None = None
-    """By default chosen by the seed."""
+    """Contrast of the head; by default the seed chooses it."""
     snr: Annotated[str, Parameter(metavar="DB")] = "35"
-    """dB in the coil-combined image, or none."""
+    """Signal-to-noise ratio in dB, in the coil-combined image; none: no noise."""
 
 
 def run(options: Options) -> int:

@@ -15,7 +15,7 @@ class List:
     """List presets, where they come from, and which are used by default."""
 
     method: Annotated[str | None, Parameter(name="METHOD")] = field(default=None, kw_only=False)
-    """Of this method; by default of all."""
+    """Method whose presets are listed; by default all."""
     json: bool = False
     """Print JSON."""
 

@@ -54,7 +54,7 @@ class Options:
     prior: Annotated[str | None, Parameter(metavar="NAME|PATH", group=METHOD)] = None
     """Shipped prior or bundle folder; by default the method's shipped prior."""
     steps: Annotated[int | None, Parameter(metavar="N", group=METHOD)] = None
-    """Steps of the sampler, its setting num_steps."""
+    """Steps of the method, its setting num_steps."""
     set: Overrides = ()
     """Override one setting of the method, or one value of --config."""
     device: Annotated[str, Parameter(group=FILES)] = "auto"

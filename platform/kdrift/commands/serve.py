@@ -22,7 +22,7 @@ class Options:
     config: ConfigName | None = None
     """Configuration: a file, or the name of one that comes with kdrift; by default the defaults of all settings."""
     set: Overrides = ()
-    """Override one of its args."""
+    """Override one value of the configuration's `args`."""
     host: str | None = None
     """Address to listen on; by default 127.0.0.1."""
     port: int | None = None

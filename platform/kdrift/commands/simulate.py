@@ -32,7 +32,7 @@ class Options:
     maps: Annotated[str | None, Parameter(metavar="FILE.npy")] = None
     """Measured coil maps (coil, row, col)."""
     snr: Annotated[str, Parameter(metavar="DB")] = "30"
-    """dB in the coil-combined image, or none."""
+    """Signal-to-noise ratio in dB, in the coil-combined image; none: no noise."""
     phase_order: int = 3
     """Order of the smooth phase."""
     phase_rad: float = 1.0
@@ -44,7 +44,7 @@ class Options:
     slices: Annotated[str | None, Parameter(metavar="A:B")] = None
     """Slices to use; by default all."""
     seed: int = 0
-    """Of coil maps, phase and noise."""
+    """Seed of coil maps, phase and noise."""
 
 
 def run(options: Options) -> int:

@@ -31,7 +31,7 @@ def print_rows(rows: list[Row], *, as_json: bool) -> None:
 
 
 def method_rows() -> list[Row]:
-    """Return a row a method: samplers, then classical methods."""
+    """Return one row for each method, samplers first."""
     from kdrift.commands.method_card import evaluations
     from kdrift.methods import METHODS
     from kdrift.methods.presets import find_preset
@@ -45,7 +45,7 @@ def method_rows() -> list[Row]:
 
 
 def preset_rows(method: str | None = None) -> list[Row]:
-    """Return a row a preset, of one method or of all."""
+    """Return one row for each preset, of one method or of all."""
     from kdrift.commands.method_card import evaluations
     from kdrift.methods import METHODS
     from kdrift.methods.presets import find_preset, own_presets
@@ -62,7 +62,7 @@ def preset_rows(method: str | None = None) -> list[Row]:
 
 
 def prior_rows() -> list[Row]:
-    """Return a row a shipped prior."""
+    """Return one row for each shipped prior."""
     from kdrift.methods import METHODS
     from kdrift.prior.bundle import load_prior, shipped_priors
 
@@ -78,14 +78,14 @@ def prior_rows() -> list[Row]:
 
 
 def mask_rows() -> list[Row]:
-    """Return a row a kind of mask."""
+    """Return one row for each kind of mask."""
     from kdrift.mri.masks import KINDS
 
     return [{"mask": n, "keeps": ["columns", "points"][k.dims - 1], "how": k.definition} for n, k in KINDS.items()]
 
 
 def config_rows() -> list[Row]:
-    """Return a row a configuration that comes with kdrift."""
+    """Return one row for each configuration that comes with kdrift."""
     from kdrift.runs.config_names import config_names, configs_folder, verbs_with_configs
 
     rows: list[Row] = []

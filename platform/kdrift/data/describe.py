@@ -222,7 +222,7 @@ def _describe_checkpoint(path: str) -> Description:
 
 
 def _layout(content: Any) -> str:
-    """Name the family of published checkpoints by its keys (METHODS: score_sde, NCSNv2, EDM)."""
+    """Name the family of published checkpoints by its keys (score_sde, NCSNv2, EDM)."""
     if isinstance(content, Mapping):
         keys = set(content)
         if {"model", "ema", "step"} <= keys:

@@ -52,15 +52,15 @@ class Phantom:
     """A simulated multi-coil scan. `kspace = FFT(smaps * image) + noise`."""
 
     kspace: ComplexArray
-    """(slice, coil, row, col)."""
+    """Complex k-space (slice, coil, row, col)."""
     reference: FloatArray
     """Root sum of squares of the noise-free coil images (slice, row, col)."""
     image: ComplexArray
-    """(slice, row, col)."""
+    """Complex image (slice, row, col)."""
     smaps: ComplexArray
-    """(slice, coil, row, col), sum over coils of |S|^2 = 1."""
+    """Coil maps S (slice, coil, row, col), sum over coils of |S|^2 = 1."""
     noise_std: float
-    """Of the real and of the imaginary part of every k-space sample."""
+    """Standard deviation of the noise, of the real and of the imaginary part of every k-space sample."""
     attrs: dict[str, Attr]
 
 

@@ -137,7 +137,7 @@ class Store:
         )
 
     def close(self) -> None:
-        """Nothing stays open between calls; kept so that stores and volumes are used alike."""
+        """Do nothing: no file stays open between calls; it is there so that stores and volumes are used alike."""
 
     def __enter__(self) -> Store:
         return self

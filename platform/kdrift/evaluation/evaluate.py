@@ -36,7 +36,7 @@ class EvaluateConfig(AcquisitionOptions):
     masks: dict[str, MaskRequest]
     """Undersampling by the name it has in the table."""
     name: str = "evaluation"
-    """Of the MLflow run."""
+    """Name of the MLflow run."""
     volumes: list[str] = field(default_factory=lambda: ["*"])
     """Volumes by name or pattern; magnitude volumes are passed over."""
     prior: str | None = None

@@ -20,7 +20,7 @@ from kdrift.runs.hardware import worker_environment
 from kdrift.runs.progress import Meter, progress
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a private Ray: it holds the priors and a few slices' results."""
+"""Size of a private Ray's object store: it holds the priors and a few slices' results."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class _State:
     chunks: Counter[tuple[Path, int]]
     """Chunks of each slice."""
     total_cost: float
-    """Of all units, in no unit."""
+    """Cost of all units, in the arbitrary units of `VolumeTask.slice_cost`."""
     cost: float = 0.0
-    """Of those that are done."""
+    """Cost of the units that are done."""
     found: dict[tuple[Path, int], list[ChunkResult]] = field(default_factory=dict)
     facts: dict[tuple[Path, int], SliceFacts] = field(default_factory=dict)
     losses: Counter[Any] = field(default_factory=Counter)

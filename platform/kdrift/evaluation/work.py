@@ -46,8 +46,8 @@ class VolumeTask:
 
     @property
     def slice_cost(self) -> float:
-        """About how long a slice takes, in no unit: its pixels through the network, and a part of that for each coil's
-        Fourier transforms and maps."""
+        """About how long a slice takes, in arbitrary units: its pixels through the network, and a part of that for the
+        Fourier transforms and maps of each coil."""
         evaluations = self.plan.options.evaluations * self.num_chains
         return float(self.num_pixels * (evaluations + COIL_COST * self.num_coils))
 

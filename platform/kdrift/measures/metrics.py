@@ -18,14 +18,14 @@ WINDOW = 7
 class Metric:
     """One row of `METRICS`."""
 
-    #: function(reference, image, *, data_range, per) -> float.
     function: Callable[..., float]
-    #: unit of the value.
+    """Called as `function(reference, image, *, data_range, per)`; returns a float."""
     unit: str
-    #: True where larger is better.
+    """Unit of the value."""
     higher_is_better: bool
-    #: definition, as written into metrics.json.
+    """True where larger is better."""
     definition: str
+    """Definition, as written into metrics.json."""
 
 
 def nmse(

@@ -18,11 +18,16 @@ class ChainNoise:
 
     Parameters
     ----------
-    seed : the request's seed, 0 or larger.
-    slice_index : index of the slice in its volume.
-    samples : indices of the samples in this block.
-    parts : parts of each sample, their indices or how many there are; None where a chain has no part axis.
-    device, dtype : of the noise; a complex dtype.
+    seed
+        The request's seed, 0 or larger.
+    slice_index
+        Index of the slice in its volume.
+    samples
+        Indices of the samples in this block.
+    parts
+        Parts of each sample, their indices or how many there are; None where a chain has no part axis.
+    device, dtype
+        Device and complex dtype of the noise.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What one sample of a method is made of, and how its parts meet the data: asked for here and nowhere else."""
+"""What one sample of a method is made of: an image, one for each map set, or one for each coil. Nothing else asks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class Chains:
     coil_images: bool
     """Each chain is a coil image, `A = M F` of its own coil; else `A = M F S` of all coils."""
     splits: bool = False
-    """The coils of a sample do not meet before the end, and may run apart."""
+    """The coils of a sample do not meet before the end, so that they may run in different processes."""
 
     def operator(self, smaps: Tensor, mask: Tensor) -> LinearOperator:
-        """A, from the parts of a sample `(*parts, row, col)` to k-space `(coil, row, col)`; parts are none, the map
-        sets or the coils. Its input shape says which."""
+        """Return A, from the parts of a sample `(*parts, row, col)` to k-space `(coil, row, col)`.
+
+        `*parts` is empty for one image, else the map sets or the coils; the operator's input shape says which.
+        """
         return coil_operator(mask, tuple(smaps.shape[-3:])) if self.coil_images else sense_operator(smaps, mask)
 
     def start(self, image: Tensor, smaps: Tensor) -> Tensor:
@@ -42,11 +44,11 @@ class Chains:
 
 
 IMAGES = Chains(coil_images=False)
-"""An image, or one a map set, combined already."""
+"""A sample is one image, or one for each map set, of all coils."""
 COILS = Chains(coil_images=True, splits=True)
-"""Coil images on their own, combined by root sum of squares at the end."""
+"""A sample is one image for each coil; they run on their own and are combined by root sum of squares at the end."""
 COUPLED_COILS = Chains(coil_images=True)
-"""Coil images that steps of the method couple, combined likewise."""
+"""A sample is one image for each coil, which steps of the method couple; combined likewise."""
 
 
 def magnitude(x: Tensor) -> Tensor:

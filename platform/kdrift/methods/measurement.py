@@ -50,7 +50,7 @@ class Measurement:
 
     @cached_property
     def A(self) -> LinearOperator:
-        """From the parts of a sample `(*parts, row, col)` to k-space `(coil, row, col)`."""
+        """Measurement operator, from the parts of a sample `(*parts, row, col)` to k-space `(coil, row, col)`."""
         return self.chains.operator(self.smaps, self.mask)
 
     @cached_property

@@ -20,7 +20,7 @@ from kdrift.sde.score import ScoreModel
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of a method, every one with its default; a classical method's have no network to evaluate."""
+    """Settings of a method, each with its default; those of a classical method leave `evaluations` at 0."""
 
     @property
     def evaluations(self) -> int:
@@ -29,7 +29,7 @@ class Options:
 
 
 class Sampler(Protocol):
-    """A posterior sampler: the network's score, the noise that it knows, and the data, to samples."""
+    """A posterior sampler: makes samples from the score, the SDE of the noise that the prior removes, and the data."""
 
     def __call__(
         self,
@@ -71,9 +71,9 @@ class Method:
     noise: Noise | None = "white"
     """What its prior was trained to remove; None: it has no prior."""
     images: Images = "complex"
-    """Images of the shipped prior that it takes where none is named."""
+    """Kind of images of the shipped prior that it takes where none is named."""
     only: Images | None = None
-    """Images that its prior must be of; None: a prior of either kind can serve it."""
+    """Kind of images that its prior must be of; None: either kind can serve it."""
     max_map_sets: int = 2
     """Sets of coil maps that it can use."""
 
@@ -99,7 +99,7 @@ class Method:
 
     @property
     def needs_prior(self) -> bool:
-        """Whether it is a sampler; a classical method has no prior, no preset to tell apart, and one image."""
+        """Whether it is a sampler; a classical method has no prior and makes one image."""
         return self.noise is not None
 
     def check_maps(self, smaps: Tensor, name: str) -> None:
@@ -117,8 +117,10 @@ class Method:
         return ""
 
     def preset(self, name: str | None) -> tuple[str, Options]:
-        """Return the name and the settings of a preset, by default the first there is of `tuned`, `stable`, `paper` and
-        the others."""
+        """Return the name and the settings of a preset.
+
+        None: the first that the method has of `tuned`, `stable`, `paper` and the others.
+        """
         name = name or next(known for known in ("tuned", "stable", "paper", *self.presets) if known in self.presets)
         if name not in self.presets:
             raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")

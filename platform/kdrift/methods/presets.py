@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from kdrift.methods import METHODS
-from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import write_yaml
+from kdrift.runs.suggest import suggest
 
 BUILT_IN, OWN, DEFAULT, FILE = "built in", "your preset", "your default", "a file"
 DEFAULTS = "defaults.yaml"
@@ -30,13 +31,13 @@ class Preset:
     method: str
     """A method of `kdrift.methods.METHODS`."""
     settings: dict[str, Any]
-    """By name; what is left out has the method's default."""
+    """Values by the name of the setting; a setting that is left out has the method's default."""
     name: str = "unnamed"
     """What results call it."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Data, volumes, mask, seed, date, objective, figures, version, prior; empty for built-in presets."""
     source: str = field(default=BUILT_IN, compare=False)
-    """Where it was found: `built in`, `your preset`, `your default` or `a file`. Files do not hold it."""
+    """Where it was found: `built in`, `your preset`, `your default` or `a file`; not written to files."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -65,6 +66,8 @@ def find_preset(method: str, name: str | None = None) -> Preset:
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{suggest(method, METHODS)}")
+    if not name:
+        _refuse_old_place(method)
     chosen = name or default_presets().get(method)
     source = OWN if name else DEFAULT
     files, built_in = own_presets(method), METHODS[method].presets
@@ -79,6 +82,17 @@ def find_preset(method: str, name: str | None = None) -> Preset:
         raise ValueError(f"no preset {chosen!r}; there are {', '.join([*built_in, *files])}")
     found, options = METHODS[method].preset(chosen)
     return Preset(method, to_dict(options), found, source=DEFAULT if chosen and not name else BUILT_IN)
+
+
+def _refuse_old_place(method: str) -> None:
+    """Raise ValueError for a file METHOD.yaml, which was the method's default without being asked for."""
+    folder = preset_folder()
+    old = None if folder is None else folder / f"{method}.yaml"
+    if old is not None and old.is_file():
+        raise ValueError(
+            f"{old} is no longer used by default: move it to {old.with_suffix('') / 'NAME.yaml'}"
+            f" and run kdrift presets use {method} NAME, or delete it"
+        )
 
 
 def list_presets(method: str) -> list[Preset]:

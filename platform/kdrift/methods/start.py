@@ -15,8 +15,8 @@ class StartOptions(Options):
     num_steps: int = 100
     """N, steps of the whole schedule."""
     start_time: float = 1.0
-    """t_0: of N steps the last t_0 N are done, from a start x_0 + sigma z at their first noise level (CCDF; Score-MRI
-    Algorithm 6). Below 1 it needs a start."""
+    """t_0: the last t_0 N of the N steps are done, from x_0 + sigma z, x_0 the start and sigma the first level of those
+    steps (CCDF; Score-MRI Algorithm 6). Below 1 a start is needed."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 2:

@@ -18,23 +18,23 @@ def conjugate_gradients(
     max_iter: int = 50,
     tol: float = 1e-5,
 ) -> Tensor:
-    """Solve ``(normal + lam) x = b`` (Hestenes and Stiefel 1952), every batch element with its own steps.
+    """Solve `(normal + lam) x = b` (Hestenes and Stiefel 1952), every batch element with its own steps.
 
     An element that has converged keeps its iterate, so the answer does not depend on what else is in the
-    batch. Differentiable in ``b``, ``lam`` and ``x0``.
+    batch. Differentiable in `b`, `lam` and `x0`.
 
     Parameters
     ----------
     normal
-        A Hermitian positive semi-definite map, such as ``LinearOperator.normal``.
+        A Hermitian positive semi-definite map, such as `LinearOperator.normal`.
     b
-        Right-hand sides; the last ``num_axes`` axes are one problem, the others are batch.
+        Right-hand sides; the last `num_axes` axes are one problem, the others are batch.
     lam
-        Non-negative, real, broadcastable to ``b``.
+        Non-negative, real, broadcastable to `b`.
     x0
-        First iterate of the shape of ``b``; zero if absent.
+        First iterate of the shape of `b`; zero if absent.
     max_iter, tol
-        An element stops after ``max_iter`` steps, or once ``|b - (normal + lam) x| <= tol |b|``.
+        An element stops after `max_iter` steps, or once `|b - (normal + lam) x| <= tol |b|`.
     """
     if x0 is None:
         x, residual = torch.zeros_like(b), b
@@ -62,7 +62,7 @@ def conjugate_gradients(
 
 
 def _inner(a: Tensor, b: Tensor, num_axes: int) -> Tensor:
-    """``Re <a, b>`` over the last axes, kept as size 1.
+    """`Re <a, b>` over the last axes, kept as size 1.
 
     Every batch element is summed by itself: how a reduction rounds then cannot depend on the batch.
     """

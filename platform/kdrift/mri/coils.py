@@ -9,14 +9,14 @@ from torch import Tensor
 
 from kdrift.mri.masks import Box, acs_region, detect_mask
 
-#: lines of calibration data an axis that ESPIRiT takes where the caller does not choose (sigpy's width).
 CALIBRATION_WIDTH = 24
-#: elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU.
+"""Lines of calibration data an axis that ESPIRiT takes where the caller does not choose (sigpy's width)."""
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
-#: stride of the coarse grid on which the eigenvectors are computed directly, to start the iteration from.
+"""Elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU."""
 COARSE = 4
-#: products with the pixel matrices between two checks of convergence.
+"""Stride of the coarse grid on which the eigenvectors are computed directly, to start the iteration from."""
 PRODUCTS = 3
+"""Products with the pixel matrices between two checks of convergence."""
 
 
 def espirit_maps(

@@ -1,6 +1,6 @@
 """Linear operators on the trailing axes of a tensor; leading axes are batch and stay free.
 
-A new operator says its two shapes and writes ``_forward`` and ``_adjoint``; the rest is derived.
+A new operator says its two shapes and writes `_forward` and `_adjoint`; the rest is derived.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Shape = tuple[int, ...]
 
 
 class LinearOperator(ABC):
-    """A linear map from ``(*batch, *ishape)`` to ``(*batch, *oshape)``."""
+    """A linear map from `(*batch, *ishape)` to `(*batch, *oshape)`."""
 
     @property
     @abstractmethod
     def ishape(self) -> Shape:
-        """Trailing shape of what ``forward`` takes."""
+        """Trailing shape of what `forward` takes."""
 
     @property
     @abstractmethod
     def oshape(self) -> Shape:
-        """Trailing shape of what ``forward`` returns."""
+        """Trailing shape of what `forward` returns."""
 
     @abstractmethod
     def _forward(self, x: Tensor) -> Tensor: ...
@@ -37,17 +37,17 @@ class LinearOperator(ABC):
     def _adjoint(self, y: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
-        """``A x``: ``(*batch, *ishape)`` to ``(*batch, *oshape)``."""
+        """`A x`: `(*batch, *ishape)` to `(*batch, *oshape)`."""
         check_shape(self, "forward", self.ishape, x)
         return self._forward(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``A^H y``: ``(*batch, *oshape)`` to ``(*batch, *ishape)``."""
+        """`A^H y`: `(*batch, *oshape)` to `(*batch, *ishape)`."""
         check_shape(self, "adjoint", self.oshape, y)
         return self._adjoint(y)
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^H A x``: ``(*batch, *ishape)`` to the same shape."""
+        """`A^H A x`: `(*batch, *ishape)` to the same shape."""
         return self.adjoint(self.forward(x))
 
     def solve_normal(
@@ -59,19 +59,19 @@ class LinearOperator(ABC):
         max_iter: int = 50,
         tol: float = 1e-5,
     ) -> Tensor:
-        """``(A^H A + lam)^-1 b`` by conjugate gradients, or in closed form where an operator has one.
+        """Return `(A^H A + lam)^-1 b` by conjugate gradients, or in closed form where an operator has one.
 
         Parameters
         ----------
         b
-            Right-hand side ``(*batch, *ishape)``.
+            Right-hand side `(*batch, *ishape)`.
         lam
             Non-negative number, or a real tensor that broadcasts to the batch axes (one value a chain).
         x0
-            First iterate of the shape of ``b``; zero if absent. A closed form does not need it.
+            First iterate of the shape of `b`; zero if absent. A closed form does not need it.
         max_iter, tol
-            Conjugate gradients stop after ``max_iter`` steps or, each batch element for itself, once
-            ``|b - (A^H A + lam) x| <= tol |b|``. A closed form is exact.
+            Conjugate gradients stop after `max_iter` steps or, each batch element for itself, once
+            `|b - (A^H A + lam) x| <= tol |b|`. A closed form is exact.
         """
         check_shape(self, "solve_normal", self.ishape, b)
         num_axes = len(self.ishape)
@@ -79,7 +79,7 @@ class LinearOperator(ABC):
         return conjugate_gradients(self.normal, b, lam, num_axes=num_axes, x0=x0, max_iter=max_iter, tol=tol)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Same as ``forward``."""
+        """Same as `forward`."""
         return self.forward(x)
 
     @property
@@ -88,13 +88,13 @@ class LinearOperator(ABC):
         return Adjoint(self)
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
-        """``self @ other``: apply ``other`` first. Raises ValueError where the shapes do not meet."""
+        """`self @ other`: apply `other` first. Raises ValueError where the shapes do not meet."""
         return Composition((*_factors(self), *_factors(other)))
 
 
 @dataclass(frozen=True, eq=False)
 class Adjoint(LinearOperator):
-    """``A^H`` of an operator ``A``."""
+    """`A^H` of an operator `A`."""
 
     operator: LinearOperator
 
@@ -122,7 +122,7 @@ class Adjoint(LinearOperator):
 
 @dataclass(frozen=True, eq=False)
 class Composition(LinearOperator):
-    """``factors[0] @ factors[1] @ ...``: the last factor is applied first."""
+    """`factors[0] @ factors[1] @ ...`: the last factor is applied first."""
 
     factors: tuple[LinearOperator, ...]
 
@@ -157,24 +157,24 @@ class Composition(LinearOperator):
 
 @dataclass(frozen=True, eq=False)
 class _Square(LinearOperator):
-    """Takes and returns the same trailing shape."""
+    """An operator that takes and returns the same trailing shape."""
 
     shape: Shape
 
     @property
     def ishape(self) -> Shape:
-        """The shape."""
+        """Trailing shape of input and output."""
         return self.shape
 
     @property
     def oshape(self) -> Shape:
-        """The shape."""
+        """Trailing shape of input and output."""
         return self.shape
 
 
 @dataclass(frozen=True, eq=False)
 class Identity(_Square):
-    """``I`` on the given trailing shape."""
+    """`I` on the given trailing shape."""
 
     def _forward(self, x: Tensor) -> Tensor:
         return x
@@ -185,7 +185,7 @@ class Identity(_Square):
 
 @dataclass(frozen=True, eq=False)
 class Fourier(_Square):
-    """``F``: centred orthonormal 2-D transform of trailing axes ``(..., row, col)``."""
+    """`F`: centred orthonormal 2-D transform of trailing axes `(..., row, col)`."""
 
     def _forward(self, x: Tensor) -> Tensor:
         return fft2c(x)
@@ -196,10 +196,10 @@ class Fourier(_Square):
 
 @dataclass(frozen=True, eq=False)
 class Sampling(_Square):
-    """``M``: keep the samples where the mask is true, zero the others (NaN included).
+    """`M`: keep the samples where the mask is true, zero the others (NaN included).
 
-    ``Sampling(shape, mask)``, with trailing shape ``(..., row, col)`` and a boolean mask ``(row, col)`` or
-    ``(col,)``, which is kept with size 1 along an axis on which it is constant.
+    `Sampling(shape, mask)`, with trailing shape `(..., row, col)` and a boolean mask `(row, col)` or
+    `(col,)`, which is kept with size 1 along an axis on which it is constant.
     """
 
     mask: Tensor
@@ -226,10 +226,10 @@ class Sampling(_Square):
 
 @dataclass(frozen=True, eq=False)
 class Sensitivities(LinearOperator):
-    """``S``: image to coil images, ``(S x)_c = S_c x`` or, with several map sets, ``sum_s S_sc x_s``.
+    """`S`: image to coil images, `(S x)_c = S_c x` or, with several map sets, `sum_s S_sc x_s`.
 
-    ``smaps`` is ``(coil, row, col)`` for images ``(row, col)`` or ``(set, coil, row, col)`` for images
-    ``(set, row, col)`` (ESPIRiT: Uecker et al., MRM 2014, Eq. 5).
+    `smaps` is `(coil, row, col)` for images `(row, col)` or `(set, coil, row, col)` for images
+    `(set, row, col)` (ESPIRiT: Uecker et al., MRM 2014, Eq. 5).
     """
 
     smaps: Tensor
@@ -249,12 +249,12 @@ class Sensitivities(LinearOperator):
 
     @property
     def ishape(self) -> Shape:
-        """``(row, col)`` or ``(set, row, col)``."""
+        """`(row, col)` or `(set, row, col)`."""
         return (*self.smaps.shape[:-3], *self.smaps.shape[-2:])
 
     @property
     def oshape(self) -> Shape:
-        """``(coil, row, col)``."""
+        """`(coil, row, col)`."""
         return tuple(self.smaps.shape[-3:])
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ class Sensitivities(LinearOperator):
 
 
 def reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
-    """Check a mask against ``(..., row, col)``; return it with both axes, of size 1 where it is constant."""
+    """Check a mask against `(..., row, col)`; return it with both axes, of size 1 where it is constant."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
     rows, cols = shape[-2:]
@@ -283,7 +283,7 @@ def reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
 
 
 def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
-    """``lam`` as a real tensor that broadcasts to ``b``, whose last ``num_axes`` axes are no batch axes."""
+    """`lam` as a real tensor that broadcasts to `b`, whose last `num_axes` axes are no batch axes."""
     batch = b.shape[: b.ndim - num_axes]
     if not isinstance(lam, Tensor):
         if not lam >= 0:
@@ -304,7 +304,7 @@ def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
 
 
 def check_shape(operator: LinearOperator, what: str, shape: Shape, x: Tensor) -> None:
-    """Raise a ValueError that names both shapes unless the trailing shape of ``x`` is ``shape``."""
+    """Raise a ValueError that names both shapes unless the trailing shape of `x` is `shape`."""
     if x.shape[max(x.ndim - len(shape), 0) :] != shape:
         raise ValueError(f"{_name(operator)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 

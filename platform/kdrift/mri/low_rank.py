@@ -27,7 +27,7 @@ def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, thre
     kspace
         Complex `(coil, row, col)`; only `box` (row slice, col slice), fully sampled, is read.
     kernel_size
-        Of the filters along each axis; at most 2/5 of the ACS and half of k-space.
+        Size of the filters along each axis; at most 2/5 of the ACS and half of k-space.
     threshold
         Singular vectors of the calibration matrix below this fraction of the largest singular value are null space.
 
@@ -58,7 +58,7 @@ class LowRankOperator(LinearOperator):
     filters: Tensor
     """`(filter, coil, kernel row, kernel col)`, orthonormal."""
     shape: Shape
-    """Of k-space: `(coil, row, col)`."""
+    """Shape of k-space, `(coil, row, col)`."""
     _gram: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

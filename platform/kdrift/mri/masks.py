@@ -1,4 +1,4 @@
-"""Sampling masks of METHODS 6: by seed, with their net acceleration and their ACS region.
+"""Sampling masks, drawn by seed, with their net acceleration and their ACS region.
 
 Columns are phase-encoding lines. One-dimensional kinds keep whole columns, two-dimensional kinds keep points.
 Every draw comes from NumPy's PCG64 of the stream `mask`, so that a seed gives one mask on every platform.
@@ -31,20 +31,20 @@ GAUSSIAN_2D_STD = math.sqrt(1.5 / 128.0)
 class SamplingMask:
     """A sampling mask with what has to be reported about it."""
 
-    #: bool (row, col); for one-dimensional kinds all rows are equal.
     mask: torch.Tensor
-    #: key of `KINDS`.
+    """Bool (row, col); for one-dimensional kinds all rows are equal."""
     kind: str
-    #: the factor that was asked for.
+    """Key of `KINDS`."""
     acceleration: float
-    #: positions divided by sampled positions, counted on the mask.
+    """The factor that was asked for."""
     net_acceleration: float
-    #: fully sampled centre that was asked for, as (row slice, col slice); empty slices where there is none.
+    """Positions divided by sampled positions, counted on the mask."""
     acs: Box
-    #: seed of the draw.
+    """Fully sampled centre that was asked for, as (row slice, col slice); empty slices where there is none."""
     seed: int
-    #: True for the variant that the published code draws.
+    """Seed of the draw."""
     released: bool = False
+    """True for the variant that the published code draws."""
 
     @property
     def description(self) -> str:
@@ -61,14 +61,14 @@ class SamplingMask:
 class MaskKind:
     """One row of `KINDS`."""
 
-    #: 1 where whole columns are kept, 2 where points are.
     dims: int
-    #: what the default draw does.
+    """1 where whole columns are kept, 2 where points are."""
     definition: str
-    #: draw(shape, R, acs box, rng) -> bool (col,) for dims 1, (row, col) for dims 2; the ACS is added after.
+    """What the default draw does."""
     draw: Callable[[Shape, float, Box, Rng], BoolArray]
-    #: what the published code draws, where that differs.
+    """draw(shape, R, acs box, rng) -> bool (col,) for dims 1, (row, col) for dims 2; the ACS is added after."""
     released: Callable[[Shape, float, Box, Rng], BoolArray] | None = None
+    """What the published code draws, where that differs."""
 
 
 def make_mask(

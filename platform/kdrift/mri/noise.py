@@ -9,15 +9,14 @@ from torch import Tensor
 
 from kdrift.mri.masks import detect_mask, expand_mask
 
-#: median of |n| in units of sigma for a complex n with N(0, sigma^2) in each component (Rayleigh
-#: distribution).
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
-#: samples in a block whose median is taken.
+"""Median of |n| in units of sigma for a complex n with N(0, sigma^2) in each component (Rayleigh distribution)."""
 BLOCK = 256
-#: quantile over blocks, in standard deviations below the median.
+"""Samples in a block whose median is taken."""
 LOW = -1.0
-#: a readout edge quieter than this fraction of the k-space periphery was masked or filtered, not measured.
+"""Quantile over blocks, in standard deviations below the median."""
 PROCESSED = 0.3
+"""A readout edge quieter than this fraction of the k-space periphery was masked or filtered, not measured."""
 
 
 def noise_covariance(noise: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 BoolArray = npt.NDArray[np.bool_]
 
-#: darts a squared radius that random packing on the grid keeps; only a first guess, corrected by counting.
 PACKING = 0.7
+"""Darts a squared radius that random packing on the grid keeps; only a first guess, corrected by counting."""
 
 
 def poisson_disc(acs: BoolArray, num_kept: int, rng: np.random.Generator) -> BoolArray:

@@ -1,6 +1,6 @@
 """The measurement operators of Cartesian MR imaging, with the normal operators that samplers run on.
 
-Both use one fact: ``F^-1 M F`` is a circular convolution. It commutes with the shifts of a centred
+Both use one fact: `F^-1 M F` is a circular convolution. It commutes with the shifts of a centred
 transform, so the mask alone is shifted; and along an axis on which the mask does not depend the
 transform cancels and is not computed.
 """
@@ -32,21 +32,21 @@ _ACCELERATOR_CHUNK = 2**26
 
 
 def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
-    """``A = M F S``, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
+    """`A = M F S`, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
 
     Parameters
     ----------
     smaps
-        Coil sensitivity maps ``(coil, row, col)``, for images ``(*batch, row, col)``; or two ESPIRiT sets
-        ``(set, coil, row, col)``, for images ``(*batch, set, row, col)``.
+        Coil sensitivity maps `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets
+        `(set, coil, row, col)`, for images `(*batch, set, row, col)`.
     mask
-        Boolean, ``(row, col)`` or ``(col,)``, true where k-space is sampled.
+        Boolean, `(row, col)` or `(col,)`, true where k-space is sampled.
 
     Returns
     -------
     LinearOperator
-        To k-space ``(*batch, coil, row, col)``, zero where it is not sampled. Its ``normal`` is fused;
-        ``solve_normal`` is closed for one coil with ``|S| = 1`` and for full sampling with one map set.
+        To k-space `(*batch, coil, row, col)`, zero where it is not sampled. Its `normal` is fused;
+        `solve_normal` is closed for one coil with `|S| = 1` and for full sampling with one map set.
 
     Raises
     ------
@@ -59,24 +59,24 @@ def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
 
 
 def coil_operator(mask: Tensor, shape: Shape) -> LinearOperator:
-    """``A = M F`` on coil images, each on its own (Score-MRI Alg. 4); ``solve_normal`` is closed.
+    """`A = M F` on coil images, each on its own (Score-MRI Alg. 4); `solve_normal` is closed.
 
     Parameters
     ----------
     mask
-        Boolean, ``(row, col)`` or ``(col,)``.
+        Boolean, `(row, col)` or `(col,)`.
     shape
-        Trailing shape ``(row, col)``, coils being batch, or ``(coil, row, col)``.
+        Trailing shape `(row, col)`, coils being batch, or `(coil, row, col)`.
     """
     return CoilOperator((Sampling(shape, mask), Fourier(shape)))
 
 
 @dataclass(frozen=True, eq=False)
 class CoilOperator(Composition):
-    """``M F`` with ``A^H A = F^-1 M F`` and ``(A^H A + lam)^-1 = F^-1 (M + lam)^-1 F``."""
+    """`M F` with `A^H A = F^-1 M F` and `(A^H A + lam)^-1 = F^-1 (M + lam)^-1 F`."""
 
     def normal(self, x: Tensor) -> Tensor:
-        """``F^-1 M F x``."""
+        """`F^-1 M F x`."""
         check_shape(self, "normal", self.ishape, x)
         sampling = _sampling(self)
         return filter2c(x, sampling.mask, sampling.axes)
@@ -90,7 +90,7 @@ class CoilOperator(Composition):
         max_iter: int = 50,
         tol: float = 1e-5,
     ) -> Tensor:
-        """``F^-1 (M + lam)^-1 F b``, exact; the pseudo-inverse where ``lam`` is 0."""
+        """`F^-1 (M + lam)^-1 F b`, exact; the pseudo-inverse where `lam` is 0."""
         check_shape(self, "solve_normal", self.ishape, b)
         sampling = _sampling(self)
         weights = _inverse(sampling.mask + expand_lam(lam, b, len(self.ishape)))
@@ -99,7 +99,7 @@ class CoilOperator(Composition):
 
 @dataclass(frozen=True, eq=False)
 class SenseOperator(Composition):
-    """``M F S`` with a fused ``A^H A``; made by :func:`sense_operator`."""
+    """`M F S` with a fused `A^H A`; made by `sense_operator`."""
 
     # 0 where k-space is not sampled, else (1, -1) for (real, imaginary): masks and conjugates at once
     _pattern: Tensor = field(init=False, repr=False)
@@ -130,7 +130,7 @@ class SenseOperator(Composition):
         return last
 
     def normal(self, x: Tensor) -> Tensor:
-        """``sum_c conj(S_c) F^-1 M F S_c x``, some coil images at a time; differentiable in ``x``."""
+        """`sum_c conj(S_c) F^-1 M F S_c x`, some coil images at a time; differentiable in `x`."""
         check_shape(self, "normal", self.ishape, x)
         if self.smaps.requires_grad and torch.is_grad_enabled():
             return self.adjoint(self.forward(x))  # learned maps need a graph through them
@@ -146,7 +146,7 @@ class SenseOperator(Composition):
         max_iter: int = 50,
         tol: float = 1e-5,
     ) -> Tensor:
-        """``(A^H A + lam)^-1 b``, exact for one unit coil and for full sampling with one set of maps."""
+        """`(A^H A + lam)^-1 b`, exact for one unit coil and for full sampling with one set of maps."""
         check_shape(self, "solve_normal", self.ishape, b)
         sampling, smaps = _sampling(self), self.smaps
         expanded = expand_lam(lam, b, len(self.ishape))
@@ -159,7 +159,7 @@ class SenseOperator(Composition):
 
 
 class _SenseNormal(torch.autograd.Function):
-    """``A^H A`` is self-adjoint: it is its own vector-Jacobian product."""
+    """`A^H A` is self-adjoint: it is its own vector-Jacobian product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, operator: SenseOperator) -> Tensor:
@@ -174,10 +174,10 @@ class _SenseNormal(torch.autograd.Function):
 
 
 def _fused_normal(x: Tensor, smaps: Tensor, pattern: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """``A^H A x`` for ``x`` ``(chain, set, row, col)`` and ``smaps`` ``(set, coil, row, col)``.
+    """`A^H A x` for `x` `(chain, set, row, col)` and `smaps` `(set, coil, row, col)`.
 
-    With the forward transform alone, ``F^-1 k = conj(F conj(k))`` up to scale, so that
-    ``sum_c conj(S_c) F^-1 M F S_c x = conj(sum_c S_c F conj(M F S_c x))`` needs no conjugated copy of the
+    With the forward transform alone, `F^-1 k = conj(F conj(k))` up to scale, so that
+    `sum_c conj(S_c) F^-1 M F S_c x = conj(sum_c S_c F conj(M F S_c x))` needs no conjugated copy of the
     maps, and the scale is paid once on the image.
     """
     coil_step, chain_step = _steps(smaps.shape, x.device.type)
@@ -217,5 +217,5 @@ def _sampling(operator: Composition) -> Sampling:
 
 
 def _inverse(diagonal: Tensor) -> Tensor:
-    """``1 / diagonal``, and 0 where it is 0 (the pseudo-inverse)."""
+    """`1 / diagonal`, and 0 where it is 0 (the pseudo-inverse)."""
     return torch.where(diagonal > 0, 1 / torch.where(diagonal > 0, diagonal, 1), 0)

@@ -59,7 +59,7 @@ class NetworkConfig:
 
     @property
     def images(self) -> Images:
-        """What it is a network of: complex images, or magnitudes, as which it takes one part of a complex image."""
+        """Kind of images that it takes: complex ones, or magnitudes, as which it takes each part of a complex image."""
         return "complex" if self.channels == 2 else "magnitude"
 
     @property

@@ -151,7 +151,8 @@ class ResidualBlock(nn.Module):
 
     Parameters
     ----------
-    resample : 'none', 'up' or 'down'; with `fir` by the (1, 3, 3, 1) filter, else nearest / mean of 2x2.
+    resample
+        'none', 'up' or 'down'; with `fir` by the (1, 3, 3, 1) filter, else nearest / mean of 2x2.
     """
 
     def __init__(

@@ -18,8 +18,9 @@ from kdrift.networks import Images, NetworkConfig, build_network
 from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info
-from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import whole_folder
+from kdrift.runs.suggest import suggest
 from kdrift.sde import SDE, AttenuatedSDE, Noise
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -38,7 +39,7 @@ class Prior:
     info: PriorInfo
     """Its noise, the scale of its images, what it was made from."""
     sha256: str
-    """Of the weights file; names the prior in every result."""
+    """SHA-256 of the weights file; names the prior in every result."""
 
     def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
         """Return the score model of complex images (a one-channel prior scores both parts)."""

@@ -26,17 +26,26 @@ class NetworkScore:
 
     Parameters
     ----------
-    network : called `(x: float (batch, channels, row, col), sigma: (batch,))`.
-    returns : what the network returns: the score, the denoised image, or the residual that added to x gives it.
-    channels : of the network's images, 1 or 2.
-    conditioning : what the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and
-        alpha sigma with alpha = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the
-        index in `network.sigmas` that is nearest to sigma in its logarithm, whose denoised image is taken.
-    project : the part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it.
-    scale : of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`.
-    size_multiple : rows and columns are reflected at the border up to a multiple of this, and cropped again.
-    max_images : network images evaluated at a time; bounds memory.
-    fast : bfloat16 autocast and channels_last (None: where the hardware has them).
+    network
+        Called `(x: float (batch, channels, row, col), sigma: (batch,))`.
+    returns
+        What the network returns: the score, the denoised image, or the residual that added to x gives it.
+    channels
+        Channels of the network's images, 1 or 2.
+    conditioning
+        What the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and alpha sigma with alpha
+        = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the index in `network.sigmas`
+        that is nearest to sigma in its logarithm, whose denoised image is taken.
+    project
+        The part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it.
+    scale
+        Scale of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`.
+    size_multiple
+        Rows and columns are reflected at the border up to a multiple of this, and cropped again.
+    max_images
+        Network images evaluated at a time; bounds memory.
+    fast
+        bfloat16 autocast and channels_last (None: where the hardware has them).
     """
 
     def __init__(

@@ -20,15 +20,15 @@ class PinnedPrior:
     """Which weights, and where any process finds them."""
 
     name: str
-    """Of the shipped or registered prior, or of the bundle's folder."""
+    """Name of the shipped or registered prior, or of the bundle's folder."""
     reference: str
     """What was asked for: a shipped name, a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weights."""
     version: str | None = None
-    """In the registry; None for a prior that is not from one."""
+    """Version in the registry; None for a prior that is not from one."""
     tracking_uri: str | None = None
-    """Of the registry."""
+    """Address of the registry; None for a prior that is not from one."""
 
     def describe(self) -> dict[str, Any]:
         """Return what an answer says of its prior; the folders of this machine are left out."""

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from kdrift.mri.image_scale import ImageScale
-from kdrift.runs.config import parse, suggest, to_dict
+from kdrift.runs.config import parse, to_dict
+from kdrift.runs.suggest import suggest
 from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
 
 __all__ = [
@@ -66,7 +67,7 @@ class DataSource:
     train: tuple[VolumeRecord, ...] = ()
     validation: tuple[VolumeRecord, ...] = ()
     sha256: str = ""
-    """Of an array file; empty for a store, whose volumes have checksums."""
+    """SHA-256 of an array file; empty for a store, whose volumes have checksums of their own."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Parent:
 
     name: str
     sha256: str
-    """Of its weights."""
+    """SHA-256 of its weights."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ImportedFrom:
     file: str
     sha256: str
     family: str
-    """Of published checkpoints (`kdrift.prior.published.FAMILIES`)."""
+    """Family of published checkpoints, a key of `kdrift.prior.published.FAMILIES`."""
     weights: Literal["ema", "model"]
     """The moving average, or the weights of the last step."""
     step: int | None = None

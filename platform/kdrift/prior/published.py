@@ -18,7 +18,8 @@ from kdrift.prior.bundle import WEIGHTS, check_name, file_sha256, save_prior
 from kdrift.prior.checkpoint_file import Published, State, read_checkpoint, unpack
 from kdrift.prior.prior_info import ImportedFrom, PriorInfo
 from kdrift.runs.command_line import command_line
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
 
 
@@ -35,7 +36,7 @@ class Family:
     sigma_min: float
     """Lowest noise level, where the file has no table of levels."""
     sigma_max: float
-    """Highest one."""
+    """Highest noise level, where the file has no table of levels."""
     network: Mapping[str, Any]
     """Settings that shapes do not show."""
     preconditioning: str = "none"
@@ -68,7 +69,7 @@ class ImportOptions:
     b_min: float = 0.5
     """b of the mildest attenuation it was trained for (noise attenuated); the released code's."""
     b_max: float = 24.0
-    """b of the strongest."""
+    """b of the strongest attenuation."""
     sigma_min: float | None = None
     """Lowest noise level it was trained for, in units of its training images."""
     sigma_max: float | None = None

@@ -1,4 +1,4 @@
-"""From a file to what `reconstruct` takes: read, prewhiten, crop the readout, undersample, find the reference."""
+"""From a file to what `reconstruct` takes: read, crop the readout, prewhiten, undersample, find the reference."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Chunk:
 
     samples: tuple[int, int]
     coils: tuple[int, int] | None = None
-    """None: all of them, as every method needs whose coils are combined or coupled."""
+    """Coils `[start, stop)`; None: all of them, as every method needs whose coils are combined or coupled."""
 
     @property
     def num_samples(self) -> int:
@@ -43,7 +43,7 @@ class ChunkResult:
 
     chunk: Chunk
     moments: RunningMoments | None
-    """Of the images that have not diverged; None for a chunk of some coils, whose images are no samples yet."""
+    """Moments of the images that have not diverged; None for a chunk of some coils, whose images are no samples yet."""
     images: Tensor | None
     """`(sample, row, col)`, root sum of squares over the chunk's coils, NaN where diverged; None where samples are not
     asked for."""
@@ -60,7 +60,7 @@ class ChunkResult:
     diverged: tuple[Divergence, ...] = ()
     """Samples of the chunk that diverged, in any of its coils."""
     fallback: Fallback | None = None
-    """Where some have, and the plan asks for it."""
+    """CG-SENSE of the slice, where samples diverged and the plan asks for it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SliceResult:
     diverged: dict[int, str] = field(default_factory=dict)
     """Numbers of the samples that diverged and are left out, and when and why."""
     fallback: bool = False
-    """All have: `mean` is CG-SENSE, `std` zero."""
+    """Whether all samples diverged: then `mean` is CG-SENSE and `std` zero."""
 
 
 def split_chains(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
@@ -46,23 +47,38 @@ def reconstruct(
 
     Parameters
     ----------
-    kspace : complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`).
-    mask : what was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, the same for all slices. None:
+    kspace
+        Complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`).
+    mask
+        What was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, the same for all slices. None:
         everything but exact zeros in all coils and slices. "full": everything, zeros are data.
-    method : a key of `kdrift.METHODS`.
-    preset : named settings of the method; None: its default.
-    prior : a loaded prior, a shipped name, or the folder of a bundle; None: the method's shipped prior.
-    samples : posterior samples a slice.
-    steps : the method's setting `num_steps`; None: the preset's.
-    seed : seed of the samples; the same request gives the same answer.
-    settings : other settings of the method, by name.
-    smaps : coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
+    method
+        A key of `kdrift.METHODS`.
+    preset
+        Named settings of the method; None: its default.
+    prior
+        A loaded prior, a shipped name, or the folder of a bundle; None: the method's shipped prior.
+    samples
+        Posterior samples a slice.
+    steps
+        The method's setting `num_steps`; None: the preset's.
+    seed
+        Seed of the samples; the same request gives the same answer.
+    settings
+        Other settings of the method, by name.
+    smaps
+        Coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
         ESPIRiT on the calibration lines.
-    noise_cov : noise covariance `(coil, coil)` to whiten by, each real component.
-    noise_sigma : standard deviation of each real component of the noise; None: estimated from the k-space.
-    keep_samples : also give every sample back.
-    device : `auto`: a GPU where there is one. The result lies on the CPU.
-    progress : called with (slice position, steps done, steps in all).
+    noise_cov
+        Noise covariance `(coil, coil)` to whiten by, each real component.
+    noise_sigma
+        Standard deviation of each real component of the noise; None: estimated from the k-space.
+    keep_samples
+        Also give every sample back.
+    device
+        `auto`: a GPU where there is one. The result lies on the CPU.
+    progress
+        Called with (slice position, steps done, steps in all).
 
     Raises
     ------
@@ -97,8 +113,12 @@ def _tensor(array: Any, name: str) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).copy())
     if hasattr(array, "__dlpack__"):
         return dlpack.from_dlpack(array)
-    kind = type(array).__name__
-    raise ValueError(f"{name} is a {kind}, expected an array of NumPy, torch or CuPy: pass numpy.asarray({name})")
+    hint = ""
+    if isinstance(array, list | tuple):
+        hint = f": pass numpy.asarray({name})"
+    elif isinstance(array, str | PathLike):
+        hint = ": files are read by kdrift.recon.acquisition.load_acquisition, or by the command kdrift reconstruct"
+    raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
 def _ndim(array: Any) -> int:
@@ -113,7 +133,8 @@ def _kspace(array: Any) -> Tensor:
         raise ValueError(f"kspace has shape {shape}, expected {KSPACE_AXES}{hint}")
     if not kspace.is_complex():
         pair = "; torch.view_as_complex joins a last axis of real and imaginary part" if shape[-1] == 2 else ""
-        raise ValueError(f"kspace is {kspace.dtype}, expected complex values: images are no k-space{pair}")
+        dtype = str(kspace.dtype).removeprefix("torch.")
+        raise ValueError(f"kspace is {dtype}, expected complex values: images are no k-space{pair}")
     if 0 in shape:
         raise ValueError(f"kspace has shape {shape}: there is nothing to reconstruct")
     if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):

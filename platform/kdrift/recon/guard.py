@@ -6,9 +6,9 @@ the units of the prior (an image of brightness 1):
     |x|          about |A^H y| + |unit image| + sigma |z|
     |M(y - A x)| about |y|     + |A unit image| + sigma |M A z|
 
-The first holds where nothing was measured as well, which the second does not see. Both are asked with a margin,
-`LIMIT`. A sampler starts far from the data, at its first noise level, so the bounds follow the level that it reports,
-two steps behind: where steps are few, one cannot take out all the noise that its levels differ by.
+The first also bounds what was not measured, which the second does not see. Both have a margin, `LIMIT`. A sampler
+starts far from the data, at its first noise level, so the bounds follow the level that it reports, two steps behind:
+where steps are few, one cannot take out all the noise that its levels differ by.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from kdrift.methods.measurement import Measurement
 LIMIT = 5.0
 """How often an image may exceed what data and noise level explain."""
 UNIT = 0.25
-"""Root mean square of the unit image: of coils and slices whose data say next to nothing."""
+"""Root mean square of the unit image: the brightness that a prior may draw where the data say next to nothing."""
 NUM_CHECKS = 20
-"""Of the data residual, evenly spread over a long run (up to twice as many); every second step of a short one."""
+"""Checks of the data residual in a long run, evenly spread (up to twice as many); every second step of a short one."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Divergence:
     """Number of the slice in its volume."""
     sample: int
     step: int
-    """After which this was seen."""
+    """Step after which this was seen."""
     num_steps: int
     reason: str
 
@@ -61,9 +61,11 @@ class Guard:
 
     Parameters
     ----------
-    measurement : what the sampler was given, of the chunk's coils; each of its chains is held to its own data.
-    num_samples : samples in the chunk; images are `(num_samples, *parts, row, col)`, and a sample diverges if one of
-        its parts does.
+    measurement
+        What the sampler was given, of the chunk's coils; each of its chains is held to its own data.
+    num_samples
+        Samples in the chunk; images are `(num_samples, *parts, row, col)`, and a sample diverges if one of its parts
+        does.
     """
 
     def __init__(self, measurement: Measurement, num_samples: int) -> None:

@@ -35,24 +35,24 @@ DPI = 100
 class Cell:
     """One image of the picture."""
 
-    #: values to show (row, col).
     image: Array
-    #: heading; empty for none.
+    """Values to show (row, col)."""
     title: str = ""
-    #: line below the image; empty for none.
+    """Heading; empty for none."""
     caption: str = ""
-    #: matplotlib colour map.
+    """Line below the image; empty for none."""
     cmap: str = "gray"
-    #: value shown as the brightest colour; the darkest is 0.
+    """Matplotlib colour map."""
     top: float = 1.0
-    #: unit and scale of the colour bar; empty for no bar.
+    """Value shown as the brightest colour; the darkest is 0."""
     bar: str = ""
-    #: whether to mark the zoomed region.
+    """Unit and scale of the colour bar; empty for no bar."""
     boxed: bool = False
-    #: whether single values are to be seen as squares.
+    """Whether to mark the zoomed region."""
     blocky: bool = False
-    #: sampling mask to lay over the lower left corner.
+    """Whether single values are to be seen as squares."""
     inset: Array | None = None
+    """Sampling mask to lay over the lower left corner."""
 
 
 def save_panel(path: str | os.PathLike[str], **shown: Any) -> Path:

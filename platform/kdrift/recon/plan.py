@@ -17,7 +17,8 @@ from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-complex-small"
@@ -43,7 +44,8 @@ class Plan:
     keep_samples: bool = False
     """Also give every sample back."""
     on_divergence: Literal["error", "fallback"] = "error"
-    """Where all samples of a slice diverge: an error that names it, or CG-SENSE in its place, labelled."""
+    """What happens where all samples of a slice diverge: an error that names the slice, or CG-SENSE in its place,
+    labelled."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
     num_map_sets: int = 1
@@ -83,9 +85,9 @@ class UsedPrior:
 
     name: str
     sha256: str
-    """Of the weights."""
+    """SHA-256 of the weights."""
     scale: ImageScale
-    """How its images were scaled, and so a slice is."""
+    """How its training images were scaled; a slice is scaled alike."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ResolvedPlan:
     options: Options
     """The method's settings, all of them."""
     prior: UsedPrior | None
-    """None for a classical method."""
+    """Prior that it was resolved with; None for a classical method."""
 
     @property
     def method(self) -> Method:

@@ -41,14 +41,22 @@ def reconstruct(
 
     Parameters
     ----------
-    kspace : complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
-    mask : boolean `(col,)` or `(row, col)`.
-    plan : what to run; a resolved one goes with the loaded prior that it was resolved with. None: `Plan()`.
-    prior : a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
-    smaps : `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
-    slice_indices : numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
-    noise_sigma : of each real component of k-space; None: estimated from the periphery of each slice.
-    device : where samplers and coil maps run; `auto`: a GPU where there is one. The result lies on the CPU.
+    kspace
+        Complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
+    mask
+        Boolean `(col,)` or `(row, col)`.
+    plan
+        What to run; a resolved one goes with the loaded prior that it was resolved with. None: `Plan()`.
+    prior
+        A loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
+    smaps
+        Coil maps `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
+    slice_indices
+        Numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
+    noise_sigma
+        Noise level of each real component of k-space; None: estimated from the periphery of each slice.
+    device
+        Where samplers and coil maps run; `auto`: a GPU where there is one. The result lies on the CPU.
 
     Raises
     ------

@@ -46,7 +46,7 @@ class AcquisitionOptions:
             raise ValueError(f"virtual_coils must be at least 1, got {self.virtual_coils}")
 
     def of(self, source: str, **changes: Any) -> AcquisitionRequest:
-        """Return the request for one source, with these options but for `changes`."""
+        """Return the request for `source` with these options, some of them changed."""
         own = {field.name: getattr(self, field.name) for field in fields(AcquisitionOptions)}
         return AcquisitionRequest(source=source, **{**own, **changes})
 
@@ -62,5 +62,5 @@ class AcquisitionRequest(AcquisitionOptions):
 
     @property
     def slice(self) -> slice:
-        """The slices as Python has them."""
+        """The slices as a Python slice."""
         return slice(*self.slices) if self.slices else slice(None)

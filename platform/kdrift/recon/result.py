@@ -51,7 +51,7 @@ class ReconstructionResult:
     diverged: dict[int, dict[int, str]] = field(default_factory=dict)
     """Slices with samples that diverged and are left out: their numbers, and when and why."""
     fallback: list[int] = field(default_factory=list)
-    """Numbers of the slices whose samples all have: `mean` is CG-SENSE there, `std` zero."""
+    """Numbers of the slices whose samples all diverged: `mean` is CG-SENSE there, `std` zero."""
 
     def __repr__(self) -> str:
         slices, rows, cols = self.mean.shape

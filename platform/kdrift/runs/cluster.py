@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 
 NAMESPACE = "kdrift"
-"""Of everything kdrift names on a cluster."""
+"""Namespace of everything that kdrift names on a cluster."""
 
 
 @contextlib.contextmanager
@@ -27,7 +27,8 @@ def ray_session(
 
     Parameters
     ----------
-    cpus, object_store_bytes : of a private Ray; None: what the machine has, and Ray's share of its memory.
+    cpus, object_store_bytes
+        CPUs and object store of a private Ray; None: what the machine has, and Ray's share of its memory.
 
     Raises
     ------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+
+from kdrift.runs.suggest import suggest
 
 T = TypeVar("T")
 
@@ -87,13 +88,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ', did you mean X?' for the nearest known name, else the list of what is known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:

@@ -8,7 +8,7 @@ import kdrift
 
 
 def configs_folder() -> Path:
-    """Return the folder with a folder of YAML files a verb: in the installed package, or `configs/` of a checkout."""
+    """Return the folder of configurations, one folder a verb: in the installed package, or `configs/` of a checkout."""
     package = Path(kdrift.__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parents[1] / "configs"
@@ -35,7 +35,7 @@ def find_config(verb: str, text: str) -> Path:
     named = configs_folder() / verb / f"{text}.yaml"
     if named.is_file():
         return named
-    from kdrift.runs.config import suggest
+    from kdrift.runs.suggest import suggest
 
     raise ValueError(
         f"no file and no configuration of kdrift {verb} is called {text!r}{suggest(text, config_names(verb))}"

@@ -47,12 +47,18 @@ def run_folder(
 
     Parameters
     ----------
-    settings : the resolved configuration; `out/config.yaml` holds it from now on.
-    what : the word for the run in errors.
-    free : dotted keys and sections that may differ from those that the run began with.
-    tables : sections whose entries may be added and left out.
-    kind : dataclass of the settings; options that are newer than the run then take their defaults.
-    resume : go on with the run that `out` holds, if it holds one.
+    settings
+        The resolved configuration; `out/config.yaml` holds it from now on.
+    what
+        The word for the run in errors.
+    free
+        Dotted keys and sections that may differ from those that the run began with.
+    tables
+        Sections whose entries may be added and left out.
+    kind
+        Dataclass of the settings; options that are newer than the run then take their defaults.
+    resume
+        Go on with the run that `out` holds, if it holds one.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from kdrift.runs.config import suggest
+from kdrift.runs.suggest import suggest
 
 Stream = Literal[
     "attenuation", "attenuation time", "augmentation", "chain", "dropout", "held-out", "image", "mask", "noise",
@@ -19,7 +19,7 @@ Stream = Literal[
 
 _NAMES = frozenset(get_args(Stream))
 _WORDS = 624
-"""Of the state of the Mersenne Twister."""
+"""Words of 32 bits in the state of the Mersenne Twister."""
 
 
 def derive_seed(stream: Stream, seed: int, *keys: int) -> int:

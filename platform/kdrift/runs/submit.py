@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 EXCLUDES = ("/.git", "/.*/", "/data", "/runs", "/demo", "/mlruns", "*.zarr", "*.h5", "__pycache__")
-"""What of the folder stays here; .gitignore counts too."""
+"""Patterns of what is not sent along with a job, besides what `.gitignore` names."""
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 

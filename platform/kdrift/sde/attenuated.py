@@ -69,11 +69,11 @@ class AttenuatedSDE:
         return self.levels.time(sigma)
 
     def b(self, t: Tensor) -> Tensor:
-        """b_min (b_max / b_min)^t."""
+        """b(t) = b_min (b_max / b_min)^t."""
         return self.b_min * torch.exp(t * self._log_ratio)
 
     def attenuation(self, t: Tensor, rows: int, cols: int) -> Tensor:
-        """G_t, real, `(*t, row, col)` by broadcasting."""
+        """Return the attenuation G_t, real, `(*t, row, col)` by broadcasting."""
         return gaussian_window(rows, cols, self.b(t))
 
     def std(self, t: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class AttenuatedSDE:
         return sigma if self.noisy_start else torch.sqrt((sigma**2 - self.sigma_min**2).clamp_min(0))
 
     def project(self, z: Tensor) -> Tensor:
-        """SS* z, `(*batch, coil, row, col)`."""
+        """Return SS* z, `(*batch, coil, row, col)`."""
         if self.smaps is None:
             return z
         return fft2c(self.smaps * combine(ifft2c(z), self.smaps)[..., None, :, :])

@@ -35,7 +35,7 @@ class AttenuatedNoise:
     b_min: float
     """b of the mildest attenuation G = exp(-|w|^2 b^2 / 2), w in [-1, 1), which goes with sigma_min."""
     b_max: float
-    """b of the strongest, which goes with sigma_max."""
+    """b of the strongest attenuation, which goes with sigma_max."""
 
     kind: ClassVar[Noise] = "attenuated"
     complex_only: ClassVar[bool] = True

@@ -44,10 +44,13 @@ class HighFrequencySDE(SDE):
 
     Parameters
     ----------
-    base : a VE, VP or sub-VP SDE.
-    low : M_l, boolean `(row, col)`; with an empty one this is `base`.
-    smaps : coil maps `([set,] coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which
-        is then no exact projection); None: the plain F_h of the released code.
+    base
+        A VE, VP or sub-VP SDE.
+    low
+        M_l, boolean `(row, col)`; with an empty one this is `base`.
+    smaps
+        Coil maps `([set,] coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is
+        then no exact projection); None: the plain F_h of the released code.
     """
 
     def __init__(self, base: SDE, low: Tensor, smaps: Tensor | None = None) -> None:
@@ -63,25 +66,25 @@ class HighFrequencySDE(SDE):
         return self._coils.normal(x)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Of the base."""
+        """Factor of the signal in the mean, that of the base SDE."""
         return self.base.alpha(t)
 
     def std(self, t: Tensor) -> Tensor:
-        """Of the base."""
+        """Standard deviation of the noise, that of the base SDE."""
         return self.base.std(t)
 
     def rate(self, t: Tensor) -> Tensor:
-        """Of the base."""
+        """Factor of the drift, that of the base SDE."""
         return self.base.rate(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """Of the base."""
+        """Factor of the Wiener process, that of the base SDE."""
         return self.base.diffusion(t)
 
     def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the base, to be passed through F_h (Eq. 13)."""
+        """Factors of one step of the base SDE, to be passed through F_h (Eq. 13)."""
         return self.base.discretize(start, stop)
 
     def time(self, sigma: Tensor) -> Tensor:
-        """Of the base."""
+        """Time at which the base SDE has the noise level `sigma`."""
         return self.base.time(sigma)

@@ -23,7 +23,7 @@ class AttenuationConfig:
     b_min: float = 0.5
     """b of the mildest attenuation G = exp(-|w|^2 b^2 / 2), w in [-1, 1)."""
     b_max: float = 24.0
-    """b of the strongest; geometric between, as the noise levels."""
+    """b of the strongest attenuation; between them b grows geometrically, as the noise levels do."""
     num_times: int = 1000
     """T: t is one of this many evenly spaced times."""
     sigma_last: tuple[float, ...] = ()

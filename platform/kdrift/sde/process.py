@@ -80,4 +80,4 @@ AnyNoise = WhiteNoise | HighFrequencyNoise | AttenuatedNoise
 PROCESSES: dict[Noise, type[WhiteNoise] | type[AttenuatedNoise]] = {
     process.kind: process for process in (WhiteNoise, HighFrequencyNoise, AttenuatedNoise)
 }
-"""Each by its name in configurations."""
+"""The process of each kind, by its name in configurations."""

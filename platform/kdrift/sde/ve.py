@@ -37,7 +37,7 @@ class VESDE(SDE):
             raise ValueError(f"expected 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1: the mean stays as it is."""
+        """Factor of the signal: 1, the mean stays as it is."""
         return torch.ones_like(t)
 
     def std(self, t: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class VESDE(SDE):
         return torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
     def rate(self, t: Tensor) -> Tensor:
-        """0: no drift."""
+        """Factor of the drift: 0, there is none."""
         return torch.zeros_like(t)
 
     def diffusion(self, t: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class VPSDE(SDE):
             raise ValueError(f"expected 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
 
     def beta(self, t: Tensor) -> Tensor:
-        """beta(t)."""
+        """Return beta(t) = beta_min + t (beta_max - beta_min)."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -39,15 +39,15 @@ class VPSDE(SDE):
         return torch.exp(self.log_alpha(t))
 
     def std(self, t: Tensor) -> Tensor:
-        """sqrt(1 - alpha^2)."""
+        """Standard deviation of the noise, sqrt(1 - alpha^2)."""
         return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
 
     def rate(self, t: Tensor) -> Tensor:
-        """-beta / 2."""
+        """Factor of the drift, -beta / 2."""
         return -self.beta(t) / 2
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(beta)."""
+        """Factor of the Wiener process, sqrt(beta)."""
         return torch.sqrt(self.beta(t))
 
     def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,11 +74,11 @@ class SubVPSDE(VPSDE):
     """The same drift with noise sqrt(beta (1 - alpha^4)): the kernel is x_t = alpha x_0 + (1 - alpha^2) z."""
 
     def std(self, t: Tensor) -> Tensor:
-        """1 - alpha^2."""
+        """Standard deviation of the noise, 1 - alpha^2."""
         return -torch.expm1(2 * self.log_alpha(t))
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(beta (1 - exp(-2 int beta)))."""
+        """Factor of the Wiener process, sqrt(beta (1 - exp(-2 int beta)))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(4 * self.log_alpha(t)))
 
     def discretize(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,9 +80,9 @@ class Hooks:
     """Where the loop reports to; each is called at the same images on every rank."""
 
     progress: Callable[[int, float, float], None] = _ignore
-    """(images, loss, images/s) after every step."""
+    """Called with (images, loss, images/s) after every step."""
     metrics: Callable[[int, dict[str, float]], None] = _ignore
-    """(images, name -> value)."""
+    """Called with (images, values by name)."""
     preview: Callable[[TrainState], None] = _ignore
     """Called after each validation."""
     checkpoint: Callable[[TrainState], None] = _ignore

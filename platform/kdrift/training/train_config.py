@@ -22,11 +22,11 @@ class OptimisationConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     weight_decay: float = 0.0
-    """Decoupled for adamw, an L2 term for adam."""
+    """Weight decay: decoupled for adamw, an L2 term for adam."""
     warmup_images: int = 10_000
     """Linear warm-up from zero over this many images."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or half a cosine that ends at zero with the run."""
+    """Learning rate after the warm-up: constant, or half a cosine that ends at zero with the run."""
     clip_norm: float = 1.0
     """Largest norm of the gradient; larger ones are scaled down to it."""
     ema_halflife_images: float = 50_000

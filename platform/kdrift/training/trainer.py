@@ -35,7 +35,7 @@ class TrainResult:
     tracking_uri: str
     run_id: str
     registered: str
-    """`models:/name/version`."""
+    """Where it is registered: `models:/name/version`."""
 
 
 def train(

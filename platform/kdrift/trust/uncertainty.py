@@ -17,12 +17,12 @@ from kdrift.mri.linop import LinearOperator
 class RunningMoments:
     """Count, mean and squared deviations of samples, merged without keeping them (Chan et al. 1983)."""
 
-    #: samples seen.
     count: int
-    #: mean, of one sample's shape, real or complex.
+    """Samples seen."""
     mean: Tensor
-    #: sum over samples of |x - mean|^2, real.
+    """Mean, of one sample's shape, real or complex."""
     m2: Tensor
+    """Sum over samples of |x - mean|^2, real."""
 
     @staticmethod
     def of(samples: Tensor) -> RunningMoments:
@@ -101,17 +101,16 @@ def coverage(
 class Sparsification:
     """Sparsification curves and the area between them (Ilg et al. 2018)."""
 
-    #: fraction of pixels removed, (point,).
     fraction: Tensor
-    #: root mean square error of the pixels left, largest std removed first, relative to that of all,
-    #: (point,).
+    """Fraction of pixels removed, (point,)."""
     curve: Tensor
-    #: the same with the largest error removed first: the best that any std could do, (point,).
+    """Root mean square error of the pixels left, largest std removed first, relative to that of all, (point,)."""
     oracle: Tensor
-    #: area between curve and oracle: 0 where std orders pixels as the error does.
+    """The same with the largest error removed first: the best that any std could do, (point,)."""
     ause: float
-    #: area between the flat line 1 of a std that knows nothing and the oracle.
+    """Area between curve and oracle: 0 where std orders pixels as the error does."""
     ause_random: float
+    """Area between the flat line 1 of a std that knows nothing and the oracle."""
 
 
 def sparsification_error(
@@ -143,12 +142,12 @@ def sparsification_error(
 class NullSpaceSplit:
     """Spread of samples in what was measured and in what was not."""
 
-    #: standard deviation map of the measured part, one sample's shape.
     measured_std: Tensor
-    #: standard deviation map of the part in the null space of A, one sample's shape.
+    """Standard deviation map of the measured part, one sample's shape."""
     null_std: Tensor
-    #: share of the total variance that lies in the null space, 0 to 1.
+    """Standard deviation map of the part in the null space of A, one sample's shape."""
     null_fraction: float
+    """Share of the total variance that lies in the null space, 0 to 1."""
 
 
 def null_space_split(

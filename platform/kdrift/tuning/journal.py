@@ -20,11 +20,11 @@ class TrialRecord:
 
     number: int
     settings: dict[str, Any]
-    """Of the space."""
+    """Values of the settings that are searched."""
     run_id: str
     """Its MLflow run."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """What `evaluate_slices` yielded."""
+    """Means after each slice, as `evaluate_slices` yields them."""
     state: State = "unfinished"
     """`complete`: saw all slices; `stopped`: early, by ASHA."""
 

@@ -11,7 +11,8 @@ from kdrift.measures.metrics import METRICS
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import parse, suggest
+from kdrift.runs.config import parse
+from kdrift.runs.suggest import suggest
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class TuneConfig:
     method: str
     """Sampler or classical method."""
     space: dict[str, Axis]
-    """What is searched: axes by the name of the setting."""
+    """What is searched: an axis for each setting, by its name."""
     data: TuneData
-    """What it is searched on."""
+    """Slices that the settings are searched on."""
     name: str = "tune"
     """Name of the search and of its MLflow run."""
     preset: str | None = None
@@ -100,8 +101,8 @@ class TuneConfig:
     seed: int = 0
     """Seed of the samples, the search, the held-out lines and the order of the slices."""
     objective: Literal["psnr", "ssim", "nmse", "heldout"] = "psnr"
-    """What is best: a measure against the reference, or `heldout`, the normalised squared error of the prediction of
-    samples that were held out, which needs no reference."""
+    """What the search improves: a measure against the reference, or `heldout`, which needs none: the squared error of
+    predicted k-space samples that no method saw, over their power."""
     pareto: bool = False
     """Search the front of quality against seconds a slice; no trial is stopped early then."""
     heldout_fraction: float = 0.2

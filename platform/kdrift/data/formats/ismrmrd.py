@@ -46,7 +46,7 @@ class _Lines:
     col: npt.NDArray[np.int64]
     first_row: npt.NDArray[np.int64]
     discard: npt.NDArray[np.int64]
-    """Samples dropped `(line, 2)` at the start and the end, in the order of acquisition."""
+    """Samples to drop at the start and at the end of each line, `(line, 2)`, in the order of acquisition."""
     num_samples: npt.NDArray[np.int64]
     reverse: BoolArray
 

@@ -1,4 +1,4 @@
-"""Zero-filled reconstruction: no prior, what every other method is measured from."""
+"""Zero-filled reconstruction: what the data alone give, with zeros where nothing was measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdrift.methods.method import Method, Options
 
 @dataclass(frozen=True)
 class ZeroFilledOptions(Options):
-    """A direct method has nothing to set."""
+    """Settings of the zero-filled reconstruction: there are none."""
 
 
 def zero_filled(measurement: Measurement, *, options: ZeroFilledOptions) -> Tensor:

@@ -55,7 +55,7 @@ class AKDiffusionOptions(Options):
     """Follow the ODE that has the same marginals: half of the score, as much as shrinks the noise from sigma_{i+1} to
     sigma_i, and no fresh noise."""
     keep_measured: bool = False
-    """End with k-space as it was measured, where it was."""
+    """End with the measured k-space in the place of the reconstructed, wherever something was measured."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.num_corrector_steps < 0 or self.snr <= 0:

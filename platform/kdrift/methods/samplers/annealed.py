@@ -43,17 +43,17 @@ class AnnealedOptions(StartOptions):
     spread: float = 1.0
     """Noise of the draw from p(x_0 | x_sigma, y): 1 draws, 0 takes its mean."""
     last_spread: float | None = None
-    """The same for the last step alone; 0 leaves the noise of the last level out of the samples. None: `spread`."""
+    """`spread` of the last step alone; 0 leaves the noise of the last level out of the samples. None: `spread`."""
     eta: float = 1.0
     """Share of fresh noise on the way to the next level, 0 (deterministic, DDIM) to 1."""
     noise_scale: float = 1.0
     """Factor on the estimated noise level of the data, for what coil maps leave unexplained."""
     last_noise_scale: float | None = None
-    """The same factor for the last step alone; smaller keeps more of what was measured, its noise included, as fully
+    """`noise_scale` of the last step alone; a smaller one keeps more of what was measured, its noise included, as fully
     sampled reference images do. None: `noise_scale`."""
     keep_measured: bool = False
-    """End with x + A^H (y - A x): measured k-space as it was measured, in every coil what A^H A resolves; that is how
-    a fully sampled reference has it. Without it the noise of the measured part is removed as well."""
+    """End with x + A^H (y - A x), which puts the measured k-space back as it was measured, with its noise, as fully
+    sampled reference images have it. Without it that noise is removed as well."""
     cg_iterations: int = 12
     """Most conjugate-gradient steps of a solve; each starts from the solution before it."""
 

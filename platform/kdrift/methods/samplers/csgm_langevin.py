@@ -81,15 +81,15 @@ class Level:
     """One level of the annealing."""
 
     index: int
-    """In the table."""
+    """Index of the level in the table."""
     sigma: float
-    """Of the level, which its step follows; at most the prior's largest."""
+    """Noise level, from which the step follows; at most the prior's largest."""
     asked: float
     """Level that the score is asked at: `sigma`, or the prior's smallest where that is larger."""
     step: float
-    """Langevin step."""
+    """Size of a Langevin step at this level."""
     num_steps: int
-    """Langevin steps."""
+    """Langevin steps at this level."""
 
 
 def ncsnv2_sigma(index: int, num_levels: int = 2311, sigma_begin: float = 232.0, sigma_end: float = 0.0066) -> float:

@@ -41,7 +41,7 @@ class DAPSOptions(StartOptions):
     tau: float = 0.01
     """Noise level of the data in their Langevin term, whatever the estimated one: steps are stable below 2 tau^2."""
     prior_sigma: float | None = None
-    """None: p(x_0 | x_sigma) has deviation sigma, as published; a number p: 1 / sqrt(1/sigma^2 + 1/p^2)."""
+    """p: p(x_0 | x_sigma) has the deviation 1 / sqrt(1/sigma^2 + 1/p^2). None: it has sigma, as published."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Heat-Diffusion, the published code of AK-Diffusion: one combined image, data by back-propagation (METHODS 4)."""
+"""Heat-Diffusion, the published code of AK-Diffusion: one combined image, data by back-propagation."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class HeatDiffusionOptions(Options):
     lr_high: float = 0.6
     """lr at an SNR of `snr_high_db` and above; linear in dB between."""
     snr_low_db: float = 20.0
-    """SNR: 20 log10 of the image scale, 1, over the data's noise level. Both SNRs are kdrift's choice."""
+    """SNR in dB up to which `lr_low` is used: 20 log10(1 / noise level of the data), 1 being the image scale. Both SNRs
+    are kdrift's choice."""
     snr_high_db: float = 40.0
-    """See `snr_low_db`."""
+    """SNR in dB from which on `lr_high` is used; see `snr_low_db`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps < self.num_times or self.start_iterations < 1:

@@ -36,7 +36,7 @@ class GuidedPCOptions(StartOptions):
     """Settings of predictor-corrector sampling with a scaled data gradient; the defaults are HFS-SDE's."""
 
     num_steps: int = 1000
-    """N, predictor steps; more than beta_max for VP."""
+    """N, predictor steps; VP needs more than `beta_max`."""
     num_corrector_steps: int = 1
     """M, corrector steps after each predictor step."""
     snr: float = 0.16
@@ -44,9 +44,9 @@ class GuidedPCOptions(StartOptions):
     lambda_1: float = 2.5
     """Weight of the data in the predictor: the norm of their gradient over that of the score."""
     lambda_2: float = 0.1
-    """The same in the corrector."""
+    """Weight of the data in the corrector, likewise."""
     sde: Literal["vp", "ve", "sub_vp"] = "vp"
-    """What takes images to noise; the prior serves each of them."""
+    """SDE that takes images to noise; one prior serves all of them."""
     predictor: Predictor = "euler_maruyama"
     """Discretisation of the reverse SDE."""
     corrector: Corrector = "langevin"
@@ -56,9 +56,9 @@ class GuidedPCOptions(StartOptions):
     beta_max: float = 20.0
     """beta at t = 1 of VP and sub-VP."""
     sigma_min: float | None = None
-    """Lowest level of VE; None, or below the prior's lowest: that one."""
+    """Lowest level of VE, at least the prior's lowest; None: that one."""
     sigma_max: float | None = None
-    """Highest level of VE; None, or above the prior's highest: that one."""
+    """Highest level of VE, at most the prior's highest; None: that one."""
     t_min: float = 1e-3
     """eps, the time at which VP and sub-VP end; at least that of the prior's lowest level."""
     discretisation: Literal["paper", "released"] = "paper"

@@ -16,12 +16,12 @@ from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
 @dataclass(frozen=True)
 class PiGDMOptions(StartOptions):
-    """Settings of PiGDM; sigma in units of the normalised image, levels within those that the prior knows."""
+    """Settings of PiGDM; sigma in units of the normalised image, the levels are EDM's with rho 7."""
 
     sigma_max: float = 80.0
-    """First noise level."""
+    """First noise level (at most the prior's largest)."""
     sigma_min: float = 0.002
-    """Last noise level."""
+    """Last noise level (at least the prior's smallest)."""
     eta: float = 1.0
     """Share of fresh noise in a step, 0 (DDIM) to 1."""
     prior_sigma: float = 0.3

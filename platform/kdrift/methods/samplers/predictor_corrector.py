@@ -1,7 +1,8 @@
 """Predictor-corrector sampling and the probability-flow ODE of any SDE (Song et al. 2021, Appendices D to G).
 
-With P the part of an image that diffuses (`SDE.project`), f and G the factors of one step (`SDE.discretize`) and s the
-score of x_t, which `SDE.score` makes from a score model of images at their own scale. Times are tensors without axes.
+In the equations P is the projection on the part of an image that diffuses (`SDE.project`), f and G are the factors of
+one step (`SDE.discretize`), and s is the score of x_t, which `SDE.score` makes from a score model of images at their
+own scale. Times are tensors without axes.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class Step:
     """One predictor step, and the time at which its corrector steps are taken."""
 
     start: float
-    """Before the predictor."""
+    """Time before the predictor."""
     stop: float
-    """After it."""
+    """Time after the predictor."""
     corrector: float
-    """Where the corrector's score is asked."""
+    """Time at which the corrector asks for the score."""
 
 
 def time_steps(low: float, high: float, num_steps: int, *, released: bool = False) -> list[Step]:
@@ -73,7 +74,7 @@ class Scheme:
     samples the prior."""
 
     steps: Sequence[Step]
-    """In times, from noise to image; see `time_steps`."""
+    """Steps from noise to image; see `time_steps`."""
     predictor: Predictor = "reverse_diffusion"
     """`euler_maruyama`: x - f P x + G^2 s + G P z with f = rate dt, G = diffusion sqrt(dt). `reverse_diffusion`: the
     same with the SDE's own discretisation (Eq. 46, HFS-SDE Eq. 13). `ancestral`: the mean of p(x_{i-1} | x_i, x_0) with
@@ -93,7 +94,7 @@ class Scheme:
     guide: Guide = follow
     """Direction in place of the score, in the predictor."""
     corrector_guide: Guide = follow
-    """The same in the corrector."""
+    """Direction in place of the score, in the corrector."""
     predictor_projected: bool = True
     """Pass the predictor's score through P."""
     project: Callable[[Tensor], Tensor] = unchanged

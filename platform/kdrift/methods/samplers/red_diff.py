@@ -37,7 +37,7 @@ class REDDiffOptions(Options):
     weight: float = 0.25
     """lambda: the regularisation's weight at t is lambda sigma_t / alpha_t."""
     learning_rate: float = 0.1
-    """Of Adam, in units of the normalised image."""
+    """Learning rate of Adam, in units of the normalised image."""
     losses: Literal["sums", "means"] = "sums"
     """`sums` as the paper prints; `means` divides the data term by |y|^2 and the regularisation by its number of real
     pixels, as the released code does."""

@@ -21,14 +21,14 @@ PROBE_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class SMRDOptions(LangevinOptions):
-    """Settings of SMRD; the defaults are the authors' program's for brains."""
+    """Settings of SMRD; the defaults are those of the published code for brains."""
 
     cg_iterations: int = 5
     """Conjugate-gradient steps of a solve."""
     lambda_start: float = 2.0
     """lambda_0; also used wherever learning has made lambda negative."""
     lambda_learning_rate: float = 0.2
-    """Of Adam on lambda; 0 keeps lambda_0."""
+    """Learning rate of Adam on lambda; 0 keeps lambda_0."""
     learn_until: int = 1654
     """Last level at which lambda is learned."""
     early_stopping: bool = True
@@ -62,7 +62,7 @@ class Outcome:
     """One step of some chains."""
 
     image: Tensor
-    """`(chain, [set,] row, col)`."""
+    """Images after the step, `(chain, [set,] row, col)`."""
     risk: Tensor
     """SURE, `(chain,)`, squared error a complex pixel."""
     slope: Tensor
@@ -163,7 +163,7 @@ def _over(lam: Tensor, x: Tensor) -> Tensor:
 
 
 def _rising(risks: list[Tensor], window: int) -> Tensor:
-    """Which chains' mean SURE of the last window exceeds that of the one before it."""
+    """Return for which chains the mean SURE of the last window exceeds that of the window before."""
     if len(risks) <= 3 * window:
         return torch.zeros_like(risks[-1], dtype=torch.bool)
     recent = torch.stack(risks[-2 * window :])
