@@ -90,7 +90,7 @@ def test_losses_of_the_exact_gaussian_model() -> None:
     generator = torch.Generator().manual_seed(0)
     image = data_std * torch.randn(count, 1, 16, 16, generator=generator)
     noise = torch.randn(image.shape, generator=generator)
-    for level in (0.05, 0.5, 5.0):
+    for level in (0.05, 0.5, 0.8, 5.0):
         sigma = torch.full((count,), level)
 
         def score(x: Tensor, sigma: Tensor) -> Tensor:
