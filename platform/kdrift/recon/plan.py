@@ -166,7 +166,8 @@ def default_prior(method: str) -> str:
     """Name of the shipped prior that a sampler uses where none is named."""
     wanted = METHODS[method]
     assert wanted.noise is not None
-    return next(iter(shipped_for(wanted.noise, wanted.images)), DEFAULT_PRIOR)
+    able = shipped_for(wanted.noise, wanted.images)
+    return able[0] if able and DEFAULT_PRIOR not in able else DEFAULT_PRIOR
 
 
 def load_priors(
