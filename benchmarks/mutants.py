@@ -51,7 +51,10 @@ class Part:
 
 PARTS = {
     "samplers": Part(("methods/samplers/*.py",), ("methods",)),
-    "sde": Part(("sde/*.py",), ("sde", "methods/test_solvers.py", "training/test_training.py", "training/test_training_complex.py")),
+    "sde": Part(
+        ("sde/*.py",),
+        ("sde", "methods/test_solvers.py", "training/test_training.py", "training/test_training_complex.py"),
+    ),
     "chunks": Part(("recon/chunks.py",), ("recon/test_chunks.py", "recon/test_guard.py")),
     "loop": Part(("training/loop.py",), ("training",)),
     "prior": Part(("prior/network_score.py", "prior/bundle.py"), ("prior",)),
