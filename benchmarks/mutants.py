@@ -37,6 +37,8 @@ TEST_LIMIT_S, LIMIT_S = 120, 1800.0
 """Seconds that one test, and all tests of a mutant, may take; a mutant that takes longer is killed."""
 SPARED = ("core/ExceptionReplacer", "core/RemoveDecorator")
 """Operators whose mutants cannot be run: an exception that does not exist, a dataclass that is none."""
+EQUAL = ("_Is", "_IsNot")
+"""Ends of operators that change nothing: small whole numbers and names are the same object where they are equal."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _drop(db: WorkDB) -> None:
         spec = item.mutations[0]
         spared = nothing.setdefault(spec.module_path, list(_spared(Path(spec.module_path).read_text())))
         inside = any(start <= tuple(spec.start_pos) and tuple(spec.end_pos) <= end for start, end in spared)
-        if not inside and not spec.operator_name.startswith(SPARED):
+        if not inside and not spec.operator_name.startswith(SPARED) and not spec.operator_name.endswith(EQUAL):
             kept.append(item)
     db.clear()
     db.add_work_items(kept)

@@ -16,6 +16,7 @@ from kdrift.data.dataset import TrainingImages
 from kdrift.prior.prior_info import CardText
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json, write_json
+from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder
 from kdrift.sde import NoiseConfig
@@ -25,6 +26,7 @@ from kdrift.training.loop import (
     Hooks,
     NonFiniteLossError,
     TrainState,
+    autocast,
     fit,
     learning_rate,
     new_state,
@@ -116,6 +118,14 @@ def test_learning_rate() -> None:
     assert learning_rate(config, 600, 1100) == pytest.approx(0.5)
     assert learning_rate(config, 1100, 1100) == pytest.approx(0.0)
     assert learning_rate(replace(config, schedule="constant"), 1100, 1100) == 1.0
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "auto"])
+def test_arithmetic_is_as_precise_as_configured(images: Path, precision: str) -> None:
+    config = tiny_config(images, hardware={"precision": precision})
+    expected = has_fast_bfloat16(CPU) if precision == "auto" else precision == "bfloat16"
+    with autocast(config, CPU):
+        assert torch.is_autocast_enabled("cpu") == expected
 
 
 def test_ema_half_life_is_in_images(images: Path) -> None:
