@@ -78,7 +78,10 @@ def main() -> int:
     os.chdir(tree)
     os.environ["PYTHONPATH"] = os.pathsep.join(str(tree / part) for part in ("platform", "serve"))
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    found = [run_part(name, PARTS[name], arguments.n, arguments.seed) for name in arguments.modules.split(",")]
+    try:
+        found = [run_part(name, PARTS[name], arguments.n, arguments.seed) for name in arguments.modules.split(",")]
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
     print("\n| part | mutants | tested | killed | survive |\n|---|---|---|---|---|")
     for row in found:
         print("| " + " | ".join(map(str, row)) + " |")
@@ -91,8 +94,7 @@ def copy_of_the_tree() -> Path:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    tree = WORK / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
+    tree = WORK / f"tree-{os.getpid()}"
     for name in listed.stdout.splitlines():
         if (REPOSITORY / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
