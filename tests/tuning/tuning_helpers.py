@@ -31,7 +31,7 @@ def write_inputs(folder: Path) -> tuple[Path, Path]:
     return prior, scan
 
 
-def tiny_search(prior: Path, scan: Path, **changes: Any) -> TuneConfig:
+def tiny_search(prior: Path, scan: Path, /, **changes: Any) -> TuneConfig:
     """Return a search of two settings whose start ignores the data nearly."""
     values: dict[str, Any] = {
         "name": "tiny",

@@ -172,7 +172,7 @@ def _search(
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-    from kdrift.tuning.suggest import searcher
+    from kdrift.tuning.searcher import searcher
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     lent = {"cpu": config.cpus_per_trial} | ({"gpu": config.gpus_per_trial} if config.gpus_per_trial else {})
