@@ -19,7 +19,7 @@ from kdrift.recon.given_maps import STORED
 from kdrift.recon.plan import Plan, ResolvedPlan
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import parse
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
 

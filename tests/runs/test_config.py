@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdrift.runs.config import flatten, load_config, parse, parse_override, to_dict
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def run(options: List | Show | Init) -> int:
 def _find(text: str) -> tuple[str, Path]:
     """Return the verb and the file of NAME or VERB/NAME."""
     from kdrift.runs.config_names import config_names, configs_folder, verbs_with_configs
-    from kdrift.runs.suggest import suggest
+    from kdrift.runs.hint import suggest
 
     known = {f"{verb}/{name}": (verb, name) for verb in verbs_with_configs() for name in config_names(verb)}
     found = [full for full, (_, name) in known.items() if text in (full, name)]

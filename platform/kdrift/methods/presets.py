@@ -17,7 +17,7 @@ import yaml
 from kdrift.methods import METHODS
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import write_yaml
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 BUILT_IN, OWN, DEFAULT, FILE = "built in", "your preset", "your default", "a file"
 DEFAULTS = "defaults.yaml"

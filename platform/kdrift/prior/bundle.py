@@ -20,7 +20,7 @@ from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import whole_folder
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 from kdrift.sde import SDE, AttenuatedSDE, Noise
 
 SHIPPED = Path(__file__).parent / "shipped"

@@ -11,7 +11,7 @@ import torch
 
 from kdrift.mri.image_scale import ImageScale
 from kdrift.runs.config import parse, to_dict
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
 
 __all__ = [

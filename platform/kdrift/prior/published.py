@@ -19,7 +19,7 @@ from kdrift.prior.checkpoint_file import Published, State, read_checkpoint, unpa
 from kdrift.prior.prior_info import ImportedFrom, PriorInfo
 from kdrift.runs.command_line import command_line
 from kdrift.runs.config import parse
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
 
 

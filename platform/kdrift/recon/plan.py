@@ -18,7 +18,7 @@ from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-complex-small"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ def find_config(verb: str, text: str) -> Path:
     named = configs_folder() / verb / f"{text}.yaml"
     if named.is_file():
         return named
-    from kdrift.runs.suggest import suggest
+    from kdrift.runs.hint import suggest
 
     raise ValueError(
         f"no file and no configuration of kdrift {verb} is called {text!r}{suggest(text, config_names(verb))}"

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 Stream = Literal[
     "attenuation", "attenuation time", "augmentation", "chain", "dropout", "held-out", "image", "mask", "noise",

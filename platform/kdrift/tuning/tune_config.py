@@ -12,7 +12,7 @@ from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import parse
-from kdrift.runs.suggest import suggest
+from kdrift.runs.hint import suggest
 
 
 @dataclass(frozen=True)
