@@ -48,15 +48,14 @@ def preset_rows(method: str | None = None) -> list[Row]:
     """Return one row for each preset, of one method or of all."""
     from kdrift.commands.method_card import evaluations
     from kdrift.methods import METHODS
-    from kdrift.methods.presets import find_preset, own_presets
+    from kdrift.methods.presets import find_preset, list_presets
 
     rows: list[Row] = []
     for name in [method] if method else METHODS:
         default = find_preset(name)
-        for preset_name in dict.fromkeys([*METHODS[name].presets, *own_presets(name)]):
-            preset = find_preset(name, preset_name)
-            row = {"method": name, "preset": preset_name, "comes_from": preset.source}
-            used = default.source if preset_name == default.name else None
+        for preset in list_presets(name):
+            row = {"method": name, "preset": preset.name, "comes_from": preset.source}
+            used = default.source if preset.name == default.name else None
             rows.append({**row, "used_by_default": used, "evaluations": evaluations(name, preset.settings)})
     return rows
 

@@ -104,7 +104,10 @@ class Method:
 
     def check_maps(self, smaps: Tensor, name: str) -> None:
         """Raise ValueError for more sets of coil maps `([set,] coil, row, col)` than the method can use."""
-        sets = smaps.shape[:-3].numel()
+        self.check_map_sets(smaps.shape[:-3].numel(), name)
+
+    def check_map_sets(self, sets: int, name: str) -> None:
+        """Raise ValueError for more sets of coil maps than the method, called `name` in the error, can use."""
         if sets > self.max_map_sets:
             raise ValueError(f"{name} takes one set of coil maps, got {sets}")
 

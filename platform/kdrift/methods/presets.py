@@ -99,7 +99,7 @@ def list_presets(method: str) -> list[Preset]:
     """Return all presets of a method, built in and the user's own. Raises ValueError for an unknown method."""
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{suggest(method, METHODS)}")
-    return [find_preset(method, name) for name in [*METHODS[method].presets, *own_presets(method)]]
+    return [find_preset(method, name) for name in dict.fromkeys([*METHODS[method].presets, *own_presets(method)])]
 
 
 def default_presets() -> dict[str, str]:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from kdrift.mri.coils import normalise_maps
 from kdrift.mri.masks import detect_mask, expand_mask
 
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
@@ -45,6 +46,11 @@ def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
         raise ValueError("noise_cov is not positive definite: take it from more noise samples, all coils connected")
     inverse = torch.linalg.solve_triangular(factor, torch.eye(coils).to(factor), upper=False)
     return torch.einsum("vc,...cyx->...vyx", inverse.to(kspace.dtype), kspace)
+
+
+def prewhiten_maps(smaps: Tensor, noise_cov: Tensor) -> Tensor:
+    """Maps of the coils that `prewhiten` makes, (*batch, coil, row, col), normalised again."""
+    return normalise_maps(prewhiten(smaps, noise_cov))
 
 
 def estimate_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> float:

@@ -11,10 +11,10 @@ from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.store import is_store, open_stored_volume
 from kdrift.data.volume import Volume, VolumeInfo, centre_crop
-from kdrift.mri.coils import coil_compression, normalise_maps, rss
+from kdrift.mri.coils import coil_compression, rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import acs_region, make_mask
-from kdrift.mri.noise import prewhiten
+from kdrift.mri.noise import prewhiten, prewhiten_maps
 from kdrift.recon.given_maps import read_maps, read_noise_cov
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.recon.slices import RawSlice
@@ -95,7 +95,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     if noise_cov is not None:
         whitening = torch.from_numpy(noise_cov)
         kspace = prewhiten(kspace, whitening)
-        smaps = normalise_maps(prewhiten(smaps, whitening)) if smaps is not None else None
+        smaps = prewhiten_maps(smaps, whitening) if smaps is not None else None
     rows, cols = kspace.shape[-2:]
     shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
     reference, definition = None, ""

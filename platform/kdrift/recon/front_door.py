@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from kdrift.methods.presets import Preset
-from kdrift.mri.coils import normalise_maps
 from kdrift.mri.masks import detect_mask
-from kdrift.mri.noise import prewhiten
+from kdrift.mri.noise import prewhiten, prewhiten_maps
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
@@ -92,7 +91,7 @@ def reconstruct(
     if noise_cov is not None:
         whitening = _tensor(noise_cov, "noise_cov")
         data = prewhiten(data, whitening)
-        maps = normalise_maps(prewhiten(maps, whitening)) if maps is not None else None
+        maps = prewhiten_maps(maps, whitening) if maps is not None else None
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples,
@@ -110,7 +109,7 @@ def _tensor(array: Any, name: str) -> Tensor:
     if isinstance(array, np.ndarray):
         if array.dtype.kind not in "biufc":
             raise ValueError(f"{name} has dtype {array.dtype}, expected numbers")
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).copy())
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if hasattr(array, "__dlpack__"):
         return dlpack.from_dlpack(array)
     hint = ""

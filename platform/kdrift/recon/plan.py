@@ -68,8 +68,7 @@ class Plan:
             raise ValueError(f"no method {self.method!r}{suggest(self.method, METHODS)}")
         method, preset = METHODS[self.method], plan_preset(self)
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
-        if self.num_map_sets > method.max_map_sets:
-            raise ValueError(f"{self.method} takes one set of coil maps, got num_map_sets {self.num_map_sets}")
+        method.check_map_sets(self.num_map_sets, self.method)
         _check_start(self, options)
         used = None
         if method.needs_prior:
@@ -227,5 +226,4 @@ def _check_start(plan: Plan, options: Options) -> None:
         raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
     if plan.start not in classical:
         raise ValueError(f"no start {plan.start!r}{suggest(plan.start, classical)}")
-    if plan.num_map_sets > METHODS[plan.start].max_map_sets:
-        raise ValueError(f"the start {plan.start} takes one set of coil maps, got {plan.num_map_sets}")
+    METHODS[plan.start].check_map_sets(plan.num_map_sets, f"the start {plan.start}")

@@ -11,7 +11,7 @@ from typing import Any
 import kdrift
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import VolumeEntry, find_volumes
-from kdrift.data.store import open_store
+from kdrift.data.store import Store, open_store
 from kdrift.prior.bundle import SHIPPED, WEIGHTS, file_sha256, find_prior, read_sums
 from kdrift.prior.prior_info import DataSource, NoiseLeft, Parent, PriorInfo, VolumeRecord
 from kdrift.runs.command_line import command_line
@@ -47,11 +47,12 @@ def describe_data(config: DataConfig) -> tuple[DataSource, ...]:
     splits["validation"] = find_volumes(config, "validation") if config.validation else []
     found = []
     for location in config.stores:
+        store = None if _is_file(location) else open_store(location)
         used = {
-            split: tuple(_record(entry) for entry in entries if entry.location == location)
+            split: tuple(_record(entry, store) for entry in entries if entry.location == location)
             for split, entries in splits.items()
         }
-        digest = file_sha256(Path(location)) if _is_file(location) else ""
+        digest = file_sha256(Path(location)) if store is None else ""
         found.append(DataSource(_name(location), used["train"], used["validation"], digest))
     return tuple(found)
 
@@ -65,10 +66,10 @@ def read_noise_left(metrics: Mapping[str, float]) -> tuple[NoiseLeft, ...]:
     )
 
 
-def _record(entry: VolumeEntry) -> VolumeRecord:
+def _record(entry: VolumeEntry, store: Store | None) -> VolumeRecord:
     checksum = ""
-    if not _is_file(entry.location):
-        attributes = open_store(entry.location).attributes(entry.name)
+    if store is not None:
+        attributes = store.attributes(entry.name)
         array = attributes["arrays"]["image" if attributes["kind"] == "image" else "target"]
         checksum = hashlib.sha256(json.dumps(array["crc32"]).encode()).hexdigest()
     return VolumeRecord(entry.name, entry.stop - entry.start, checksum)

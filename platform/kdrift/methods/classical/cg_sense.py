@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from kdrift.methods.classical.weighted import WeightedOptions
 from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods.method import Method
 
 
 @dataclass(frozen=True)
-class CGSenseOptions(Options):
+class CGSenseOptions(WeightedOptions):
     """Settings of CG-SENSE."""
 
     weight: float = 0.01
     """Weight of |x|^2 / 2. The problem is quadratic: the weight does not depend on the scale of the data."""
     max_iter: int = 50
     """Most conjugate-gradient steps. One unit coil is solved in closed form."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf or self.max_iter < 1:
-            raise ValueError(f"expected a finite weight >= 0 and max_iter >= 1, got {self}")
 
 
 def cg_sense(measurement: Measurement, *, options: CGSenseOptions) -> Tensor:

@@ -53,7 +53,7 @@ def run_app(make_app: Callable[[ScaledProblem], Any], measurement: Measurement) 
         smaps=smaps.cpu().numpy(),
         weights=measurement.mask.cpu().numpy().astype(kspace.real.cpu().numpy().dtype),
         start=(start / scale).cpu().numpy(),
-        norm_bound=float((smaps.abs() ** 2).sum(0).max()),
+        norm_bound=float(measurement.chains.energy(smaps).max()),
     )
     image = make_app(problem).run()
     return torch.from_numpy(np.ascontiguousarray(image)).to(kspace) * scale

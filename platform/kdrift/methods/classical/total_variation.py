@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kdrift.methods.classical.sigpy_app import ScaledProblem, run_app
+from kdrift.methods.classical.weighted import WeightedOptions
 from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods.method import Method
 
 DUAL_STEP = 0.02
 """Step size of the dual variables (residual, weight), which are about 1e-3 of the image: on a real slice at 4x sigpy's
@@ -19,17 +19,13 @@ DUAL_STEP = 0.02
 
 
 @dataclass(frozen=True)
-class TVOptions(Options):
+class TVOptions(WeightedOptions):
     """Settings of total variation."""
 
     weight: float = 0.0005
     """Weight of |D x|_1, in units of the zero-filled image's maximum."""
     max_iter: int = 400
     """Steps of primal-dual hybrid gradient (Chambolle and Pock 2011), from the zero-filled image."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf or self.max_iter < 1:
-            raise ValueError(f"expected a finite weight >= 0 and max_iter >= 1, got {self}")
 
 
 def total_variation(measurement: Measurement, *, options: TVOptions) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kdrift.methods.classical.sigpy_app import ScaledProblem, run_app
+from kdrift.methods.classical.weighted import WeightedOptions
 from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods.method import Method
 
 
 @dataclass(frozen=True)
-class WaveletOptions(Options):
+class WaveletOptions(WeightedOptions):
     """Settings of l1-wavelet."""
 
     weight: float = 0.001
@@ -27,8 +27,7 @@ class WaveletOptions(Options):
     def __post_init__(self) -> None:
         import pywt
 
-        if not 0 <= self.weight < math.inf or self.max_iter < 1:
-            raise ValueError(f"expected a finite weight >= 0 and max_iter >= 1, got {self}")
+        super().__post_init__()
         if self.wavelet not in pywt.wavelist(kind="discrete"):
             raise ValueError(f"wavelet must be a discrete one of PyWavelets, such as db4 or haar, got {self.wavelet!r}")
 

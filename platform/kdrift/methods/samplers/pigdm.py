@@ -40,9 +40,7 @@ def pigdm(
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
     levels = [*spaced_levels(high, low, options.num_steps, 7.0)[-steps_left(options, measurement) :], 0.0]
     s = max(measurement.noise_sigma, LEAST_NOISE)
-    x = (measurement.data if measurement.start is None else measurement.start) + levels[0] * rng(
-        *measurement.mask.shape
-    )
+    x = measurement.first + levels[0] * rng(*measurement.mask.shape)
     for i, sigma in enumerate(levels[:-1]):
         share = options.prior_sigma**2 / (sigma**2 + options.prior_sigma**2)  # (r / sigma)^2
         denoised, pullback = denoise_with_pullback(score, x, sigma)

@@ -102,11 +102,6 @@ class Scheme:
     after_step: Callable[[Tensor, int], Tensor] = after_nothing
     """Applied at the end of step `i`, counted down to 0 as in the papers."""
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations of a chain."""
-        return len(self.steps) * evaluations_a_step(self.predictor, self.corrector, self.num_corrector_steps)
-
 
 def evaluations_a_step(predictor: Predictor, corrector: Corrector, num_corrector_steps: int) -> int:
     """Return the network evaluations of a chain in one step."""
