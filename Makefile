@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share the test files; 0: none but pytest's own.
+WORKERS ?= 2
+SPREAD = --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 # Of the mutation run: parts to mutate, mutants of each (0: all).
 MODULES ?= samplers,sde,chunks,loop,prior,work
 N ?= 12
@@ -28,10 +31,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SPREAD)
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict

@@ -39,6 +39,13 @@ def _no_presets_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["KDRIFT_PRESETS"] = str(tmp_path_factory.getbasetemp() / "presets")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that start a Ray come first where workers share the files, so that none of them is left to the end alone."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 torch.set_num_threads(1)  # the tensors of tests are small, and a busy machine makes thread barriers slow
 
 

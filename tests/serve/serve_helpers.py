@@ -161,8 +161,8 @@ class Service:
         _, left = psutil.wait_procs(children, 30)
         for child in left:
             child.kill()
-        assert not left, f"left behind: {left}"
         self.client.close()
+        assert not left, f"left behind: {left}"
         return status
 
 
@@ -210,7 +210,9 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "serve.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KDRIFT_API_KEYS": key or ""}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent / "counting"), "KDRIFT_CALLS": str(folder / CALLS)}
+    counting = str(Path(__file__).parent / "counting")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (counting, os.environ.get("PYTHONPATH"))))
+    environment["KDRIFT_CALLS"] = str(folder / CALLS)
     command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port))]
     with log.open("a") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, text=True)
@@ -218,6 +220,7 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
     try:
         service.healthy()
     except BaseException:
+        service.client.close()
         process.terminate()
         process.wait(60)
         raise
@@ -232,3 +235,4 @@ def running(folder: Path, args: dict[str, Any], *, key: str | None = None) -> It
     finally:
         if service.process.poll() is None:
             service.stop()
+        service.client.close()
