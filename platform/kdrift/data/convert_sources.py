@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdrift.data.formats import FORMATS, find_sources, volume_name
+from kdrift.data.formats import FORMATS, find_sources, format_of, volume_name
 from kdrift.data.store import normalise_location
 
 HASH_BYTES = 64 * 2**20
@@ -135,7 +135,7 @@ def _remote_sources(root: str) -> list[str]:
     files = filesystem.glob(remote) if glob.has_magic(remote) else filesystem.find(remote)
     found: dict[str, None] = {}
     for file in sorted(files):
-        kind = next((name for name, row in FORMATS.items() if file.lower().endswith(row.suffixes)), None)
+        kind = format_of(file)
         if kind == "dicom":
             file = file.rpartition("/")[0]
         if kind is not None and not (kind == "bart" and fnmatch.fnmatch(file.lower(), "*.hdr")):

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 import scipy.io
 import yaml
 
 from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.volume import fft_centred, ifft_centred
 from kdrift.runs.config import parse
 from kdrift.runs.files import whole_file
 
@@ -128,12 +128,12 @@ def _convert(original: Path, stem: Path, data: PublicData, url: str) -> Path:
     target = stem.with_suffix(".h5")
     if data.conversion == "coil_images":
         images = np.moveaxis(array, -1, 0)
-        kspace, reference = _centred(scipy.fft.fft2, images), np.sqrt((np.abs(images) ** 2).sum(0))
+        kspace, reference = fft_centred(images), np.sqrt((np.abs(images) ** 2).sum(0))
     else:
         if data.conversion == "kspace_corner":
             rows, cols = np.indices(array.shape)
             array = array * (-1.0) ** (rows + cols)  # moves the image by half of its size
-        kspace, reference = array, np.abs(_centred(scipy.fft.ifft2, array))
+        kspace, reference = array, np.abs(ifft_centred(array))
     attrs = {"acquisition": stem.name, "patient_id": stem.name, "source_url": url, "licence": data.licence}
     write_fastmri(target, kspace[None], reference=reference[None], attrs=attrs)
     return target
@@ -148,8 +148,3 @@ def _read_array(original: Path, data: PublicData) -> npt.NDArray[Any]:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"{original}: expected array {data.array or '(one alone)'} with {dims} axes, got {shapes}")
     return arrays[name]
-
-
-def _centred(transform: Callable[..., Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    shifted = scipy.fft.ifftshift(values, axes=(-2, -1))
-    return np.asarray(scipy.fft.fftshift(transform(shifted, norm="ortho"), axes=(-2, -1)))

@@ -12,9 +12,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
-from kdrift.data.volume import Attr, ComplexArray, FloatArray
+from kdrift.data.volume import Attr, ComplexArray, FloatArray, fft_centred
 from kdrift.mri.birdcage import birdcage_maps, plane
 from kdrift.runs.seeds import numpy_rng
 
@@ -106,7 +105,7 @@ def phantom_volume(
         image[index] = magnitude[index] * np.exp(1j * phase)
         smaps[index] = birdcage_maps(num_coils, rows, cols, z=0.5 * float(z))
         noise = numpy_rng("phantom noise", seed, index).normal(0.0, 1.0, (2, num_coils, rows, cols))
-        kspace[index] = _fft2c(smaps[index] * image[index]) + noise_std * (noise[0] + 1j * noise[1])
+        kspace[index] = fft_centred(smaps[index] * image[index]) + noise_std * (noise[0] + 1j * noise[1])
     reference = np.sqrt((np.abs(smaps * image[:, None]) ** 2).sum(axis=1))
     attrs: dict[str, Attr] = {
         "simulated": True, "acquisition": f"AX{contrast}", "patient_id": f"phantom-{seed}",
@@ -215,9 +214,3 @@ def _lesion(rng: np.random.Generator) -> tuple[float, ...]:
     side, size = rng.choice([-1.0, 1.0]), rng.uniform(0.02, 0.055)
     centre = (side * rng.uniform(0.2, 0.36), rng.uniform(-0.45, 0.5), rng.uniform(-0.1, 0.45))
     return (*centre, size, size * rng.uniform(0.6, 1.8), size * 2, rng.uniform(-40, 40))
-
-
-def _fft2c(images: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
-    axes = (-2, -1)
-    shifted = scipy.fft.ifftshift(images, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fft2(shifted, axes=axes, norm="ortho"), axes=axes))

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.fft
 import scipy.ndimage
 
 from kdrift.data.augment import smooth_phase
-from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop
+from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop, fft_centred
 from kdrift.runs.seeds import numpy_rng
 
 SIGNAL_FRACTION = 0.1
@@ -106,7 +105,7 @@ def simulate_volume(
         rng = numpy_rng("simulation", seed, first_slice + i)
         phase = smooth_phase(magnitude.shape, phase_rad, rng, knots=phase_order + 1)
         noise = rng.standard_normal((2, *smaps.shape), dtype=np.float32)
-        kspace[i] = _fft2c(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])
+        kspace[i] = fft_centred(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])
     rss = np.sqrt((np.abs(smaps) ** 2).sum(0))
     return kspace, (images * rss).astype(np.float32)
 
@@ -169,7 +168,7 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
         info=made,
         load_kspace=lambda start, stop: compute(start, stop)[0],
         load_image=lambda start, stop: images[start:stop],
-        load_noise_cov=(lambda: noise_cov) if noise_std > 0 else None,
+        load_noise_cov=lambda: noise_cov if noise_std > 0 else None,
     )
 
 
@@ -243,10 +242,10 @@ def lower_resolution(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     have = images.shape[-2:]
     if rows > have[0] or cols > have[1]:
         raise ValueError(f"matrix is {rows}x{cols}, the images have {have[0]}x{have[1]}: resolution is only lowered")
-    kspace = centre_crop(_fft2c(images), rows, cols)
+    kspace = centre_crop(fft_centred(images), rows, cols)
     # conj(F(conj(k))) is the inverse transform; magnitudes need no second conjugate
     scale = np.sqrt(rows * cols / (have[0] * have[1]))
-    return np.asarray(np.abs(_fft2c(kspace.conj()) * scale), dtype=np.float32)
+    return np.asarray(np.abs(fft_centred(kspace.conj()) * scale), dtype=np.float32)
 
 
 def write_simulated(volume: Volume, path: str | os.PathLike[str]) -> None:
@@ -284,9 +283,3 @@ def _labels(
         "reference": "root sum of squares of the noise-free coil images",
     }
     return {"simulated": True, **{f"simulation_{key}": value for key, value in values.items()}}
-
-
-def _fft2c(images: np.ndarray) -> np.ndarray:
-    axes = (-2, -1)
-    shifted = scipy.fft.ifftshift(images, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import os
@@ -11,13 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.kspace import (
-    check_partitions,
-    kspace_volume,
-    mask_from_pattern,
-    partitions_to_slices,
-)
-from kdrift.data.volume import BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.data.formats.kspace import kspace_volume, sampled_positions, slab_volume
+from kdrift.data.volume import BadVolume, Volume, check_declared, check_dims, naming
 from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
@@ -59,7 +53,11 @@ def open_bart(path: str, name: str) -> Volume:
         array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
         if partitions == 1:
             return kspace_volume(path, name, array[:, 0], "bart")
-        return _volume_3d(path, name, array)
+        sampled = np.logical_or.reduce([sampled_positions(slab) for slab in array])
+        return slab_volume(
+            path, name, sampled, lambda slab: np.asarray(array[slab]), num_slabs=num_slices, num_coils=coils,
+            recon=(read, phase, partitions), attrs={"source_format": "bart", "encoded_slices": partitions},
+        )  # fmt: skip
 
 
 def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
@@ -100,28 +98,6 @@ def read_bart_maps(path: str) -> npt.NDArray[Any]:
     array = np.fromfile(f"{stem}.cfl", dtype="<c8", count=rows * cols * coils * sets * slices)
     maps = array.reshape(slices, sets, coils, cols, rows).transpose(0, 1, 2, 4, 3)
     return maps[:, 0] if sets == 1 else maps
-
-
-def _volume_3d(path: str, name: str, array: npt.NDArray[Any]) -> Volume:
-    slabs, partitions, coils, rows, cols = array.shape
-    sampled = np.zeros((partitions, rows, cols), dtype=bool)
-    for slab in range(slabs):
-        for partition in range(partitions):
-            sampled[partition] |= (array[slab, partition] != 0).any(axis=0)
-    mask = mask_from_pattern(check_partitions(path, sampled))
-
-    @functools.lru_cache(maxsize=1)  # neighbouring slices come from the same transform
-    def slab_slices(slab: int) -> npt.NDArray[Any]:
-        return partitions_to_slices(np.asarray(array[slab]), axis=0)
-
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return np.stack([slab_slices(i // partitions)[i % partitions] for i in range(start, stop)])
-
-    info = VolumeInfo(
-        name, "kspace", slabs * partitions, coils, rows, cols, rows, cols,
-        has_mask=mask is not None, attrs={"source_format": "bart", "encoded_slices": partitions},
-    )  # fmt: skip
-    return Volume(path, info, load_kspace=load, load_mask=(lambda: mask) if mask is not None else None)
 
 
 def _read_dims(path: str, header: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.data.volume import Attr, BadVolume, Volume, check_declared, check_dims, image_volume, naming
 
 _TAGS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient",
@@ -108,8 +108,7 @@ def _volume(path: str, name: str, files: list[_File]) -> Volume:
         pixels = {file: _pixels(file) for file in dict.fromkeys(file for file, _ in wanted)}
         return np.stack([pixels[file][frame] for file, frame in wanted])
 
-    info = VolumeInfo(name, "image", len(index), 1, rows, cols, rows, cols, attrs=_attrs(first, rows, cols))
-    return Volume(path, info, load_image=load)
+    return image_volume(path, name, (len(index), rows, cols), load, _attrs(first, rows, cols))
 
 
 def _attrs(header: Any, rows: int, cols: int) -> dict[str, Attr]:

@@ -48,11 +48,10 @@ class Hdf5:
 
 def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | None = None) -> Hdf5:
     """Open an HDF5 file for reading, from a path or a seekable binary stream (fsspec)."""
-    with naming(path, "not a readable HDF5 file (truncated or damaged)"):
-        raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
-        resources.callback(raw.close)
-        file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
-        return Hdf5(path, file, raw)
+    raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
+    resources.callback(raw.close)
+    file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
+    return Hdf5(path, file, raw)
 
 
 def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
@@ -159,8 +158,7 @@ def attributes(source: Hdf5) -> dict[str, Attr]:
 
 def keys(source: Hdf5) -> list[str]:
     """Return the names at the top of a file."""
-    with naming(source.path, "not a readable HDF5 file"):
-        return sorted(str(key) for key in source.file)
+    return sorted(str(key) for key in source.file)
 
 
 def _check_heap(source: Hdf5, start: int) -> int:
