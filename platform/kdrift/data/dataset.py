@@ -165,14 +165,15 @@ def _shapes(location: str) -> dict[str, tuple[int, int, int]]:
                 have = f"{name} has shape {array.shape} of {array.dtype}"
                 raise ValueError(f"{location}: {have}, expected real (slice, row, col)")
         return {name: array.shape for name, array in arrays.items()}
-    from kdrift.data.store import iterate_volumes, open_store
+    from kdrift.data.store import open_store
 
-    shapes = {}
-    for volume in iterate_volumes(open_store(location)):
-        info = volume.info
-        if info.kind == "image" or info.has_reference:
-            shapes[info.name] = (info.num_slices, info.recon_rows, info.recon_cols)
-    return shapes
+    store = open_store(location)
+    infos = [store.read_volume(name).info for name in store.list_volumes()]
+    return {
+        info.name: (info.num_slices, info.recon_rows, info.recon_cols)
+        for info in infos
+        if info.kind == "image" or info.has_reference
+    }
 
 
 def _open(entry: VolumeEntry) -> Any:
