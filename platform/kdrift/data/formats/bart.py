@@ -35,11 +35,7 @@ def open_bart(path: str, name: str) -> Volume:
     BadVolume
         When one of the two files is missing, malformed, truncated, or has other dimensions.
     """
-    stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
-    for part in (f"{stem}.hdr", f"{stem}.cfl"):
-        if not os.path.isfile(part):
-            raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")
-    dims = _read_dims(path, f"{stem}.hdr")
+    data, dims = _read_dims(path)
     for index, size in enumerate(dims):
         if size != 1 and index not in (0, 1, 2, 3, _SLICE):
             raise BadVolume(path, f"BART dimension {index} ({_DIMENSIONS[index]}) is {size}, expected 1")
@@ -47,9 +43,9 @@ def open_bart(path: str, name: str) -> Volume:
     if read == 1 and phase > 1 and partitions > 1:
         read, phase, partitions = phase, partitions, 1
     check_dims(path, slices=num_slices * partitions, coils=coils, rows=read, columns=phase)
-    check_declared(path, 8 * math.prod(dims), os.path.getsize(f"{stem}.cfl"))
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
     with naming(path, "BART data cannot be mapped"):
-        stored = np.memmap(f"{stem}.cfl", np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
+        stored = np.memmap(data, np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
         array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
         if partitions == 1:
             return kspace_volume(path, name, array[:, 0], "bart")
@@ -86,21 +82,26 @@ def read_bart_maps(path: str) -> npt.NDArray[Any]:
 
     Raises BadVolume for another dimension that is larger than 1, and for a pair that cannot be read.
     """
-    stem = path.removesuffix(".cfl").removesuffix(".hdr")
-    dims = _read_dims(path, f"{stem}.hdr")
-    used = {0, 1, 3, 4, _SLICE}
-    extra = [f"{_DIMENSIONS[axis]} {size}" for axis, size in enumerate(dims) if size > 1 and axis not in used]
+    data, dims = _read_dims(path)
+    used = (0, 1, 3, 4, _SLICE)
+    extra = [f"{_DIMENSIONS[axis]} {size}" for axis, size in enumerate(dims) if size != 1 and axis not in used]
     if extra:
         raise BadVolume(path, f"coil maps have rows, columns, coils, maps and slices, this has {', '.join(extra)}")
-    rows, cols, coils, sets, slices = dims[0], dims[1], dims[3], dims[4], dims[_SLICE]
+    rows, cols, coils, sets, slices = (dims[axis] for axis in used)
     check_dims(path, slices=slices, sets=sets, coils=coils, rows=rows, cols=cols)
-    check_declared(path, 8 * rows * cols * coils * sets * slices, os.path.getsize(f"{stem}.cfl"))
-    array = np.fromfile(f"{stem}.cfl", dtype="<c8", count=rows * cols * coils * sets * slices)
-    maps = array.reshape(slices, sets, coils, cols, rows).transpose(0, 1, 2, 4, 3)
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    stored = np.fromfile(data, dtype="<c8", count=math.prod(dims)).reshape(slices, sets, coils, cols, rows)
+    maps = stored.transpose(0, 1, 2, 4, 3)
     return maps[:, 0] if sets == 1 else maps
 
 
-def _read_dims(path: str, header: str) -> list[int]:
+def _read_dims(path: str) -> tuple[str, list[int]]:
+    """Return the .cfl file of a pair, named by either file or their common stem, and all its dimensions."""
+    stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
+    data, header = f"{stem}.cfl", f"{stem}.hdr"
+    for part in (header, data):
+        if not os.path.isfile(part):
+            raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")
     with naming(path, "BART header cannot be read"):
         if os.path.getsize(header) > _MAX_HEADER_BYTES:
             raise BadVolume(path, "BART header is over 1 MiB, expected a few lines of text")
@@ -114,5 +115,5 @@ def _read_dims(path: str, header: str) -> list[int]:
             if any(len(word) > 12 for word in words):
                 raise BadVolume(path, f"BART dimensions are {values[:80]!r}: impossibly large")
             dims = [int(word) for word in words]
-            return dims + [1] * (len(_DIMENSIONS) - len(dims))
+            return data, dims + [1] * (len(_DIMENSIONS) - len(dims))
     raise BadVolume(path, "not a BART header: there is no '# Dimensions' line")

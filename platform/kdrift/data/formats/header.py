@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from kdrift.data.volume import Attr, BadVolume
+from kdrift.data.volume import Attr, BadVolume, naming
 
 MAX_HEADER_BYTES = 8 << 20
 _MAX_DEPTH = 64
@@ -31,8 +31,6 @@ class Header:
     recon: tuple[int, int, int] | None = None
     centre: tuple[int | None, int | None] = (None, None)
     """Centre of kspace_encoding_step_1 and _2."""
-    maximum: int | None = None
-    """Maximum of kspace_encoding_step_1."""
     trajectory: str = "cartesian"
     attrs: dict[str, Attr] = field(default_factory=dict)
 
@@ -53,10 +51,10 @@ def read_header(path: str, xml: bytes) -> Header:
     for name, key, kind in _NAMES:
         if texts.get(key):
             attrs[name] = texts[key] if kind is None else _number(path, texts, key, kind)
-    if (fov := _fov(path, texts, "reconSpace")) is not None:
-        attrs["fov_mm"] = fov
-    if (fov := _fov(path, texts, "encodedSpace")) is not None:
-        attrs["encoded_fov_mm"] = fov
+    for name, space in (("fov_mm", "reconSpace"), ("encoded_fov_mm", "encodedSpace")):
+        keys = [f"encoding/{space}/fieldOfView_mm/{axis}" for axis in "xyz"]
+        if all(texts.get(key) for key in keys):
+            attrs[name] = " x ".join(f"{_number(path, texts, key, float):g}" for key in keys)
     limits = "encoding/encodingLimits/kspace_encoding_step_"
     centre, maximum = _integer(path, texts, f"{limits}1/center"), _integer(path, texts, f"{limits}1/maximum")
     if encoded is not None:
@@ -64,14 +62,8 @@ def read_header(path: str, xml: bytes) -> Header:
         if centre is not None and maximum is not None:
             attrs["padding_left"] = encoded[1] // 2 - centre
             attrs["padding_right"] = encoded[1] // 2 - centre + maximum + 1
-    return Header(
-        encoded,
-        recon,
-        (centre, _integer(path, texts, f"{limits}2/center")),
-        maximum,
-        texts.get("encoding/trajectory", "cartesian").lower(),
-        attrs,
-    )
+    centres = centre, _integer(path, texts, f"{limits}2/center")
+    return Header(encoded, recon, centres, texts.get("encoding/trajectory", "cartesian").lower(), attrs)
 
 
 def write_header(
@@ -150,12 +142,8 @@ def _texts(path: str, xml: bytes) -> dict[str, str]:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
-    try:
+    with naming(path, "XML header is malformed"):
         parser.Parse(xml, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        if isinstance(error, BadVolume):
-            raise
-        raise BadVolume(path, f"XML header is malformed: {error}") from None
     return texts
 
 
@@ -181,10 +169,3 @@ def _size(path: str, texts: Mapping[str, str], space: str) -> tuple[int, int, in
     if min(size) < 1:
         raise BadVolume(path, f"XML header: {space} is {size}, expected positive sizes")
     return size
-
-
-def _fov(path: str, texts: Mapping[str, str], space: str) -> str | None:
-    keys = [f"encoding/{space}/fieldOfView_mm/{axis}" for axis in "xyz"]
-    if not all(texts.get(key) for key in keys):
-        return None
-    return " x ".join(f"{_number(path, texts, key, float):g}" for key in keys)
