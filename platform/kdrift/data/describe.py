@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import h5py
 from kdrift.data.formats import find_sources, open_volume
 from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
 from kdrift.data.volume import VolumeInfo
+from kdrift.runs.files import file_sha256
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 BUNDLE_FILES = ("config.yaml", "model.safetensors")
@@ -164,7 +164,7 @@ def _describe_bundle(path: Path) -> Description:
         "path": str(path),
         "files": sorted(file.name for file in path.iterdir() if file.is_file()),
         **_safetensors(str(model_file)),
-        "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
+        "sha256": file_sha256(model_file),
         **_serves(path),
         "config": config,
     }

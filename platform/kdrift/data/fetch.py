@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import scipy.io
-import yaml
 
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.volume import fft_centred, ifft_centred
-from kdrift.runs.config import parse
+from kdrift.runs.config import parse, read_yaml
 from kdrift.runs.files import whole_file
 
 SOURCES = Path(__file__).parent / "public_data.yaml"
@@ -64,10 +63,7 @@ def read_sources(path: Path = SOURCES) -> dict[str, PublicData]:
     ValueError
         For a list that is not YAML of data sets; the field is named.
     """
-    loaded = yaml.safe_load(path.read_text())
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected data sets by name, got {type(loaded).__name__}")
-    return {name: parse(PublicData, values, f"{path.name}: {name}") for name, values in loaded.items()}
+    return {name: parse(PublicData, values, f"{path.name}: {name}") for name, values in read_yaml(path).items()}
 
 
 def fetch(name: str, data: PublicData, out: Path, echo: Callable[[str], None] = lambda line: None) -> list[Path]:

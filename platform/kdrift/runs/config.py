@@ -42,17 +42,20 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration")
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Iterable[str] = ()) -> T:
     """Read one complete YAML file (or none: all defaults), apply dotted `key=value` overrides, and parse it."""
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from None
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
-        values = loaded or {}
+    values = {} if path is None else read_yaml(path)
     apply_overrides(values, overrides)
     return parse(cls, values, str(path or "configuration"))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values, {} where it is empty. Raises ValueError for any other content."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
+    return loaded or {}
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ leaves the hidden name behind, never a half file under the real one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -117,6 +118,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a YAML file, its keys in the order they have."""
     write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from kdrift.runs.config import parse_override
+from kdrift.runs.config import parse_override, read_yaml
 from kdrift.runs.config_names import find_config
 
 if TYPE_CHECKING:
@@ -128,15 +126,9 @@ def next_id(name: str, jobs: Mapping[str, str], cluster: str) -> str:
 
 def _check_paths(verb: str, options: Any) -> None:
     """Refuse results in the job's own folder, which the cluster throws away."""
-    values: dict[str, Any] = {}
     config = getattr(options, "config", None)
     path = find_config(verb, config) if config else None
-    if path is not None and path.is_file():
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{config} is not valid YAML: {error}") from None
-        values |= loaded if isinstance(loaded, dict) else {}
+    values = read_yaml(path) if path is not None and path.is_file() else {}
     values |= dict(parse_override(text) for text in getattr(options, "set", ()))
     values |= {key: value for key in ("out", "store") if (value := getattr(options, key, None))}
     if verb in ("train", "tune") and "out" not in values:
