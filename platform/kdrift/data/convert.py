@@ -69,10 +69,7 @@ def convert(
     the others. With `address` the tasks run on a Ray cluster, all of whose nodes must see the paths; `quiet` shows no
     progress.
 
-    Raises
-    ------
-    ValueError
-        If a source names nothing, the store is of another schema, or another conversion is writing to it.
+    Raises ValueError if a source names nothing, the store is of another schema, or another conversion is writing to it.
     """
     started = time.perf_counter()
     requested = [name for name, wanted in (("smaps", config.smaps), ("target", config.target)) if wanted]

@@ -35,10 +35,8 @@ class Source:
 def find_all(locations: Iterable[str]) -> list[Source]:
     """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order.
 
-    Raises
-    ------
-    ValueError
-        If a pattern or folder holds nothing that can be read; a missing file is left for conversion to name.
+    Raises ValueError if a pattern or folder holds nothing that can be read; a missing file is left for conversion to
+    name.
     """
     found: dict[str, Source] = {}
     for location in locations:
@@ -88,9 +86,8 @@ def is_same(stored: Mapping[str, Any], path: str) -> bool:
 def assign_names(sources: Sequence[Source], stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Give every source a safe name, unique in this run and in the store: path -> name.
 
-    A source converted before keeps its name. Otherwise the name is the path below the folder that was given,
-    with parent folders put in front where two sources would have the same, or a digest of the path as the
-    last resort.
+    A source converted before keeps its name. Otherwise the name is the path below the folder that was given, with
+    parent folders put in front where two sources would have the same, or a digest of the path as the last resort.
     """
     by_path = {str(source["path"]): name for name, source in stored.items() if "path" in source}
     names = {source.path: by_path[source.path] for source in sources if source.path in by_path}

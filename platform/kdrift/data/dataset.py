@@ -110,8 +110,7 @@ class TrainingImages:
         return {**self.__dict__, "_cache": {}, "_readers": {}}
 
     def _volume(self, which: int) -> np.ndarray:
-        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image
-        noise."""
+        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image noise."""
         if which not in self._cache:
             entry = self.volumes[which]
             images = self._read(which, entry.start, entry.stop)

@@ -26,15 +26,13 @@ Description = dict[str, Any]
 
 
 def describe(path: str, verify: bool = False) -> Description:
-    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a
-    folder of scans.
+    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a folder
+    of scans.
 
     `verify` also recomputes the checksums of a store.
 
-    Raises
-    ------
-    ValueError
-        If it is none of these, naming the reason; a checkpoint that needs code to be unpickled is refused.
+    Raises ValueError if it is none of these, naming the reason; a checkpoint that needs code to be unpickled is
+    refused.
     """
     if is_store(path):
         return _describe_store(open_store(path), verify)

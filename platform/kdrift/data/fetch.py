@@ -58,10 +58,7 @@ class PublicData:
 def read_sources(path: Path = SOURCES) -> dict[str, PublicData]:
     """Return the data sets of a list, by name.
 
-    Raises
-    ------
-    ValueError
-        For a list that is not YAML of data sets; the field is named.
+    Raises ValueError for a list that is not YAML of data sets; the field is named.
     """
     return {name: parse(PublicData, values, f"{path.name}: {name}") for name, values in read_yaml(path).items()}
 
@@ -71,10 +68,8 @@ def fetch(name: str, data: PublicData, out: Path, echo: Callable[[str], None] = 
 
     Files that are there with the right checksum are kept, so that an interrupted fetch goes on where it was.
 
-    Raises
-    ------
-    ValueError
-        When a file cannot be fetched, or its checksum is another one; nothing wrong is left under its name.
+    Raises ValueError when a file cannot be fetched, or its checksum is another one; nothing wrong is left under its
+    name.
     """
     found = []
     for path, checksum in data.files.items():

@@ -122,10 +122,7 @@ def phantom_images(
 ) -> FloatArray:
     """Return axial magnitude images of the head phantom, float32 `(slice, row, col)`, in about [0, 1].
 
-    Raises
-    ------
-    ValueError
-        As in `phantom_volume`.
+    Raises ValueError as in `phantom_volume`.
     """
     if num_slices < 1 or rows < 8 or cols < 8:
         raise ValueError(f"phantom is {num_slices} slices of {rows}x{cols}, expected at least 1 of 8x8")

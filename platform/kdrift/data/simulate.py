@@ -31,8 +31,7 @@ class SimulationConfig:
     """How k-space is simulated."""
 
     num_coils: int | None = None
-    """Coils: generated (default 8), or the principal virtual coils of `maps` (default all that were
-    measured)."""
+    """Coils: generated (default 8), or the principal virtual coils of `maps` (default all that were measured)."""
     maps: str | None = None
     """File .npy of measured maps, complex (coil, row, col); None generates birdcage maps."""
     snr_db: float | None = 30.0
@@ -80,13 +79,12 @@ def simulate_volume(
     images
         Magnitudes m (slice, row, col).
     smaps
-        Coil maps S (coil, row, col); with sum |S|^2 = 1 the reference is m and the noise of the coil-combined
-        image has `noise_std` too, since the FFT is orthonormal.
+        Coil maps S (coil, row, col); with sum |S|^2 = 1 the reference is m and the noise of the coil-combined image has
+        `noise_std` too, since the FFT is orthonormal.
     noise_std
         Standard deviation of the real and of the imaginary part of the noise of each coil, white over coils.
     first_slice
-        Number of the first slice in its volume: slice i draws phase and noise from (seed, i), in whatever
-        block.
+        Number of the first slice in its volume: slice i draws phase and noise from (seed, i), in whatever block.
 
     Returns
     -------
@@ -113,10 +111,7 @@ def simulate_volume(
 def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: int | None = None) -> Volume:
     """Return slices `first:last` of a magnitude volume as a k-space volume that is computed as it is read.
 
-    Raises
-    ------
-    ValueError
-        If the source has no images, the maps file is unsuitable, or the volume is empty.
+    Raises ValueError if the source has no images, the maps file is unsuitable, or the volume is empty.
     """
     info = source.info
     if info.kind == "kspace" and not info.has_reference:
@@ -173,8 +168,7 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
 
 
 def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
-    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and
-    interpolated."""
+    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and interpolated."""
     if config.maps is None:
         from kdrift.mri.birdcage import birdcage_maps
 
@@ -234,10 +228,7 @@ def fit(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
 def lower_resolution(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """Return magnitudes (slice, rows, cols) of the centre of the images' k-space, on the same scale.
 
-    Raises
-    ------
-    ValueError
-        If the images have fewer rows or columns.
+    Raises ValueError if the images have fewer rows or columns.
     """
     have = images.shape[-2:]
     if rows > have[0] or cols > have[1]:

@@ -196,10 +196,7 @@ class StoredVolume(Volume):
     def read_smaps(self, start: int, stop: int) -> np.ndarray:
         """Return complex64 coil maps (slice, coil, row, col).
 
-        Raises
-        ------
-        ValueError
-            If the conversion was not asked to compute them.
+        Raises ValueError if the conversion was not asked to compute them.
         """
         if "smaps" not in self.array_names:
             held = ", ".join(self.array_names)
@@ -210,10 +207,7 @@ class StoredVolume(Volume):
 def open_store(location: str | Path, mode: Mode = "r", storage_options: dict[str, Any] | None = None) -> Store:
     """Open a store: mode `r` reads an existing one, `a` also writes and creates it if absent.
 
-    Raises
-    ------
-    ValueError
-        If there is no store at `location`, or one of another schema or version.
+    Raises ValueError if there is no store at `location`, or one of another schema or version.
     """
     if mode not in ("r", "a"):
         raise ValueError(f"mode is {mode!r}, expected 'r' or 'a'")
@@ -232,10 +226,7 @@ def is_store(location: str | Path) -> bool:
 def open_stored_volume(location: str | Path) -> StoredVolume:
     """Open `STORE/volume`, or the only volume of `STORE`, as a reconstruction input.
 
-    Raises
-    ------
-    ValueError
-        If the path names no volume of a store, or a store of several volumes.
+    Raises ValueError if the path names no volume of a store, or a store of several volumes.
     """
     text = normalise_location(str(location))
     parent, _, name = text.rpartition("/")

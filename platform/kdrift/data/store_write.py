@@ -50,14 +50,11 @@ def write_volume(
 ) -> int:
     """Write a whole volume under `name`, replacing one of that name, and return the bytes of its arrays.
 
-    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in
-    blocks of slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the
-    volume is built under a temporary name and renamed; on an object store its group metadata is written last.
+    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in blocks of
+    slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the volume is built under a
+    temporary name and renamed; on an object store its group metadata is written last.
 
-    Raises
-    ------
-    ValueError
-        If values are not finite, a block has the wrong shape, or `name` is unsafe.
+    Raises ValueError if values are not finite, a block has the wrong shape, or `name` is unsafe.
     """
     if store.mode == "r":
         raise ValueError(f"{store.location} is open for reading; open it with mode 'a' to write {name!r}")
@@ -168,9 +165,8 @@ def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarr
 class _SliceWriter:
     """Write one array in order of slices, made to fit its first block, with a checksum a slice.
 
-    Chunk = one slice, but for `WHOLE` arrays, which are one chunk. Small slices are gathered
-    into one shard a volume, which is then written at once, since a shard that is written in parts is read and written
-    again for every part.
+    Chunk = one slice, but for `WHOLE` arrays, which are one chunk. Small slices are gathered into one shard a volume,
+    which is then written at once, since a shard that is written in parts is read and written again for every part.
     """
 
     def __init__(self, zarr_store: Any, path: str, name: str, first: np.ndarray, num_slices: int) -> None:

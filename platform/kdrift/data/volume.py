@@ -1,8 +1,7 @@
 """The volume model: what every file format reader returns.
 
-A volume is one scan: either k-space `(slice, coil, row, col)` or magnitude images `(slice, row, col)`. Rows
-are the readout direction, columns the phase-encoding direction. Data is read by slices; opening reads
-headers only.
+A volume is one scan: either k-space `(slice, coil, row, col)` or magnitude images `(slice, row, col)`. Rows are the
+readout direction, columns the phase-encoding direction. Data is read by slices; opening reads headers only.
 """
 
 from __future__ import annotations
@@ -216,10 +215,7 @@ def ifft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> 
 def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:
     """Return the centre `(*batch, rows, cols)` of `array`; index n//2 stays the centre, as in centred FFTs.
 
-    Raises
-    ------
-    ValueError
-        When `array` is smaller than the crop.
+    Raises ValueError when `array` is smaller than the crop.
     """
     have_rows, have_cols = array.shape[-2:]
     if not (0 < rows <= have_rows and 0 < cols <= have_cols):

@@ -24,10 +24,7 @@ T = TypeVar("T")
 def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration") -> T:
     """Build the dataclass `cls` from a nested mapping.
 
-    Raises
-    ------
-    ValueError
-        For an unknown key (the nearest known key is suggested) or a value of the wrong type or range.
+    Raises ValueError for an unknown key (the nearest known key is suggested) or a value of the wrong type or range.
     """
     _check_keys(cls, values, where, "")
     try:

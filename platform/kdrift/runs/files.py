@@ -50,10 +50,7 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
 
     Files in it are readable by whom the folder is, whatever library wrote them.
 
-    Raises
-    ------
-    ValueError
-        If `path` exists and `replace` is false.
+    Raises ValueError if `path` exists and `replace` is false.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +75,7 @@ def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Pat
     With `replace` an older one steps aside first (to the path `aside`, by default a hidden name) and is then deleted;
     it comes back where the new one cannot take its place.
 
-    Raises
-    ------
-    ValueError
-        If `path` exists and `replace` is false.
+    Raises ValueError if `path` exists and `replace` is false.
     """
     if not path.exists():
         os.rename(temporary, path)

@@ -86,10 +86,7 @@ def tracked_run(
     It ends FINISHED, FAILED where the block raises or sets `fault`, KILLED on Ctrl-C. Without `tracking_uri` a new one
     is tracked in SQLite in `out`.
 
-    Raises
-    ------
-    ValueError
-        If the run is tracked somewhere else, or its tracking store does not know it.
+    Raises ValueError if the run is tracked somewhere else, or its tracking store does not know it.
     """
     found: dict[str, str] = read_json(out / RUN)
     if found:

@@ -69,10 +69,7 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
 def resume_run(uri: str, run_id: str) -> None:
     """Mark an earlier run as running again.
 
-    Raises
-    ------
-    ValueError
-        If the tracking store does not know the run.
+    Raises ValueError if the tracking store does not know the run.
     """
     from mlflow.exceptions import MlflowException
 
@@ -139,10 +136,7 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
 def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
     """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
 
-    Raises
-    ------
-    ValueError
-        If the registry has no such prior, or it was not registered by `register_prior`.
+    Raises ValueError if the registry has no such prior, or it was not registered by `register_prior`.
     """
     found = _find_version(uri, name, alias, version)
     if "sha256" not in found.tags:

@@ -24,16 +24,13 @@ _SLICE, _MAX_HEADER_BYTES = 13, 1 << 20
 def open_bart(path: str, name: str) -> Volume:
     """Open a BART pair as k-space; `path` is either file or their common stem.
 
-    BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase
-    encoding (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of
-    3-D k-space, which an inverse FFT makes slices; then every partition has to be sampled alike. Where
-    dimension 0 is 1 and dimensions 1 and 2 are not (an already transformed readout), those two are rows and
-    columns. All other dimensions must be 1. Exact zeros in all coils are unsampled positions.
+    BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase encoding
+    (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of 3-D k-space, which an
+    inverse FFT makes slices; then every partition has to be sampled alike. Where dimension 0 is 1 and dimensions 1 and
+    2 are not (an already transformed readout), those two are rows and columns. All other dimensions must be 1. Exact
+    zeros in all coils are unsampled positions.
 
-    Raises
-    ------
-    BadVolume
-        When one of the two files is missing, malformed, truncated, or has other dimensions.
+    Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions.
     """
     data, dims = _read_dims(path)
     for index, size in enumerate(dims):
@@ -61,10 +58,7 @@ def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
 
     The header comes last, so a killed write leaves no readable pair.
 
-    Raises
-    ------
-    ValueError
-        When the array does not have these four axes.
+    Raises ValueError when the array does not have these four axes.
     """
     if kspace.ndim != 4 or 0 in kspace.shape:
         raise ValueError(f"kspace has shape {kspace.shape}, expected (slice, coil, row, col)")

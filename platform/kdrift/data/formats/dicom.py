@@ -34,10 +34,7 @@ def is_dicom(path: str) -> bool:
 def list_series(folder: str) -> dict[str, list[str]]:
     """Return the DICOM files directly in `folder`, by SeriesInstanceUID.
 
-    Raises
-    ------
-    BadVolume
-        When a file with the suffix of DICOM is none, or a header cannot be read.
+    Raises BadVolume when a file with the suffix of DICOM is none, or a header cannot be read.
     """
     series: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):

@@ -35,16 +35,13 @@ IMAGES = (*REFERENCES, "reconstruction")
 def open_fastmri(source: Hdf5, name: str) -> Volume:
     """Open a file in the fastMRI layout.
 
-    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled)
-    readout; optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data
-    is really undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as
-    images. The image size is that of the reference, else of the header's reconSpace, and never larger than
-    the k-space (some published references are: they are cropped).
+    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout;
+    optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data is really
+    undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as images. The image size
+    is that of the reference, else of the header's reconSpace, and never larger than the k-space (some published
+    references are: they are cropped).
 
-    Raises
-    ------
-    BadVolume
-        For missing keys, wrong types or shapes, or a hostile header.
+    Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
     path = source.path
     xml = dataset(source, "ismrmrd_header")
@@ -164,13 +161,10 @@ def write_fastmri(
 def remove_readout_oversampling(kspace: npt.NDArray[Any], recon_rows: int) -> npt.NDArray[Any]:
     """Return k-space `(*batch, recon_rows, col)` of the central rows of the image: inverse FFT, crop, FFT.
 
-    Scanners sample the readout twice as densely as needed; the doubled field of view holds only air. The
-    FFTs are centred and orthonormal, the precision stays.
+    Scanners sample the readout twice as densely as needed; the doubled field of view holds only air. The FFTs are
+    centred and orthonormal, the precision stays.
 
-    Raises
-    ------
-    ValueError
-        When there are fewer than `recon_rows` rows.
+    Raises ValueError when there are fewer than `recon_rows` rows.
     """
     rows, cols = kspace.shape[-2:]
     if rows == recon_rows:

@@ -57,11 +57,8 @@ def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | No
 def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
     """Return the dataset at `key`, or None.
 
-    Raises
-    ------
-    BadVolume
-        When it is reached by a link or stored outside of the file (either could make the reader open any
-        other file of this machine), is no dataset, or declares more data than the file holds.
+    Raises BadVolume when it is reached by a link or stored outside of the file (either could make the reader open any
+    other file of this machine), is no dataset, or declares more data than the file holds.
     """
     node: Any = source.file
     path = source.path
@@ -109,10 +106,7 @@ def raw_table(source: Hdf5, node: h5py.Dataset) -> bytes:
 
     h5py would fetch all of them with any field of a record.
 
-    Raises
-    ------
-    BadVolume
-        When the table is compressed, compact or incomplete.
+    Raises BadVolume when the table is compressed, compact or incomplete.
     """
     path = source.path
     total = node.size * (node.dtype.itemsize if node.dtype.names else ITEM.itemsize)

@@ -40,10 +40,7 @@ def read_header(path: str, xml: bytes) -> Header:
 
     Document type declarations are refused, so no entity is ever expanded (billion laughs, external entities).
 
-    Raises
-    ------
-    BadVolume
-        When the XML is malformed, hostile, or a number in it is none.
+    Raises BadVolume when the XML is malformed, hostile, or a number in it is none.
     """
     texts = _texts(path, xml)
     encoded, recon = (_size(path, texts, space) for space in ("encodedSpace", "reconSpace"))
@@ -75,9 +72,8 @@ def write_header(
 ) -> str:
     """Return the XML of a Cartesian ISMRMRD header.
 
-    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the
-    field of view (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and
-    `patient_id`.
+    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the field of view
+    (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and `patient_id`.
     """
 
     def space(tag: str, size: tuple[int, int], fov_x: float, fov_y: float) -> str:

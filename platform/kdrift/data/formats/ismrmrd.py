@@ -57,18 +57,14 @@ class _Lines:
 def open_ismrmrd(source: Hdf5, name: str, group: str) -> Volume:
     """Open Cartesian ISMRMRD raw data as k-space `(slice, coil, row = readout, col = phase encoding)`.
 
-    Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are
-    averaged; of several contrasts, phases, repetitions and sets the first is read (the attributes count
-    them). Lines are placed by `center_sample` and the centre of the encoding limits, reversed readouts are
-    turned round. A second phase encoding becomes slices by an inverse FFT, cropped to reconSpace. Lines
-    that were not acquired are zero and make the mask. `noise_cov` is that of the noise acquisitions, scaled
-    by the ratio of dwell times to the bandwidth of the imaging data. Opening reads the acquisition headers
-    only.
+    Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are averaged; of
+    several contrasts, phases, repetitions and sets the first is read (the attributes count them). Lines are placed by
+    `center_sample` and the centre of the encoding limits, reversed readouts are turned round. A second phase encoding
+    becomes slices by an inverse FFT, cropped to reconSpace. Lines that were not acquired are zero and make the mask.
+    `noise_cov` is that of the noise acquisitions, scaled by the ratio of dwell times to the bandwidth of the imaging
+    data. Opening reads the acquisition headers only.
 
-    Raises
-    ------
-    BadVolume
-        For missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
+    Raises BadVolume for missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
     """
     path = source.path
     data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")

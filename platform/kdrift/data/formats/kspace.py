@@ -41,10 +41,7 @@ def is_undersampled(volume_slices: Iterable[npt.NDArray[Any]]) -> bool:
 def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]]) -> BoolArray:
     """Return the mask common to all slices, reading one slice `(coil, row, col)` at a time.
 
-    Raises
-    ------
-    BadVolume
-        When slices are sampled at different positions: one volume has one mask.
+    Raises BadVolume when slices are sampled at different positions: one volume has one mask.
     """
     union = sampled_positions(read(0))
     counts = [int(union.sum())]
@@ -139,14 +136,10 @@ def slab_volume(
 def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
     """Return the pattern `(row, col)` that all slices share, from that of `(partition, row, col)`.
 
-    Slices are independent only when every partition is sampled alike. Partitions missing at the ends
-    (partial Fourier) and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is
-    zero-filling.
+    Slices are independent only when every partition is sampled alike. Partitions missing at the ends (partial Fourier)
+    and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is zero-filling.
 
-    Raises
-    ------
-    BadVolume
-        When partitions in between are missing or sampled differently.
+    Raises BadVolume when partitions in between are missing or sampled differently.
     """
     acquired = np.flatnonzero(sampled.any(axis=(1, 2)))
     if len(acquired) == 0:

@@ -20,15 +20,11 @@ _ORDER = {"S": ("P", "L"), "L": ("I", "P"), "P": ("I", "L")}  # slice axis -> (r
 def open_nifti(path: str, name: str) -> Volume:
     """Open a NIfTI-1 or NIfTI-2 file as images `(slice, row, col)`.
 
-    Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels)
-    the one nearest to the body axis. Axial slices run from inferior to superior with rows anterior to
-    posterior and columns right to left, as radiologists look at them; sagittal and coronal slices have rows
-    superior to inferior.
+    Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels) the one
+    nearest to the body axis. Axial slices run from inferior to superior with rows anterior to posterior and columns
+    right to left, as radiologists look at them; sagittal and coronal slices have rows superior to inferior.
 
-    Raises
-    ------
-    BadVolume
-        When the file is not NIfTI, truncated, not 3-D, or declares more data than it can hold.
+    Raises BadVolume when the file is not NIfTI, truncated, not 3-D, or declares more data than it can hold.
     """
     try:
         import nibabel

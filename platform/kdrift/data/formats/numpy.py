@@ -54,14 +54,11 @@ def open_numpy(path: str, name: str) -> Volume:
     """Open .npy or .npz: complex arrays are k-space, real ones magnitude images.
 
     K-space is `(row, col)`, `(coil, row, col)` or `(slice, coil, row, col)`; images `(row, col)` or
-    `(slice, row, col)`. An .npz holds `kspace` with optional `mask` and `reference`, or a single array.
-    Positions that are exactly zero in all coils (and are more than a few scattered ones) are taken as not
-    sampled: `mask`.
+    `(slice, row, col)`. An .npz holds `kspace` with optional `mask` and `reference`, or a single array. Positions that
+    are exactly zero in all coils (and are more than a few scattered ones) are taken as not sampled: `mask`.
 
-    Raises
-    ------
-    BadVolume
-        For other shapes, types or keys, pickled objects, and headers that declare more than the file holds.
+    Raises BadVolume for other shapes, types or keys, pickled objects, and headers that declare more than the file
+    holds.
     """
     if zipfile.is_zipfile(path):
         return _open_npz(path, name)
