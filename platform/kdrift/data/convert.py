@@ -16,6 +16,7 @@ from kdrift.data.store_write import Derive, remove_leftovers, write_volume
 from kdrift.data.volume import Volume, centre_crop
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.files import only_user
+from kdrift.runs.hint import first_line, one_line
 from kdrift.runs.progress import progress
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -159,7 +160,7 @@ def _run(
         try:
             yield path, *ray.get(done)
         except ray.exceptions.RayError as error:
-            yield path, 0, f"worker failed: {str(error).strip().splitlines()[0]}"
+            yield path, 0, f"worker failed: {first_line(error)}"
 
 
 def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) -> tuple[int, str]:
@@ -169,5 +170,4 @@ def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) 
             source = {**fingerprint(path, with_hash=True), "requested": list(requested)}
             return write_volume(store, name, volume, source=source, derive=_derived(volume, requested)), ""
     except Exception as error:  # one bad file must not stop the others; its reason is reported
-        text = " ".join(str(error).split()) or type(error).__name__
-        return 0, text.removeprefix(f"{path}: ")
+        return 0, one_line(error).removeprefix(f"{path}: ")

@@ -56,10 +56,9 @@ class SimulationConfig:
             raise ValueError(f"snr_db is {self.snr_db}, expected a finite number or none")
         if not 0 <= self.phase_order <= 8:
             raise ValueError(f"phase_order is {self.phase_order}, expected 0 to 8")
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size is {self.size}, expected positive rows and columns")
-        if self.matrix is not None and min(self.matrix) < 1:
-            raise ValueError(f"matrix is {self.matrix}, expected positive rows and columns")
+        for name, size in (("size", self.size), ("matrix", self.matrix)):
+            if size is not None and min(size) < 1:
+                raise ValueError(f"{name} is {size}, expected positive rows and columns")
 
 
 def simulate_volume(
@@ -129,16 +128,12 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     smaps = coil_maps(config, rows, cols)
     noise_std = 0.0 if config.snr_db is None else mean_signal(images) / 10 ** (config.snr_db / 20)
 
-    def compute(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return simulate_volume(
-            images[start:stop],
-            smaps,
-            noise_std=noise_std,
-            phase_order=config.phase_order,
-            phase_rad=config.phase_rad,
-            seed=config.seed,
-            first_slice=first + start,
-        )
+    def load_kspace(start: int, stop: int) -> np.ndarray:
+        kspace, _ = simulate_volume(
+            images[start:stop], smaps, noise_std=noise_std, phase_order=config.phase_order, phase_rad=config.phase_rad,
+            seed=config.seed, first_slice=first + start,
+        )  # fmt: skip
+        return kspace
 
     attrs = {**info.attrs, **_labels(config, source, noise_std, len(smaps), first, last)}
     fov_mm = _fov_mm(attrs)
@@ -146,22 +141,13 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
         scale = field_of_view[0] / info.recon_rows, field_of_view[1] / info.recon_cols
         attrs["fov_mm"] = f"{fov_mm[0] * scale[0]:g} x {fov_mm[1] * scale[1]:g} x {fov_mm[2]:g}"
     made = VolumeInfo(
-        name=info.name,
-        kind="kspace",
-        num_slices=len(images),
-        num_coils=len(smaps),
-        rows=rows,
-        cols=cols,
-        recon_rows=rows,
-        recon_cols=cols,
-        has_reference=True,
-        attrs=attrs,
+        info.name, "kspace", len(images), len(smaps), rows, cols, rows, cols, has_reference=True, attrs=attrs
     )
     noise_cov = 2 * noise_std**2 * np.eye(len(smaps), dtype=np.complex128)
     return Volume(
         path=source.path,
         info=made,
-        load_kspace=lambda start, stop: compute(start, stop)[0],
+        load_kspace=load_kspace,
         load_image=lambda start, stop: images[start:stop],
         load_noise_cov=lambda: noise_cov if noise_std > 0 else None,
     )

@@ -69,9 +69,10 @@ def write_volume(
             writers[array_name].append(block)
         arrays = {key: {"crc32": writer.finish()} for key, writer in writers.items()}
         info = replace(volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays)
-        attributes = {
+        attrs = {key: _json_value(value) for key, value in info.attrs.items()}
+        attributes: dict[str, Any] = {
             "kind": info.kind,
-            "info": _plain(asdict(info)),
+            "info": {key: _json_value(value) for key, value in asdict(info).items()} | {"attrs": attrs},
             "source": dict(source or {}),
             "arrays": arrays,
             "derived": sorted(set(derive or {}) & set(arrays)),
@@ -213,14 +214,7 @@ class _SliceWriter:
         return self._crc32
 
 
-def _plain(value: Any) -> Any:
-    """Turn NumPy scalars and tuples into JSON types; a non-finite number, which JSON lacks, becomes a string."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value
+def _json_value(value: Any) -> Any:
+    """Return a NumPy scalar as Python's; a non-finite number, which JSON lacks, becomes a string."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

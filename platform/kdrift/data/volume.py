@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from kdrift.runs.hint import one_line
+
 Attr = str | int | float | bool
 ComplexArray = npt.NDArray[np.complex64]
 FloatArray = npt.NDArray[np.float32]
@@ -161,8 +163,7 @@ def naming(path: str, what: str) -> Iterator[None]:
     except BadVolume:
         raise
     except Exception as error:  # parsers of hostile bytes raise nearly anything
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise BadVolume(path, f"{what}: {text[:300]}") from error
+        raise BadVolume(path, f"{what}: {one_line(error)[:300]}") from error
 
 
 def check_dims(path: str, **dims: int) -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
+from kdrift.runs.hint import first_line
+
 NAMESPACE = "kdrift"
 """Namespace of everything that kdrift names on a cluster."""
 
@@ -83,10 +85,8 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise OSError(
-            f"no Ray cluster answers at {address} ({lines[0] if lines else type(error).__name__}); --address local"
-            " starts a private one"
+            f"no Ray cluster answers at {address} ({first_line(error)}); --address local starts a private one"
         ) from None
 
 

@@ -92,16 +92,15 @@ def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Pat
     shutil.rmtree(aside)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8."""
-    with whole_file(path) as temporary:
+def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
+    """Write a text file in UTF-8; `durable` as in `whole_file`."""
+    with whole_file(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any] | list[Any], *, durable: bool = True) -> None:
     """Write a JSON file; `durable` as in `whole_file`."""
-    with whole_file(path, durable=durable) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrift.runs.config import parse_override, read_yaml
 from kdrift.runs.config_names import find_config
+from kdrift.runs.hint import first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -97,7 +98,7 @@ def _start(client: JobSubmissionClient, cluster: str, name: str, options: Any, a
             runtime_env={"working_dir": ".", "excludes": list(EXCLUDES), "env_vars": environment},
         )
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"{cluster} did not take the job: {_first_line(error)}") from None
+        raise OSError(f"{cluster} did not take the job: {first_line(error)}") from None
     return job
 
 
@@ -153,7 +154,7 @@ def _client(cluster: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(cluster)
     except (RuntimeError, ConnectionError) as error:
-        raise OSError(f"no Ray dashboard answers at {cluster}: {_first_line(error)}") from None
+        raise OSError(f"no Ray dashboard answers at {cluster}: {first_line(error)}") from None
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:
@@ -166,16 +167,11 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     try:
         asyncio.run(stream())
     except RuntimeError as error:
-        print(f"the log broke off ({_first_line(error)}); waiting for the job", flush=True)
+        print(f"the log broke off ({first_line(error)}); waiting for the job", flush=True)
     while (info := client.get_job_info(job)).status.value not in OVER:
         time.sleep(1)
     if info.status.value == "SUCCEEDED":
         return 0
-    reason = _first_line(info.message or "no reason given").partition(", last available logs")[0]
+    reason = first_line(info.message or "no reason given").partition(", last available logs")[0]
     print(f"job {job} {info.status.value.lower()}: {reason}")
     return int(info.driver_exit_code or 1)
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -75,36 +75,38 @@ def write_header(
     `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the field of view
     (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and `patient_id`.
     """
+    (rows, cols), (recon_rows, recon_cols) = matrix, recon
 
     def space(tag: str, size: tuple[int, int], fov_x: float, fov_y: float) -> str:
-        return (
-            f"<{tag}><matrixSize><x>{size[0]}</x><y>{size[1]}</y><z>{slices}</z></matrixSize>"
-            f"<fieldOfView_mm><x>{fov_x:g}</x><y>{fov_y:g}</y><z>{fov_mm[2]:g}</z></fieldOfView_mm></{tag}>"
-        )
+        size_xml = _xml("matrixSize", x=size[0], y=size[1], z=slices)
+        return _xml(tag, size_xml, _xml("fieldOfView_mm", x=f"{fov_x:g}", y=f"{fov_y:g}", z=f"{fov_mm[2]:g}"))
 
-    system = "".join(
-        f"<{tag}>{escape(str(fields[name]))}</{tag}>"
-        for name, tag in (("field_T", "systemFieldStrength_T"), ("receiver_channels", "receiverChannels"))
-        if name in fields
+    def limits(step: int, size: int) -> str:
+        return _xml(f"kspace_encoding_step_{step}", minimum=0, maximum=size - 1, center=size // 2)
+
+    subject = {"patientID": fields["patient_id"]} if "patient_id" in fields else {}
+    tags = {"field_T": "systemFieldStrength_T", "receiver_channels": "receiverChannels"}
+    system = {tag: fields[name] for name, tag in tags.items() if name in fields}
+    encoding = _xml(
+        "encoding",
+        space("encodedSpace", matrix, fov_mm[0] * rows / recon_rows, fov_mm[1] * cols / recon_cols),
+        space("reconSpace", recon, fov_mm[0], fov_mm[1]),
+        _xml("encodingLimits", limits(1, cols), limits(2, slices)),
+        trajectory="cartesian",
     )
-    subject = f"<patientID>{escape(str(fields['patient_id']))}</patientID>" if "patient_id" in fields else ""
-    (rows, cols), (recon_rows, recon_cols) = matrix, recon
-    encoded_fov = fov_mm[0] * rows / recon_rows, fov_mm[1] * cols / recon_cols
-    resonance = round(42.577478e6 * float(fields.get("field_T", 1.5)))
-    limit = "<minimum>0</minimum><maximum>{}</maximum><center>{}</center>"
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        + (f"<subjectInformation>{subject}</subjectInformation>" if subject else "")
-        + (f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>" if system else "")
-        + f"<experimentalConditions><H1resonanceFrequency_Hz>{resonance}</H1resonanceFrequency_Hz>"
-        + "</experimentalConditions><encoding>"
-        + space("encodedSpace", matrix, *encoded_fov)
-        + space("reconSpace", recon, fov_mm[0], fov_mm[1])
-        + "<encodingLimits>"
-        + f"<kspace_encoding_step_1>{limit.format(cols - 1, cols // 2)}</kspace_encoding_step_1>"
-        + f"<kspace_encoding_step_2>{limit.format(slices - 1, slices // 2)}</kspace_encoding_step_2>"
-        + "</encodingLimits><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>\n"
+        + (_xml("subjectInformation", **subject) if subject else "")
+        + (_xml("acquisitionSystemInformation", **system) if system else "")
+        + _xml("experimentalConditions", H1resonanceFrequency_Hz=round(42.577478e6 * float(fields.get("field_T", 1.5))))
+        + f"{encoding}</ismrmrdHeader>\n"
     )
+
+
+def _xml(tag: str, *inner: str, **leaves: object) -> str:
+    """Return an element that holds other elements and, after them, leaves with text."""
+    texts = (f"<{name}>{escape(str(value))}</{name}>" for name, value in leaves.items())
+    return f"<{tag}>{''.join([*inner, *texts])}</{tag}>"
 
 
 def _texts(path: str, xml: bytes) -> dict[str, str]:
