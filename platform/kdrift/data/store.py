@@ -53,7 +53,10 @@ class Store:
         """Return the attributes of a complete volume: kind, info, source, arrays with their checksums."""
         attributes = self._complete(name) if SAFE_NAME.match(name) else None
         if attributes is None:
-            raise ValueError(f"{self.location} has no complete volume {name!r}{self._known()}")
+            names = self.list_volumes()
+            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            held = f"it has {known}" if names else "it is empty"
+            raise ValueError(f"{self.location} has no complete volume {name!r}; {held}")
         return attributes
 
     def read_volume(self, name: str) -> StoredVolume:
@@ -162,8 +165,8 @@ class Store:
         return sorted(name for name in names if SAFE_NAME.match(name) and name != "zarr.json")
 
     def _complete(self, name: str) -> dict[str, Any] | None:
-        attributes = self._attributes(name)
-        return attributes if attributes is not None and attributes.get("complete") is True else None
+        attributes = self._attributes(name) or {}
+        return attributes if attributes.get("complete") is True else None
 
     def _attributes(self, name: str) -> dict[str, Any] | None:
         path = f"{self._root}/{name}/zarr.json" if name else f"{self._root}/zarr.json"
@@ -174,11 +177,6 @@ class Store:
         if not isinstance(node, dict) or node.get("node_type") != "group":
             return None
         return node.get("attributes") or {}
-
-    def _known(self) -> str:
-        names = self.list_volumes()
-        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        return f"; it has {listed}" if names else "; it is empty"
 
 
 @dataclass(kw_only=True)

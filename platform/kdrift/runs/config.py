@@ -59,7 +59,13 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:
     """Set dotted `key=value` overrides in nested mappings."""
     for override in overrides:
         key, value = parse_override(override)
-        _set_dotted(values, key, value)
+        *parents, last = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"cannot set {key}: {parent} is not a section")
+        section[last] = value
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -105,15 +111,6 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
             for hint in inner:
                 if dataclasses.is_dataclass(hint) and isinstance(part, Mapping):
                     _check_keys(hint, part, where, f"{prefix}{key}." + (f"{name}." if name != "" else ""))
-
-
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"cannot set {key}: {parent} is not a section")
-    values[last] = value
 
 
 def _plain(value: Any) -> Any:

@@ -78,16 +78,6 @@ def open_fastmri(source: Hdf5, name: str) -> Volume:
         assert reference is not None
         return centre_crop(reference[start:stop], recon_rows, recon_cols)
 
-    def load_mask() -> npt.NDArray[Any]:
-        assert mask is not None
-        values: npt.NDArray[Any] = mask[()]
-        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-            raise BadVolume(path, f"mask is {values.dtype} or not finite, expected 0 and 1")
-        values = np.squeeze(values) if values.ndim > 2 else values
-        if not values.any():
-            raise BadVolume(path, "mask samples nothing")
-        return values
-
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
@@ -97,7 +87,7 @@ def open_fastmri(source: Hdf5, name: str) -> Volume:
         info,
         load_kspace,
         load_image if reference is not None else None,
-        load_mask if mask is not None else None,
+        lambda: None if mask is None else _read_mask(path, mask),
     )
 
 
@@ -178,3 +168,12 @@ def _image_shape(path: str, node: h5py.Dataset) -> tuple[int, int, int]:
         raise BadVolume(path, f"{key} is {node.dtype} {node.shape}, expected numbers (slice, row, col)")
     num_slices, rows, cols = node.shape
     return num_slices, rows, cols
+
+
+def _read_mask(path: str, node: h5py.Dataset) -> npt.NDArray[Any]:
+    mask: npt.NDArray[Any] = node[()]
+    if mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+        raise BadVolume(path, f"mask is {mask.dtype} or not finite, expected 0 and 1")
+    if not mask.any():
+        raise BadVolume(path, "mask samples nothing")
+    return np.squeeze(mask) if mask.ndim > 2 else mask
