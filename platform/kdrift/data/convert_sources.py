@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
 import os
@@ -132,7 +131,7 @@ def _remote_sources(root: str) -> list[str]:
         kind = format_of(file)
         if kind == "dicom":
             file = file.rpartition("/")[0]
-        if kind is not None and not (kind == "bart" and fnmatch.fnmatch(file.lower(), "*.hdr")):
+        if kind is not None and not (kind == "bart" and file.lower().endswith(".hdr")):
             found[f"{protocol}://{file.lstrip('/')}"] = None
     return list(found)
 

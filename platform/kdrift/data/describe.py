@@ -84,18 +84,15 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
 
 def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
-    volumes = []
-    for name in store.list_volumes():
-        volume = store.read_volume(name)
-        entry = _stored(volume)
-        volumes.append({key: entry[key] for key in ("name", "kind", "shape", "recon_size", "arrays")})
+    volumes = [store.read_volume(name) for name in store.list_volumes()]
+    shown = ("name", "kind", "shape", "recon_size", "arrays")
     description = {
         "what": "store",
         "path": store.location,
         "schema": f"{root['schema']} {root['version']}",
         "num_volumes": len(volumes),
-        "num_slices": sum(int(entry["shape"].split(" ")[0]) for entry in volumes),
-        "volumes": volumes,
+        "num_slices": sum(volume.info.num_slices for volume in volumes),
+        "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
     }
     if verify:
         description["faults"] = store.verify()

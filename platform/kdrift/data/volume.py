@@ -80,12 +80,8 @@ class Volume:
     def read_kspace(self, start: int, stop: int) -> ComplexArray:
         """Return k-space of slices `start:stop`, complex64 `(slice, coil, row, col)`.
 
-        Raises
-        ------
-        BadVolume
-            When the data cannot be read or holds NaN or infinite values (the slice is named).
-        ValueError
-            When the volume has no k-space or the range lies outside of it.
+        Raises BadVolume when the data cannot be read or holds NaN or infinite values (the slice is named), ValueError
+        when the volume has no k-space or the range lies outside of it.
         """
         if self.load_kspace is None:
             raise ValueError(f"{self.path} holds images, not k-space: simulate k-space from it first")

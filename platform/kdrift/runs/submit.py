@@ -32,12 +32,8 @@ def submit(verb: str, options: Any, address: str, job_name: str | None, argument
     name. A job of the same name that has ended is taken up: `train` and `tune` get `--resume`, the other verbs go on
     by themselves.
 
-    Raises
-    ------
-    ValueError
-        While a job of the same name is running, or for output in a relative path, which would be lost.
-    OSError
-        If the cluster cannot be reached or refuses.
+    Raises ValueError while a job of the same name is running, or for output in a relative path, which would be lost;
+    OSError if the cluster cannot be reached or refuses.
     """
     _check_paths(verb, options)
     cluster = address if "://" in address or address == "auto" else f"http://{address}"

@@ -147,14 +147,8 @@ def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str 
 def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
     """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
 
-    Returns
-    -------
-    The bundle's path and its version, to be pinned: the alias may move.
-
-    Raises
-    ------
-    ValueError
-        If the registry has no such prior.
+    Return its path and its version, to be pinned: the alias may move. Raises ValueError if the registry has no such
+    prior.
     """
     from mlflow.artifacts import download_artifacts
 
