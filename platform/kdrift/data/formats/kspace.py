@@ -43,9 +43,9 @@ def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]
 
     Raises BadVolume when slices are sampled at different positions: one volume has one mask.
     """
-    union = sampled_positions(read(0))
-    counts = [int(union.sum())]
-    for index in range(1, num_slices):
+    counts: list[int] = []
+    union: Any = False
+    for index in range(num_slices):
         sampled = sampled_positions(read(index))
         counts.append(int(sampled.sum()))
         union |= sampled
@@ -99,19 +99,9 @@ def slab_volume(
 ) -> Volume:
     """Return a volume of k-space whose second phase encoding becomes slices, by an inverse FFT.
 
-    Parameters
-    ----------
-    sampled
-        Pattern `(partition, row, col)`; one partition is 2-D k-space.
-    read_slab
-        Returns slab `i` as `(partition, coil, row, col)`.
-    recon
-        Rows, columns and slices of the image of a slab.
-
-    Raises
-    ------
-    BadVolume
-        As `check_partitions`.
+    `sampled` is its pattern `(partition, row, col)`, of one partition where it is 2-D. `read_slab` returns slab `i` as
+    `(partition, coil, row, col)`, `recon` has rows, columns and slices of its image. Raises BadVolume as
+    `check_partitions`.
     """
     partitions, rows, cols = sampled.shape
     mask = mask_from_pattern(check_partitions(path, sampled))

@@ -31,11 +31,15 @@ class _Member:
     fortran: bool
     offset: int
 
+    def whole(self) -> npt.NDArray[Any]:
+        """Read all of it, in the shape that was stored."""
+        values = self._read(0, math.prod(self.stored_shape))
+        return values.reshape(self.stored_shape, order="F" if self.fortran else "C")
+
     def __getitem__(self, items: slice) -> npt.NDArray[Any]:
         """Read `start:stop` of the first axis; only Fortran order needs the whole array."""
         if self.fortran:
-            whole = self._read(0, math.prod(self.shape))
-            return whole.reshape(self.stored_shape, order="F").reshape(self.shape)[items]
+            return self.whole().reshape(self.shape)[items]
         per_item = math.prod(self.shape[1:])
         values = self._read(items.start * per_item, items.stop * per_item)
         return values.reshape(items.stop - items.start, *self.shape[1:])
@@ -101,10 +105,8 @@ def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, refer
         if reference.shape != (num_slices, rows, cols) or reference.dtype.kind == "c":
             found = f"{reference.dtype} {reference.stored_shape}"
             raise BadVolume(path, f"reference is {found}, expected real ({num_slices}, {rows}, {cols})")
-    if mask is not None:
-        if mask.dtype.kind not in "biuf" or mask.shape not in ((cols,), (rows, cols)):
-            raise BadVolume(path, f"mask is {mask.dtype} {mask.shape}, expected ({cols},) or ({rows}, {cols})")
-        mask = replace(mask, shape=(1, *mask.shape))
+    if mask is not None and (mask.dtype.kind not in "biuf" or mask.shape not in ((cols,), (rows, cols))):
+        raise BadVolume(path, f"mask is {mask.dtype} {mask.shape}, expected ({cols},) or ({rows}, {cols})")
     with naming(path, "kspace cannot be read"):
         return kspace_volume(
             path,
@@ -112,7 +114,7 @@ def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, refer
             main,
             "numpy",
             probes=(0,),
-            load_mask=(lambda: mask[0:1][0]) if mask is not None else None,
+            load_mask=mask.whole if mask is not None else None,
             load_image=(lambda start, stop: reference[start:stop]) if reference is not None else None,
         )
 
