@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdrift.prior.bundle import shipped_priors
 from kdrift.recon.plan import DEFAULT_PRIOR
-from kdrift.runs.config import apply_overrides, parse, to_dict
+from kdrift.runs.config import apply_overrides, parse, read_yaml, to_dict
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,7 @@ def load_serve_file(path: str | Path | None, overrides: Iterable[str] = ()) -> t
     """
     file = ServeFile([{"name": "kdrift", "import_path": "kdrift_serve.app:build", "args": {}}])
     if path is not None:
-        try:
-            values = yaml.safe_load(Path(path).read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from None
-        file = parse(ServeFile, values, str(path))
+        file = parse(ServeFile, read_yaml(path), str(path))
     args = to_dict(file.application.args)
     apply_overrides(args, overrides)
     return file.http_options, parse(ServeConfig, args, str(path or "args"))

@@ -27,11 +27,12 @@ from kdrift.networks import (
     NetworkConfig,
     build_network,
 )
-from kdrift.prior.bundle import Prior, file_sha256, load_prior
+from kdrift.prior.bundle import Prior, load_prior
 from kdrift.prior.checkpoint_file import read_checkpoint, unpack
 from kdrift.prior.published import FAMILIES, ImportOptions, import_checkpoint, infer
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
+from kdrift.runs.files import file_sha256
 from kdrift.sde import AttenuatedNoise, HighFrequencySDE
 from kdrift.sde.score import denoise
 

@@ -14,7 +14,6 @@ from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import (
     SHIPPED,
     check_name,
-    file_sha256,
     find_prior,
     load_prior,
     read_config,
@@ -38,6 +37,7 @@ from kdrift.prior.prior_info import (
     info_values,
     read_info,
 )
+from kdrift.runs.files import file_sha256
 from kdrift.sde import AnyNoise, AttenuatedNoise, HighFrequencyNoise, LowFrequencies, WhiteNoise
 
 NETWORK = NetworkConfig(NCSNppConfig(image_size=16, nf=8, ch_mult=(1,), num_res_blocks=1, attn_resolutions=()))

@@ -9,6 +9,7 @@ import pytest
 from kdrift.cli import main
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import tracking
+from kdrift.runs.files import file_sha256
 
 # MLflow calls deprecated parts of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -62,7 +63,8 @@ def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: 
     assert (oldest / "model.safetensors").read_bytes() == b"first"
     resolved = tracking.client(uri).get_model_version_by_alias("brain", tracking.ALIAS)
     assert str(resolved.version) == version
-    assert resolved.tags["sha256"] == tracking.bundle_sha256(newest) != tracking.bundle_sha256(oldest)
+    newest_sha256, oldest_sha256 = (file_sha256(bundle / "model.safetensors") for bundle in (newest, oldest))
+    assert resolved.tags["sha256"] == newest_sha256 != oldest_sha256
     with pytest.raises(ValueError, match=r"no prior heart \(version champion\)"):
         tracking.download_prior(uri, "heart", tmp_path / "c")
 

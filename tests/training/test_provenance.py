@@ -15,9 +15,10 @@ from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats import open_volume
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
-from kdrift.prior.bundle import file_sha256, load_prior, save_prior
+from kdrift.prior.bundle import load_prior, save_prior
 from kdrift.prior.prior_info import CardText, ImageScale, NoiseLeft, Parent, PriorInfo
 from kdrift.runs.config import load_config, to_dict
+from kdrift.runs.files import file_sha256
 from kdrift.sde import WhiteNoise
 from kdrift.training.checkpoint import save_checkpoint
 from kdrift.training.loop import Hooks, fit, new_state

@@ -20,7 +20,7 @@ from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
-from kdrift.runs.files import read_json
+from kdrift.runs.files import file_sha256, read_json
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.train_config import TrainConfig
@@ -140,8 +140,8 @@ def test_registry_round_trip(killed: Killed, tmp_path: Path) -> None:
     assert version.run_id == killed.result.run_id
     fetched, found = tracking.download_prior(killed.result.tracking_uri, "tiny", tmp_path)
     assert found == str(version.version)
-    digest = tracking.bundle_sha256(killed.out / "prior")
-    assert tracking.bundle_sha256(fetched) == version.tags["sha256"] == digest
+    digest = file_sha256(killed.out / "prior" / "model.safetensors")
+    assert file_sha256(fetched / "model.safetensors") == version.tags["sha256"] == digest
     assert (fetched / "README.md").read_text().startswith("# tiny")
     prior = load_prior(fetched)
     assert prior.sha256 == digest

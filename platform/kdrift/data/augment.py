@@ -34,8 +34,7 @@ def crop_random(image: np.ndarray, size: int, min_foreground: float, rng: np.ran
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """Resample a square image to (size, size) by antialiased bicubic interpolation; smaller ones are
-    padded."""
+    """Resample a square image to (size, size) by antialiased bicubic interpolation; smaller ones are padded."""
     if image.shape[0] <= size:
         return pad_to(image, size)
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from kdrift.data.convert_sources import Source, assign_names, find_all, fingerprint, is_same
+from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_same
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
 from kdrift.data.volume import Volume, centre_crop
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.files import only_user
-from kdrift.runs.progress import Meter, progress
+from kdrift.runs.hint import first_line, one_line
+from kdrift.runs.progress import progress
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
@@ -69,53 +70,52 @@ def convert(
     the others. With `address` the tasks run on a Ray cluster, all of whose nodes must see the paths; `quiet` shows no
     progress.
 
-    Raises
-    ------
-    ValueError
-        If a source names nothing, the store is of another schema, or another conversion is writing to it.
+    Raises ValueError if a source names nothing, the store is of another schema, or another conversion is writing to it.
     """
     started = time.perf_counter()
     requested = [name for name, wanted in (("smaps", config.smaps), ("target", config.target)) if wanted]
-    workers = config.workers
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}, expected at least 1")
+    if config.workers is not None and config.workers < 1:
+        raise ValueError(f"workers is {config.workers}, expected at least 1")
     found = find_all(config.sources)
     opened = open_store(config.store, "a")
     with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {config.store}"):
         stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
         names = assign_names(found, stored)
         remove_leftovers(opened)
-        work, skipped = [], []
-        for source in found:
-            name = names[source.path]
-            previous = stored.get(name)
-            unchanged = previous is not None and set(requested) <= set(previous.get("requested", []))
-            if unchanged and not config.overwrite and previous is not None and is_same(previous, source.path):
-                skipped.append(name)
-            else:
-                work.append((source, name))
-        converted: list[str] = []
+        skipped = {
+            path: name
+            for path, name in names.items()
+            if name in stored
+            and not config.overwrite
+            and set(requested) <= set(stored[name].get("requested", []))
+            and is_same(stored[name], path)
+        }
+        work = {path: name for path, name in names.items() if path not in skipped}
+        done: dict[str, int] = {}
         failed: dict[str, str] = {}
-        num_bytes = 0
         if work:
+            cpus = own_cpus(config.workers)
             with (
-                ray_session(address, cpus=own_cpus(workers), object_store_bytes=OBJECT_STORE_BYTES, echo=echo),
+                ray_session(address, cpus=cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo),
                 progress(len(work), "volumes", quiet=quiet, echo=echo) as meter,
             ):
-                converted, failed, num_bytes = _run(opened, work, requested, workers, meter)
-    return ConversionReport(tuple(converted), tuple(sorted(skipped)), failed, num_bytes, time.perf_counter() - started)
-
-
-def convert_one(store: Store, path: str, name: str, requested: Sequence[str] = ()) -> int:
-    """Convert one source to the volume `name` in this process and return the bytes written."""
-    with open_volume(path) as volume:
-        source = {**fingerprint(path, with_hash=True), "requested": list(requested)}
-        return write_volume(store, name, volume, source=source, derive=_derived(volume, requested))
+                for path, num_bytes, reason in _run(opened, work, requested, config.workers):
+                    if reason:
+                        failed[path] = reason
+                    else:
+                        done[work[path]] = num_bytes
+                    meter.update(meter.done + 1, note=f"{sum(done.values()) / 1e6 / meter.elapsed:.0f} MB/s")
+    return ConversionReport(
+        converted=tuple(sorted(done)),
+        skipped=tuple(sorted(skipped.values())),
+        failed=dict(sorted(failed.items())),
+        num_bytes=sum(done.values()),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def rss_target(kspace: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """Root sum of squares over coils of fully sampled k-space (slice, coil, row, col), float32 (slice, rows,
-    cols)."""
+    """Root sum of squares over coils of full k-space (slice, coil, row, col), float32 (slice, rows, cols)."""
     import torch
 
     from kdrift.mri.fourier import ifft2c
@@ -128,12 +128,9 @@ def _derived(volume: Volume, requested: Sequence[str]) -> dict[str, Derive]:
     """Return what to compute of each block of k-space; an undersampled scan has no target."""
     info = volume.info
     derive: dict[str, Derive] = {}
-    if info.kind != "kspace":
-        return derive
-    mask = volume.mask()
-    if "target" in requested and mask is None:
+    if info.kind == "kspace" and "target" in requested and volume.mask() is None:
         derive["target"] = lambda kspace: rss_target(kspace, info.recon_rows, info.recon_cols)
-    if "smaps" in requested:
+    if info.kind == "kspace" and "smaps" in requested:
         derive["smaps"] = _estimate_smaps
     return derive
 
@@ -147,45 +144,30 @@ def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:
 
 
 def _run(
-    store: Store,
-    work: list[tuple[Source, str]],
-    requested: list[str],
-    workers: int | None,
-    meter: Meter,
-) -> tuple[list[str], dict[str, str], int]:
-    """Run one Ray task a volume, at most `workers` at a time; return names converted, failures and bytes."""
+    store: Store, work: dict[str, str], requested: list[str], workers: int | None
+) -> Iterator[tuple[str, int, str]]:
+    """Run one Ray task a volume, at most `workers` at a time; yield path, bytes and the reason where it failed."""
     import ray
 
-    converted: list[str] = []
-    failed: dict[str, str] = {}
-    num_bytes = 0
     task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting = list(reversed(work))
-    running: dict[Any, tuple[Source, str]] = {}
-    while waiting or running:
-        while waiting and len(running) < limit:
-            source, name = waiting.pop()
-            running[task.remote(store, source.path, name, requested)] = (source, name)
-        done, _ = ray.wait(list(running), num_returns=1)
-        source, name = running.pop(done[0])
+    waiting = iter(work.items())
+    running = {task.remote(store, path, name, requested): path for path, name in itertools.islice(waiting, limit)}
+    while running:
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        path = running.pop(done)
+        running |= {task.remote(store, path, name, requested): path for path, name in itertools.islice(waiting, 1)}
         try:
-            written, reason = ray.get(done[0])
+            yield path, *ray.get(done)
         except ray.exceptions.RayError as error:
-            written, reason = 0, f"worker failed: {str(error).strip().splitlines()[0]}"
-        if reason:
-            failed[source.path] = reason
-        else:
-            converted.append(name)
-            num_bytes += written
-        meter.update(meter.done + 1, note=f"{num_bytes / 1e6 / meter.elapsed:.0f} MB/s")
-    return sorted(converted), dict(sorted(failed.items())), num_bytes
+            yield path, 0, f"worker failed: {first_line(error)}"
 
 
 def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) -> tuple[int, str]:
     """Ray task: return bytes written and, if it failed, the reason."""
     try:
-        return convert_one(store, path, name, requested), ""
+        with open_volume(path) as volume:
+            source = {**fingerprint(path, with_hash=True), "requested": list(requested)}
+            return write_volume(store, name, volume, source=source, derive=_derived(volume, requested)), ""
     except Exception as error:  # one bad file must not stop the others; its reason is reported
-        text = " ".join(str(error).split()) or type(error).__name__
-        return 0, text.removeprefix(f"{path}: ")
+        return 0, one_line(error).removeprefix(f"{path}: ")

@@ -1,24 +1,22 @@
-"""What to convert: sources found under folders, globs and URLs, their fingerprints, and a unique name for
-each."""
+"""What to convert: sources found under folders, globs and URLs, their fingerprints, and a unique name for each."""
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kdrift.data.formats import FORMATS, find_sources, volume_name
+from kdrift.data.formats import FORMATS, find_sources, format_of, volume_name
 from kdrift.data.store import normalise_location
 
 HASH_BYTES = 64 * 2**20
-"""Sources up to this size are hashed, so that a copy or a touched file is recognised; larger ones go by
-time."""
+"""Sources up to this size are hashed, so that a copy or a touched file is recognised; larger ones go by time."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,8 @@ class Source:
 def find_all(locations: Iterable[str]) -> list[Source]:
     """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order.
 
-    Raises
-    ------
-    ValueError
-        If a pattern or folder holds nothing that can be read; a missing file is left for conversion to name.
+    Raises ValueError if a pattern or folder holds nothing that can be read; a missing file is left for conversion to
+    name.
     """
     found: dict[str, Source] = {}
     for location in locations:
@@ -67,7 +63,9 @@ def fingerprint(path: str, with_hash: bool) -> dict[str, Any]:
     stats = [os.stat(file) for file in files]
     size = sum(stat.st_size for stat in stats)
     version = str(max((stat.st_mtime_ns for stat in stats), default=0))
-    digest = _sha256(files) if with_hash and 0 < size <= HASH_BYTES else None
+    digest = None
+    if with_hash and 0 < size <= HASH_BYTES:
+        digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
     return {"path": path, "bytes": size, "version": version, "sha256": digest}
 
 
@@ -84,36 +82,32 @@ def is_same(stored: Mapping[str, Any], path: str) -> bool:
         return False
 
 
-def assign_names(sources: Iterable[Source], stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def assign_names(sources: Sequence[Source], stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Give every source a safe name, unique in this run and in the store: path -> name.
 
-    A source converted before keeps its name. Otherwise the name is the path below the folder that was given,
-    with parent folders put in front where two sources would have the same, or a digest of the path as the
-    last resort.
+    A source converted before keeps its name. Otherwise the name is the path below the folder that was given, with
+    parent folders put in front where two sources would have the same, or a digest of the path as the last resort.
     """
     by_path = {str(source["path"]): name for name, source in stored.items() if "path" in source}
     names = {source.path: by_path[source.path] for source in sources if source.path in by_path}
     rest = [source for source in sources if source.path not in names]
     depth = {source.path: source.num_own for source in rest}
+
+    def clashes(path: str) -> bool:
+        name = proposed[path]
+        return count[name] > 1 or (name in stored and not is_same(stored[name], path))
+
     while True:
         proposed = {source.path: _join(source.parts[-depth[source.path] :]) for source in rest}
         count = Counter([*proposed.values(), *names.values()])
-        clashes = [
-            source
-            for source in rest
-            if depth[source.path] < len(source.parts)
-            and (
-                count[name := proposed[source.path]] > 1 or (name in stored and not is_same(stored[name], source.path))
-            )
-        ]
-        if not clashes:
+        longer = [s.path for s in rest if depth[s.path] < len(s.parts) and clashes(s.path)]
+        if not longer:
             break
-        for source in clashes:
-            depth[source.path] += 1
+        for path in longer:
+            depth[path] += 1
     for path, name in proposed.items():
-        clash = count[name] > 1 or (name in stored and not is_same(stored[name], path))
-        names[path] = f"{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}" if clash else name
-    return names
+        names[path] = f"{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}" if clashes(path) else name
+    return {source.path: names[source.path] for source in sources}
 
 
 def _local_sources(root: str) -> list[str]:
@@ -123,8 +117,7 @@ def _local_sources(root: str) -> list[str]:
 
 
 def _remote_sources(root: str) -> list[str]:
-    """Expand a URL: a pattern or a folder of files with known suffixes (a folder of DICOM files is one
-    series)."""
+    """Expand a URL: a pattern or a folder of files with known suffixes (a folder of DICOM files is one series)."""
     from fsspec.core import url_to_fs
 
     protocol = root.partition("://")[0]
@@ -135,10 +128,10 @@ def _remote_sources(root: str) -> list[str]:
     files = filesystem.glob(remote) if glob.has_magic(remote) else filesystem.find(remote)
     found: dict[str, None] = {}
     for file in sorted(files):
-        kind = next((name for name, row in FORMATS.items() if file.lower().endswith(row.suffixes)), None)
+        kind = format_of(file)
         if kind == "dicom":
             file = file.rpartition("/")[0]
-        if kind is not None and not (kind == "bart" and fnmatch.fnmatch(file.lower(), "*.hdr")):
+        if kind is not None and not (kind == "bart" and file.lower().endswith(".hdr")):
             found[f"{protocol}://{file.lstrip('/')}"] = None
     return list(found)
 
@@ -147,30 +140,18 @@ def _source(path: str, root: str) -> Source:
     plain, _, series = path.partition("#") if not os.path.exists(path) else (path, "", "")
     stem = volume_name(plain) + (f"_{series}" if series else "")
     folders = [part for part in plain.partition("://")[2 if "://" in plain else 0].split("/") if part][:-1]
-    below = 0
-    if plain.startswith(f"{root}/"):
-        below = plain[len(root) + 1 :].count("/")
-    return Source(path, (*folders, stem), below + 1)
+    num_own = plain[len(root) :].count("/") if plain.startswith(f"{root}/") else 1
+    return Source(path, (*folders, stem), num_own)
 
 
 def _files_of(path: str) -> list[str]:
-    """Return the files behind a local source: itself, the pair of a BART volume, all files of a DICOM
-    folder."""
+    """Return the files behind a local source: itself, the pair of a BART volume, all files of a DICOM folder."""
     folder = path if os.path.exists(path) else path.rpartition("#")[0] or path
     if os.path.isdir(folder):
         return sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
     stem = os.path.splitext(path)[0] if path.endswith((".cfl", ".hdr")) else path
     pair = [f"{stem}{suffix}" for suffix in (".cfl", ".hdr") if os.path.exists(f"{stem}{suffix}")]
     return pair if pair and (path.endswith((".cfl", ".hdr")) or not os.path.exists(path)) else [path]
-
-
-def _sha256(files: list[str]) -> str:
-    digest = hashlib.sha256()
-    for name in files:
-        with open(name, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _join(parts: Iterable[str]) -> str:

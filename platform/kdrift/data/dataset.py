@@ -85,15 +85,15 @@ class TrainingImages:
         """
         if not 0 < num_images <= self.num_slices:
             raise ValueError(f"num_images is {num_images}, the split has {self.num_slices} slices")
-        picks = (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices
-        crops = {int(i): crop_centre(self.slice(int(i)), self.config.crop) for i in picks}
-        if self.config.images == "real":
-            return torch.from_numpy(np.stack(list(crops.values()))[:, None])
-        phases = [
-            smooth_phase(crop.shape, self.config.phase_rad, numpy_rng("validation phase", 0, i))
-            for i, crop in crops.items()
-        ]
-        return torch.from_numpy(np.stack([with_phase(*pair) for pair in zip(crops.values(), phases, strict=True)]))
+        images = []
+        for pick in (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices:
+            crop = crop_centre(self.slice(int(pick)), self.config.crop)
+            if self.config.images == "complex":
+                rng = numpy_rng("validation phase", 0, int(pick))
+                images.append(with_phase(crop, smooth_phase(crop.shape, self.config.phase_rad, rng)))
+            else:
+                images.append(crop[None])
+        return torch.from_numpy(np.stack(images))
 
     def slice(self, number: int) -> np.ndarray:
         """Return slice `number` of the split, scaled, float32 (row, col), uncropped."""
@@ -101,38 +101,35 @@ class TrainingImages:
         local = int(number - self._first[which])
         if self._in_memory:
             return np.asarray(self._volume(which)[local], dtype=np.float32)
-        entry = self.volumes[which]
-        image = self._read(which, entry.start + local, entry.start + local + 1)[0]
-        scale = _scale(image, self.config.image_scale) if self.config.normalise == "slice" else self._scale_of(which)
-        return np.asarray(image / scale)
+        return np.asarray(self._scaled(which, local, local + 1)[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}, "_readers": {}}
 
     def _volume(self, which: int) -> np.ndarray:
-        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image
-        noise."""
+        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image noise."""
         if which not in self._cache:
             entry = self.volumes[which]
-            images = self._read(which, entry.start, entry.stop)
-            if self.config.normalise == "slice":
-                scales = np.array([_scale(image, self.config.image_scale) for image in images], dtype=np.float32)
-                images = images / scales[:, None, None]
-            else:
-                images = images / _scale(images, self.config.image_scale)
-            self._cache[which] = images.astype(np.float16)
+            self._cache[which] = self._scaled(which, 0, entry.stop - entry.start).astype(np.float16)
         return self._cache[which]
 
-    def _scale_of(self, which: int) -> np.ndarray:
+    def _scaled(self, which: int, start: int, stop: int) -> np.ndarray:
+        """Read slices `start:stop` of those used of a volume, scaled, float32 (slice, row, col)."""
+        images = self._read(which, start, stop)
+        if self.config.normalise == "slice":
+            scales = np.array([_scale(image, self.config.image_scale) for image in images])
+            return np.asarray(images / scales[:, None, None])
         if which not in self._scales:
-            entry = self.volumes[which]
-            self._scales[which] = _scale(self._read(which, entry.start, entry.stop), self.config.image_scale)
-        return self._scales[which]
+            num_slices = self.volumes[which].stop - self.volumes[which].start
+            whole = images if len(images) == num_slices else self._read(which, 0, num_slices)
+            self._scales[which] = _scale(whole, self.config.image_scale)
+        return np.asarray(images / self._scales[which])
 
     def _read(self, which: int, start: int, stop: int) -> np.ndarray:
         if which not in self._readers:
             self._readers[which] = _open(self.volumes[which])
-        return np.asarray(self._readers[which](start, stop), dtype=np.float32)
+        first = self.volumes[which].start
+        return np.asarray(self._readers[which](first + start, first + stop), dtype=np.float32)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
@@ -165,14 +162,15 @@ def _shapes(location: str) -> dict[str, tuple[int, int, int]]:
                 have = f"{name} has shape {array.shape} of {array.dtype}"
                 raise ValueError(f"{location}: {have}, expected real (slice, row, col)")
         return {name: array.shape for name, array in arrays.items()}
-    from kdrift.data.store import iterate_volumes, open_store
+    from kdrift.data.store import open_store
 
-    shapes = {}
-    for volume in iterate_volumes(open_store(location)):
-        info = volume.info
-        if info.kind == "image" or info.has_reference:
-            shapes[info.name] = (info.num_slices, info.recon_rows, info.recon_cols)
-    return shapes
+    store = open_store(location)
+    infos = [store.read_volume(name).info for name in store.list_volumes()]
+    return {
+        info.name: (info.num_slices, info.recon_rows, info.recon_cols)
+        for info in infos
+        if info.kind == "image" or info.has_reference
+    }
 
 
 def _open(entry: VolumeEntry) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import h5py
 from kdrift.data.formats import find_sources, open_volume
 from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
 from kdrift.data.volume import VolumeInfo
+from kdrift.runs.files import file_sha256
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 BUNDLE_FILES = ("config.yaml", "model.safetensors")
@@ -26,15 +26,13 @@ Description = dict[str, Any]
 
 
 def describe(path: str, verify: bool = False) -> Description:
-    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a
-    folder of scans.
+    """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a folder
+    of scans.
 
     `verify` also recomputes the checksums of a store.
 
-    Raises
-    ------
-    ValueError
-        If it is none of these, naming the reason; a checkpoint that needs code to be unpickled is refused.
+    Raises ValueError if it is none of these, naming the reason; a checkpoint that needs code to be unpickled is
+    refused.
     """
     if is_store(path):
         return _describe_store(open_store(path), verify)
@@ -86,18 +84,15 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
 
 def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
-    volumes = []
-    for name in store.list_volumes():
-        volume = store.read_volume(name)
-        entry = _stored(volume)
-        volumes.append({key: entry[key] for key in ("name", "kind", "shape", "recon_size", "arrays")})
+    volumes = [store.read_volume(name) for name in store.list_volumes()]
+    shown = ("name", "kind", "shape", "recon_size", "arrays")
     description = {
         "what": "store",
         "path": store.location,
         "schema": f"{root['schema']} {root['version']}",
         "num_volumes": len(volumes),
-        "num_slices": sum(int(entry["shape"].split(" ")[0]) for entry in volumes),
-        "volumes": volumes,
+        "num_slices": sum(volume.info.num_slices for volume in volumes),
+        "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
     }
     if verify:
         description["faults"] = store.verify()
@@ -164,7 +159,7 @@ def _describe_bundle(path: Path) -> Description:
         "path": str(path),
         "files": sorted(file.name for file in path.iterdir() if file.is_file()),
         **_safetensors(str(model_file)),
-        "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
+        "sha256": file_sha256(model_file),
         **_serves(path),
         "config": config,
     }

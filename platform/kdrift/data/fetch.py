@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 import scipy.io
-import yaml
 
 from kdrift.data.formats.fastmri import write_fastmri
-from kdrift.runs.config import parse
+from kdrift.data.volume import fft_centred, ifft_centred
+from kdrift.runs.config import parse, read_yaml
 from kdrift.runs.files import whole_file
 
 SOURCES = Path(__file__).parent / "public_data.yaml"
@@ -59,15 +58,9 @@ class PublicData:
 def read_sources(path: Path = SOURCES) -> dict[str, PublicData]:
     """Return the data sets of a list, by name.
 
-    Raises
-    ------
-    ValueError
-        For a list that is not YAML of data sets; the field is named.
+    Raises ValueError for a list that is not YAML of data sets; the field is named.
     """
-    loaded = yaml.safe_load(path.read_text())
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected data sets by name, got {type(loaded).__name__}")
-    return {name: parse(PublicData, values, f"{path.name}: {name}") for name, values in loaded.items()}
+    return {name: parse(PublicData, values, f"{path.name}: {name}") for name, values in read_yaml(path).items()}
 
 
 def fetch(name: str, data: PublicData, out: Path, echo: Callable[[str], None] = lambda line: None) -> list[Path]:
@@ -75,10 +68,8 @@ def fetch(name: str, data: PublicData, out: Path, echo: Callable[[str], None] = 
 
     Files that are there with the right checksum are kept, so that an interrupted fetch goes on where it was.
 
-    Raises
-    ------
-    ValueError
-        When a file cannot be fetched, or its checksum is another one; nothing wrong is left under its name.
+    Raises ValueError when a file cannot be fetched, or its checksum is another one; nothing wrong is left under its
+    name.
     """
     found = []
     for path, checksum in data.files.items():
@@ -128,12 +119,12 @@ def _convert(original: Path, stem: Path, data: PublicData, url: str) -> Path:
     target = stem.with_suffix(".h5")
     if data.conversion == "coil_images":
         images = np.moveaxis(array, -1, 0)
-        kspace, reference = _centred(scipy.fft.fft2, images), np.sqrt((np.abs(images) ** 2).sum(0))
+        kspace, reference = fft_centred(images), np.sqrt((np.abs(images) ** 2).sum(0))
     else:
         if data.conversion == "kspace_corner":
             rows, cols = np.indices(array.shape)
             array = array * (-1.0) ** (rows + cols)  # moves the image by half of its size
-        kspace, reference = array, np.abs(_centred(scipy.fft.ifft2, array))
+        kspace, reference = array, np.abs(ifft_centred(array))
     attrs = {"acquisition": stem.name, "patient_id": stem.name, "source_url": url, "licence": data.licence}
     write_fastmri(target, kspace[None], reference=reference[None], attrs=attrs)
     return target
@@ -148,8 +139,3 @@ def _read_array(original: Path, data: PublicData) -> npt.NDArray[Any]:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"{original}: expected array {data.array or '(one alone)'} with {dims} axes, got {shapes}")
     return arrays[name]
-
-
-def _centred(transform: Callable[..., Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    shifted = scipy.fft.ifftshift(values, axes=(-2, -1))
-    return np.asarray(scipy.fft.fftshift(transform(shifted, norm="ortho"), axes=(-2, -1)))

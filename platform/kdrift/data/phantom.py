@@ -12,9 +12,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
-from kdrift.data.volume import Attr, ComplexArray, FloatArray
+from kdrift.data.volume import Attr, ComplexArray, FloatArray, fft_centred
 from kdrift.mri.birdcage import birdcage_maps, plane
 from kdrift.runs.seeds import numpy_rng
 
@@ -92,21 +91,19 @@ def phantom_volume(
         raise ValueError(f"phantom needs at least 1 coil, got {num_coils}")
     contrast = contrast or get_args(Contrast)[seed % 4]
     magnitude = phantom_images(num_slices, rows, cols, seed, contrast)
-    inside = magnitude > 0.1 * magnitude.max()
-    mean = float(magnitude[inside].mean(dtype=np.float64))
-    noise_std = mean / 10 ** (snr_db / 20)
-    heights = slice_heights(num_slices)
+    inside = magnitude[magnitude > 0.1 * magnitude.max()]
+    noise_std = float(inside.mean(dtype=np.float64)) / 10 ** (snr_db / 20)
     y, x = plane(rows, cols)
     phase_terms = numpy_rng("phantom phase", seed).normal(0.0, 0.6, 7)
     kspace = np.empty((num_slices, num_coils, rows, cols), dtype=np.complex64)
     smaps, image = np.empty_like(kspace), np.empty((num_slices, rows, cols), dtype=np.complex64)
-    for index, z in enumerate(heights):
+    for index, z in enumerate(slice_heights(num_slices)):
         basis = (np.ones_like(x * y), x + 0 * y, y + 0 * x, x * y, x**2 + 0 * y, y**2 + 0 * x, x**3 - y**3)
         phase = sum(weight * term for weight, term in zip(phase_terms, basis, strict=True)) + 0.4 * z
         image[index] = magnitude[index] * np.exp(1j * phase)
         smaps[index] = birdcage_maps(num_coils, rows, cols, z=0.5 * float(z))
         noise = numpy_rng("phantom noise", seed, index).normal(0.0, 1.0, (2, num_coils, rows, cols))
-        kspace[index] = _fft2c(smaps[index] * image[index]) + noise_std * (noise[0] + 1j * noise[1])
+        kspace[index] = fft_centred(smaps[index] * image[index]) + noise_std * (noise[0] + 1j * noise[1])
     reference = np.sqrt((np.abs(smaps * image[:, None]) ** 2).sum(axis=1))
     attrs: dict[str, Attr] = {
         "simulated": True, "acquisition": f"AX{contrast}", "patient_id": f"phantom-{seed}",
@@ -123,10 +120,7 @@ def phantom_images(
 ) -> FloatArray:
     """Return axial magnitude images of the head phantom, float32 `(slice, row, col)`, in about [0, 1].
 
-    Raises
-    ------
-    ValueError
-        As in `phantom_volume`.
+    Raises ValueError as in `phantom_volume`.
     """
     if num_slices < 1 or rows < 8 or cols < 8:
         raise ValueError(f"phantom is {num_slices} slices of {rows}x{cols}, expected at least 1 of 8x8")
@@ -164,8 +158,7 @@ def phantom_images(
             cortex = _paint(cortex, levels[tissue], _depth(u, v, w, *shape), edge)
         for lesion in lesions:
             cortex = _paint(cortex, levels["lesion"], _depth(u, v, w, *lesion), edge)
-        alpha = _alpha(depth, edge)
-        image = (1 - alpha) * image + alpha * cortex
+        image = _paint(image, cortex, depth, edge)
         images[index] = image * (1 + 0.035 * texture(u, v, w))
     return np.clip(images, 0.0, None)
 
@@ -185,13 +178,10 @@ def _depth(u: Field, v: Field, w: float, *shape: float) -> Field:
     return np.asarray((1 - radius) * min(a, b, c))
 
 
-def _alpha(depth: Field, edge: float) -> Field:
+def _paint(image: Field, level: Field | float, depth: Field, edge: float) -> Field:
+    """Return `image` with `level` where the depth is positive, in a smooth step of width `edge`."""
     ramp = np.clip(0.5 + depth / (2 * edge), 0.0, 1.0)
-    return np.asarray(ramp * ramp * (3 - 2 * ramp))
-
-
-def _paint(image: Field, level: float, depth: Field, edge: float) -> Field:
-    alpha = _alpha(depth, edge)
+    alpha = ramp * ramp * (3 - 2 * ramp)
     return np.asarray((1 - alpha) * image + alpha * level)
 
 
@@ -215,9 +205,3 @@ def _lesion(rng: np.random.Generator) -> tuple[float, ...]:
     side, size = rng.choice([-1.0, 1.0]), rng.uniform(0.02, 0.055)
     centre = (side * rng.uniform(0.2, 0.36), rng.uniform(-0.45, 0.5), rng.uniform(-0.1, 0.45))
     return (*centre, size, size * rng.uniform(0.6, 1.8), size * 2, rng.uniform(-40, 40))
-
-
-def _fft2c(images: npt.NDArray[np.complex64]) -> npt.NDArray[np.complex64]:
-    axes = (-2, -1)
-    shifted = scipy.fft.ifftshift(images, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fft2(shifted, axes=axes, norm="ortho"), axes=axes))

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.fft
 import scipy.ndimage
 
 from kdrift.data.augment import smooth_phase
-from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop
+from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop, fft_centred
 from kdrift.runs.seeds import numpy_rng
 
 SIGNAL_FRACTION = 0.1
@@ -32,8 +31,7 @@ class SimulationConfig:
     """How k-space is simulated."""
 
     num_coils: int | None = None
-    """Coils: generated (default 8), or the principal virtual coils of `maps` (default all that were
-    measured)."""
+    """Coils: generated (default 8), or the principal virtual coils of `maps` (default all that were measured)."""
     maps: str | None = None
     """File .npy of measured maps, complex (coil, row, col); None generates birdcage maps."""
     snr_db: float | None = 30.0
@@ -58,10 +56,9 @@ class SimulationConfig:
             raise ValueError(f"snr_db is {self.snr_db}, expected a finite number or none")
         if not 0 <= self.phase_order <= 8:
             raise ValueError(f"phase_order is {self.phase_order}, expected 0 to 8")
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size is {self.size}, expected positive rows and columns")
-        if self.matrix is not None and min(self.matrix) < 1:
-            raise ValueError(f"matrix is {self.matrix}, expected positive rows and columns")
+        for name, size in (("size", self.size), ("matrix", self.matrix)):
+            if size is not None and min(size) < 1:
+                raise ValueError(f"{name} is {size}, expected positive rows and columns")
 
 
 def simulate_volume(
@@ -81,13 +78,12 @@ def simulate_volume(
     images
         Magnitudes m (slice, row, col).
     smaps
-        Coil maps S (coil, row, col); with sum |S|^2 = 1 the reference is m and the noise of the coil-combined
-        image has `noise_std` too, since the FFT is orthonormal.
+        Coil maps S (coil, row, col); with sum |S|^2 = 1 the reference is m and the noise of the coil-combined image has
+        `noise_std` too, since the FFT is orthonormal.
     noise_std
         Standard deviation of the real and of the imaginary part of the noise of each coil, white over coils.
     first_slice
-        Number of the first slice in its volume: slice i draws phase and noise from (seed, i), in whatever
-        block.
+        Number of the first slice in its volume: slice i draws phase and noise from (seed, i), in whatever block.
 
     Returns
     -------
@@ -106,7 +102,7 @@ def simulate_volume(
         rng = numpy_rng("simulation", seed, first_slice + i)
         phase = smooth_phase(magnitude.shape, phase_rad, rng, knots=phase_order + 1)
         noise = rng.standard_normal((2, *smaps.shape), dtype=np.float32)
-        kspace[i] = _fft2c(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])
+        kspace[i] = fft_centred(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])
     rss = np.sqrt((np.abs(smaps) ** 2).sum(0))
     return kspace, (images * rss).astype(np.float32)
 
@@ -114,10 +110,7 @@ def simulate_volume(
 def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: int | None = None) -> Volume:
     """Return slices `first:last` of a magnitude volume as a k-space volume that is computed as it is read.
 
-    Raises
-    ------
-    ValueError
-        If the source has no images, the maps file is unsuitable, or the volume is empty.
+    Raises ValueError if the source has no images, the maps file is unsuitable, or the volume is empty.
     """
     info = source.info
     if info.kind == "kspace" and not info.has_reference:
@@ -135,16 +128,12 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     smaps = coil_maps(config, rows, cols)
     noise_std = 0.0 if config.snr_db is None else mean_signal(images) / 10 ** (config.snr_db / 20)
 
-    def compute(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return simulate_volume(
-            images[start:stop],
-            smaps,
-            noise_std=noise_std,
-            phase_order=config.phase_order,
-            phase_rad=config.phase_rad,
-            seed=config.seed,
-            first_slice=first + start,
-        )
+    def load_kspace(start: int, stop: int) -> np.ndarray:
+        kspace, _ = simulate_volume(
+            images[start:stop], smaps, noise_std=noise_std, phase_order=config.phase_order, phase_rad=config.phase_rad,
+            seed=config.seed, first_slice=first + start,
+        )  # fmt: skip
+        return kspace
 
     attrs = {**info.attrs, **_labels(config, source, noise_std, len(smaps), first, last)}
     fov_mm = _fov_mm(attrs)
@@ -152,30 +141,20 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
         scale = field_of_view[0] / info.recon_rows, field_of_view[1] / info.recon_cols
         attrs["fov_mm"] = f"{fov_mm[0] * scale[0]:g} x {fov_mm[1] * scale[1]:g} x {fov_mm[2]:g}"
     made = VolumeInfo(
-        name=info.name,
-        kind="kspace",
-        num_slices=len(images),
-        num_coils=len(smaps),
-        rows=rows,
-        cols=cols,
-        recon_rows=rows,
-        recon_cols=cols,
-        has_reference=True,
-        attrs=attrs,
+        info.name, "kspace", len(images), len(smaps), rows, cols, rows, cols, has_reference=True, attrs=attrs
     )
     noise_cov = 2 * noise_std**2 * np.eye(len(smaps), dtype=np.complex128)
     return Volume(
         path=source.path,
         info=made,
-        load_kspace=lambda start, stop: compute(start, stop)[0],
+        load_kspace=load_kspace,
         load_image=lambda start, stop: images[start:stop],
-        load_noise_cov=(lambda: noise_cov) if noise_std > 0 else None,
+        load_noise_cov=lambda: noise_cov if noise_std > 0 else None,
     )
 
 
 def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
-    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and
-    interpolated."""
+    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and interpolated."""
     if config.maps is None:
         from kdrift.mri.birdcage import birdcage_maps
 
@@ -235,18 +214,15 @@ def fit(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
 def lower_resolution(images: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """Return magnitudes (slice, rows, cols) of the centre of the images' k-space, on the same scale.
 
-    Raises
-    ------
-    ValueError
-        If the images have fewer rows or columns.
+    Raises ValueError if the images have fewer rows or columns.
     """
     have = images.shape[-2:]
     if rows > have[0] or cols > have[1]:
         raise ValueError(f"matrix is {rows}x{cols}, the images have {have[0]}x{have[1]}: resolution is only lowered")
-    kspace = centre_crop(_fft2c(images), rows, cols)
+    kspace = centre_crop(fft_centred(images), rows, cols)
     # conj(F(conj(k))) is the inverse transform; magnitudes need no second conjugate
     scale = np.sqrt(rows * cols / (have[0] * have[1]))
-    return np.asarray(np.abs(_fft2c(kspace.conj()) * scale), dtype=np.float32)
+    return np.asarray(np.abs(fft_centred(kspace.conj()) * scale), dtype=np.float32)
 
 
 def write_simulated(volume: Volume, path: str | os.PathLike[str]) -> None:
@@ -284,9 +260,3 @@ def _labels(
         "reference": "root sum of squares of the noise-free coil images",
     }
     return {"simulated": True, **{f"simulation_{key}": value for key, value in values.items()}}
-
-
-def _fft2c(images: np.ndarray) -> np.ndarray:
-    axes = (-2, -1)
-    shifted = scipy.fft.ifftshift(images, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes))

@@ -10,13 +10,13 @@ import functools
 import json
 import os
 import re
-import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 import numpy as np
 import zarr
 
@@ -24,8 +24,6 @@ from kdrift.data.volume import Loader, Volume, VolumeInfo
 
 SCHEMA = "kdrift-store"
 VERSION = 1
-ARRAYS = ("kspace", "image", "target", "smaps", "mask", "noise_cov")
-"""Names of the arrays a volume may hold."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 Mode = Literal["r", "a"]
 
@@ -35,15 +33,12 @@ class Store:
 
     def __init__(self, location: str, mode: Mode, storage_options: dict[str, Any] | None = None) -> None:
         self.location = normalise_location(location)
-        self.mode = mode
-        self.storage_options = storage_options
+        self.mode, self.storage_options = mode, storage_options
         self.is_local = "://" not in self.location
-        self._filesystem: Any = None
-        self._root = self.location
+        self._files: Any = fsspec.filesystem("file")
+        self._root: str = self.location
         if not self.is_local:
-            from fsspec.core import url_to_fs
-
-            self._filesystem, self._root = url_to_fs(self.location, **(storage_options or {}))
+            self._files, self._root = fsspec.core.url_to_fs(self.location, **(storage_options or {}))
         self._open_root()
 
     def list_volumes(self) -> list[str]:
@@ -58,7 +53,10 @@ class Store:
         """Return the attributes of a complete volume: kind, info, source, arrays with their checksums."""
         attributes = self._complete(name) if SAFE_NAME.match(name) else None
         if attributes is None:
-            raise ValueError(f"{self.location} has no complete volume {name!r}{self._known()}")
+            names = self.list_volumes()
+            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            held = f"it has {known}" if names else "it is empty"
+            raise ValueError(f"{self.location} has no complete volume {name!r}; {held}")
         return attributes
 
     def read_volume(self, name: str) -> StoredVolume:
@@ -82,15 +80,14 @@ class Store:
             info=info,
             load_kspace=loader("kspace"),
             load_image=loader("image" if info.kind == "image" else "target"),
-            load_mask=(lambda: open_array("mask")[...]) if "mask" in arrays else None,
-            load_noise_cov=(lambda: open_array("noise_cov")[...]) if "noise_cov" in arrays else None,
+            load_mask=lambda: open_array("mask")[...] if "mask" in arrays else None,
+            load_noise_cov=lambda: open_array("noise_cov")[...] if "noise_cov" in arrays else None,
             attributes=attributes,
             open_array=open_array,
         )
 
     def verify(self, name: str | None = None) -> list[str]:
-        """Recompute the checksum of every slice; return one sentence a fault, an empty list if all is
-        well."""
+        """Recompute the checksum of every slice; return one sentence a fault, an empty list if all is well."""
         faults: list[str] = []
         for volume_name in [name] if name is not None else self.list_volumes():
             for array_name, entry in self.attributes(volume_name)["arrays"].items():
@@ -109,20 +106,13 @@ class Store:
         return faults
 
     def delete(self, name: str) -> None:
-        """Remove a volume; the group's own metadata goes first, so that a killed delete leaves nothing
-        readable."""
+        """Remove a volume; its group's metadata goes first, so that a killed delete leaves nothing readable."""
         if self.mode == "r":
             raise ValueError(f"{self.location} is open for reading; open it with mode 'a' to delete {name!r}")
-        if self.is_local:
-            folder = Path(self._root) / name
-            if folder.exists():
-                (folder / "zarr.json").unlink(missing_ok=True)
-                shutil.rmtree(folder)
-            return
         for path in (f"{self._root}/{name}/zarr.json", f"{self._root}/{name}"):
-            if self._filesystem.exists(path):
-                self._filesystem.rm(path, recursive=True)
-        self._filesystem.invalidate_cache()
+            if self._files.exists(path):
+                self._files.rm(path, recursive=True)
+        self._files.invalidate_cache()
 
     def array(self, name: str, array_name: str) -> Any:
         """Open one zarr array of a volume."""
@@ -166,45 +156,35 @@ class Store:
             raise ValueError(f"{self.location} has {SCHEMA} version {found!r}, this kdrift reads version {VERSION}")
 
     def _folders(self) -> list[str]:
-        if self.is_local:
-            if not os.path.isdir(self._root):
-                return []
-            names = [entry.name for entry in os.scandir(self._root) if entry.is_dir()]
-        else:
-            self._filesystem.invalidate_cache()
-            try:
-                names = [path.rstrip("/").rsplit("/", 1)[-1] for path in self._filesystem.ls(self._root, detail=False)]
-            except FileNotFoundError:
-                return []
+        self._files.invalidate_cache()
+        try:
+            paths = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [path.rstrip("/").rpartition("/")[2] for path in paths if not self.is_local or os.path.isdir(path)]
         return sorted(name for name in names if SAFE_NAME.match(name) and name != "zarr.json")
 
     def _complete(self, name: str) -> dict[str, Any] | None:
-        attributes = self._attributes(name)
-        return attributes if attributes is not None and attributes.get("complete") is True else None
+        attributes = self._attributes(name) or {}
+        return attributes if attributes.get("complete") is True else None
 
     def _attributes(self, name: str) -> dict[str, Any] | None:
         path = f"{self._root}/{name}/zarr.json" if name else f"{self._root}/zarr.json"
         try:
-            data = Path(path).read_bytes() if self.is_local else self._filesystem.cat_file(path)
-            node = json.loads(data)
+            node = json.loads(self._files.cat_file(path))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
             return None
         if not isinstance(node, dict) or node.get("node_type") != "group":
             return None
         return node.get("attributes") or {}
 
-    def _known(self) -> str:
-        names = self.list_volumes()
-        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        return f"; it has {listed}" if names else "; it is empty"
 
-
-@dataclass
+@dataclass(kw_only=True)
 class StoredVolume(Volume):
     """One volume of a store: a `Volume` like any file, with the arrays that the conversion computed."""
 
-    attributes: dict[str, Any] = field(default_factory=dict)
-    open_array: Callable[[str], Any] | None = None
+    attributes: dict[str, Any]
+    open_array: Callable[[str], Any]
 
     @property
     def array_names(self) -> list[str]:
@@ -214,12 +194,9 @@ class StoredVolume(Volume):
     def read_smaps(self, start: int, stop: int) -> np.ndarray:
         """Return complex64 coil maps (slice, coil, row, col).
 
-        Raises
-        ------
-        ValueError
-            If the conversion was not asked to compute them.
+        Raises ValueError if the conversion was not asked to compute them.
         """
-        if self.open_array is None or "smaps" not in self.array_names:
+        if "smaps" not in self.array_names:
             held = ", ".join(self.array_names)
             raise ValueError(f"{self.path} has no coil maps, it has {held}; convert with --smaps")
         return np.asarray(self.open_array("smaps")[start:stop])
@@ -228,10 +205,7 @@ class StoredVolume(Volume):
 def open_store(location: str | Path, mode: Mode = "r", storage_options: dict[str, Any] | None = None) -> Store:
     """Open a store: mode `r` reads an existing one, `a` also writes and creates it if absent.
 
-    Raises
-    ------
-    ValueError
-        If there is no store at `location`, or one of another schema or version.
+    Raises ValueError if there is no store at `location`, or one of another schema or version.
     """
     if mode not in ("r", "a"):
         raise ValueError(f"mode is {mode!r}, expected 'r' or 'a'")
@@ -250,10 +224,7 @@ def is_store(location: str | Path) -> bool:
 def open_stored_volume(location: str | Path) -> StoredVolume:
     """Open `STORE/volume`, or the only volume of `STORE`, as a reconstruction input.
 
-    Raises
-    ------
-    ValueError
-        If the path names no volume of a store, or a store of several volumes.
+    Raises ValueError if the path names no volume of a store, or a store of several volumes.
     """
     text = normalise_location(str(location))
     parent, _, name = text.rpartition("/")
@@ -280,9 +251,3 @@ def crc32(values: Any) -> int:
     """Return the CRC-32 of an array's little-endian bytes in C order."""
     array = np.ascontiguousarray(values)
     return zlib.crc32(array.reshape(-1).view(np.uint8).data)
-
-
-def iterate_volumes(store: Store) -> Iterator[StoredVolume]:
-    """Yield every complete volume in order of name."""
-    for name in store.list_volumes():
-        yield store.read_volume(name)

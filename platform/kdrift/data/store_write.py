@@ -6,12 +6,10 @@ import contextlib
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
+from kdrift import __version__
 from kdrift.data.store import SAFE_NAME, Store, crc32
 from kdrift.data.volume import Volume
 from kdrift.runs.files import put_folder
@@ -34,6 +33,8 @@ DIMENSIONS = {
     "image": ("slice", "row", "col"),
     "target": ("slice", "row", "col"),
 }
+WHOLE = ("mask", "noise_cov")
+"""Arrays of a volume, not of its slices."""
 
 Derive = Callable[[np.ndarray], np.ndarray]
 """Compute an array of a block of slices from its k-space (slice, coil, row, col)."""
@@ -49,36 +50,33 @@ def write_volume(
 ) -> int:
     """Write a whole volume under `name`, replacing one of that name, and return the bytes of its arrays.
 
-    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in
-    blocks of slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the
-    volume is built under a temporary name and renamed; on an object store its group metadata is written last.
+    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in blocks of
+    slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the volume is built under a
+    temporary name and renamed; on an object store its group metadata is written last.
 
-    Raises
-    ------
-    ValueError
-        If values are not finite, a block has the wrong shape, or `name` is unsafe.
+    Raises ValueError if values are not finite, a block has the wrong shape, or `name` is unsafe.
     """
     if store.mode == "r":
         raise ValueError(f"{store.location} is open for reading; open it with mode 'a' to write {name!r}")
     if not SAFE_NAME.match(name):
         raise ValueError(f"volume name {name!r} is unsafe: use letters, digits, '.', '_' and '-'")
     zarr_store = store.zarr_store(read_only=False)
+    writers: dict[str, _SliceWriter] = {}
     with _destination(store, name) as path:
-        writers = _copy_slices(zarr_store, path, volume, derive or {})
-        for array_name, value in (("mask", volume.mask()), ("noise_cov", volume.noise_cov())):
-            if value is not None:
-                writer = _SliceWriter(zarr_store, path, array_name, len(value), whole=True)
-                writer.append(np.asarray(value))
-                writers[array_name] = writer
+        for array_name, block in _arrays(volume, derive or {}):
+            if array_name not in writers:
+                writers[array_name] = _SliceWriter(zarr_store, path, array_name, block, volume.info.num_slices)
+            writers[array_name].append(block)
         arrays = {key: {"crc32": writer.finish()} for key, writer in writers.items()}
         info = replace(volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays)
-        attributes = {
+        attrs = {key: _json_value(value) for key, value in info.attrs.items()}
+        attributes: dict[str, Any] = {
             "kind": info.kind,
-            "info": _plain(asdict(info)),
+            "info": {key: _json_value(value) for key, value in asdict(info).items()} | {"attrs": attrs},
             "source": dict(source or {}),
             "arrays": arrays,
             "derived": sorted(set(derive or {}) & set(arrays)),
-            "written_by": f"kdrift {_version()}",
+            "written_by": f"kdrift {__version__}",
             "complete": True,
         }
         json.dumps(attributes, allow_nan=False)
@@ -86,15 +84,14 @@ def write_volume(
     return sum(writer.num_bytes for writer in writers.values())
 
 
-def remove_leftovers(store: Store, names: set[str] | None = None, min_age_s: float = 0.0) -> list[str]:
+def remove_leftovers(store: Store, names: set[str] | None = None) -> list[str]:
     """Remove what killed writers left of the named volumes (of all if None); return the folders removed."""
     if not store.is_local or not os.path.isdir(store.location):
         return []
     removed = []
     for entry in os.scandir(store.location):
         volume_name = entry.name.removeprefix(TEMPORARY).rpartition("-")[0]
-        stale = entry.name.startswith(TEMPORARY) and (names is None or volume_name in names)
-        if stale and time.time() - entry.stat().st_mtime >= min_age_s:
+        if entry.name.startswith(TEMPORARY) and (names is None or volume_name in names):
             shutil.rmtree(entry.path, ignore_errors=True)
             removed.append(entry.name)
     return removed
@@ -102,8 +99,7 @@ def remove_leftovers(store: Store, names: set[str] | None = None, min_age_s: flo
 
 @contextlib.contextmanager
 def _destination(store: Store, name: str) -> Iterator[str]:
-    """Yield the path to write a volume under; what is there is readable as `name` only after the block ended
-    well."""
+    """Yield the path to write a volume under; it is readable as `name` only after the block ended well."""
     if not store.is_local:
         store.delete(name)
         try:
@@ -124,30 +120,24 @@ def _destination(store: Store, name: str) -> Iterator[str]:
         raise
 
 
-def _copy_slices(zarr_store: Any, path: str, volume: Volume, derive: Mapping[str, Derive]) -> dict[str, _SliceWriter]:
-    """Copy all slices block by block and return the writers, which hold the checksums."""
-    info = volume.info
-    writers: dict[str, _SliceWriter] = {}
-
-    def put(array_name: str, block: np.ndarray) -> None:
-        if array_name not in writers:
-            writers[array_name] = _SliceWriter(zarr_store, path, array_name, info.num_slices)
-        writers[array_name].append(block)
-
+def _arrays(volume: Volume, derive: Mapping[str, Derive]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield all arrays of a volume by name, those with slices block by block."""
     for start, stop, block, target in _read_ahead(volume):
-        if info.kind == "image":
-            put("image", block)
+        if volume.info.kind == "image":
+            yield "image", block
             continue
-        put("kspace", block)
+        yield "kspace", block
         if target is not None:
-            put("target", target)
-        for array_name, function in derive.items():
-            if array_name != "target" or target is None:
+            yield "target", target
+        for name, function in derive.items():
+            if name != "target" or target is None:
                 computed = function(block)
                 if not np.isfinite(computed).all():
-                    raise ValueError(f"{array_name} computed of slices {start}:{stop} holds NaN or infinite values")
-                put(array_name, computed)
-    return writers
+                    raise ValueError(f"{name} computed of slices {start}:{stop} holds NaN or infinite values")
+                yield name, computed
+    for name, value in (("mask", volume.mask()), ("noise_cov", volume.noise_cov())):
+        if value is not None:
+            yield name, np.asarray(value)
 
 
 def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
@@ -174,84 +164,57 @@ def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarr
 
 
 class _SliceWriter:
-    """Write one array in order of slices, creating it from its first block, with a checksum a slice.
+    """Write one array in order of slices, made to fit its first block, with a checksum a slice.
 
-    Chunk = one slice. Small slices are gathered into one shard a volume, which is then written at once, since
-    a shard that is written in parts is read and written again for every part.
+    Chunk = one slice, but for `WHOLE` arrays, which are one chunk. Small slices are gathered into one shard a volume,
+    which is then written at once, since a shard that is written in parts is read and written again for every part.
     """
 
-    def __init__(self, zarr_store: Any, path: str, name: str, num_slices: int, whole: bool = False) -> None:
-        self._zarr_store, self._path, self._name, self._num_slices = zarr_store, path, name, num_slices
-        self._whole = whole
-        self._array: Any = None
-        self._pending: list[np.ndarray] | None = None
-        self._position = 0
-        self._crc32: list[int] = []
+    def __init__(self, zarr_store: Any, path: str, name: str, first: np.ndarray, num_slices: int) -> None:
+        has_slices = name not in WHOLE
+        shape = (num_slices, *first.shape[1:]) if has_slices else first.shape
+        slice_bytes = first.nbytes // len(first)
+        small = slice_bytes <= SHARD_SLICE_BYTES and slice_bytes * num_slices <= SHARD_VOLUME_BYTES
+        sharded = small and has_slices and num_slices > 1
+        self._name, self._crc32 = name, list[int]()
+        self._held: list[np.ndarray] | None = [] if sharded else None
         self.num_bytes = 0
+        # Float k-space shrinks by 8 % and reads at half the speed; magnitudes come from integers and shrink well.
+        compressor = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle") if name == "image" else None
+        self._array: Any = zarr.create_array(
+            zarr_store,
+            name=f"{path}/{name}",
+            shape=shape,
+            dtype=first.dtype,
+            chunks=(1, *shape[1:]) if has_slices else shape,
+            shards=shape if sharded else None,
+            compressors=compressor,
+            dimension_names=DIMENSIONS.get(name),
+            overwrite=True,
+        )
 
     def append(self, block: np.ndarray) -> None:
         """Write or hold the next slices."""
         block = np.ascontiguousarray(block)
-        if self._array is None:
-            self._create(block)
+        position = len(self._crc32)
         self._crc32 += [crc32(row) for row in block]
         self.num_bytes += block.nbytes
-        if self._pending is not None:
-            self._pending.append(block)
+        if self._held is not None:
+            self._held.append(block)
         else:
-            self._array[self._position : self._position + len(block)] = block
-        self._position += len(block)
+            self._array[position : position + len(block)] = block
 
     def finish(self) -> list[int]:
         """Write what is held and return the checksum of every slice."""
-        if self._position != self._num_slices:
-            raise ValueError(f"{self._name} has {self._position} slices, expected {self._num_slices}")
-        if self._pending is not None:
-            held = self._pending
+        if len(self._crc32) != self._array.shape[0]:
+            raise ValueError(f"{self._name} has {len(self._crc32)} slices, expected {self._array.shape[0]}")
+        if self._held is not None:
+            held, self._held = self._held, None
             self._array[:] = held[0] if len(held) == 1 else np.concatenate(held)
-            self._pending = None
         return self._crc32
 
-    def _create(self, block: np.ndarray) -> None:
-        shape = (self._num_slices, *block.shape[1:])
-        chunks = shape if self._whole else (1, *shape[1:])
-        slice_bytes = block.nbytes // len(block)
-        small = slice_bytes <= SHARD_SLICE_BYTES and slice_bytes * self._num_slices <= SHARD_VOLUME_BYTES
-        sharded = small and not self._whole and self._num_slices > 1
-        if sharded:
-            self._pending = []
-        # Float k-space shrinks by 8 % and reads at half the speed; magnitudes come from integers and shrink
-        # well.
-        compressor = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle") if self._name == "image" else None
-        self._array = zarr.create_array(
-            self._zarr_store,
-            name=f"{self._path}/{self._name}",
-            shape=shape,
-            dtype=block.dtype,
-            chunks=chunks,
-            shards=shape if sharded else None,
-            compressors=compressor,
-            dimension_names=DIMENSIONS.get(self._name),
-            overwrite=True,
-        )
 
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy scalars and tuples into JSON types; a non-finite number, which JSON lacks, becomes a
-    string."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value
-
-
-def _version() -> str:
-    try:
-        return version("kdrift")
-    except PackageNotFoundError:
-        return "(not installed)"
+def _json_value(value: Any) -> Any:
+    """Return a NumPy scalar as Python's; a non-finite number, which JSON lacks, becomes a string."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,20 +1,22 @@
 """The volume model: what every file format reader returns.
 
-A volume is one scan: either k-space `(slice, coil, row, col)` or magnitude images `(slice, row, col)`. Rows
-are the readout direction, columns the phase-encoding direction. Data is read by slices; opening reads
-headers only.
+A volume is one scan: either k-space `(slice, coil, row, col)` or magnitude images `(slice, row, col)`. Rows are the
+readout direction, columns the phase-encoding direction. Data is read by slices; opening reads headers only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
+
+from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
 ComplexArray = npt.NDArray[np.complex64]
@@ -78,12 +80,8 @@ class Volume:
     def read_kspace(self, start: int, stop: int) -> ComplexArray:
         """Return k-space of slices `start:stop`, complex64 `(slice, coil, row, col)`.
 
-        Raises
-        ------
-        BadVolume
-            When the data cannot be read or holds NaN or infinite values (the slice is named).
-        ValueError
-            When the volume has no k-space or the range lies outside of it.
+        Raises BadVolume when the data cannot be read or holds NaN or infinite values (the slice is named), ValueError
+        when the volume has no k-space or the range lies outside of it.
         """
         if self.load_kspace is None:
             raise ValueError(f"{self.path} holds images, not k-space: simulate k-space from it first")
@@ -128,9 +126,7 @@ class Volume:
     def __enter__(self) -> Volume:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read(
@@ -163,8 +159,7 @@ def naming(path: str, what: str) -> Iterator[None]:
     except BadVolume:
         raise
     except Exception as error:  # parsers of hostile bytes raise nearly anything
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise BadVolume(path, f"{what}: {text[:300]}") from error
+        raise BadVolume(path, f"{what}: {one_line(error)[:300]}") from error
 
 
 def check_dims(path: str, **dims: int) -> None:
@@ -172,10 +167,7 @@ def check_dims(path: str, **dims: int) -> None:
     for name, value in dims.items():
         if value < 1:
             raise BadVolume(path, f"number of {name} is {value}, expected at least 1")
-    per_slice = 8
-    for name, value in dims.items():
-        per_slice *= value if name != "slices" else 1
-    if per_slice > MAX_SLICE_BYTES:
+    if 8 * math.prod(value for name, value in dims.items() if name != "slices") > MAX_SLICE_BYTES:
         shape = " x ".join(f"{value} {name}" for name, value in dims.items())
         raise BadVolume(path, f"header claims {shape}: one slice is over {MAX_SLICE_BYTES >> 30} GiB")
 
@@ -189,13 +181,38 @@ def check_declared(path: str, declared: int, stored: int, compressed: bool = Fal
         raise BadVolume(path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?")
 
 
+def image_volume(path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr]) -> Volume:
+    """Return a volume of images `(slice, row, col)`; of complex ones the magnitude is read.
+
+    Raises `BadVolume` for an impossible shape.
+    """
+    num_slices, rows, cols = shape
+    check_dims(path, slices=num_slices, rows=rows, columns=cols)
+
+    def load_magnitude(start: int, stop: int) -> npt.NDArray[Any]:
+        images = load(start, stop)
+        return np.abs(images) if np.iscomplexobj(images) else images
+
+    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
+    return Volume(path, info, load_image=load_magnitude)
+
+
+def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
+    """Return the centred orthonormal FFT along `axes`, in the precision of `values`."""
+    shifted = scipy.fft.ifftshift(values, axes=axes)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes))
+
+
+def ifft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
+    """Return the inverse of `fft_centred`."""
+    shifted = scipy.fft.ifftshift(values, axes=axes)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.ifftn(shifted, axes=axes, norm="ortho"), axes=axes))
+
+
 def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:
     """Return the centre `(*batch, rows, cols)` of `array`; index n//2 stays the centre, as in centred FFTs.
 
-    Raises
-    ------
-    ValueError
-        When `array` is smaller than the crop.
+    Raises ValueError when `array` is smaller than the crop.
     """
     have_rows, have_cols = array.shape[-2:]
     if not (0 < rows <= have_rows and 0 < cols <= have_cols):

@@ -17,6 +17,7 @@ from kdrift.recon.guard import Diverged
 from kdrift.recon.result import SliceFacts, divergence_lines
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.hardware import worker_environment
+from kdrift.runs.hint import first_line
 from kdrift.runs.progress import Meter, progress
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -199,7 +200,7 @@ def _lost(
     state: _State, work: Unit | VolumeTask | None, pool: PoolConfig, error: Exception, echo: Callable[[str], None]
 ) -> None:
     """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     name = None if work is None else (str(_task(work).out), getattr(work, "index", None), getattr(work, "chunks", None))
     state.losses[name] += 1
     if work is None:

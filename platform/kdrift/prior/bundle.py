@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info
 from kdrift.runs.config import parse, to_dict
-from kdrift.runs.files import whole_folder
+from kdrift.runs.files import file_sha256, whole_folder
 from kdrift.runs.hint import suggest
 from kdrift.sde import SDE, AttenuatedSDE, Noise
 
@@ -210,9 +209,3 @@ def read_sums(folder: Path) -> dict[str, str]:
         raise ValueError(f"prior {folder}: {SUMS} is missing; a bundle is written by kdrift train")
     pairs = (line.split(maxsplit=1) for line in (folder / SUMS).read_text().splitlines() if line.strip())
     return {name.strip(): digest for digest, name in pairs}
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

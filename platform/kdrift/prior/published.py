@@ -14,11 +14,12 @@ import kdrift
 from kdrift.mri.image_scale import ImageScale, ScaleRule
 from kdrift.networks import Architecture, Conditioning, NetworkConfig, build_network
 from kdrift.networks.infer import infer_architecture, infer_settings
-from kdrift.prior.bundle import WEIGHTS, check_name, file_sha256, save_prior
+from kdrift.prior.bundle import WEIGHTS, check_name, save_prior
 from kdrift.prior.checkpoint_file import Published, State, read_checkpoint, unpack
 from kdrift.prior.prior_info import ImportedFrom, PriorInfo
 from kdrift.runs.command_line import command_line
 from kdrift.runs.config import parse
+from kdrift.runs.files import file_sha256
 from kdrift.runs.hint import suggest
 from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
 

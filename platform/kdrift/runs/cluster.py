@@ -7,6 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
+from kdrift.runs.hint import first_line
+
 NAMESPACE = "kdrift"
 """Namespace of everything that kdrift names on a cluster."""
 
@@ -45,21 +47,31 @@ def ray_session(
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
+    private = address == "local"
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{address} is a dashboard, which takes jobs (--submit). The address of a cluster (--address, else"
+            " RAY_ADDRESS) is HOST:PORT, or auto for the one on this machine; local is a private one"
+        )
+    if private:
         os.environ.setdefault("RAY_worker_niceness", "0")  # else workers yield to anything else that runs
+    try:
         ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=object_store_bytes,
-            include_dashboard=False,
+            address=address,
+            num_cpus=cpus if private else None,
+            object_store_memory=object_store_bytes if private else None,
+            include_dashboard=False if private else None,
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        which = "private"
-    else:
-        _join(address)
-        which = f"cluster at {ray.get_runtime_context().gcs_address}"
+    except (ConnectionError, RuntimeError) as error:
+        if private:
+            raise
+        raise OSError(
+            f"no Ray cluster answers at {address} ({first_line(error)}); --address local starts a private one"
+        ) from None
+    which = "private" if private else f"cluster at {ray.get_runtime_context().gcs_address}"
     try:
         echo(f"Ray: {which}, {_resources()}")
         yield
@@ -70,24 +82,6 @@ def ray_session(
 def own_cpus(wanted: int | None) -> int | None:
     """Return the CPUs of a private Ray for so many processes of one: at most those of the machine. None: all."""
     return None if wanted is None else max(1, min(wanted, os.cpu_count() or 1))
-
-
-def _join(address: str) -> None:
-    import ray
-
-    if address.startswith(("http://", "https://")):
-        raise ValueError(
-            f"{address} is a dashboard, which takes jobs (--submit). The address of a cluster (--address, else"
-            " RAY_ADDRESS) is HOST:PORT, or auto for the one on this machine; local is a private one"
-        )
-    try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise OSError(
-            f"no Ray cluster answers at {address} ({lines[0] if lines else type(error).__name__}); --address local"
-            " starts a private one"
-        ) from None
 
 
 def _resources() -> str:

@@ -24,10 +24,7 @@ T = TypeVar("T")
 def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration") -> T:
     """Build the dataclass `cls` from a nested mapping.
 
-    Raises
-    ------
-    ValueError
-        For an unknown key (the nearest known key is suggested) or a value of the wrong type or range.
+    Raises ValueError for an unknown key (the nearest known key is suggested) or a value of the wrong type or range.
     """
     _check_keys(cls, values, where, "")
     try:
@@ -42,24 +39,33 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration")
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Iterable[str] = ()) -> T:
     """Read one complete YAML file (or none: all defaults), apply dotted `key=value` overrides, and parse it."""
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from None
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
-        values = loaded or {}
+    values = {} if path is None else read_yaml(path)
     apply_overrides(values, overrides)
     return parse(cls, values, str(path or "configuration"))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values, {} where it is empty. Raises ValueError for any other content."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(loaded).__name__}")
+    return loaded or {}
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:
     """Set dotted `key=value` overrides in nested mappings."""
     for override in overrides:
         key, value = parse_override(override)
-        _set_dotted(values, key, value)
+        *parents, last = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"cannot set {key}: {parent} is not a section")
+        section[last] = value
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -105,15 +111,6 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
             for hint in inner:
                 if dataclasses.is_dataclass(hint) and isinstance(part, Mapping):
                     _check_keys(hint, part, where, f"{prefix}{key}." + (f"{name}." if name != "" else ""))
-
-
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"cannot set {key}: {parent} is not a section")
-    values[last] = value
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import kdrift
+from kdrift.runs.hint import suggest
 
 
 def configs_folder() -> Path:
@@ -35,8 +36,6 @@ def find_config(verb: str, text: str) -> Path:
     named = configs_folder() / verb / f"{text}.yaml"
     if named.is_file():
         return named
-    from kdrift.runs.hint import suggest
-
     raise ValueError(
         f"no file and no configuration of kdrift {verb} is called {text!r}{suggest(text, config_names(verb))}"
     )

@@ -7,6 +7,7 @@ leaves the hidden name behind, never a half file under the real one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -49,10 +50,7 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
 
     Files in it are readable by whom the folder is, whatever library wrote them.
 
-    Raises
-    ------
-    ValueError
-        If `path` exists and `replace` is false.
+    Raises ValueError if `path` exists and `replace` is false.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +75,7 @@ def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Pat
     With `replace` an older one steps aside first (to the path `aside`, by default a hidden name) and is then deleted;
     it comes back where the new one cannot take its place.
 
-    Raises
-    ------
-    ValueError
-        If `path` exists and `replace` is false.
+    Raises ValueError if `path` exists and `replace` is false.
     """
     if not path.exists():
         os.rename(temporary, path)
@@ -97,16 +92,15 @@ def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Pat
     shutil.rmtree(aside)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8."""
-    with whole_file(path) as temporary:
+def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
+    """Write a text file in UTF-8; `durable` as in `whole_file`."""
+    with whole_file(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any] | list[Any], *, durable: bool = True) -> None:
     """Write a JSON file; `durable` as in `whole_file`."""
-    with whole_file(path, durable=durable) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,6 +111,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a YAML file, its keys in the order they have."""
     write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdrift.runs import tracking
-from kdrift.runs.config import flatten, parse, to_dict
+from kdrift.runs.config import flatten, parse, read_yaml, to_dict
 from kdrift.runs.files import only_user, read_json, write_json, write_yaml
 
 CONFIG = "config.yaml"
@@ -71,7 +69,7 @@ def run_folder(
         if saved.is_file():
             if not resume:
                 raise ValueError(f"{out} already holds a {what}: pass --resume to continue it, or another --out")
-            before = yaml.safe_load(saved.read_text())
+            before = read_yaml(saved)
             before = before if kind is None else to_dict(parse(kind, before, str(saved)))
             changed = [f"{t}.{name}" for t in tables for name in before.get(t, {}).keys() ^ settings[t].keys()]
             check_same(before, settings, (*free, *changed), out)
@@ -88,10 +86,7 @@ def tracked_run(
     It ends FINISHED, FAILED where the block raises or sets `fault`, KILLED on Ctrl-C. Without `tracking_uri` a new one
     is tracked in SQLite in `out`.
 
-    Raises
-    ------
-    ValueError
-        If the run is tracked somewhere else, or its tracking store does not know it.
+    Raises ValueError if the run is tracked somewhere else, or its tracking store does not know it.
     """
     found: dict[str, str] = read_json(out / RUN)
     if found:

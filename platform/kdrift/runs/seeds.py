@@ -25,13 +25,10 @@ _WORDS = 624
 def derive_seed(stream: Stream, seed: int, *keys: int) -> int:
     """Return a 64-bit seed that depends on the stream, on the seed, and on every key, their order and their number.
 
-    It is BLAKE2b of the name and the numbers, each with its length in front, so that no two of these read alike:
-    (5,), (5, 0) and (0, 5) of one stream are three seeds.
+    It is BLAKE2b of the name and the numbers, each with its length in front, so that no two of these read alike: (5,),
+    (5, 0) and (0, 5) of one stream are three seeds.
 
-    Raises
-    ------
-    ValueError
-        For a stream without a name in `Stream`, or a negative number.
+    Raises ValueError for a stream without a name in `Stream`, or a negative number.
     """
     if stream not in _NAMES:
         raise ValueError(f"no stream {stream!r}{suggest(stream, _NAMES)}")

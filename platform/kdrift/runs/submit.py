@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from kdrift.runs.config import parse_override
+from kdrift.runs.config import parse_override, read_yaml
 from kdrift.runs.config_names import find_config
+from kdrift.runs.hint import first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -33,12 +32,8 @@ def submit(verb: str, options: Any, address: str, job_name: str | None, argument
     name. A job of the same name that has ended is taken up: `train` and `tune` get `--resume`, the other verbs go on
     by themselves.
 
-    Raises
-    ------
-    ValueError
-        While a job of the same name is running, or for output in a relative path, which would be lost.
-    OSError
-        If the cluster cannot be reached or refuses.
+    Raises ValueError while a job of the same name is running, or for output in a relative path, which would be lost;
+    OSError if the cluster cannot be reached or refuses.
     """
     _check_paths(verb, options)
     cluster = address if "://" in address or address == "auto" else f"http://{address}"
@@ -99,7 +94,7 @@ def _start(client: JobSubmissionClient, cluster: str, name: str, options: Any, a
             runtime_env={"working_dir": ".", "excludes": list(EXCLUDES), "env_vars": environment},
         )
     except (RuntimeError, ValueError) as error:
-        raise OSError(f"{cluster} did not take the job: {_first_line(error)}") from None
+        raise OSError(f"{cluster} did not take the job: {first_line(error)}") from None
     return job
 
 
@@ -128,15 +123,9 @@ def next_id(name: str, jobs: Mapping[str, str], cluster: str) -> str:
 
 def _check_paths(verb: str, options: Any) -> None:
     """Refuse results in the job's own folder, which the cluster throws away."""
-    values: dict[str, Any] = {}
     config = getattr(options, "config", None)
     path = find_config(verb, config) if config else None
-    if path is not None and path.is_file():
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{config} is not valid YAML: {error}") from None
-        values |= loaded if isinstance(loaded, dict) else {}
+    values = read_yaml(path) if path is not None and path.is_file() else {}
     values |= dict(parse_override(text) for text in getattr(options, "set", ()))
     values |= {key: value for key in ("out", "store") if (value := getattr(options, key, None))}
     if verb in ("train", "tune") and "out" not in values:
@@ -161,7 +150,7 @@ def _client(cluster: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(cluster)
     except (RuntimeError, ConnectionError) as error:
-        raise OSError(f"no Ray dashboard answers at {cluster}: {_first_line(error)}") from None
+        raise OSError(f"no Ray dashboard answers at {cluster}: {first_line(error)}") from None
 
 
 def _follow(client: JobSubmissionClient, job: str) -> int:
@@ -174,16 +163,11 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     try:
         asyncio.run(stream())
     except RuntimeError as error:
-        print(f"the log broke off ({_first_line(error)}); waiting for the job", flush=True)
+        print(f"the log broke off ({first_line(error)}); waiting for the job", flush=True)
     while (info := client.get_job_info(job)).status.value not in OVER:
         time.sleep(1)
     if info.status.value == "SUCCEEDED":
         return 0
-    reason = _first_line(info.message or "no reason given").partition(", last available logs")[0]
+    reason = first_line(info.message or "no reason given").partition(", last available logs")[0]
     print(f"job {job} {info.status.value.lower()}: {reason}")
     return int(info.driver_exit_code or 1)
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

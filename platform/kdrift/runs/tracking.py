@@ -12,8 +12,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdrift.runs.files import file_sha256
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 EXPERIMENT = "kdrift"
 ALIAS = "champion"
@@ -26,7 +29,7 @@ def default_uri(out: Path) -> str:
 
 def ui_command(uri: str) -> str:
     """Return the shell command that shows the runs of a tracking URI."""
-    if uri.startswith(("http://", "https://")):
+    if _is_server(uri):
         return f"open {uri}"
     return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri {uri}"
 
@@ -54,10 +57,9 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         experiment_id = experiment.experiment_id
-    elif uri.startswith(("http://", "https://")):
-        experiment_id = mlflow.create_experiment(EXPERIMENT)
     else:
-        experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.resolve().as_uri())
+        place = None if _is_server(uri) else artifacts.resolve().as_uri()
+        experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=place)
     tags = {"mlflow.parentRunId": parent} if parent else None
     run_id: str = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
@@ -67,10 +69,7 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
 def resume_run(uri: str, run_id: str) -> None:
     """Mark an earlier run as running again.
 
-    Raises
-    ------
-    ValueError
-        If the tracking store does not know the run.
+    Raises ValueError if the tracking store does not know the run.
     """
     from mlflow.exceptions import MlflowException
 
@@ -122,7 +121,7 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    mlflow, tags = client(uri), {"sha256": bundle_sha256(bundle)}
+    mlflow, tags = client(uri), {"sha256": file_sha256(bundle / "model.safetensors")}
     mlflow.log_artifacts(run_id, str(bundle), "prior")
     try:
         mlflow.get_registered_model(name)
@@ -134,29 +133,12 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
     return str(version)
 
 
-def bundle_sha256(bundle: Path) -> str:
-    """Return the sha256 of a bundle's weights."""
-    import hashlib
-
-    with (bundle / "model.safetensors").open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
     """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
 
-    Raises
-    ------
-    ValueError
-        If the registry has no such prior, or it was not registered by `register_prior`.
+    Raises ValueError if the registry has no such prior, or it was not registered by `register_prior`.
     """
-    from mlflow.exceptions import MlflowException
-
-    mlflow = client(uri)
-    try:
-        found = mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
+    found = _find_version(uri, name, alias, version)
     if "sha256" not in found.tags:
         raise ValueError(f"{name} version {found.version} at {uri} has no tag sha256: it is no prior of kdrift")
     return str(found.version), str(found.tags["sha256"])
@@ -165,23 +147,26 @@ def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str 
 def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
     """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
 
-    Returns
-    -------
-    The bundle's path and its version, to be pinned: the alias may move.
-
-    Raises
-    ------
-    ValueError
-        If the registry has no such prior.
+    Return its path and its version, to be pinned: the alias may move. Raises ValueError if the registry has no such
+    prior.
     """
     from mlflow.artifacts import download_artifacts
+
+    version = str(_find_version(uri, name, ALIAS, version).version)
+    source = client(uri).get_model_version_download_uri(name, version)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version
+
+
+def _find_version(uri: str, name: str, alias: str, version: str | None) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     mlflow = client(uri)
     try:
-        version = version or str(mlflow.get_model_version_by_alias(name, ALIAS).version)
-        source = mlflow.get_model_version_download_uri(name, version)
+        return mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        raise ValueError(f"no prior {name} (version {version or ALIAS}) at {uri}: {error.message}") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version
+        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))

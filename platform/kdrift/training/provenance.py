@@ -12,10 +12,11 @@ import kdrift
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import VolumeEntry, find_volumes
 from kdrift.data.store import Store, open_store
-from kdrift.prior.bundle import SHIPPED, WEIGHTS, file_sha256, find_prior, read_sums
+from kdrift.prior.bundle import SHIPPED, WEIGHTS, find_prior, read_sums
 from kdrift.prior.prior_info import DataSource, NoiseLeft, Parent, PriorInfo, VolumeRecord
 from kdrift.runs.command_line import command_line
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import file_sha256
 from kdrift.training.train_config import TrainConfig
 
 _NOISE_LEFT = "validation/noise_left_sigma_"

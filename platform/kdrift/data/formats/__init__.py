@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -21,21 +21,17 @@ from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.volume import BadVolume, Volume, VolumeInfo, naming
 
-__all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "open_volume", "volume_name"]
+__all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "format_of", "open_volume", "volume_name"]
 
 
 def open_hdf5(path: str, name: str, stream: IO[bytes] | None = None) -> Volume:
     """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
-    resources = contextlib.ExitStack()
-    with resources:
+    with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
-        with naming(path, "not a readable HDF5 file (truncated or damaged)"):
-            names = keys(source)
-            groups = [key for key in names if f"{key}/xml" in source.file]
-            if groups and "kspace" not in names:
-                volume = open_ismrmrd(source, name, groups[0], resources)
-            else:
-                volume = open_fastmri(source, name, resources)
+        names = keys(source)
+        groups = [key for key in names if f"{key}/xml" in source.file]
+        raw_data = groups and "kspace" not in names
+        volume = open_ismrmrd(source, name, groups[0]) if raw_data else open_fastmri(source, name)
         volume.resources = resources.pop_all()
     return volume
 
@@ -93,6 +89,11 @@ def volume_name(path_or_url: str) -> str:
     return base
 
 
+def format_of(path: str) -> str | None:
+    """Return the key in `FORMATS` that the suffix of a path or URL tells, or None."""
+    return next((name for name, row in FORMATS.items() if path.lower().endswith(row.suffixes)), None)
+
+
 def find_sources(path: str | os.PathLike[str]) -> list[str]:
     """Return what `open_volume` opens under a local path: a file itself, else all volumes in the folder tree.
 
@@ -104,16 +105,15 @@ def find_sources(path: str | os.PathLike[str]) -> list[str]:
     found: list[str] = []
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
-        names = [name for name in names if not name.startswith(".")]  # hidden: being written, or not data
-        dicom = [name for name in names if _suffix_format(name) == "dicom"]
-        if dicom:
-            with contextlib.suppress(BadVolume):  # then the folder itself is listed, and opening it names the file
+        names = sorted(name for name in names if not name.startswith("."))  # hidden: being written, or not data
+        kinds = {name: format_of(name) for name in names}
+        if "dicom" in kinds.values():
+            try:
                 series = list_series(folder)
-                found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
-                dicom = []
-            found += [folder] if dicom else []
-        for name in sorted(names):
-            kind = _suffix_format(name)
+            except BadVolume:  # opening the folder names the file
+                series = {}
+            found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
+        for name, kind in kinds.items():
             paired = name.lower().endswith(".hdr") and f"{name[:-4]}.cfl" in names
             if kind not in (None, "dicom") and not paired:
                 found.append(os.path.join(folder, name))
@@ -135,7 +135,7 @@ def _open_local(path: str, shown: str) -> Volume:
         head = file.read(1024)
     if not head:
         raise BadVolume(shown, "file is empty")
-    by_suffix = _suffix_format(path)
+    by_suffix = format_of(path)
     if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
         return FORMATS[by_suffix].open(path, name)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
     for row in FORMATS.values():
@@ -148,28 +148,21 @@ def _open_local(path: str, shown: str) -> Volume:
 def _open_url(url: str) -> Volume:
     import fsspec
 
-    resources = contextlib.ExitStack()
-    with resources:
-        with _as_url(url), naming(url, "cannot be reached"):
-            filesystem, remote = fsspec.core.url_to_fs(url)
-            if _suffix_format(url) == "hdf5":
-                stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
-                volume = open_hdf5(url, volume_name(url), stream)
-            else:
-                folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
-                volume = _open_local(_download(filesystem, remote, folder), url)
+    with contextlib.ExitStack() as resources:
+        try:
+            with naming(url, "cannot be reached"):
+                filesystem, remote = fsspec.core.url_to_fs(url)
+                if format_of(url) == "hdf5":
+                    stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
+                    volume = open_hdf5(url, volume_name(url), stream)
+                else:
+                    folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
+                    volume = _open_local(_download(filesystem, remote, folder), url)
+        except BadVolume as error:
+            raise BadVolume(url, error.reason) from None  # not of its temporary copy
         volume.path = url
         volume.resources.push(resources.pop_all())
     return volume
-
-
-@contextlib.contextmanager
-def _as_url(url: str) -> Iterator[None]:
-    """Name the URL, not its temporary copy, in errors."""
-    try:
-        yield
-    except BadVolume as error:
-        raise BadVolume(url, error.reason) from None
 
 
 def _download(filesystem: Any, remote: str, folder: str) -> str:
@@ -183,8 +176,3 @@ def _download(filesystem: Any, remote: str, folder: str) -> str:
     for source in remotes:
         filesystem.get_file(source, os.path.join(folder, os.path.basename(source)))
     return os.path.join(folder, os.path.basename(remote))
-
-
-def _suffix_format(path: str) -> str | None:
-    lower = path.partition("#")[0].lower()
-    return next((name for name, row in FORMATS.items() if lower.endswith(row.suffixes)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import os
@@ -11,13 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.kspace import (
-    check_partitions,
-    kspace_volume,
-    mask_from_pattern,
-    partitions_to_slices,
-)
-from kdrift.data.volume import BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.data.formats.kspace import kspace_volume, sampled_positions, slab_volume
+from kdrift.data.volume import BadVolume, Volume, check_declared, check_dims, naming
 from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
@@ -30,22 +24,15 @@ _SLICE, _MAX_HEADER_BYTES = 13, 1 << 20
 def open_bart(path: str, name: str) -> Volume:
     """Open a BART pair as k-space; `path` is either file or their common stem.
 
-    BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase
-    encoding (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of
-    3-D k-space, which an inverse FFT makes slices; then every partition has to be sampled alike. Where
-    dimension 0 is 1 and dimensions 1 and 2 are not (an already transformed readout), those two are rows and
-    columns. All other dimensions must be 1. Exact zeros in all coils are unsampled positions.
+    BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase encoding
+    (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of 3-D k-space, which an
+    inverse FFT makes slices; then every partition has to be sampled alike. Where dimension 0 is 1 and dimensions 1 and
+    2 are not (an already transformed readout), those two are rows and columns. All other dimensions must be 1. Exact
+    zeros in all coils are unsampled positions.
 
-    Raises
-    ------
-    BadVolume
-        When one of the two files is missing, malformed, truncated, or has other dimensions.
+    Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions.
     """
-    stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
-    for part in (f"{stem}.hdr", f"{stem}.cfl"):
-        if not os.path.isfile(part):
-            raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")
-    dims = _read_dims(path, f"{stem}.hdr")
+    data, dims = _read_dims(path)
     for index, size in enumerate(dims):
         if size != 1 and index not in (0, 1, 2, 3, _SLICE):
             raise BadVolume(path, f"BART dimension {index} ({_DIMENSIONS[index]}) is {size}, expected 1")
@@ -53,13 +40,17 @@ def open_bart(path: str, name: str) -> Volume:
     if read == 1 and phase > 1 and partitions > 1:
         read, phase, partitions = phase, partitions, 1
     check_dims(path, slices=num_slices * partitions, coils=coils, rows=read, columns=phase)
-    check_declared(path, 8 * math.prod(dims), os.path.getsize(f"{stem}.cfl"))
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
     with naming(path, "BART data cannot be mapped"):
-        stored = np.memmap(f"{stem}.cfl", np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
+        stored = np.memmap(data, np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
         array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
         if partitions == 1:
             return kspace_volume(path, name, array[:, 0], "bart")
-        return _volume_3d(path, name, array)
+        sampled = np.logical_or.reduce([sampled_positions(slab) for slab in array])
+        return slab_volume(
+            path, name, sampled, lambda slab: np.asarray(array[slab]), num_slabs=num_slices, num_coils=coils,
+            recon=(read, phase, partitions), attrs={"source_format": "bart", "encoded_slices": partitions},
+        )  # fmt: skip
 
 
 def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
@@ -67,10 +58,7 @@ def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:
 
     The header comes last, so a killed write leaves no readable pair.
 
-    Raises
-    ------
-    ValueError
-        When the array does not have these four axes.
+    Raises ValueError when the array does not have these four axes.
     """
     if kspace.ndim != 4 or 0 in kspace.shape:
         raise ValueError(f"kspace has shape {kspace.shape}, expected (slice, coil, row, col)")
@@ -88,43 +76,26 @@ def read_bart_maps(path: str) -> npt.NDArray[Any]:
 
     Raises BadVolume for another dimension that is larger than 1, and for a pair that cannot be read.
     """
-    stem = path.removesuffix(".cfl").removesuffix(".hdr")
-    dims = _read_dims(path, f"{stem}.hdr")
-    used = {0, 1, 3, 4, _SLICE}
-    extra = [f"{_DIMENSIONS[axis]} {size}" for axis, size in enumerate(dims) if size > 1 and axis not in used]
+    data, dims = _read_dims(path)
+    used = (0, 1, 3, 4, _SLICE)
+    extra = [f"{_DIMENSIONS[axis]} {size}" for axis, size in enumerate(dims) if size != 1 and axis not in used]
     if extra:
         raise BadVolume(path, f"coil maps have rows, columns, coils, maps and slices, this has {', '.join(extra)}")
-    rows, cols, coils, sets, slices = dims[0], dims[1], dims[3], dims[4], dims[_SLICE]
+    rows, cols, coils, sets, slices = (dims[axis] for axis in used)
     check_dims(path, slices=slices, sets=sets, coils=coils, rows=rows, cols=cols)
-    check_declared(path, 8 * rows * cols * coils * sets * slices, os.path.getsize(f"{stem}.cfl"))
-    array = np.fromfile(f"{stem}.cfl", dtype="<c8", count=rows * cols * coils * sets * slices)
-    maps = array.reshape(slices, sets, coils, cols, rows).transpose(0, 1, 2, 4, 3)
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    stored = np.fromfile(data, dtype="<c8", count=math.prod(dims)).reshape(slices, sets, coils, cols, rows)
+    maps = stored.transpose(0, 1, 2, 4, 3)
     return maps[:, 0] if sets == 1 else maps
 
 
-def _volume_3d(path: str, name: str, array: npt.NDArray[Any]) -> Volume:
-    slabs, partitions, coils, rows, cols = array.shape
-    sampled = np.zeros((partitions, rows, cols), dtype=bool)
-    for slab in range(slabs):
-        for partition in range(partitions):
-            sampled[partition] |= (array[slab, partition] != 0).any(axis=0)
-    mask = mask_from_pattern(check_partitions(path, sampled))
-
-    @functools.lru_cache(maxsize=1)  # neighbouring slices come from the same transform
-    def slab_slices(slab: int) -> npt.NDArray[Any]:
-        return partitions_to_slices(np.asarray(array[slab]), axis=0)
-
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return np.stack([slab_slices(i // partitions)[i % partitions] for i in range(start, stop)])
-
-    info = VolumeInfo(
-        name, "kspace", slabs * partitions, coils, rows, cols, rows, cols,
-        has_mask=mask is not None, attrs={"source_format": "bart", "encoded_slices": partitions},
-    )  # fmt: skip
-    return Volume(path, info, load_kspace=load, load_mask=(lambda: mask) if mask is not None else None)
-
-
-def _read_dims(path: str, header: str) -> list[int]:
+def _read_dims(path: str) -> tuple[str, list[int]]:
+    """Return the .cfl file of a pair, named by either file or their common stem, and all its dimensions."""
+    stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
+    data, header = f"{stem}.cfl", f"{stem}.hdr"
+    for part in (header, data):
+        if not os.path.isfile(part):
+            raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")
     with naming(path, "BART header cannot be read"):
         if os.path.getsize(header) > _MAX_HEADER_BYTES:
             raise BadVolume(path, "BART header is over 1 MiB, expected a few lines of text")
@@ -138,5 +109,5 @@ def _read_dims(path: str, header: str) -> list[int]:
             if any(len(word) > 12 for word in words):
                 raise BadVolume(path, f"BART dimensions are {values[:80]!r}: impossibly large")
             dims = [int(word) for word in words]
-            return dims + [1] * (len(_DIMENSIONS) - len(dims))
+            return data, dims + [1] * (len(_DIMENSIONS) - len(dims))
     raise BadVolume(path, "not a BART header: there is no '# Dimensions' line")

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.data.volume import Attr, BadVolume, Volume, check_declared, check_dims, image_volume, naming
 
 _TAGS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient",
     "ImageOrientationPatient", "InstanceNumber", "SeriesInstanceUID", "SeriesDescription", "PatientID",
     "MagneticFieldStrength", "PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _File:
-    path: str
-    header: Any
-    position: tuple[float, float, str]
-    """Place along the slice normal, instance number, file name: the order of slices."""
+_ATTRS: dict[str, tuple[str, type[str] | type[float]]] = {
+    "acquisition": ("SeriesDescription", str),
+    "patient_id": ("PatientID", str),
+    "field_T": ("MagneticFieldStrength", float),
+    "echo_time_ms": ("EchoTime", float),
+    "repetition_time_ms": ("RepetitionTime", float),
+}
 
 
 def is_dicom(path: str) -> bool:
@@ -36,10 +34,7 @@ def is_dicom(path: str) -> bool:
 def list_series(folder: str) -> dict[str, list[str]]:
     """Return the DICOM files directly in `folder`, by SeriesInstanceUID.
 
-    Raises
-    ------
-    BadVolume
-        When a file with the suffix of DICOM is none, or a header cannot be read.
+    Raises BadVolume when a file with the suffix of DICOM is none, or a header cannot be read.
     """
     series: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -81,46 +76,41 @@ def open_dicom(path: str, name: str, series_uid: str | None = None) -> Volume:
     else:
         paths = [path]
     with naming(path, "not a readable DICOM series"):
-        files = sorted((_describe(file) for file in paths), key=lambda file: file.position)
-        return _volume(path, name, files)
+        headers = {file: _header(file) for file in paths}
+        files = sorted(headers, key=lambda file: _position(file, headers[file]))
+        return _volume(path, name, {file: headers[file] for file in files})
 
 
-def _volume(path: str, name: str, files: list[_File]) -> Volume:
-    first = files[0].header
+def _volume(path: str, name: str, headers: dict[str, Any]) -> Volume:
+    first_file, first = next(iter(headers.items()))
     rows, cols = int(first.Rows), int(first.Columns)
     index: list[tuple[str, int]] = []
-    for file in files:
-        header = file.header
+    for file, header in headers.items():
         if (int(header.Rows), int(header.Columns)) != (rows, cols):
             shape = f"{header.Rows}x{header.Columns}"
-            raise BadVolume(file.path, f"slice is {shape}, but {os.path.basename(files[0].path)} is {rows}x{cols}")
+            raise BadVolume(file, f"slice is {shape}, but {os.path.basename(first_file)} is {rows}x{cols}")
         if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise BadVolume(file.path, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)")
+            raise BadVolume(file, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)")
         frames = int(header.get("NumberOfFrames", 1) or 1)
-        check_dims(file.path, slices=frames, rows=rows, columns=cols)
+        check_dims(file, slices=frames, rows=rows, columns=cols)
         declared = frames * rows * cols * int(header.BitsAllocated) // 8
-        native = not header.file_meta.TransferSyntaxUID.is_compressed
-        check_declared(file.path, declared, os.path.getsize(file.path), compressed=not native)
-        index += [(file.path, frame) for frame in range(frames)]
+        compressed = header.file_meta.TransferSyntaxUID.is_compressed
+        check_declared(file, declared, os.path.getsize(file), compressed)
+        index += [(file, frame) for frame in range(frames)]
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
         wanted = index[start:stop]
         pixels = {file: _pixels(file) for file in dict.fromkeys(file for file, _ in wanted)}
         return np.stack([pixels[file][frame] for file, frame in wanted])
 
-    info = VolumeInfo(name, "image", len(index), 1, rows, cols, rows, cols, attrs=_attrs(first, rows, cols))
-    return Volume(path, info, load_image=load)
+    return image_volume(path, name, (len(index), rows, cols), load, _attrs(first, rows, cols))
 
 
 def _attrs(header: Any, rows: int, cols: int) -> dict[str, Attr]:
     attrs: dict[str, Attr] = {"source_format": "dicom"}
-    for key, tag in (("acquisition", "SeriesDescription"), ("patient_id", "PatientID")):
-        if header.get(tag):
-            attrs[key] = str(header.get(tag))
-    numbers = (("field_T", "MagneticFieldStrength"), ("echo_time_ms", "EchoTime"))
-    for key, tag in (*numbers, ("repetition_time_ms", "RepetitionTime")):
-        if header.get(tag) is not None:
-            attrs[key] = float(header.get(tag))
+    for key, (tag, kind) in _ATTRS.items():
+        if header.get(tag) not in (None, ""):
+            attrs[key] = kind(header.get(tag))
     spacing = header.get("PixelSpacing")
     if spacing is not None and len(spacing) == 2:
         depth = float(header.get("SliceThickness") or 0)
@@ -128,18 +118,23 @@ def _attrs(header: Any, rows: int, cols: int) -> dict[str, Attr]:
     return attrs
 
 
-def _describe(path: str) -> _File:
+def _header(path: str) -> Any:
     header = _read(path, headers_only=True)
     for tag in ("Rows", "Columns", "BitsAllocated"):
         if header.get(tag) is None:
             raise BadVolume(path, f"DICOM tag {tag} is missing: not an image")
+    return header
+
+
+def _position(path: str, header: Any) -> tuple[float, float, str]:
+    """Return what slices are sorted by: place along the slice normal, instance number, file name."""
     place, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
     along = 0.0
     if place is not None and orientation is not None and len(place) == 3 and len(orientation) == 6:
         row, col = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
         along = float(np.dot(np.cross(row, col), np.array(place, dtype=float)))
     instance = header.get("InstanceNumber")
-    return _File(path, header, (along, float(instance) if instance is not None else 0.0, os.path.basename(path)))
+    return along, float(instance) if instance is not None else 0.0, os.path.basename(path)
 
 
 def _pixels(path: str) -> npt.NDArray[Any]:

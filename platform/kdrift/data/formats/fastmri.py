@@ -5,7 +5,6 @@ Layout: Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,57 +12,62 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
-from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, centre_crop, check_dims
+from kdrift.data.volume import (
+    Attr,
+    BadVolume,
+    Volume,
+    VolumeInfo,
+    centre_crop,
+    check_dims,
+    fft_centred,
+    ifft_centred,
+    image_volume,
+)
 from kdrift.runs.files import whole_file
 
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 IMAGES = (*REFERENCES, "reconstruction")
 
 
-def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Volume:
+def open_fastmri(source: Hdf5, name: str) -> Volume:
     """Open a file in the fastMRI layout.
 
-    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled)
-    readout; optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data
-    is really undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as
-    images. The image size is that of the reference, else of the header's reconSpace, and never larger than
-    the k-space (some published references are: they are cropped).
+    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout;
+    optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data is really
+    undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as images. The image size
+    is that of the reference, else of the header's reconSpace, and never larger than the k-space (some published
+    references are: they are cropped).
 
-    Raises
-    ------
-    BadVolume
-        For missing keys, wrong types or shapes, or a hostile header.
+    Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
     path = source.path
     xml = dataset(source, "ismrmrd_header")
     header = read_header(path, text(source, xml)) if xml is not None else Header()
     attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(source)}
-    references = [(key, node) for key in IMAGES if (node := dataset(source, key)) is not None]
+    images = {key: node for key in IMAGES if (node := dataset(source, key)) is not None}
     kspace = dataset(source, "kspace")
     if kspace is None:
-        if not references:
-            raise BadVolume(
-                path, f"found keys {', '.join(keys(source))}, expected kspace or one of {', '.join(IMAGES)}"
-            )
-        return _images(path, name, references[0][1], attrs, resources)
+        if not images:
+            found = ", ".join(keys(source))
+            raise BadVolume(path, f"found keys {found}, expected kspace or one of {', '.join(IMAGES)}")
+        first = next(iter(images.values()))
+        return image_volume(path, name, _image_shape(path, first), lambda start, stop: first[start:stop], attrs)
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
         expected = "complex (slice, coil, row, col) or (slice, row, col)"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
     num_slices, rows, cols = kspace.shape[0], kspace.shape[-2], kspace.shape[-1]
     coils = kspace.shape[1] if kspace.ndim == 4 else 1
     check_dims(path, slices=num_slices, coils=coils, rows=rows, columns=cols)
-    recon = (header.recon[0], header.recon[1]) if header.recon is not None else (rows, cols)
-    reference = next((node for key, node in references if key in REFERENCES), None)
+    image_rows, image_cols = header.recon[:2] if header.recon is not None else (rows, cols)
+    reference = next((images[key] for key in REFERENCES if key in images), None)
     if reference is not None:
-        _check_images(path, reference)
-        if reference.shape[0] != num_slices:
-            raise BadVolume(path, f"reference has {reference.shape[0]} slices, kspace has {num_slices}")
-        recon = reference.shape[1:]
-    recon_rows, recon_cols = min(recon[0], rows), min(recon[1], cols)
+        num_references, image_rows, image_cols = _image_shape(path, reference)
+        if num_references != num_slices:
+            raise BadVolume(path, f"reference has {num_references} slices, kspace has {num_slices}")
+    recon_rows, recon_cols = min(image_rows, rows), min(image_cols, cols)
     mask = dataset(source, "mask")
 
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
@@ -74,16 +78,6 @@ def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Vo
         assert reference is not None
         return centre_crop(reference[start:stop], recon_rows, recon_cols)
 
-    def load_mask() -> npt.NDArray[Any]:
-        assert mask is not None
-        values: npt.NDArray[Any] = mask[()]
-        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-            raise BadVolume(path, f"mask is {values.dtype} or not finite, expected 0 and 1")
-        values = np.squeeze(values) if values.ndim > 2 else values
-        if not values.any():
-            raise BadVolume(path, "mask samples nothing")
-        return values
-
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
@@ -93,8 +87,7 @@ def open_fastmri(source: Hdf5, name: str, resources: contextlib.ExitStack) -> Vo
         info,
         load_kspace,
         load_image if reference is not None else None,
-        load_mask if mask is not None else None,
-        resources=resources,
+        lambda: None if mask is None else _read_mask(path, mask),
     )
 
 
@@ -158,39 +151,29 @@ def write_fastmri(
 def remove_readout_oversampling(kspace: npt.NDArray[Any], recon_rows: int) -> npt.NDArray[Any]:
     """Return k-space `(*batch, recon_rows, col)` of the central rows of the image: inverse FFT, crop, FFT.
 
-    Scanners sample the readout twice as densely as needed; the doubled field of view holds only air. The
-    FFTs are centred and orthonormal, the precision stays.
+    Scanners sample the readout twice as densely as needed; the doubled field of view holds only air. The FFTs are
+    centred and orthonormal, the precision stays.
 
-    Raises
-    ------
-    ValueError
-        When there are fewer than `recon_rows` rows.
+    Raises ValueError when there are fewer than `recon_rows` rows.
     """
     rows, cols = kspace.shape[-2:]
     if rows == recon_rows:
         return kspace
-    shifted = scipy.fft.ifftshift(kspace, axes=-2)
-    image = scipy.fft.fftshift(scipy.fft.ifft(shifted, axis=-2, norm="ortho"), axes=-2)
-    cropped = scipy.fft.ifftshift(centre_crop(image, recon_rows, cols), axes=-2)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fft(cropped, axis=-2, norm="ortho"), axes=-2))
+    return fft_centred(centre_crop(ifft_centred(kspace, axes=(-2,)), recon_rows, cols), axes=(-2,))
 
 
-def _images(
-    path: str, name: str, node: h5py.Dataset, attrs: dict[str, Attr], resources: contextlib.ExitStack
-) -> Volume:
-    _check_images(path, node)
-    num_slices, rows, cols = node.shape
-    check_dims(path, slices=num_slices, rows=rows, columns=cols)
-
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        data: npt.NDArray[Any] = node[start:stop]
-        return np.abs(data) if np.iscomplexobj(data) else data
-
-    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
-    return Volume(path, info, load_image=load, resources=resources)
-
-
-def _check_images(path: str, node: h5py.Dataset) -> None:
+def _image_shape(path: str, node: h5py.Dataset) -> tuple[int, int, int]:
     if node.ndim != 3 or node.dtype.kind not in "iufc":
         key = str(node.name).lstrip("/")
         raise BadVolume(path, f"{key} is {node.dtype} {node.shape}, expected numbers (slice, row, col)")
+    num_slices, rows, cols = node.shape
+    return num_slices, rows, cols
+
+
+def _read_mask(path: str, node: h5py.Dataset) -> npt.NDArray[Any]:
+    mask: npt.NDArray[Any] = node[()]
+    if mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+        raise BadVolume(path, f"mask is {mask.dtype} or not finite, expected 0 and 1")
+    if not mask.any():
+        raise BadVolume(path, "mask samples nothing")
+    return np.squeeze(mask) if mask.ndim > 2 else mask

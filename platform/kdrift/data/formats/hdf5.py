@@ -48,21 +48,17 @@ class Hdf5:
 
 def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | None = None) -> Hdf5:
     """Open an HDF5 file for reading, from a path or a seekable binary stream (fsspec)."""
-    with naming(path, "not a readable HDF5 file (truncated or damaged)"):
-        raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
-        resources.callback(raw.close)
-        file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
-        return Hdf5(path, file, raw)
+    raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
+    resources.callback(raw.close)
+    file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
+    return Hdf5(path, file, raw)
 
 
 def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
     """Return the dataset at `key`, or None.
 
-    Raises
-    ------
-    BadVolume
-        When it is reached by a link or stored outside of the file (either could make the reader open any
-        other file of this machine), is no dataset, or declares more data than the file holds.
+    Raises BadVolume when it is reached by a link or stored outside of the file (either could make the reader open any
+    other file of this machine), is no dataset, or declares more data than the file holds.
     """
     node: Any = source.file
     path = source.path
@@ -110,10 +106,7 @@ def raw_table(source: Hdf5, node: h5py.Dataset) -> bytes:
 
     h5py would fetch all of them with any field of a record.
 
-    Raises
-    ------
-    BadVolume
-        When the table is compressed, compact or incomplete.
+    Raises BadVolume when the table is compressed, compact or incomplete.
     """
     path = source.path
     total = node.size * (node.dtype.itemsize if node.dtype.names else ITEM.itemsize)
@@ -159,8 +152,7 @@ def attributes(source: Hdf5) -> dict[str, Attr]:
 
 def keys(source: Hdf5) -> list[str]:
     """Return the names at the top of a file."""
-    with naming(source.path, "not a readable HDF5 file"):
-        return sorted(str(key) for key in source.file)
+    return sorted(str(key) for key in source.file)
 
 
 def _check_heap(source: Hdf5, start: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from kdrift.data.volume import Attr, BadVolume
+from kdrift.data.volume import Attr, BadVolume, naming
 
 MAX_HEADER_BYTES = 8 << 20
 _MAX_DEPTH = 64
@@ -31,8 +31,6 @@ class Header:
     recon: tuple[int, int, int] | None = None
     centre: tuple[int | None, int | None] = (None, None)
     """Centre of kspace_encoding_step_1 and _2."""
-    maximum: int | None = None
-    """Maximum of kspace_encoding_step_1."""
     trajectory: str = "cartesian"
     attrs: dict[str, Attr] = field(default_factory=dict)
 
@@ -42,10 +40,7 @@ def read_header(path: str, xml: bytes) -> Header:
 
     Document type declarations are refused, so no entity is ever expanded (billion laughs, external entities).
 
-    Raises
-    ------
-    BadVolume
-        When the XML is malformed, hostile, or a number in it is none.
+    Raises BadVolume when the XML is malformed, hostile, or a number in it is none.
     """
     texts = _texts(path, xml)
     encoded, recon = (_size(path, texts, space) for space in ("encodedSpace", "reconSpace"))
@@ -53,10 +48,10 @@ def read_header(path: str, xml: bytes) -> Header:
     for name, key, kind in _NAMES:
         if texts.get(key):
             attrs[name] = texts[key] if kind is None else _number(path, texts, key, kind)
-    if (fov := _fov(path, texts, "reconSpace")) is not None:
-        attrs["fov_mm"] = fov
-    if (fov := _fov(path, texts, "encodedSpace")) is not None:
-        attrs["encoded_fov_mm"] = fov
+    for name, space in (("fov_mm", "reconSpace"), ("encoded_fov_mm", "encodedSpace")):
+        keys = [f"encoding/{space}/fieldOfView_mm/{axis}" for axis in "xyz"]
+        if all(texts.get(key) for key in keys):
+            attrs[name] = " x ".join(f"{_number(path, texts, key, float):g}" for key in keys)
     limits = "encoding/encodingLimits/kspace_encoding_step_"
     centre, maximum = _integer(path, texts, f"{limits}1/center"), _integer(path, texts, f"{limits}1/maximum")
     if encoded is not None:
@@ -64,14 +59,8 @@ def read_header(path: str, xml: bytes) -> Header:
         if centre is not None and maximum is not None:
             attrs["padding_left"] = encoded[1] // 2 - centre
             attrs["padding_right"] = encoded[1] // 2 - centre + maximum + 1
-    return Header(
-        encoded,
-        recon,
-        (centre, _integer(path, texts, f"{limits}2/center")),
-        maximum,
-        texts.get("encoding/trajectory", "cartesian").lower(),
-        attrs,
-    )
+    centres = centre, _integer(path, texts, f"{limits}2/center")
+    return Header(encoded, recon, centres, texts.get("encoding/trajectory", "cartesian").lower(), attrs)
 
 
 def write_header(
@@ -83,40 +72,41 @@ def write_header(
 ) -> str:
     """Return the XML of a Cartesian ISMRMRD header.
 
-    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the
-    field of view (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and
-    `patient_id`.
+    `matrix` and `recon` are rows and columns of the encoded and of the reconstructed image, `fov_mm` the field of view
+    (x, y, z) of the latter. `fields` may hold `field_T`, `receiver_channels` and `patient_id`.
     """
+    (rows, cols), (recon_rows, recon_cols) = matrix, recon
 
     def space(tag: str, size: tuple[int, int], fov_x: float, fov_y: float) -> str:
-        return (
-            f"<{tag}><matrixSize><x>{size[0]}</x><y>{size[1]}</y><z>{slices}</z></matrixSize>"
-            f"<fieldOfView_mm><x>{fov_x:g}</x><y>{fov_y:g}</y><z>{fov_mm[2]:g}</z></fieldOfView_mm></{tag}>"
-        )
+        size_xml = _xml("matrixSize", x=size[0], y=size[1], z=slices)
+        return _xml(tag, size_xml, _xml("fieldOfView_mm", x=f"{fov_x:g}", y=f"{fov_y:g}", z=f"{fov_mm[2]:g}"))
 
-    system = "".join(
-        f"<{tag}>{escape(str(fields[name]))}</{tag}>"
-        for name, tag in (("field_T", "systemFieldStrength_T"), ("receiver_channels", "receiverChannels"))
-        if name in fields
+    def limits(step: int, size: int) -> str:
+        return _xml(f"kspace_encoding_step_{step}", minimum=0, maximum=size - 1, center=size // 2)
+
+    subject = {"patientID": fields["patient_id"]} if "patient_id" in fields else {}
+    tags = {"field_T": "systemFieldStrength_T", "receiver_channels": "receiverChannels"}
+    system = {tag: fields[name] for name, tag in tags.items() if name in fields}
+    encoding = _xml(
+        "encoding",
+        space("encodedSpace", matrix, fov_mm[0] * rows / recon_rows, fov_mm[1] * cols / recon_cols),
+        space("reconSpace", recon, fov_mm[0], fov_mm[1]),
+        _xml("encodingLimits", limits(1, cols), limits(2, slices)),
+        trajectory="cartesian",
     )
-    subject = f"<patientID>{escape(str(fields['patient_id']))}</patientID>" if "patient_id" in fields else ""
-    (rows, cols), (recon_rows, recon_cols) = matrix, recon
-    encoded_fov = fov_mm[0] * rows / recon_rows, fov_mm[1] * cols / recon_cols
-    resonance = round(42.577478e6 * float(fields.get("field_T", 1.5)))
-    limit = "<minimum>0</minimum><maximum>{}</maximum><center>{}</center>"
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        + (f"<subjectInformation>{subject}</subjectInformation>" if subject else "")
-        + (f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>" if system else "")
-        + f"<experimentalConditions><H1resonanceFrequency_Hz>{resonance}</H1resonanceFrequency_Hz>"
-        + "</experimentalConditions><encoding>"
-        + space("encodedSpace", matrix, *encoded_fov)
-        + space("reconSpace", recon, fov_mm[0], fov_mm[1])
-        + "<encodingLimits>"
-        + f"<kspace_encoding_step_1>{limit.format(cols - 1, cols // 2)}</kspace_encoding_step_1>"
-        + f"<kspace_encoding_step_2>{limit.format(slices - 1, slices // 2)}</kspace_encoding_step_2>"
-        + "</encodingLimits><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>\n"
+        + (_xml("subjectInformation", **subject) if subject else "")
+        + (_xml("acquisitionSystemInformation", **system) if system else "")
+        + _xml("experimentalConditions", H1resonanceFrequency_Hz=round(42.577478e6 * float(fields.get("field_T", 1.5))))
+        + f"{encoding}</ismrmrdHeader>\n"
     )
+
+
+def _xml(tag: str, *inner: str, **leaves: object) -> str:
+    """Return an element that holds other elements and, after them, leaves with text."""
+    texts = (f"<{name}>{escape(str(value))}</{name}>" for name, value in leaves.items())
+    return f"<{tag}>{''.join([*inner, *texts])}</{tag}>"
 
 
 def _texts(path: str, xml: bytes) -> dict[str, str]:
@@ -150,12 +140,8 @@ def _texts(path: str, xml: bytes) -> dict[str, str]:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
-    try:
+    with naming(path, "XML header is malformed"):
         parser.Parse(xml, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        if isinstance(error, BadVolume):
-            raise
-        raise BadVolume(path, f"XML header is malformed: {error}") from None
     return texts
 
 
@@ -181,10 +167,3 @@ def _size(path: str, texts: Mapping[str, str], space: str) -> tuple[int, int, in
     if min(size) < 1:
         raise BadVolume(path, f"XML header: {space} is {size}, expected positive sizes")
     return size
-
-
-def _fov(path: str, texts: Mapping[str, str], space: str) -> str | None:
-    keys = [f"encoding/{space}/fieldOfView_mm/{axis}" for axis in "xyz"]
-    if not all(texts.get(key) for key in keys):
-        return None
-    return " x ".join(f"{_number(path, texts, key, float):g}" for key in keys)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +12,13 @@ import numpy.typing as npt
 
 from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
 from kdrift.data.formats.header import Header, read_header
-from kdrift.data.formats.kspace import check_partitions, mask_from_pattern, partitions_to_slices
-from kdrift.data.volume import Attr, BadVolume, BoolArray, Volume, VolumeInfo, check_dims, naming
+from kdrift.data.formats.kspace import slab_volume
+from kdrift.data.volume import Attr, BadVolume, BoolArray, Volume, check_dims, naming
 
 NOISE_FLAG = 19  # flags are numbered from 1: bit n - 1
 REVERSE_FLAG = 22
 # parallel calibration alone, navigator, phase correction, feedback, dummy, surface coil, phase stabilisation
 _NOT_IMAGING = (NOISE_FLAG, 20, 23, 24, 26, 27, 28, 29, 30, 31)
-_NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in _NOT_IMAGING)
 _BLOCK = 256
 
 
@@ -45,36 +42,29 @@ class _Lines:
     partition: npt.NDArray[np.int64]
     col: npt.NDArray[np.int64]
     first_row: npt.NDArray[np.int64]
-    discard: npt.NDArray[np.int64]
-    """Samples to drop at the start and at the end of each line, `(line, 2)`, in the order of acquisition."""
-    num_samples: npt.NDArray[np.int64]
+    skipped: npt.NDArray[np.int64]
+    """Samples to drop at the start of each line, in the order of acquisition."""
+    kept: npt.NDArray[np.int64]
+    """Samples after those; what remains is dropped too."""
     reverse: BoolArray
 
-
-@dataclass(frozen=True)
-class _Grid:
-    slabs: int
-    partitions: int
-    coils: int
-    rows: int
-    cols: int
+    def place(self, line: int) -> tuple[int, slice, int]:
+        """Return partition, rows and column of one line."""
+        first = int(self.first_row[line])
+        return int(self.partition[line]), slice(first, first + int(self.kept[line])), int(self.col[line])
 
 
-def open_ismrmrd(source: Hdf5, name: str, group: str, resources: contextlib.ExitStack) -> Volume:
+def open_ismrmrd(source: Hdf5, name: str, group: str) -> Volume:
     """Open Cartesian ISMRMRD raw data as k-space `(slice, coil, row = readout, col = phase encoding)`.
 
-    Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are
-    averaged; of several contrasts, phases, repetitions and sets the first is read (the attributes count
-    them). Lines are placed by `center_sample` and the centre of the encoding limits, reversed readouts are
-    turned round. A second phase encoding becomes slices by an inverse FFT, cropped to reconSpace. Lines
-    that were not acquired are zero and make the mask. `noise_cov` is that of the noise acquisitions, scaled
-    by the ratio of dwell times to the bandwidth of the imaging data. Opening reads the acquisition headers
-    only.
+    Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are averaged; of
+    several contrasts, phases, repetitions and sets the first is read (the attributes count them). Lines are placed by
+    `center_sample` and the centre of the encoding limits, reversed readouts are turned round. A second phase encoding
+    becomes slices by an inverse FFT, cropped to reconSpace. Lines that were not acquired are zero and make the mask.
+    `noise_cov` is that of the noise acquisitions, scaled by the ratio of dwell times to the bandwidth of the imaging
+    data. Opening reads the acquisition headers only.
 
-    Raises
-    ------
-    BadVolume
-        For missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
+    Raises BadVolume for missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
     """
     path = source.path
     data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")
@@ -89,40 +79,28 @@ def open_ismrmrd(source: Hdf5, name: str, group: str, resources: contextlib.Exit
         if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
             raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
         table = _table(source, data)
-        lines, grid, counts = _place(path, table.heads, header)
-    sampled = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=bool)
+        lines, counts = _place(path, table.heads, header)
+    rows, cols, partitions = header.encoded
+    first_head = table.heads[lines.index[0]]
+    coils = int(first_head["active_channels"])
+    sampled = np.zeros((partitions, rows, cols), dtype=bool)
     for line in range(len(lines.index)):
-        rows = _rows(lines, line)
-        sampled[lines.partition[line], rows, lines.col[line]] = True
-    mask = mask_from_pattern(check_partitions(path, sampled))
-    recon = header.recon or header.encoded
-    depth = min(recon[2], grid.partitions)
-    offset = grid.partitions // 2 - depth // 2
-
-    @functools.lru_cache(maxsize=1)  # of 3-D data, neighbouring slices come from the same transform
-    def partitions_of(slab: int) -> npt.NDArray[Any]:
-        return partitions_to_slices(_read_slab(table, lines, grid, slab), axis=0)
-
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        if grid.partitions == 1:
-            return np.concatenate([_read_slab(table, lines, grid, slab) for slab in range(start, stop)])
-        return np.stack([partitions_of(i // depth)[offset + i % depth] for i in range(start, stop)])
-
+        sampled[lines.place(line)] = True
     attrs: dict[str, Attr] = {"source_format": "ismrmrd", **header.attrs, **counts}
     if "protocol" in attrs:
         attrs["acquisition"] = attrs["protocol"]
-    info = VolumeInfo(
-        name, "kspace", grid.slabs * depth, grid.coils, grid.rows, grid.cols,
-        min(recon[0], grid.rows), min(recon[1], grid.cols), has_mask=mask is not None, attrs=attrs,
-    )  # fmt: skip
-    return Volume(
+    volume = slab_volume(
         path,
-        info,
-        load,
-        load_mask=(lambda: mask) if mask is not None else None,
-        load_noise_cov=lambda: _noise_cov(table, grid.coils, lines),
-        resources=resources,
+        name,
+        sampled,
+        lambda slab: _read_slab(table, lines, (partitions, coils, rows, cols), slab),
+        num_slabs=int(lines.slab.max()) + 1,
+        num_coils=coils,
+        recon=header.recon or header.encoded,
+        attrs=attrs,
     )
+    volume.load_noise_cov = lambda: _noise_cov(table, coils, float(first_head["sample_time_us"]))
+    return volume
 
 
 def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
@@ -157,13 +135,12 @@ def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
     return _Table(source, data, heads, np.stack(heaps, axis=1))
 
 
-def _place(path: str, head: Any, header: Header) -> tuple[_Lines, _Grid, dict[str, Attr]]:
-    """Select the imaging acquisitions and place them on the encoded grid."""
+def _place(path: str, head: Any, header: Header) -> tuple[_Lines, dict[str, Attr]]:
+    """Select the imaging acquisitions and place them on the encoded grid; count what was left out."""
     assert header.encoded is not None
     rows, cols, partitions = header.encoded
     index = head["idx"]
-    imaging = (head["flags"].astype(np.uint64) & np.uint64(_NOT_IMAGING_BITS)) == 0
-    imaging &= head["encoding_space_ref"] == 0
+    imaging = ~_has_flag(head, *_NOT_IMAGING) & (head["encoding_space_ref"] == 0)
     counts: dict[str, Attr] = {}
     for dimension in ("contrast", "phase", "repetition", "set"):
         values = np.unique(index[dimension][imaging])
@@ -177,28 +154,27 @@ def _place(path: str, head: Any, header: Header) -> tuple[_Lines, _Grid, dict[st
     coils = np.unique(heads["active_channels"])
     if len(coils) > 1:
         raise BadVolume(path, f"acquisitions have {', '.join(str(c) for c in coils)} channels, expected one number")
-    slabs = int(index["slice"].max()) + 1
-    present = np.unique(index["slice"])
-    if len(present) != slabs:
-        missing = int(np.setdiff1d(np.arange(slabs), present)[0])
-        raise BadVolume(path, f"slice {missing} of {slabs} has no acquisitions")
+    slab = index["slice"].astype(np.int64)
+    slabs = int(slab.max()) + 1
+    if len(missing := np.setdiff1d(np.arange(slabs), slab)):
+        raise BadVolume(path, f"slice {missing[0]} of {slabs} has no acquisitions")
     check_dims(path, slices=slabs * partitions, coils=int(coils[0]), rows=rows, columns=cols)
     check_dims(path, partitions=1, rows=rows * partitions, columns=cols)  # the sampling pattern is held in memory
-    centre1, centre2 = header.centre
-    col = index["kspace_encode_step_1"].astype(np.int64) + cols // 2 - (cols // 2 if centre1 is None else centre1)
-    partition = index["kspace_encode_step_2"].astype(np.int64) + partitions // 2
-    partition -= partitions // 2 if centre2 is None else centre2
+
+    def along(step: str, size: int, centre: int | None) -> npt.NDArray[np.int64]:
+        return np.asarray(index[step].astype(np.int64) + (0 if centre is None else size // 2 - centre))
+
+    col = along("kspace_encode_step_1", cols, header.centre[0])
+    partition = along("kspace_encode_step_2", partitions, header.centre[1])
     if partitions == 1:
         partition[:] = 0
-    samples = heads["number_of_samples"].astype(np.int64)
-    discard = np.stack([heads["discard_pre"], heads["discard_post"]], axis=1).astype(np.int64)
-    centre = heads["center_sample"].astype(np.int64)
+    samples, skipped, skipped_at_end, centre = (
+        heads[name].astype(np.int64) for name in ("number_of_samples", "discard_pre", "discard_post", "center_sample")
+    )
     centre[(samples == rows) & (centre == 0)] = rows // 2  # 0 on a full readout: the field was not set
-    reverse = (heads["flags"].astype(np.uint64) & np.uint64(1 << (REVERSE_FLAG - 1))) != 0
-    centre = np.where(reverse, samples - 1 - centre, centre)
-    kept_from = np.where(reverse, discard[:, 1], discard[:, 0])
-    first_row = rows // 2 - centre + kept_from
-    kept = samples - discard.sum(axis=1)
+    reverse = _has_flag(heads, REVERSE_FLAG)
+    first_row = rows // 2 - np.where(reverse, samples - 1 - centre - skipped_at_end, centre - skipped)
+    kept = samples - skipped - skipped_at_end
     outside = (col < 0) | (col >= cols) | (partition < 0) | (partition >= partitions)
     outside |= (kept < 1) | (first_row < 0) | (first_row + kept > rows)
     if outside.any():
@@ -208,31 +184,28 @@ def _place(path: str, head: Any, header: Header) -> tuple[_Lines, _Grid, dict[st
             f"acquisition {chosen[bad]} (row {first_row[bad]} on, {kept[bad]} samples, column {col[bad]},"
             f" partition {partition[bad]}) lies outside of the encoded matrix {rows} x {cols} x {partitions}",
         )
-    slab = index["slice"].astype(np.int64)
-    lines = _Lines(chosen, slab, partition, col, first_row, discard, samples, reverse)
-    return lines, _Grid(slabs, partitions, int(coils[0]), rows, cols), counts
+    return _Lines(chosen, slab, partition, col, first_row, skipped, kept, reverse), counts
 
 
-def _rows(lines: _Lines, line: int) -> slice:
-    first = int(lines.first_row[line])
-    return slice(first, first + int(lines.num_samples[line] - lines.discard[line].sum()))
+def _has_flag(heads: Any, *flags: int) -> BoolArray:
+    bits = np.uint64(sum(1 << (flag - 1) for flag in flags))
+    return np.asarray((heads["flags"].astype(np.uint64) & bits) != 0)
 
 
-def _read_slab(table: _Table, lines: _Lines, grid: _Grid, slab: int) -> npt.NDArray[np.complex64]:
-    """Read one slice or slab `(partition, coil, row, col)`, repeated lines averaged."""
+def _read_slab(table: _Table, lines: _Lines, shape: tuple[int, int, int, int], slab: int) -> npt.NDArray[np.complex64]:
+    """Read one slice or slab of `shape` (partition, coil, row, col), repeated lines averaged."""
+    partitions, coils, rows, cols = shape
     # lines are contiguous while they are filled in: columns of the result would be scattered over memory
-    kspace = np.zeros((grid.partitions, grid.cols, grid.coils, grid.rows), dtype=np.complex64)
-    repeats = np.zeros((grid.partitions, grid.cols, 1, grid.rows), dtype=np.int32)
+    kspace = np.zeros((partitions, cols, coils, rows), dtype=np.complex64)
+    repeats = np.zeros((partitions, cols, 1, rows), dtype=np.int32)
     members = np.flatnonzero(lines.slab == slab)
     for line, stored in zip(members.tolist(), _payloads(table, lines.index[members]), strict=True):
-        samples = _as_complex(stored, grid.coils)
-        before, after = lines.discard[line]
-        samples = samples[:, before : samples.shape[1] - after]
+        samples = _as_complex(stored, coils)[:, lines.skipped[line] :][:, : lines.kept[line]]
         if lines.reverse[line]:
             samples = samples[:, ::-1]
-        place, rows, col = int(lines.partition[line]), _rows(lines, line), int(lines.col[line])
-        kspace[place, col, :, rows] += samples
-        repeats[place, col, 0, rows] += 1
+        partition, places, col = lines.place(line)
+        kspace[partition, col, :, places] += samples
+        repeats[partition, col, 0, places] += 1
     if repeats.max() > 1:
         kspace /= np.maximum(repeats, 1)
     return kspace.transpose(0, 2, 3, 1)
@@ -253,11 +226,13 @@ def _as_complex(stored: Any, coils: int) -> npt.NDArray[np.complex64]:
     return np.ascontiguousarray(stored, dtype=np.float32).view(np.complex64).reshape(coils, -1)
 
 
-def _noise_cov(table: _Table, coils: int, lines: _Lines) -> npt.NDArray[np.complex128] | None:
-    """Return E[n n^H] over all noise samples, complex128 `(coil, coil)`; None without a noise acquisition."""
+def _noise_cov(table: _Table, coils: int, dwell: float) -> npt.NDArray[np.complex128] | None:
+    """Return E[n n^H] over all noise samples, complex128 `(coil, coil)`; None without a noise acquisition.
+
+    `dwell` is the time of a sample of the imaging data in microseconds.
+    """
     head = table.heads
-    is_noise = (head["flags"].astype(np.uint64) & np.uint64(1 << (NOISE_FLAG - 1))) != 0
-    noise = np.flatnonzero(is_noise & (head["active_channels"] == coils))
+    noise = np.flatnonzero(_has_flag(head, NOISE_FLAG) & (head["active_channels"] == coils))
     if len(noise) == 0:
         return None
     total, count = np.zeros((coils, coils), dtype=np.complex128), 0
@@ -269,6 +244,5 @@ def _noise_cov(table: _Table, coils: int, lines: _Lines) -> npt.NDArray[np.compl
         raise BadVolume(table.source.path, "noise acquisitions are empty or hold NaN or infinite values")
     # white noise: the variance of a sample goes with the bandwidth, the inverse of the dwell time
     noise_dwell = float(head["sample_time_us"][noise[0]])
-    dwell = float(head["sample_time_us"][lines.index[0]])
     scale = noise_dwell / dwell if noise_dwell > 0 and 0 < dwell < np.inf else 1.0
     return total / count * scale

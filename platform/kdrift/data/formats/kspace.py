@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
-from kdrift.data.volume import BadVolume, BoolArray, Volume, VolumeInfo
+from kdrift.data.volume import Attr, BadVolume, BoolArray, Loader, Volume, VolumeInfo, ifft_centred
 
 _MEASURED_ZEROS = 0.02  # integer data holds a few measured exact zeros: fewer than this are no mask
 _SAME_PATTERN = 0.9
@@ -41,14 +41,11 @@ def is_undersampled(volume_slices: Iterable[npt.NDArray[Any]]) -> bool:
 def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]]) -> BoolArray:
     """Return the mask common to all slices, reading one slice `(coil, row, col)` at a time.
 
-    Raises
-    ------
-    BadVolume
-        When slices are sampled at different positions: one volume has one mask.
+    Raises BadVolume when slices are sampled at different positions: one volume has one mask.
     """
-    union = sampled_positions(read(0))
-    counts = [int(union.sum())]
-    for index in range(1, num_slices):
+    counts: list[int] = []
+    union: Any = False
+    for index in range(num_slices):
         sampled = sampled_positions(read(index))
         counts.append(int(sampled.sum()))
         union |= sampled
@@ -62,42 +59,77 @@ def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]
 def kspace_volume(
     path: str,
     name: str,
-    slices: npt.NDArray[Any],
+    slices: Any,
     source_format: str,
+    *,
+    probes: Iterable[int] | None = None,
+    load_mask: Callable[[], npt.NDArray[Any]] | None = None,
+    load_image: Loader | None = None,
 ) -> Volume:
-    """Return a volume over a (mapped) array `(slice, coil, row, col)`; exact zeros give its mask."""
+    """Return a volume over an array `(slice, coil, row, col)`, or what has its `shape` and is sliced like one.
+
+    Where it comes without a mask, exact zeros give one; the slices `probes` (default: first, middle, last) tell at
+    once whether there are any.
+    """
     num_slices, coils, rows, cols = slices.shape
-    probes = sorted({0, num_slices // 2, num_slices - 1})
-    has_mask = is_undersampled(slices[index] for index in probes)
+    probes = {0, num_slices // 2, num_slices - 1} if probes is None else probes
+
+    def read(index: int) -> npt.NDArray[Any]:
+        return np.asarray(slices[index : index + 1][0])
+
+    if load_mask is None and is_undersampled(read(index) for index in sorted(probes)):
+        load_mask = functools.partial(find_mask, path, num_slices, read)
     info = VolumeInfo(
-        name, "kspace", num_slices, coils, rows, cols, rows, cols,
-        has_mask=has_mask, attrs={"source_format": source_format},
+        name, "kspace", num_slices, coils, rows, cols, rows, cols, has_mask=load_mask is not None,
+        has_reference=load_image is not None, attrs={"source_format": source_format},
     )  # fmt: skip
-    return Volume(
-        path,
-        info,
-        load_kspace=lambda start, stop: slices[start:stop],
-        load_mask=(lambda: find_mask(path, num_slices, lambda index: slices[index])) if has_mask else None,
-    )
+    return Volume(path, info, lambda start, stop: slices[start:stop], load_image, load_mask)
 
 
-def partitions_to_slices(kspace: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
-    """Return 3-D k-space as slices: the centred orthonormal inverse FFT along the phase encoding `axis`."""
-    shifted = scipy.fft.ifftshift(kspace, axes=axis)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.ifft(shifted, axis=axis, norm="ortho"), axes=axis))
+def slab_volume(
+    path: str,
+    name: str,
+    sampled: BoolArray,
+    read_slab: Callable[[int], npt.NDArray[Any]],
+    *,
+    num_slabs: int,
+    num_coils: int,
+    recon: tuple[int, int, int],
+    attrs: dict[str, Attr],
+) -> Volume:
+    """Return a volume of k-space whose second phase encoding becomes slices, by an inverse FFT.
+
+    `sampled` is its pattern `(partition, row, col)`, of one partition where it is 2-D. `read_slab` returns slab `i` as
+    `(partition, coil, row, col)`, `recon` has rows, columns and slices of its image. Raises BadVolume as
+    `check_partitions`.
+    """
+    partitions, rows, cols = sampled.shape
+    mask = mask_from_pattern(check_partitions(path, sampled))
+    depth = min(recon[2], partitions)
+    first = partitions // 2 - depth // 2
+
+    @functools.lru_cache(maxsize=1)  # neighbouring slices come from the same transform
+    def slices_of(slab: int) -> npt.NDArray[Any]:
+        kspace = read_slab(slab)
+        return kspace if partitions == 1 else ifft_centred(kspace, axes=(0,))[first : first + depth]
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        return np.stack([slices_of(index // depth)[index % depth] for index in range(start, stop)])
+
+    info = VolumeInfo(
+        name, "kspace", num_slabs * depth, num_coils, rows, cols, min(recon[0], rows), min(recon[1], cols),
+        has_mask=mask is not None, attrs=attrs,
+    )  # fmt: skip
+    return Volume(path, info, load, load_mask=lambda: mask)
 
 
 def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
     """Return the pattern `(row, col)` that all slices share, from that of `(partition, row, col)`.
 
-    Slices are independent only when every partition is sampled alike. Partitions missing at the ends
-    (partial Fourier) and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is
-    zero-filling.
+    Slices are independent only when every partition is sampled alike. Partitions missing at the ends (partial Fourier)
+    and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is zero-filling.
 
-    Raises
-    ------
-    BadVolume
-        When partitions in between are missing or sampled differently.
+    Raises BadVolume when partitions in between are missing or sampled differently.
     """
     acquired = np.flatnonzero(sampled.any(axis=(1, 2)))
     if len(acquired) == 0:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, Volume, VolumeInfo, check_declared, check_dims, naming
+from kdrift.data.volume import Attr, BadVolume, Volume, check_declared, image_volume, naming
 
 _CONTRAST = re.compile(r"(?<![A-Za-z])(FLAIR|T1|T2|PD)(?:w|W)?(?![A-Za-z0-9])", re.IGNORECASE)
 _SUBJECT = re.compile(r"^(sub|subj|subject|pat|patient)[-_]?\w+$", re.IGNORECASE)
@@ -20,15 +20,11 @@ _ORDER = {"S": ("P", "L"), "L": ("I", "P"), "P": ("I", "L")}  # slice axis -> (r
 def open_nifti(path: str, name: str) -> Volume:
     """Open a NIfTI-1 or NIfTI-2 file as images `(slice, row, col)`.
 
-    Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels)
-    the one nearest to the body axis. Axial slices run from inferior to superior with rows anterior to
-    posterior and columns right to left, as radiologists look at them; sagittal and coronal slices have rows
-    superior to inferior.
+    Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels) the one
+    nearest to the body axis. Axial slices run from inferior to superior with rows anterior to posterior and columns
+    right to left, as radiologists look at them; sagittal and coronal slices have rows superior to inferior.
 
-    Raises
-    ------
-    BadVolume
-        When the file is not NIfTI, truncated, not 3-D, or declares more data than it can hold.
+    Raises BadVolume when the file is not NIfTI, truncated, not 3-D, or declares more data than it can hold.
     """
     try:
         import nibabel
@@ -55,16 +51,13 @@ def open_nifti(path: str, name: str) -> Volume:
         raise BadVolume(path, "affine is singular or not finite, expected voxel axes in scanner space")
     axes, flips = _display_axes(codes, spacing)
     num_slices, rows, cols = (shape[axis] for axis in axes)
-    check_dims(path, slices=num_slices, rows=rows, columns=cols)
     tail = (0,) * (len(image.shape) - 3)
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
         index: list[slice] = [slice(None)] * 3
         length = shape[axes[0]]
         index[axes[0]] = slice(length - stop, length - start) if flips[0] else slice(start, stop)
-        data = np.asarray(image.dataobj[(*index, *tail)])
-        data = np.abs(data) if np.iscomplexobj(data) else data
-        data = data.transpose(axes)
+        data = np.asarray(image.dataobj[(*index, *tail)]).transpose(axes)
         return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
     depth, height, width = spacing[axes[0]], spacing[axes[1]] * rows, spacing[axes[2]] * cols
@@ -74,8 +67,7 @@ def open_nifti(path: str, name: str) -> Volume:
     folders = os.path.abspath(path).split(os.sep)[:-1]
     if subject := [part for part in (*folders, name.split("_")[0]) if _SUBJECT.match(part)]:
         attrs["patient_id"] = subject[-1]
-    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
-    return Volume(path, info, load_image=load)
+    return image_volume(path, name, (num_slices, rows, cols), load, attrs)
 
 
 def _display_axes(codes: tuple[str, ...], spacing: list[float]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
