@@ -3,9 +3,9 @@
 from importlib import import_module
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COILS, COUPLED_COILS, IMAGES, Chains
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Classical, Method, Options, Sampler
+from kdrift.methods.chains import COILS, COUPLED_COILS, IMAGES, Chains, chain_norm, ratio
+from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
+from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions, steps_left
 
 _FILES = (
     "samplers.annealed",
@@ -32,6 +32,6 @@ METHODS: dict[str, Method] = {
 }
 
 __all__ = [
-    "COILS", "COUPLED_COILS", "IMAGES", "METHODS", "Callback", "ChainNoise", "Chains", "Classical", "Measurement",
-    "Method", "Options", "Sampler",
+    "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
+    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "ratio", "steps_left",
 ]  # fmt: skip

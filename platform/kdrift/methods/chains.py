@@ -54,3 +54,14 @@ COUPLED_COILS = Chains(coil_images=True)
 def magnitude(x: Tensor) -> Tensor:
     """Combine samples `(sample, *parts, row, col)` to magnitudes `(sample, row, col)`: RSS over parts."""
     return rss(x) if x.ndim > 3 else x.abs()
+
+
+def chain_norm(x: Tensor, num_axes: int = 2) -> Tensor:
+    """Norm of each image over its last `num_axes` axes, kept with size 1, so that no batch split changes a step."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(-num_axes, 0)), keepdim=True)
+    return norm
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b of two norms, 0 where b is 0: a score that is zero moves nothing, and makes no NaN."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, Method, Options
+from kdrift.methods import METHODS, Method, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
-from kdrift.methods.start import StartOptions
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains

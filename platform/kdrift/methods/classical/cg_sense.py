@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdrift.methods.classical.weighted import WeightedOptions
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Measurement, Method
+from kdrift.methods.classical.penalised import WeightedOptions
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdrift.methods.classical.sigpy_app import ScaledProblem, run_app
-from kdrift.methods.classical.weighted import WeightedOptions
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Measurement, Method
+from kdrift.methods.classical.penalised import WeightedOptions, run_app
 
 DUAL_STEP = 0.02
 """Step size of the dual variables (residual, weight), which are about 1e-3 of the image: on a real slice at 4x sigpy's
@@ -31,22 +29,12 @@ class TVOptions(WeightedOptions):
 def total_variation(measurement: Measurement, *, options: TVOptions) -> Tensor:
     """argmin_x 1/2 |y - A x|^2 + weight |D x|_1, D periodic differences (sigpy); complex `(row, col)`."""
 
-    def app(problem: ScaledProblem) -> Any:
+    def app(start: Any, norm_bound: float, **problem: Any) -> Any:
         from sigpy.mri.app import TotalVariationRecon
 
         # |[A; D]|^2 <= |A|^2 + 8, since a periodic difference along each of two axes has eigenvalues up to 4
-        tau = 1.0 / (DUAL_STEP * (problem.norm_bound + 8.0))
-        return TotalVariationRecon(
-            problem.kspace,
-            problem.smaps,
-            options.weight,
-            weights=problem.weights,
-            x=problem.start,
-            max_iter=options.max_iter,
-            sigma=DUAL_STEP,
-            tau=tau,
-            show_pbar=False,
-        )
+        steps = {"sigma": DUAL_STEP, "tau": 1.0 / (DUAL_STEP * (norm_bound + 8.0))}
+        return TotalVariationRecon(lamda=options.weight, x=start, max_iter=options.max_iter, **steps, **problem)
 
     return run_app(app, measurement)
 

@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdrift.methods.classical.sigpy_app import ScaledProblem, run_app
-from kdrift.methods.classical.weighted import WeightedOptions
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Measurement, Method
+from kdrift.methods.classical.penalised import WeightedOptions, run_app
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,11 @@ class WaveletOptions(WeightedOptions):
 def l1_wavelet(measurement: Measurement, *, options: WaveletOptions) -> Tensor:
     """argmin_x 1/2 |y - A x|^2 + weight |W x|_1 by proximal gradients (sigpy); complex `(row, col)`."""
 
-    def app(problem: ScaledProblem) -> Any:
+    def app(start: Any, norm_bound: float, **problem: Any) -> Any:
         from sigpy.mri.app import L1WaveletRecon
 
-        return L1WaveletRecon(
-            problem.kspace,
-            problem.smaps,
-            options.weight,
-            weights=problem.weights,
-            wave_name=options.wavelet,
-            max_iter=options.max_iter,
-            alpha=1.0 / problem.norm_bound,
-            show_pbar=False,
-        )
+        settings = {"wave_name": options.wavelet, "max_iter": options.max_iter, "alpha": 1.0 / norm_bound}
+        return L1WaveletRecon(lamda=options.weight, **settings, **problem)
 
     return run_app(app, measurement)
 

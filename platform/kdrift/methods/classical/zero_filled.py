@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods import Measurement, Method, Options
 
 
 @dataclass(frozen=True)

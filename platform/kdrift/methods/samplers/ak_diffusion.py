@@ -9,11 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COUPLED_COILS
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import COUPLED_COILS, Callback, ChainNoise, Measurement, Method, Options, chain_norm, ratio
 from kdrift.mri.cg import conjugate_gradients
 from kdrift.mri.coils import normalise_maps
 from kdrift.mri.fourier import fft2c, ifft2c

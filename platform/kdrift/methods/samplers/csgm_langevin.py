@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, Options, chain_norm, ratio
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 

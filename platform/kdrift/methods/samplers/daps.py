@@ -8,10 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions, steps_left
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 

@@ -13,10 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions, chain_norm, ratio, steps_left
 from kdrift.methods.samplers.predictor_corrector import (
     Corrector,
     Guide,
@@ -26,7 +23,6 @@ from kdrift.methods.samplers.predictor_corrector import (
     run_scheme,
     time_steps,
 )
-from kdrift.methods.start import StartOptions, steps_left
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
 

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions, steps_left
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise_with_pullback
 

@@ -15,9 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import Callback, ChainNoise, chain_norm, ratio
 from kdrift.sde import SDE, VESDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
 

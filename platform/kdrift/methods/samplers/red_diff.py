@@ -10,9 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, Options
 from kdrift.methods.samplers.csgm_langevin import ncsnv2_sigma
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel

@@ -8,12 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COILS, COUPLED_COILS
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import COILS, COUPLED_COILS, Callback, ChainNoise, Measurement, Method, StartOptions, steps_left
 from kdrift.methods.samplers.predictor_corrector import Scheme, evaluations_a_step, run_scheme, time_steps
-from kdrift.methods.start import StartOptions, steps_left
 from kdrift.mri.coils import combine
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Callback, ChainNoise, Measurement, Method
 from kdrift.methods.samplers.csgm_langevin import LangevinOptions, Level, annealing, langevin_step, uniform_start
 from kdrift.mri.linop import LinearOperator
 from kdrift.sde import VESDE

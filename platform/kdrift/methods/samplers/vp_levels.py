@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import ChainNoise, Measurement, StartOptions, steps_left
 from kdrift.sde import VESDE, VPSDE
 from kdrift.sde.score import ScoreModel, denoise
 
