@@ -1,6 +1,7 @@
 """Linear operators on the trailing axes of a tensor; leading axes are batch and stay free.
 
-A new operator says its two shapes and writes `_forward` and `_adjoint`; the rest is derived.
+A new operator says its two shapes and writes `_forward` and `_adjoint`; the rest is derived. Where it knows better it
+writes `_normal`, and `_solve_exactly` for a closed form.
 """
 
 from __future__ import annotations
@@ -36,19 +37,27 @@ class LinearOperator(ABC):
     @abstractmethod
     def _adjoint(self, y: Tensor) -> Tensor: ...
 
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._adjoint(self._forward(x))
+
+    def _solve_exactly(self, b: Tensor, lam: Tensor) -> Tensor | None:
+        """`(A^H A + lam)^-1 b`, `lam` broadcasting to `b`; None where there is no closed form."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         """`A x`: `(*batch, *ishape)` to `(*batch, *oshape)`."""
-        check_shape(self, "forward", self.ishape, x)
+        self._check("forward", self.ishape, x)
         return self._forward(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`A^H y`: `(*batch, *oshape)` to `(*batch, *ishape)`."""
-        check_shape(self, "adjoint", self.oshape, y)
+        self._check("adjoint", self.oshape, y)
         return self._adjoint(y)
 
     def normal(self, x: Tensor) -> Tensor:
         """`A^H A x`: `(*batch, *ishape)` to the same shape."""
-        return self.adjoint(self.forward(x))
+        self._check("normal", self.ishape, x)
+        return self._normal(x)
 
     def solve_normal(
         self,
@@ -73,10 +82,18 @@ class LinearOperator(ABC):
             Conjugate gradients stop after `max_iter` steps or, each batch element for itself, once
             `|b - (A^H A + lam) x| <= tol |b|`. A closed form is exact.
         """
-        check_shape(self, "solve_normal", self.ishape, b)
+        self._check("solve_normal", self.ishape, b)
         num_axes = len(self.ishape)
-        lam = expand_lam(lam, b, num_axes)
+        lam = _expand_lam(lam, b, num_axes)
+        exact = self._solve_exactly(b, lam)
+        if exact is not None:
+            return exact
         return conjugate_gradients(self.normal, b, lam, num_axes=num_axes, x0=x0, max_iter=max_iter, tol=tol)
+
+    def _check(self, what: str, shape: Shape, x: Tensor) -> None:
+        """Raise a ValueError that names both shapes unless the trailing shape of `x` is `shape`."""
+        if x.shape[max(x.ndim - len(shape), 0) :] != shape:
+            raise ValueError(f"{_name(self)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Same as `forward`."""
@@ -205,7 +222,7 @@ class Sampling(_Square):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", reduce_mask(self.mask, self.shape))
+        object.__setattr__(self, "mask", _reduce_mask(self.mask, self.shape))
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -266,7 +283,7 @@ class Sensitivities(LinearOperator):
         return (self.smaps.conj() * coils).sum(-3)
 
 
-def reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
+def _reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
     """Check a mask against `(..., row, col)`; return it with both axes, of size 1 where it is constant."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
@@ -282,7 +299,7 @@ def reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
     return mask.clone()
 
 
-def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
+def _expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     """`lam` as a real tensor that broadcasts to `b`, whose last `num_axes` axes are no batch axes."""
     batch = b.shape[: b.ndim - num_axes]
     if not isinstance(lam, Tensor):
@@ -301,12 +318,6 @@ def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
 def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
     # only a plain composition is opened up: a subclass has a fast path of its own to keep
     return operator.factors if type(operator) is Composition else (operator,)
-
-
-def check_shape(operator: LinearOperator, what: str, shape: Shape, x: Tensor) -> None:
-    """Raise a ValueError that names both shapes unless the trailing shape of `x` is `shape`."""
-    if x.shape[max(x.ndim - len(shape), 0) :] != shape:
-        raise ValueError(f"{_name(operator)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
 
 def _name(operator: LinearOperator) -> str:

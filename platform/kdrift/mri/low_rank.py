@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
 from kdrift.mri.fourier import fft2c, ifft2c
-from kdrift.mri.linop import LinearOperator, Shape, check_shape
+from kdrift.mri.linop import LinearOperator, Shape
 from kdrift.mri.masks import Box
 
 
@@ -80,9 +80,8 @@ class LowRankOperator(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return fft2c((self._weights().conj() * ifft2c(y).unsqueeze(-3)).sum(-4))
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _normal(self, x: Tensor) -> Tensor:
         """`F Q F^-1 x`: no filter is applied by itself."""
-        check_shape(self, "normal", self.ishape, x)
         return fft2c(self._apply_gram(ifft2c(x)))
 
     def attract(self, x: Tensor, num_steps: int) -> Tensor:
@@ -90,7 +89,7 @@ class LowRankOperator(LinearOperator):
 
         From a start x that is the projection which AK-Diffusion's T(z) = argmin |H(z) N|^2 stands for (section VI.B).
         """
-        check_shape(self, "attract", self.ishape, x)
+        self._check("attract", self.ishape, x)
         images = ifft2c(x)
         for _ in range(num_steps):
             images = images - self._apply_gram(images)
