@@ -76,11 +76,8 @@ class LinearOperator(ABC):
             Right-hand side `(*batch, *ishape)`.
         lam
             Non-negative number, or a real tensor that broadcasts to the batch axes (one value a chain).
-        x0
-            First iterate of the shape of `b`; zero if absent. A closed form does not need it.
-        max_iter, tol
-            Conjugate gradients stop after `max_iter` steps or, each batch element for itself, once
-            `|b - (A^H A + lam) x| <= tol |b|`. A closed form is exact.
+        x0, max_iter, tol
+            Start and end of the conjugate gradients, see `kdrift.mri.cg`; a closed form is exact without them.
         """
         self._check("solve_normal", self.ishape, b)
         num_axes = len(self.ishape)
@@ -222,7 +219,18 @@ class Sampling(_Square):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", _reduce_mask(self.mask, self.shape))
+        mask, (rows, cols) = self.mask, self.shape[-2:]
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
+        if mask.shape == (cols,):
+            mask = mask[None]
+        if mask.shape not in ((rows, cols), (1, cols), (rows, 1)):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({rows}, {cols}) or ({cols},)")
+        if bool((mask == mask[:1]).all()):
+            mask = mask[:1]
+        if bool((mask == mask[:, :1]).all()):
+            mask = mask[:, :1]
+        object.__setattr__(self, "mask", mask.clone())
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -281,22 +289,6 @@ class Sensitivities(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         coils = y.unsqueeze(-4) if self.has_sets else y
         return (self.smaps.conj() * coils).sum(-3)
-
-
-def _reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
-    """Check a mask against `(..., row, col)`; return it with both axes, of size 1 where it is constant."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
-    rows, cols = shape[-2:]
-    if mask.shape == (cols,):
-        mask = mask[None]
-    if mask.shape not in ((rows, cols), (1, cols), (rows, 1)):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({rows}, {cols}) or ({cols},)")
-    if bool((mask == mask[:1]).all()):
-        mask = mask[:1]
-    if bool((mask == mask[:, :1]).all()):
-        mask = mask[:, :1]
-    return mask.clone()
 
 
 def _expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
