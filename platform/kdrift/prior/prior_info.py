@@ -12,7 +12,7 @@ import torch
 from kdrift.mri.image_scale import ImageScale
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.hint import suggest
-from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
+from kdrift.sde import PROCESSES, SDE, AttenuatedSDE, Noise, NoiseProcess
 
 __all__ = [
     "CardText", "DataSource", "ImageScale", "ImportedFrom", "NoiseLeft", "Parent", "PriorInfo", "VolumeRecord",
@@ -97,7 +97,7 @@ class ImportedFrom:
 class PriorInfo:
     """What a bundle says of its network, beside its architecture."""
 
-    process: AnyNoise
+    process: NoiseProcess
     """The noise it removes, at levels in units of the normalised image."""
     scale: ImageScale = field(default_factory=ImageScale)
     """How its images were scaled; a slice is scaled alike before it is reconstructed."""

@@ -17,21 +17,18 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import Noise
-from kdrift.sde.channels import Network, Projection, as_channels, as_complex
+from kdrift.sde.channels import Network, as_channels, as_complex
 from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
+from kdrift.sde.process import NoiseProcess
 
 if TYPE_CHECKING:
     from kdrift.networks import NetworkConfig
 
 
 @dataclass(frozen=True)
-class AttenuatedNoise:
-    """G_t z_0 + sigma SS* n of coil images z_0; see `kdrift.sde.NoiseProcess` for what its methods are."""
+class AttenuatedNoise(NoiseProcess):
+    """G_t z_0 + sigma SS* n of coil images z_0."""
 
-    sigma_min: float
-    """Lowest level, in units of the normalised image."""
-    sigma_max: float
-    """Highest level."""
     b_min: float
     """b of the mildest attenuation G = exp(-|w|^2 b^2 / 2), w in [-1, 1), which goes with sigma_min."""
     b_max: float
@@ -52,10 +49,6 @@ class AttenuatedNoise:
     def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> AttenuatedSDE:
         """Return the SDE of k-space without coil maps; samplers that have maps put them in."""
         return AttenuatedSDE(self.sigma_min, self.sigma_max, self.b_min, self.b_max)
-
-    def projection(self) -> Projection | None:
-        """Return None: noise is in all of a coil image."""
-        return None
 
     def blur(self, images: Tensor, sigma: float) -> Tensor:
         """Return G x at the time whose level is `sigma`, for one coil of ones."""

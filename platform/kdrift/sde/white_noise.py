@@ -14,6 +14,7 @@ from kdrift.sde.base import SDE, Noise
 from kdrift.sde.channels import Network, Projection, project_channels
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import NoiseConfig
+from kdrift.sde.process import NoiseProcess
 from kdrift.sde.ve import VESDE
 
 if TYPE_CHECKING:
@@ -21,13 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WhiteNoise:
-    """x_0 + sigma z; see `kdrift.sde.NoiseProcess` for what its methods are."""
-
-    sigma_min: float
-    """Lowest level, in units of the normalised image."""
-    sigma_max: float
-    """Highest level."""
+class WhiteNoise(NoiseProcess):
+    """x_0 + sigma z."""
 
     kind: ClassVar[Noise] = "white"
     complex_only: ClassVar[bool] = False
@@ -44,14 +40,6 @@ class WhiteNoise:
     def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE:
         """Return the VE-SDE of these levels: every other SDE of white noise is the same at another scale."""
         return VESDE(self.sigma_min, self.sigma_max)
-
-    def projection(self) -> Projection | None:
-        """Return None: noise is in all of an image."""
-        return None
-
-    def blur(self, images: Tensor, sigma: float) -> Tensor:
-        """Return the images as they are."""
-        return images
 
     def kept(self, images: Tensor, sigma: float) -> Tensor:
         """Return zeros: the highest level drowns all."""

@@ -24,7 +24,7 @@ from kdrift.prior.bundle import load_prior
 from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.runs.seeds import derive_seed
 from kdrift.sde.white_noise import draw_white, own_scale
-from kdrift.training.loss import draw_batch, noise_left, training_loss
+from kdrift.training.loss import noise_left
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 _VALIDATION_BATCH = 8
@@ -186,13 +186,16 @@ def fit(
     if config.batch_size % world_size:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
     share = config.batch_size // world_size
+    process = config.noise.process
     network = wrap(state.network)
     network.train()
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
 
     def load(start: int) -> tuple[Tensor, ...]:
         indices = range(start + rank * share, start + (rank + 1) * share)
-        return tuple(part.to(device) for part in draw_batch(config, data.batch(indices), indices))
+        image, preconditioning = data.batch(indices), config.network.preconditioning
+        drawn = process.draw(config.noise, preconditioning, config.seed, indices, image.shape[1:])
+        return tuple(part.to(device) for part in (image, *drawn))
 
     meter = _Meter()
     with ThreadPoolExecutor(1, "loader") as loader:
@@ -209,7 +212,7 @@ def fit(
             torch.manual_seed(derive_seed("dropout", config.seed, before, rank))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
-                loss = training_loss(network, config, *drawn)
+                loss = process.loss(config.noise, network, config.network, *drawn)
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())

@@ -1,8 +1,6 @@
-"""Training losses and their noise, drawn image by image so that no split of the work changes it."""
+"""Images denoised by a network in training, and what denoising leaves of the noise."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,20 +8,6 @@ from torch import Tensor
 from kdrift.networks import Returns
 from kdrift.sde import NoiseConfig
 from kdrift.sde.channels import Network, project_channels
-from kdrift.training.train_config import TrainConfig
-
-
-def draw_batch(config: TrainConfig, image: Tensor, indices: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return `image` and what `training_loss` takes after it, a pure function of (seed, global image index)."""
-    drawn = config.noise.process.draw(
-        config.noise, config.network.preconditioning, config.seed, indices, image.shape[1:]
-    )
-    return image, *drawn
-
-
-def training_loss(network: Network, config: TrainConfig, image: Tensor, *drawn: Tensor) -> Tensor:
-    """Return the loss that belongs to the network's preconditioning and the configured noise."""
-    return config.noise.process.loss(config.noise, network, config.network, image, *drawn)
 
 
 def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:
