@@ -14,7 +14,7 @@ CALIBRATION_WIDTH = 24
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
 """Elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU."""
 COARSE = 4
-"""Stride of the coarse grid on which the eigenvectors are computed directly, to start the iteration from."""
+"""Eigenvectors are computed directly in the middle of blocks of this side, to start the iteration from."""
 PRODUCTS = 3
 """Products with the pixel matrices between two checks of convergence."""
 
@@ -38,6 +38,9 @@ def espirit_maps(
     autocorrelation, so it is evaluated from (2 kernel_size - 1)^2 coil x coil coefficients instead of one
     zero-padded FFT a kernel. Eigenvectors are computed directly on a coarse grid and refined at every pixel
     by subspace iteration.
+
+    Raises ValueError for no coil axis, more sets than coils, an ACS that is empty or outside k-space, or values not
+    finite.
 
     Parameters
     ----------
@@ -64,11 +67,6 @@ def espirit_maps(
         (*batch, coil, row, col), with num_sets > 1 (*batch, set, coil, row, col): sum_c |S_c|^2 = 1 in the
         support, 0 outside, sets orthogonal; the phase is that of the principal combination of coils in the
         ACS.
-
-    Raises
-    ------
-    ValueError
-        No coil axis, more sets than coils, an ACS that is empty or outside k-space, or values not finite.
     """
     if kspace.ndim < 3 or not kspace.is_complex():
         raise ValueError(
@@ -123,7 +121,9 @@ def normalise_maps(smaps: Tensor) -> Tensor:
 def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) -> tuple[Tensor, Tensor]:
     """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all slices together).
 
-    The rows of the matrix are orthonormal, so that white noise stays white with the same sigma.
+    Returns k-space (*batch, num_coils, row, col) and the matrix (num_coils, coil) that made it. The rows of the matrix
+    are orthonormal, so that white noise stays white with the same sigma. Raises ValueError for more virtual coils than
+    coils, or an empty ACS.
 
     Parameters
     ----------
@@ -133,16 +133,6 @@ def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) 
         Virtual coils to keep.
     acs
         Fully sampled box (row slice, col slice); None: see `calibration_box`.
-
-    Returns
-    -------
-    tuple
-        k-space (*batch, num_coils, row, col) and the matrix (num_coils, coil) that made it.
-
-    Raises
-    ------
-    ValueError
-        More virtual coils than coils, or an empty ACS.
     """
     coils = kspace.shape[-3]
     if not 1 <= num_coils <= coils:
@@ -194,7 +184,7 @@ def _maps(
     coils, (rows, cols) = len(calibration), shape
     lags, reference = _kernel_autocorrelation(calibration, kernel_size, threshold)
     waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
-    coarse = [w[_coarse_grid(len(w)).to(w.device)] for w in waves]
+    coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in waves]
     starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
     nearest = [torch.arange(n, device=lags.device) // COARSE for n in (rows, cols)]
 
@@ -242,12 +232,6 @@ def _waves(positions: Tensor, length: int, num_lags: int, like: Tensor) -> Tenso
     lag = torch.arange(num_lags, dtype=torch.float64) - num_lags // 2
     turns = (positions.to(torch.float64) - length // 2)[:, None] * lag / length
     return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(like.device, like.dtype)
-
-
-def _coarse_grid(length: int) -> Tensor:
-    """Middle of every block of `COARSE` positions."""
-    starts = torch.arange(0, length, COARSE)
-    return (starts + COARSE // 2).clamp(max=length - 1)
 
 
 def _gram(lags: Tensor, waves_row: Tensor, waves_col: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from kdrift.mri.masks import Box
 def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, threshold: float = 0.05) -> Tensor:
     """Filters N that annihilate the ACS, complex `(filter, coil, kernel row, kernel col)`, of norm 1.
 
+    Raises ValueError if there is no fully sampled centre.
+
     Parameters
     ----------
     kspace
@@ -30,11 +32,6 @@ def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, thre
         Size of the filters along each axis; at most 2/5 of the ACS and half of k-space.
     threshold
         Singular vectors of the calibration matrix below this fraction of the largest singular value are null space.
-
-    Raises
-    ------
-    ValueError
-        If there is no fully sampled centre.
     """
     calibration = kspace[:, box[0], box[1]]
     if calibration.numel() == 0:

@@ -25,6 +25,10 @@ _ACCELERATOR_CHUNK = 2**26
 def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
     """`A = M F S`, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
 
+    k-space is `(*batch, coil, row, col)`, zero where it is not sampled. `normal` is fused; `solve_normal` is closed for
+    one coil with `|S| = 1` and for full sampling with one map set. Raises ValueError where the shapes do not fit each
+    other or the mask is not boolean.
+
     Parameters
     ----------
     smaps
@@ -32,17 +36,6 @@ def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
         `(set, coil, row, col)`, for images `(*batch, set, row, col)`.
     mask
         Boolean, `(row, col)` or `(col,)`, true where k-space is sampled.
-
-    Returns
-    -------
-    LinearOperator
-        To k-space `(*batch, coil, row, col)`, zero where it is not sampled. Its `normal` is fused;
-        `solve_normal` is closed for one coil with `|S| = 1` and for full sampling with one map set.
-
-    Raises
-    ------
-    ValueError
-        Where the shapes do not fit each other or the mask is not boolean.
     """
     sensitivities = Sensitivities(smaps)
     shape = sensitivities.oshape
@@ -52,12 +45,7 @@ def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
 def coil_operator(mask: Tensor, shape: Shape) -> LinearOperator:
     """`A = M F` on coil images, each on its own (Score-MRI Alg. 4); `solve_normal` is closed.
 
-    Parameters
-    ----------
-    mask
-        Boolean, `(row, col)` or `(col,)`.
-    shape
-        Trailing shape `(row, col)`, coils being batch, or `(coil, row, col)`.
+    `mask` is boolean, `(row, col)` or `(col,)`; `shape` is `(row, col)`, coils being batch, or `(coil, row, col)`.
     """
     return CoilOperator((Sampling(shape, mask), Fourier(shape)))
 

@@ -153,12 +153,9 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """BigGAN residual block, optionally changing the size by two, conditioned on the noise embedding.
+    """BigGAN residual block, conditioned on the noise embedding.
 
-    Parameters
-    ----------
-    resample
-        'none', 'up' or 'down'; with `fir` by the (1, 3, 3, 1) filter, else nearest / mean of 2x2.
+    `resample` 'up' or 'down' changes the size by two: with `fir` by the (1, 3, 3, 1) filter, else nearest / 2x2 mean.
     """
 
     def __init__(

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from kdrift.mri.image_scale import ImageScale
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.hint import suggest
-from kdrift.sde import PROCESSES, SDE, AttenuatedSDE, Noise, NoiseProcess
+from kdrift.sde import PROCESSES, Noise, NoiseProcess
 
 __all__ = [
     "CardText", "DataSource", "ImageScale", "ImportedFrom", "NoiseLeft", "Parent", "PriorInfo", "VolumeRecord",
@@ -132,10 +130,6 @@ class PriorInfo:
         """Noise levels the prior was trained for, in units of the normalised image."""
         return self.process.sigma_min, self.process.sigma_max
 
-    def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE | AttenuatedSDE:
-        """Return the SDE of the noise for images `(row, col)`, over its levels."""
-        return self.process.sde(rows, cols, device)
-
 
 def info_values(info: PriorInfo) -> dict[str, Any]:
     """Return plain mappings, lists and scalars, from which `read_info` makes the same again."""
@@ -149,10 +143,7 @@ def info_values(info: PriorInfo) -> dict[str, Any]:
 def read_info(values: Any, where: str) -> PriorInfo:
     """Read what `info_values` made; `where` names the file in errors.
 
-    Raises
-    ------
-    ValueError
-        If a key is missing, unknown, or of another type.
+    Raises ValueError if a key is missing, unknown, or of another type.
     """
     if values is None:
         raise ValueError(_OLDER.format(where=where))

@@ -45,10 +45,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only tensors and plain values are unpickled.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
+    Raises ValueError if the file is damaged.
     """
     try:
         held: dict[str, Any] = torch.load(path / _FILE, map_location="cpu", weights_only=True)

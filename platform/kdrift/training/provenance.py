@@ -24,10 +24,7 @@ _NOISE_LEFT = "validation/noise_left_sigma_"
 def run_info(config: TrainConfig) -> PriorInfo:
     """Return what is known of a prior before its training starts; the data and the parent are read now.
 
-    Raises
-    ------
-    ValueError
-        If there is no such data, or no such prior to start from.
+    Raises ValueError if there is no such data, or no such prior to start from.
     """
     return PriorInfo(
         config.noise.process,
