@@ -21,10 +21,8 @@ _FILES = (
     "samplers.ak_diffusion",
     "samplers.heat_diffusion",
     "samplers.hfs_sde",
-    "classical.zero_filled",
-    "classical.cg_sense",
-    "classical.total_variation",
-    "classical.wavelet",
+    "classical.linear",
+    "classical.penalised",
 )
 
 METHODS: dict[str, Method] = {

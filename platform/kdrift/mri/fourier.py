@@ -27,8 +27,8 @@ def filter2c(x: Tensor, weights: Tensor, dim: Sequence[int] = (-2, -1)) -> Tenso
     """Apply `F^-1 diag(weights) F` to an image.
 
     `weights`, in centred k-space, broadcast to `x` `(*batch, row, col)` and vary along the axes `dim` alone; the
-    transform along any other axis cancels and is not computed. A circular convolution commutes with circular shifts, so only the
-    weights are shifted, never the image.
+    transform along any other axis cancels and is not computed. A circular convolution commutes with circular shifts,
+    so only the weights are shifted, never the image.
     """
     if not dim:
         return x * weights
