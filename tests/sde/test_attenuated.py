@@ -23,11 +23,11 @@ from kdrift.prior.bundle import load_prior, save_prior
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import parse, to_dict
 from kdrift.sde import VESDE, AttenuatedSDE, AttenuationConfig, NoiseConfig, gaussian_window
-from kdrift.sde.channels import Network
+from kdrift.sde.process import Network
 from kdrift.sde.score import denoise
 from kdrift.testing import check_operator
 from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import noise_left
+from kdrift.training.loop import noise_left
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images

@@ -20,7 +20,7 @@ from kdrift.runs.config import load_config, parse
 from kdrift.sde import LowFrequencies, Noise, NoiseConfig, WhiteNoise
 from kdrift.sde.white_noise import edm_loss, score_matching_loss
 from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import denoise, noise_left
+from kdrift.training.loop import denoise, noise_left
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images

@@ -3,8 +3,18 @@
 from importlib import import_module
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COILS, COUPLED_COILS, IMAGES, Chains, chain_norm, ratio
-from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
+from kdrift.methods.measurement import (
+    COILS,
+    COUPLED_COILS,
+    IMAGES,
+    LEAST_NOISE,
+    Callback,
+    Chains,
+    Measurement,
+    chain_norm,
+    magnitude,
+    ratio,
+)
 from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions, steps_left
 
 _FILES = (
@@ -31,5 +41,5 @@ METHODS: dict[str, Method] = {
 
 __all__ = [
     "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
-    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "ratio", "steps_left",
+    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio", "steps_left",
 ]  # fmt: skip

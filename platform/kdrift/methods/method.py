@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import IMAGES, Chains
-from kdrift.methods.measurement import Callback, Measurement
+from kdrift.methods.measurement import IMAGES, Callback, Chains, Measurement
 from kdrift.networks import Images
 from kdrift.sde import Noise
 from kdrift.sde.score import ScoreModel

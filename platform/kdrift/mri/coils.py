@@ -85,10 +85,23 @@ def espirit_maps(
         raise ValueError("the ACS of kspace holds NaN or infinite values")
     calibration = calibration.reshape(-1, *calibration.shape[-3:])
     target = kspace.device if device is None else torch.device(device)
-    out = torch.empty((len(calibration), num_sets, coils, rows, cols), dtype=kspace.dtype, device=target)
-    for index, piece in enumerate(calibration):
-        out[index] = _maps(piece.to(target), (rows, cols), kernel_size, threshold, crop, num_sets, max_iter, tol)
-    out = out.reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
+    chunk = max(1, (CHUNK_GPU if target.type == "cuda" else CHUNK_CPU) // (cols * coils**2))
+    out = torch.empty((len(calibration), rows, cols, num_sets, coils), dtype=kspace.dtype, device=target)
+    for maps, piece in zip(out, calibration, strict=True):
+        lags, reference = _kernel_autocorrelation(piece.to(target), kernel_size, threshold)
+        waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
+        coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in waves]
+        starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
+        nearest = [torch.arange(n, device=target) // COARSE for n in (rows, cols)]
+        for top in range(0, rows, chunk):
+            part = slice(top, top + chunk)
+            gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
+            start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
+            vectors, values = _leading(gram, start, crop, max_iter, tol)
+            phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
+            found = (vectors * (phase * (values > crop))[:, None, :]).mT
+            maps[part] = found.reshape(-1, cols, num_sets, coils)
+    out = out.permute(0, 3, 4, 1, 2).reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
 
 
@@ -168,37 +181,6 @@ def _centre_only(mask: Tensor, limits: tuple[int, int]) -> Tensor:
     )
     kept[rows, cols] = mask[rows, cols] != 0
     return kept
-
-
-def _maps(
-    calibration: Tensor,
-    shape: tuple[int, int],
-    kernel_size: int,
-    threshold: float,
-    crop: float,
-    num_sets: int,
-    max_iter: int,
-    tol: float,
-) -> Tensor:
-    """Maps (set, coil, row, col) of one slice from its calibration data (coil, row, col)."""
-    coils, (rows, cols) = len(calibration), shape
-    lags, reference = _kernel_autocorrelation(calibration, kernel_size, threshold)
-    waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
-    coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in waves]
-    starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
-    nearest = [torch.arange(n, device=lags.device) // COARSE for n in (rows, cols)]
-
-    out = torch.empty((rows, cols, num_sets, coils), dtype=calibration.dtype, device=calibration.device)
-    chunk = max(1, (CHUNK_GPU if calibration.is_cuda else CHUNK_CPU) // (cols * coils**2))
-    for top in range(0, rows, chunk):
-        part = slice(top, top + chunk)
-        gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
-        start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
-        vectors, values = _leading(gram, start, crop, max_iter, tol)
-        phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
-        maps = (vectors * (phase * (values > crop))[:, None, :]).mT
-        out[part] = maps.reshape(-1, cols, num_sets, coils)
-    return out.permute(2, 3, 0, 1)
 
 
 def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: float) -> tuple[Tensor, Tensor]:

@@ -92,10 +92,6 @@ class LinearOperator(ABC):
         if x.shape[max(x.ndim - len(shape), 0) :] != shape:
             raise ValueError(f"{_name(self)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Same as `forward`."""
-        return self.forward(x)
-
     @property
     def H(self) -> LinearOperator:
         """The adjoint as an operator."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -199,6 +200,12 @@ def _centred(length: int, size: int) -> slice:
     return slice(start, start + size)
 
 
+def _marked(shape: int | Shape, where: Any) -> BoolArray:
+    mask = np.zeros(shape, bool)
+    mask[where] = True
+    return mask
+
+
 def _width(box: Box) -> int:
     width: int = box[1].stop - box[1].start
     return width
@@ -228,9 +235,7 @@ def _equispaced_released(shape: Shape, acceleration: float, box: Box, rng: Rng) 
 
 def _comb(cols: int, spacing: float, rng: Rng) -> BoolArray:
     offset = int(rng.integers(max(1, round(spacing))))
-    mask = np.zeros(cols, bool)
-    mask[np.around(np.arange(offset, cols - 0.5, spacing)).astype(int)] = True
-    return mask
+    return _marked(cols, np.around(np.arange(offset, cols - 0.5, spacing)).astype(int))
 
 
 def _random(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
@@ -239,9 +244,7 @@ def _random(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
 
 
 def _random_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
-    mask = np.zeros(shape[1], bool)
-    mask[rng.integers(shape[1], size=int(_lines_left(shape[1], acceleration, box)))] = True
-    return mask
+    return _marked(shape[1], rng.integers(shape[1], size=int(_lines_left(shape[1], acceleration, box))))
 
 
 def _gaussian_log_density(length: int, std: float) -> npt.NDArray[np.float64]:
@@ -250,9 +253,8 @@ def _gaussian_log_density(length: int, std: float) -> npt.NDArray[np.float64]:
 
 def _gaussian1d(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     _lines_left(shape[1], acceleration, box)
-    acs = np.zeros(shape[1], bool)
-    acs[box[1]] = True
-    return _weighted_draw(_gaussian_log_density(shape[1], GAUSSIAN_1D_STD), acs, acceleration, rng)
+    density = _gaussian_log_density(shape[1], GAUSSIAN_1D_STD)
+    return _weighted_draw(density, _marked(shape[1], box[1]), acceleration, rng)
 
 
 def _gaussian2d(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
@@ -274,22 +276,17 @@ def _weighted_draw(log_density: npt.NDArray[np.float64], acs: BoolArray, acceler
 def _gaussian1d_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     cols = shape[1]
     draws = rng.normal(cols // 2, GAUSSIAN_1D_STD * cols, int(1.2 * (cols // acceleration)))
-    mask = np.zeros(cols, bool)
-    mask[np.clip(draws.astype(int), 0, cols - 1)] = True
-    return mask
+    return _marked(cols, np.clip(draws.astype(int), 0, cols - 1))
 
 
 def _gaussian2d_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     num_draws = int(shape[0] * shape[1] // acceleration)
     draws = [rng.normal(n // 2, GAUSSIAN_2D_STD * n, num_draws) for n in shape]
-    mask = np.zeros(shape, bool)
-    mask[tuple(np.clip(d.astype(int), 0, n - 1) for d, n in zip(draws, shape, strict=True))] = True
-    return mask
+    return _marked(shape, tuple(np.clip(d.astype(int), 0, n - 1) for d, n in zip(draws, shape, strict=True)))
 
 
 def _acs_mask(shape: Shape, acceleration: float, box: Box) -> BoolArray:
-    acs = np.zeros(shape, bool)
-    acs[box] = True
+    acs = _marked(shape, box)
     if acs.sum() > round(acs.size / acceleration) + 1:
         raise ValueError(
             f"an ACS of {acs.sum()} points is more than {acceleration:g}x leaves of {shape[0]} x {shape[1]} "

@@ -17,10 +17,6 @@ __all__ = [
     "info_values", "read_info",
 ]  # fmt: skip
 
-_OLDER = (
-    "{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it again, or"
-    " import its checkpoint again"
-)
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,10 @@ def read_info(values: Any, where: str) -> PriorInfo:
     Raises ValueError if a key is missing, unknown, or of another type.
     """
     if values is None:
-        raise ValueError(_OLDER.format(where=where))
+        raise ValueError(
+            f"{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it"
+            " again, or import its checkpoint again"
+        )
     _check_complete(PriorInfo, values, where)
     _check_complete(ImageScale, values["scale"], f"{where}: scale")
     process = values["process"]

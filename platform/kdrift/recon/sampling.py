@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import METHODS, Callback, ChainNoise, Measurement
-from kdrift.methods.chains import magnitude
+from kdrift.methods import magnitude
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
 from kdrift.recon.guard import AllDiverged, Guard

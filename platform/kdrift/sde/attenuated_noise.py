@@ -17,9 +17,8 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import Noise
-from kdrift.sde.channels import Network, as_channels, as_complex
 from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
-from kdrift.sde.process import NoiseProcess
+from kdrift.sde.process import Network, NoiseProcess, as_channels, as_complex
 
 if TYPE_CHECKING:
     from kdrift.networks import NetworkConfig

@@ -1,12 +1,13 @@
 """What noise a prior removes: one object draws it, has its loss, and gives the SDE that samplers take back.
 
-Training, priors and samplers ask the process; nothing else compares kinds of noise.
+Training, priors and samplers ask the process; nothing else compares kinds of noise. Networks see the real and the
+imaginary part of an image as two channels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from kdrift.sde.attenuated import AttenuatedSDE
 from kdrift.sde.base import SDE, Noise
-from kdrift.sde.channels import Network, Projection
 from kdrift.sde.noise_config import NoiseConfig
 
 if TYPE_CHECKING:
     from kdrift.networks import NetworkConfig
 
+Network = Callable[[Tensor, Tensor], Tensor]
+"""Called `(images (batch, channel, row, col), second input (batch,))`; returns images of the same shape."""
+Projection = Callable[[Tensor], Tensor]
+"""A linear map of complex images `(*batch, row, col)`."""
 
 @dataclass(frozen=True)
 class NoiseProcess(ABC):
@@ -78,3 +82,18 @@ class NoiseProcess(ABC):
     @abstractmethod
     def misfit(self, config: NoiseConfig, error: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, float]:
         """Return the part of an error of denoising that the loss counts, and the power that the noise has there."""
+
+
+def as_complex(channels: Tensor) -> Tensor:
+    """Return `(batch, 2, row, col)` as complex images `(batch, row, col)`."""
+    return torch.view_as_complex(channels.to(torch.float32).movedim(1, -1).contiguous())
+
+
+def as_channels(images: Tensor) -> Tensor:
+    """Return complex images `(batch, row, col)` as `(batch, 2, row, col)`."""
+    return torch.view_as_real(images).movedim(-1, 1)
+
+
+def project_channels(projection: Projection | None, images: Tensor) -> Tensor:
+    """Apply a projection of complex images to `(batch, channel, row, col)`; without one they stay as they are."""
+    return images if projection is None else as_channels(projection(as_complex(images)))

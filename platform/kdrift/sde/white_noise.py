@@ -11,10 +11,9 @@ from torch import Tensor
 
 from kdrift.runs.seeds import Stream, torch_generator
 from kdrift.sde.base import SDE, Noise
-from kdrift.sde.channels import Network, Projection, project_channels
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import NoiseConfig
-from kdrift.sde.process import NoiseProcess
+from kdrift.sde.process import Network, NoiseProcess, Projection, project_channels
 from kdrift.sde.ve import VESDE
 
 if TYPE_CHECKING:
