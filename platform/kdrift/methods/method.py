@@ -135,10 +135,6 @@ class Method:
         """Whether it is a sampler; a classical method has no prior and makes one image."""
         return self.noise is not None
 
-    def check_maps(self, smaps: Tensor, name: str) -> None:
-        """Raise ValueError for more sets of coil maps `([set,] coil, row, col)` than the method can use."""
-        self.check_map_sets(smaps.shape[:-3].numel(), name)
-
     def check_map_sets(self, sets: int, name: str) -> None:
         """Raise ValueError for more sets of coil maps than the method, called `name` in the error, can use."""
         if sets > self.max_map_sets:

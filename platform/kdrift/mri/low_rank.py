@@ -59,7 +59,22 @@ class LowRankOperator(LinearOperator):
     _gram: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_gram", _image_gram(self.filters, self.shape))
+        """Make Q `(row, col, coil, coil)`: a trigonometric polynomial of the filters' autocorrelation."""
+        filters, (coils, rows, cols) = self.filters, self.shape
+        kernel = filters.shape[-2:]
+        if kernel[0] > (rows + 1) // 2 or kernel[1] > (cols + 1) // 2:
+            raise ValueError(f"filters of {kernel[0]} x {kernel[1]} are too wide for k-space of {rows} x {cols}")
+        flat = filters.flatten(1).to(torch.complex128)
+        products = (flat.mH @ flat).reshape(coils, *kernel, coils, *kernel)
+        lags = products.new_zeros(rows, cols, coils, coils)
+        first = (rows // 2 - kernel[0] + 1, cols // 2 - kernel[1] + 1)
+        for y in range(kernel[0]):
+            for x in range(kernel[1]):
+                # sample k = (y, x) of one filter with all k' of the other: lag k - k' runs backwards
+                block = products[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
+                lags[first[0] + y : first[0] + y + kernel[0], first[1] + x : first[1] + x + kernel[1]] += block
+        gram = ifft2c(lags, (0, 1)).mul_(math.sqrt(rows * cols) / (kernel[0] * kernel[1])).to(filters.dtype)
+        object.__setattr__(self, "_gram", gram)
 
     @property
     def ishape(self) -> Shape:
@@ -110,21 +125,3 @@ def low_rank_operator(kspace: Tensor, mask: Tensor, *, kernel_size: int, thresho
     """The operator of undersampled k-space `(coil, row, col)` from its ACS; see `annihilation_filters`."""
     filters = annihilation_filters(kspace, calibration_box(mask), kernel_size=kernel_size, threshold=threshold)
     return LowRankOperator(filters, tuple(kspace.shape))
-
-
-def _image_gram(filters: Tensor, shape: Shape) -> Tensor:
-    """Q `(row, col, coil, coil)`: a trigonometric polynomial of the filters' autocorrelation."""
-    coils, rows, cols = shape
-    kernel = filters.shape[-2:]
-    if kernel[0] > (rows + 1) // 2 or kernel[1] > (cols + 1) // 2:
-        raise ValueError(f"filters of {kernel[0]} x {kernel[1]} are too wide for k-space of {rows} x {cols}")
-    flat = filters.flatten(1).to(torch.complex128)
-    products = (flat.mH @ flat).reshape(coils, *kernel, coils, *kernel)
-    lags = products.new_zeros(rows, cols, coils, coils)
-    first = (rows // 2 - kernel[0] + 1, cols // 2 - kernel[1] + 1)
-    for y in range(kernel[0]):
-        for x in range(kernel[1]):
-            # sample k = (y, x) of one filter with all k' of the other: lag k - k' runs backwards
-            block = products[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
-            lags[first[0] + y : first[0] + y + kernel[0], first[1] + x : first[1] + x + kernel[1]] += block
-    return ifft2c(lags, (0, 1)).mul_(math.sqrt(rows * cols) / (kernel[0] * kernel[1])).to(filters.dtype)

@@ -49,7 +49,7 @@ class Prior:
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
             project=self.info.process.projection(),
-            scale=self.image_scale,
+            scale=self.info.scale.value,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
             fast=fast,
@@ -63,11 +63,6 @@ class Prior:
     def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
         return self.info.process.sde(rows, cols, next(self.network.parameters()).device)
-
-    @property
-    def image_scale(self) -> float:
-        """What the rule of its scale gives of the network's images, where the normalised image has 1."""
-        return self.info.scale.value
 
     @property
     def sigma_range(self) -> tuple[float, float]:

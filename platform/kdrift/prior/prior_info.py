@@ -18,7 +18,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-
 @dataclass(frozen=True)
 class CardText:
     """What only the one who trains knows; it stands in the model card as it is written here."""

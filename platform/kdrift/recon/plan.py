@@ -137,11 +137,12 @@ class ResolvedPlan:
         maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
         scale = self.prior.scale if self.prior else None
         data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps, scale=scale)
-        self.method.check_maps(data.smaps, self.plan.method)
+        sets = data.smaps.shape[:-3].numel()
+        self.method.check_map_sets(sets, self.plan.method)
         if self.plan.start is None:
             return data
         start = METHODS[self.plan.start]
-        start.check_maps(data.smaps, self.plan.start)
+        start.check_map_sets(sets, self.plan.start)
         image = start.function(data.measurement(), options=start.preset(None)[1])
         return dataclasses.replace(data, start=data.scale * image)
 

@@ -17,7 +17,7 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import Noise
-from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
+from kdrift.sde.noise_config import NoiseConfig
 from kdrift.sde.process import Network, NoiseProcess, as_channels, as_complex
 
 if TYPE_CHECKING:
@@ -75,13 +75,15 @@ class AttenuatedNoise(NoiseProcess):
         """
         how = config.attenuated
         rows, cols = shape[-2:]
-        count, coils = len(indices), how.num_coils
+        count, coils, last = len(indices), how.num_coils, how.num_times - 1
         sigma, b = torch.empty(count), torch.empty(count)
         smaps = torch.empty(count, coils, rows, cols, dtype=torch.complex64)
         noise = torch.empty(count, 1 if how.coil_noise else coils, rows, cols, 2)
         for position, index in enumerate(map(int, indices)):
             rng = numpy_rng("attenuation", seed, index)
-            time = _time(how, seed, index)
+            pair, mirrored = divmod(index, 2) if how.antithetic else (index, 0)
+            step = int(numpy_rng("attenuation time", seed, pair).integers(how.num_times))
+            time = torch.tensor((last - step if mirrored else step) / last)
             top = float(rng.choice(how.sigma_last or (self.sigma_max,)))
             sde = AttenuatedSDE(self.sigma_min, top, self.b_min, self.b_max)
             sigma[position], b[position] = sde.sigma(time), sde.b(time)
@@ -124,10 +126,3 @@ class AttenuatedNoise(NoiseProcess):
         if not config.attenuated.loss_under_attenuation:
             return error, sigma**2
         return self.blur(error, sigma), sigma**2 * float((self.blur(noise, sigma) ** 2).mean())
-
-
-def _time(config: AttenuationConfig, seed: int, index: int) -> Tensor:
-    pair, mirrored = divmod(index, 2) if config.antithetic else (index, 0)
-    last = config.num_times - 1
-    step = int(numpy_rng("attenuation time", seed, pair).integers(config.num_times))
-    return torch.tensor((last - step if mirrored else step) / last)

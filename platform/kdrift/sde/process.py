@@ -26,6 +26,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 Projection = Callable[[Tensor], Tensor]
 """A linear map of complex images `(*batch, row, col)`."""
 
+
 @dataclass(frozen=True)
 class NoiseProcess(ABC):
     """Noise of one kind at levels sigma_min to sigma_max; a new kind is a file and a line in `kdrift.sde.PROCESSES`.

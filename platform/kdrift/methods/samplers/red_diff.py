@@ -120,10 +120,10 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
     alphas = accumulate((math.sqrt(1 - options.beta_min - i * slope) for i in range(top)), lambda a, b: a * b)
     schedule = [(t, alpha, math.sqrt(1 - alpha**2)) for t, alpha in enumerate(alphas, 1)]
     if options.level == "label":
-        levels = [
-            DDPMLevel(alpha, sigma, min(max(_label_sigma(t), sde.sigma_min), sde.sigma_max))
-            for t, alpha, sigma in schedule[1:]
-        ]
+        levels = []
+        for t, alpha, sigma in schedule[1:]:
+            asked = ncsnv2_sigma(max(_LAST_LABEL + 2 - t, 0))
+            levels.append(DDPMLevel(alpha, sigma, min(max(asked, sde.sigma_min), sde.sigma_max)))
     else:
         known = [(a, s) for _, a, s in schedule if sde.sigma_min <= s / a <= sde.sigma_max]
         levels = [DDPMLevel(alpha, sigma, sigma / alpha) for alpha, sigma in known]
@@ -135,10 +135,6 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
         )
     spacing = (len(levels) - 1) / (options.num_steps - 1)
     return [levels[-1 - round(i * spacing)] for i in range(options.num_steps)]
-
-
-def _label_sigma(t: int) -> float:
-    return ncsnv2_sigma(min(max(_LAST_LABEL + 2 - t, 0), _LAST_LABEL))
 
 
 _RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")

@@ -96,6 +96,7 @@ def score_mri_hybrid(
     callback: Callback | None = None,
 ) -> Tensor:  # fmt: skip
     """Algorithm 5: as Algorithm 4, and every m steps a SENSE step of weight lambda couples the coils (Eq. 16)."""
+    smaps, sense = measurement.smaps, measurement.sense
     falls_over = options.lambda_steps or options.num_steps
 
     def couple(x: Tensor, index: int) -> Tensor:
@@ -104,7 +105,12 @@ def score_mri_hybrid(
             return x  # the paper counts down to 0, the released code up from 0
         fraction = min(done / max(falls_over - 1, 1), 1.0)
         weight = options.lambda_start + (options.lambda_stop - options.lambda_start) * fraction
-        return _couple(x, measurement, weight, options.coupling)
+        if options.coupling == "broadcast":
+            residual = measurement.A.adjoint(measurement.kspace - measurement.A.forward(smaps * x))
+            return x + weight * combine(residual, smaps)[..., None, :, :]
+        image = combine(x, smaps)
+        image = image + weight * (sense.adjoint(measurement.kspace) - sense.normal(image))
+        return smaps * image[..., None, :, :]
 
     known, scheme, x = _prepare(sde, measurement, rng, options)
     return run_scheme(score, known, replace(scheme, after_step=couple), x, rng=rng, callback=callback)
@@ -124,16 +130,6 @@ def _prepare(
     first = torch.tensor(steps[0].start, dtype=torch.float64)
     x = known.std(first) * rng(*measurement.mask.shape)
     return known, scheme, x if measurement.start is None else measurement.start + x  # Algorithm 6, line 1
-
-
-def _couple(x: Tensor, measurement: Measurement, weight: float, coupling: str) -> Tensor:
-    smaps, sense = measurement.smaps, measurement.sense
-    if coupling == "combine":
-        image = combine(x, smaps)
-        image = image + weight * (sense.adjoint(measurement.kspace) - sense.normal(image))
-        return smaps * image[..., None, :, :]
-    residual = measurement.A.adjoint(measurement.kspace - measurement.A.forward(smaps * x))
-    return x + weight * combine(residual, smaps)[..., None, :, :]
 
 
 _HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's
