@@ -15,7 +15,7 @@ from kdrift.methods.measurement import (
     magnitude,
     ratio,
 )
-from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions, steps_left
+from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions
 
 _FILES = (
     "samplers.annealed",
@@ -41,5 +41,5 @@ METHODS: dict[str, Method] = {
 
 __all__ = [
     "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
-    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio", "steps_left",
+    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio",
 ]  # fmt: skip

@@ -53,12 +53,11 @@ class StartOptions(Options):
         """Network evaluations of one chain: one a step."""
         return self.steps_done
 
-
-def steps_left(options: StartOptions, measurement: Measurement) -> int:
-    """Return how many steps are to do. Raises ValueError for t_0 below 1 without a start."""
-    if options.start_time < 1 and measurement.start is None:
-        raise ValueError(f"start_time {options.start_time} leaves out steps and needs a start, got none")
-    return options.steps_done
+    def steps_left(self, measurement: Measurement) -> int:
+        """Return how many steps are to do. Raises ValueError for t_0 below 1 without a start."""
+        if self.start_time < 1 and measurement.start is None:
+            raise ValueError(f"start_time {self.start_time} leaves out steps and needs a start, got none")
+        return self.steps_done
 
 
 class Sampler(Protocol):
@@ -115,7 +114,8 @@ class Method:
         _check_signature(self.function, Classical if self.noise is None else Sampler, name)
         kinds = {type(preset) for preset in self.presets.values()}
         if len(kinds) != 1 or not all(dataclasses.is_dataclass(k) and issubclass(k, Options) for k in kinds):
-            raise TypeError(f"{name}: presets must be of one dataclass of Options, got {_names(kinds)}")
+            names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+            raise TypeError(f"{name}: presets must be of one dataclass of Options, got {names}")
         for preset, options in self.presets.items():
             if (options.evaluations > 0) != (self.noise is not None):
                 wanted = "0: it has no prior" if self.noise is None else "above 0"
@@ -170,7 +170,3 @@ def _check_signature(function: Callable[..., Tensor], protocol: type, name: str)
         expected = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in wanted)
         got = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in found)
         raise TypeError(f"{name} must be called as {name}({expected}), got {name}({got})")
-
-
-def _names(kinds: set[type]) -> str:
-    return ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"

@@ -134,18 +134,10 @@ def normalise_maps(smaps: Tensor) -> Tensor:
 def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) -> tuple[Tensor, Tensor]:
     """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all slices together).
 
-    Returns k-space (*batch, num_coils, row, col) and the matrix (num_coils, coil) that made it. The rows of the matrix
-    are orthonormal, so that white noise stays white with the same sigma. Raises ValueError for more virtual coils than
-    coils, or an empty ACS.
-
-    Parameters
-    ----------
-    kspace
-        (*batch, coil, row, col), prewhitened where the coils' noise is correlated.
-    num_coils
-        Virtual coils to keep.
-    acs
-        Fully sampled box (row slice, col slice); None: see `calibration_box`.
+    kspace is (*batch, coil, row, col), prewhitened where the coils' noise is correlated; acs is a fully sampled box
+    (row slice, col slice), None: see `calibration_box`. Returns k-space (*batch, num_coils, row, col) and the matrix
+    (num_coils, coil) that made it, whose rows are orthonormal, so that white noise stays white with the same sigma.
+    Raises ValueError for more virtual coils than coils, or an empty ACS.
     """
     coils = kspace.shape[-3]
     if not 1 <= num_coils <= coils:

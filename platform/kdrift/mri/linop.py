@@ -70,14 +70,9 @@ class LinearOperator(ABC):
     ) -> Tensor:
         """Return `(A^H A + lam)^-1 b` by conjugate gradients, or in closed form where an operator has one.
 
-        Parameters
-        ----------
-        b
-            Right-hand side `(*batch, *ishape)`.
-        lam
-            Non-negative number, or a real tensor that broadcasts to the batch axes (one value a chain).
-        x0, max_iter, tol
-            Start and end of the conjugate gradients, see `kdrift.mri.cg`; a closed form is exact without them.
+        `b` is `(*batch, *ishape)`, `lam` a non-negative number, or a real tensor that broadcasts to the batch axes (one
+        value a chain). `x0`, `max_iter` and `tol` are start and end of the conjugate gradients, see `kdrift.mri.cg`; a
+        closed form is exact without them.
         """
         self._check("solve_normal", self.ishape, b)
         num_axes = len(self.ishape)
@@ -99,7 +94,9 @@ class LinearOperator(ABC):
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         """`self @ other`: apply `other` first. Raises ValueError where the shapes do not meet."""
-        return Composition((*_factors(self), *_factors(other)))
+        # only a plain composition is opened up: a subclass has a fast path of its own to keep
+        left, right = (each.factors if type(each) is Composition else (each,) for each in (self, other))
+        return Composition((*left, *right))
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,11 +298,6 @@ def _expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     ):
         raise ValueError(f"lam has shape {tuple(lam.shape)}, which does not broadcast to the batch {tuple(batch)}")
     return lam.to(b.device, b.real.dtype).reshape((*lam.shape, *(1,) * num_axes))
-
-
-def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
-    # only a plain composition is opened up: a subclass has a fast path of its own to keep
-    return operator.factors if type(operator) is Composition else (operator,)
 
 
 def _name(operator: LinearOperator) -> str:

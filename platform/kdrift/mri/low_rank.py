@@ -22,16 +22,10 @@ from kdrift.mri.masks import Box
 def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, threshold: float = 0.05) -> Tensor:
     """Filters N that annihilate the ACS, complex `(filter, coil, kernel row, kernel col)`, of norm 1.
 
-    Raises ValueError if there is no fully sampled centre.
-
-    Parameters
-    ----------
-    kspace
-        Complex `(coil, row, col)`; only `box` (row slice, col slice), fully sampled, is read.
-    kernel_size
-        Size of the filters along each axis; at most 2/5 of the ACS and half of k-space.
-    threshold
-        Singular vectors of the calibration matrix below this fraction of the largest singular value are null space.
+    Of k-space `(coil, row, col)` only `box` (row slice, col slice), fully sampled, is read. Filters have `kernel_size`
+    samples along each axis, at most 2/5 of the ACS and half of k-space. Singular vectors of the calibration matrix
+    below the fraction `threshold` of the largest singular value are null space. Raises ValueError if there is no fully
+    sampled centre.
     """
     calibration = kspace[:, box[0], box[1]]
     if calibration.numel() == 0:

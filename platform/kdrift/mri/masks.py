@@ -91,15 +91,12 @@ def make_mask(
     minus ACS lines; gaussian1d: 1.2 N/R lines, std 15/128 of the width; gaussian2d: N^2/R points, variance
     1.5/128 of the squared width, no ACS unless asked for).
 
+    `acs_fraction` or `acs_lines` is the size of the fully sampled centre, as a fraction of each undersampled axis or in
+    lines. Without both: 8 % for R <= 6, else 4 % (Jalal et al. 2021). For two-dimensional kinds the box has that size
+    in both axes. For `center` the box is the mask: where one of them is given it replaces R.
+
     Raises ValueError for an unknown kind, R < 1, an ACS wider than k-space, or an ACS that alone exceeds the samples R
     allows.
-
-    Parameters
-    ----------
-    acs_fraction, acs_lines
-        Size of the fully sampled centre, as a fraction of each undersampled axis or in lines; exclusive.
-        Without both: 8 % for R <= 6, else 4 % (Jalal et al. 2021). For two-dimensional kinds the box has that
-        size in both axes. For `center` the box is the mask: where one of them is given it replaces R.
     """
     if kind not in KINDS:
         raise ValueError(f"mask kind is one of {', '.join(KINDS)}, not {kind!r}")

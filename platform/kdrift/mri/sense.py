@@ -25,17 +25,11 @@ _ACCELERATOR_CHUNK = 2**26
 def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
     """`A = M F S`, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
 
-    k-space is `(*batch, coil, row, col)`, zero where it is not sampled. `normal` is fused; `solve_normal` is closed for
-    one coil with `|S| = 1` and for full sampling with one map set. Raises ValueError where the shapes do not fit each
-    other or the mask is not boolean.
-
-    Parameters
-    ----------
-    smaps
-        Coil sensitivity maps `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets
-        `(set, coil, row, col)`, for images `(*batch, set, row, col)`.
-    mask
-        Boolean, `(row, col)` or `(col,)`, true where k-space is sampled.
+    `smaps` are `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets `(set, coil, row, col)`, for
+    images `(*batch, set, row, col)`. `mask` is boolean, `(row, col)` or `(col,)`, true where k-space is sampled, which is
+    `(*batch, coil, row, col)` and zero elsewhere. `normal` is fused; `solve_normal` is closed for one coil with
+    `|S| = 1` and for full sampling with one map set. Raises ValueError where the shapes do not fit each other or the
+    mask is not boolean.
     """
     sensitivities = Sensitivities(smaps)
     shape = sensitivities.oshape

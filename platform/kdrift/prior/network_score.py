@@ -74,20 +74,16 @@ class NetworkScore:
             scaled = factor * x if self.project is None else x + (factor - 1) * self.project(x)
             return factor * self._evaluate(scaled, alpha * level)
         if self.conditioning == "level":
-            level = self._nearest_level(sigma)
-            ratio = self.network.get_buffer("sigmas")[level].to(x.device) / sigma
+            table = self.network.get_buffer("sigmas")
+            asked = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
+            level = (asked[..., None] - table.double().log()).abs().argmin(dim=-1)
+            ratio = table[level].to(x.device) / sigma
             return per_image(ratio, x) ** 2 * self._evaluate(x, level)
         output = self._evaluate(x, sigma)
         if self.returns == "score":
             return output
         residual = output - x if self.returns == "image" else output
         return residual / per_image(sigma, x) ** 2
-
-    def _nearest_level(self, sigma: float | Tensor) -> Tensor:
-        table = self.network.get_buffer("sigmas").double().log()
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
-        distance: Tensor = (level[..., None] - table).abs()
-        return distance.argmin(dim=-1)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if not x.is_complex() and self.channels == 2:

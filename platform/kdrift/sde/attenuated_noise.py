@@ -68,10 +68,8 @@ class AttenuatedNoise(NoiseProcess):
     ) -> tuple[Tensor, ...]:
         """Draw levels, noise and coils for each image `shape` (2, row, col), a pure function of (seed, image index).
 
-        Returns
-        -------
-        sigma (batch,), unit noise complex (batch, 1 | coil, row, col), b (batch,), coil maps (batch, coil, row, col),
-        whose root sum of squares is the item's gain.
+        Returns sigma `(batch,)`, unit noise complex `(batch, 1 | coil, row, col)`, b `(batch,)`, and coil maps `(batch,
+        coil, row, col)`, whose root sum of squares is the item's gain.
         """
         how = config.attenuated
         rows, cols = shape[-2:]

@@ -106,9 +106,7 @@ def draw_white(
     `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and sigma(t) of the
     configured SDE, std / alpha; for VE sigma_min (sigma_max / sigma_min)^t (Score-MRI, Eq. 7).
 
-    Returns
-    -------
-    sigma (batch,) and noise (batch, *shape), float32 on the CPU.
+    Returns sigma `(batch,)` and noise `(batch, *shape)`, float32 on the CPU.
     """
     levels = torch.empty(len(indices))
     noise = torch.empty(len(indices), *shape)

@@ -173,12 +173,8 @@ def fit(
     `validation` are `(image, channel, row, col)` images that training never sees, or None.
     `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
 
-    Raises
-    ------
-    ValueError
-        If the batch does not divide among the workers.
-    NonFiniteLossError
-        Before the optimiser steps; nothing has been reported or written for the step.
+    Raises ValueError if the batch does not divide among the workers, and NonFiniteLossError before the optimiser steps:
+    nothing has been reported or written for the step.
     """
     if config.batch_size % world_size:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")

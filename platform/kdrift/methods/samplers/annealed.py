@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions, steps_left
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.mri.linop import LinearOperator
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
@@ -79,7 +79,7 @@ def annealed(
     """
     operator, data = measurement.A, measurement.data
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-steps_left(options, measurement) :], 0.0]
+    levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-options.steps_left(measurement) :], 0.0]
     x = measurement.first + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):

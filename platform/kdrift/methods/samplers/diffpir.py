@@ -64,11 +64,10 @@ def diffpir(
     return x
 
 
-_RELEASED_DIFFPIR = DiffPIROptions(num_steps=20, zeta=1.0)  # of the published configuration for missing pixels
-
 METHODS = {
     "diffpir": Method(
-        diffpir, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR},
+        # the published configuration is that for missing pixels
+        diffpir, {"paper": DiffPIROptions(), "released": DiffPIROptions(num_steps=20, zeta=1.0)},
         "DiffPIR: a proximal data step on the denoised image, weighed by the noise levels of data and image",
     ),
 }  # fmt: skip

@@ -70,11 +70,9 @@ def guidance(
     return denoised.detach(), gradient
 
 
-_RELEASED_DPS = DPSOptions(zeta=0.5)  # of the published configuration for missing pixels
-
 METHODS = {
     "dps": Method(
-        dps, {"paper": DPSOptions(), "released": _RELEASED_DPS},
+        dps, {"paper": DPSOptions(), "released": DPSOptions(zeta=0.5)},  # the published one for missing pixels
         "DPS: ancestral steps guided by the gradient of the data misfit through the network",
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions, chain_norm, ratio, steps_left
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions, chain_norm, ratio
 from kdrift.methods.samplers.predictor_corrector import (
     Corrector,
     Guide,
@@ -127,7 +127,7 @@ def guided_pc(
 
 def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
     released = options.discretisation == "released"
-    steps = time_steps(*times, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    steps = time_steps(*times, options.num_steps, released=released)[-options.steps_left(measurement) :]
     return Scheme(
         steps,
         predictor=options.predictor,

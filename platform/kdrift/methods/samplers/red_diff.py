@@ -137,11 +137,10 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
     return [levels[-1 - round(i * spacing)] for i in range(options.num_steps)]
 
 
-_RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")
-
 METHODS = {
     "red_diff": Method(
-        red_diff, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF},
+        red_diff,
+        {"paper": REDDiffOptions(), "released": REDDiffOptions(num_steps=999, losses="means", level="label")},
         "RED-diff: a variational image found by Adam; chains differ little, their spread is no posterior",
     ),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods import COILS, COUPLED_COILS, Callback, ChainNoise, Measurement, Method, StartOptions, steps_left
+from kdrift.methods import COILS, COUPLED_COILS, Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.methods.samplers.predictor_corrector import Scheme, evaluations_a_step, run_scheme, time_steps
 from kdrift.mri.coils import combine
 from kdrift.sde import VESDE
@@ -122,7 +122,7 @@ def _prepare(
     """Return the SDE over the levels that the prior knows, the scheme of Algorithm 3, and the first x."""
     released = options.discretisation == "released"
     known = VESDE(max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max))
-    steps = time_steps(0.0, 1.0, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    steps = time_steps(0.0, 1.0, options.num_steps, released=released)[-options.steps_left(measurement) :]
     scheme = Scheme(
         steps, corrector="langevin_parts", snr=options.snr, num_corrector_steps=options.num_corrector_steps,
         corrector_first=options.corrector_first, final_mean=released, project=measurement.consistent,
