@@ -26,8 +26,8 @@ def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
     """`A = M F S`, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
 
     `smaps` are `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets `(set, coil, row, col)`, for
-    images `(*batch, set, row, col)`. `mask` is boolean, `(row, col)` or `(col,)`, true where k-space is sampled, which is
-    `(*batch, coil, row, col)` and zero elsewhere. `normal` is fused; `solve_normal` is closed for one coil with
+    images `(*batch, set, row, col)`. `mask` is boolean, `(row, col)` or `(col,)`, true where k-space is sampled;
+    k-space `(*batch, coil, row, col)` is zero elsewhere. `normal` is fused; `solve_normal` is closed for one coil with
     `|S| = 1` and for full sampling with one map set. Raises ValueError where the shapes do not fit each other or the
     mask is not boolean.
     """
