@@ -264,10 +264,8 @@ def _weighted_draw(log_density: npt.NDArray[np.float64], acs: BoolArray, acceler
     """The ACS and draws without replacement up to N/R samples (Gumbel top-k: keys log p + Gumbel noise)."""
     keys = log_density - np.log(-np.log(rng.random(log_density.shape)))
     keys[acs] = np.inf
-    mask = np.zeros(log_density.shape, bool)
     num_kept = max(round(acs.size / acceleration), int(acs.sum()))
-    mask.flat[np.argsort(-keys, axis=None, kind="stable")[:num_kept]] = True
-    return mask
+    return _marked(acs.size, np.argsort(-keys, axis=None, kind="stable")[:num_kept]).reshape(acs.shape)
 
 
 def _gaussian1d_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
@@ -297,15 +295,11 @@ def _poisson(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray
     return poisson_disc(acs, max(round(acs.size / acceleration), int(acs.sum())), rng)
 
 
-def _center(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
-    return np.zeros(shape, bool)
-
-
 KINDS: dict[str, MaskKind] = {
     "equispaced": MaskKind(1, "lines at one spacing from a seeded offset", _equispaced, _equispaced_released),
     "random": MaskKind(1, "each line by a coin", _random, _random_released),
     "gaussian1d": MaskKind(1, "lines drawn from a Gaussian density", _gaussian1d, _gaussian1d_released),
     "gaussian2d": MaskKind(2, "points drawn from a Gaussian density", _gaussian2d, _gaussian2d_released),
     "poisson": MaskKind(2, "variable-density Poisson disc", _poisson),
-    "center": MaskKind(2, "the k-space centre only", _center),
+    "center": MaskKind(2, "the k-space centre only", lambda shape, *_: np.zeros(shape, bool)),
 }

@@ -38,8 +38,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint of a folder, or None."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None
+    return max(list_checkpoints(folder), default=None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
