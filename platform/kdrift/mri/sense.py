@@ -128,14 +128,9 @@ def _fused_normal(x: Tensor, smaps: Tensor, pattern: Tensor, axes: tuple[int, ..
     `sum_c conj(S_c) F^-1 M F S_c x = conj(sum_c S_c F conj(M F S_c x))` needs no conjugated copy of the
     maps, and the scale is paid once on the image.
     """
-    num_coils, rows, cols = smaps.shape[1:]
-    on_cpu = x.device.type == "cpu"
-    limit = _CPU_CHUNK if on_cpu else _ACCELERATOR_CHUNK
-    coil_step = max(1, min(num_coils, limit // (rows * cols)))
-    # One chain at a time on a CPU: rounding then cannot depend on the batch, and nothing is lost
-    chain_step = 1 if on_cpu else max(1, limit // (coil_step * rows * cols))
+    coil_step, chain_step = _steps(smaps.shape, x.device.type)
     out = torch.zeros_like(x)
-    for coil in range(0, num_coils, coil_step):
+    for coil in range(0, smaps.shape[1], coil_step):
         maps = smaps[:, coil : coil + coil_step]
         for chain in range(0, len(x), chain_step):
             chains = x[chain : chain + chain_step]
@@ -152,6 +147,15 @@ def _fused_normal(x: Tensor, smaps: Tensor, pattern: Tensor, axes: tuple[int, ..
     for axis in axes:
         scale /= x.shape[axis]
     return out.conj_physical_().mul_(scale)
+
+
+def _steps(shape: torch.Size, device: str) -> tuple[int, int]:
+    """How many coils, and how many chains, to take at a time."""
+    num_coils, rows, cols = shape[1:]
+    limit = _CPU_CHUNK if device == "cpu" else _ACCELERATOR_CHUNK
+    coil_step = max(1, min(num_coils, limit // (rows * cols)))
+    # One chain at a time on a CPU: rounding then cannot depend on the batch, and nothing is lost
+    return coil_step, 1 if device == "cpu" else max(1, limit // (coil_step * rows * cols))
 
 
 def _sampling(operator: Composition) -> Sampling:
