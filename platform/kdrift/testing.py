@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from kdrift.methods import ChainNoise, Chains, Measurement, Method, Options
 from kdrift.mri.linop import LinearOperator, Shape
 from kdrift.mri.sense import sense_operator
 from kdrift.runs.seeds import torch_generator
-from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
+from kdrift.sde import NoiseConfig
 from kdrift.sde.score import ScoreModel
 
 
@@ -80,8 +81,7 @@ def dense_matrix(
     return operator.forward(basis).reshape(num_inputs, -1).T
 
 
-def _gradient(function: object, at: Tensor, cotangent: Tensor) -> Tensor:
-    assert callable(function)
+def _gradient(function: Callable[[Tensor], Tensor], at: Tensor, cotangent: Tensor) -> Tensor:
     at = at.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(function(at), at, cotangent)
     return gradient
@@ -134,7 +134,7 @@ def check_sampler(
 
     It keeps its shapes, with each number of map sets that it takes; four chains give what they give one by one; it
     calls the network as often as `options.evaluations` says; its progress counts the steps; images are finite where
-    the score is zero.
+    the score is zero. Raises AssertionError with the figure that is off.
 
     Parameters
     ----------
@@ -147,11 +147,6 @@ def check_sampler(
         standard errors of `num_chains` chains; `options` must hold the deviation TAU of these images.
     stops_early
         Chains may end before all evaluations are made.
-
-    Raises
-    ------
-    AssertionError
-        With the figure that is off.
     """
     chosen = options or method.preset(None)[1]
     if options is None and hasattr(chosen, "num_steps"):
@@ -195,13 +190,9 @@ class _Run:
             self.calls += 1
             return self._score(x, sigma)
 
-        rows, cols = self._problem.mask.shape
-        noise = self._method.noise
-        sde: object = VESDE(0.01, 20.0)
-        if noise == "high_frequency":
-            sde = HighFrequencySDE(VESDE(0.01, 20.0), LowFrequencies().mask(rows, cols))
-        elif noise == "attenuated":
-            sde = AttenuatedSDE()
+        highest = 1.0 if self._method.noise == "attenuated" else 20.0
+        process = NoiseConfig(self._method.noise or "white", sigma_min=0.01, sigma_max=highest).process
+        sde = process.sde(*self._problem.mask.shape)
         parts = [range(count) for count in self._problem.A.ishape[:-2]]
         rng = ChainNoise(5, 2, block, *parts, dtype=torch.complex128)
         return self._method.function(

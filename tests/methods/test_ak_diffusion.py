@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused() -> None:
     rng = ChainNoise(0, 0, range(1), 2, dtype=torch.complex128)
     for name in ("ak_diffusion", "heat_diffusion"):
         with pytest.raises(ValueError, match=f"{name} takes one set of coil maps, got 2"):
-            METHODS[name].check_maps(torch.stack([problem.smaps, problem.smaps]), name)
+            METHODS[name].check_map_sets(2, name)
     outside = replace(problem, mask=torch.arange(SIZE).expand(SIZE, SIZE) == 0)
     with pytest.raises(ValueError, match="fully sampled centre"):
         ak_diffusion(gaussian_score, SDE, outside, rng=rng, options=AKDiffusionOptions())

@@ -154,8 +154,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"mask is \(36,\), kspace images are"):
         classical("l1_wavelet", kspace, mask[0], smaps)
     with pytest.raises(ValueError, match="tv takes one set of coil maps, got 2"):
-        METHODS["tv"].check_maps(torch.stack([smaps, smaps]), "tv")
-    METHODS["cg_sense"].check_maps(torch.stack([smaps, smaps]), "cg_sense")
+        METHODS["tv"].check_map_sets(2, "tv")
+    METHODS["cg_sense"].check_map_sets(2, "cg_sense")
     for settings in ({"weight": -1.0}, {"weight": float("nan")}, {"weight": float("inf")}, {"max_iter": 0}):
         with pytest.raises(ValueError, match="expected a finite weight >= 0 and max_iter >= 1"):
             METHODS["tv"].options(**settings)

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Measurement, Options
+from kdrift.methods import METHODS, ChainNoise, Measurement, Options, StartOptions
 from kdrift.methods.samplers.daps import DAPSOptions
 from kdrift.methods.samplers.hfs_sde import GuidedPCOptions, HFSOptions
-from kdrift.methods.start import StartOptions
 from kdrift.mri.sense import sense_operator
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct

@@ -213,7 +213,7 @@ def test_bundles_hold_the_chosen_architecture_alone(tmp_path: Path) -> None:
     assert "ddpm" not in (folder / "config.yaml").read_text()
     prior = load_prior(folder)
     assert prior.network_config == config
-    assert (prior.sigma_range, prior.image_scale) == ((0.005, 10.0), 2.0)
+    assert (prior.sigma_range, prior.info.scale.value) == ((0.005, 10.0), 2.0)
     x = torch.randn(1, 2, 16, 16)
     torch.testing.assert_close(prior.network(x, torch.tensor([3])), network.eval()(x, torch.tensor([3])))
     image = torch.randn(1, 13, 16, dtype=torch.complex64)

@@ -38,17 +38,17 @@ from kdrift.prior.prior_info import (
     read_info,
 )
 from kdrift.runs.files import file_sha256
-from kdrift.sde import AnyNoise, AttenuatedNoise, HighFrequencyNoise, LowFrequencies, WhiteNoise
+from kdrift.sde import AttenuatedNoise, HighFrequencyNoise, LowFrequencies, NoiseProcess, WhiteNoise
 
 NETWORK = NetworkConfig(NCSNppConfig(image_size=16, nf=8, ch_mult=(1,), num_res_blocks=1, attn_resolutions=()))
-NOISES: list[AnyNoise] = [
+NOISES: list[NoiseProcess] = [
     WhiteNoise(0.01, 5.0),
     HighFrequencyNoise(0.02, 6.0, LowFrequencies("columns", 0.25)),
     AttenuatedNoise(0.01, 1.0, 0.5, 20.0),
 ]
 
 
-def full_info(process: AnyNoise) -> PriorInfo:
+def full_info(process: NoiseProcess) -> PriorInfo:
     return PriorInfo(
         process,
         ImageScale("quantile", 0.9, 3.5),
@@ -73,7 +73,7 @@ def full_info(process: AnyNoise) -> PriorInfo:
 
 
 @pytest.mark.parametrize("process", NOISES, ids=lambda process: process.kind)
-def test_a_bundle_says_what_was_written(tmp_path: Path, process: AnyNoise) -> None:
+def test_a_bundle_says_what_was_written(tmp_path: Path, process: NoiseProcess) -> None:
     info = full_info(process)
     folder = save_prior(tmp_path / "p", build_network(NETWORK), NETWORK, info)
     assert load_prior(folder).info == read_config(folder)[1] == info

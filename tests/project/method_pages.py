@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kdrift.methods import METHODS, Method
-from kdrift.methods.chains import COUPLED_COILS
+from kdrift.methods import COUPLED_COILS, METHODS, Method
 from kdrift.recon.plan import default_prior
 from kdrift.runs.field_docs import field_docs
 

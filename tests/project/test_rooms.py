@@ -23,7 +23,6 @@ MOST_LINES = 320
 LONG_SIGNATURES = {
     "platform/kdrift/methods/samplers/smrd.py: tuned_step",
     "platform/kdrift/mri/coils.py: espirit_maps",
-    "platform/kdrift/prior/network_score.py: __init__",
     "platform/kdrift/recon/front_door.py: reconstruct",
     "platform/kdrift/recon/panel.py: panel_figure",
     "platform/kdrift/recon/reconstruct.py: reconstruct",

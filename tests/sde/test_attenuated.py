@@ -23,11 +23,10 @@ from kdrift.prior.bundle import load_prior, save_prior
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import parse, to_dict
 from kdrift.sde import VESDE, AttenuatedSDE, AttenuationConfig, NoiseConfig, gaussian_window
-from kdrift.sde.channels import Network
+from kdrift.sde.process import Network
 from kdrift.sde.score import denoise
 from kdrift.testing import check_operator
-from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import draw_batch, noise_left
+from kdrift.training.loop import Hooks, fit, new_state, noise_left, validate
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images
@@ -49,15 +48,14 @@ def _time(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("noisy_start", [True, False])
 @pytest.mark.parametrize("end", [0.4, 1.0])
-def test_kernel_matches_the_simulated_forward_process(noisy_start: bool, end: float) -> None:
+def test_kernel_matches_the_simulated_forward_process(end: float) -> None:
     torch.manual_seed(0)
-    sde = AttenuatedSDE(0.1, 2.0, 0.5, 6.0, _maps(COILS, ROWS, COLS), noisy_start)
+    sde = AttenuatedSDE(0.1, 2.0, 0.5, 6.0, _maps(COILS, ROWS, COLS))
     chains, steps = 1000, 200
     z0 = _complex(COILS, ROWS, COLS)
     z = sde.perturb(z0, _time(0.0), _complex(chains, COILS, ROWS, COLS))
-    assert (z.std() > 0) if noisy_start else torch.equal(z, z[:1].expand_as(z))
+    assert z.std() > 0
     for i in range(steps):
         t = _time((i + 0.5) * end / steps)
         wiener = sde.project(_complex(*z.shape)) * (end / steps) ** 0.5
@@ -215,12 +213,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("coil_noise", [True, False])
 def test_drawn_batches_do_not_depend_on_the_split(images: Path, coil_noise: bool) -> None:
     config = ak_config(images, coil_noise=coil_noise, sigma_last=[0.25, 1.0])
-    image = torch.zeros(8, 2, 16, 16)
-    whole = draw_batch(config, image, range(8))
-    parts = [draw_batch(config, image[:3], range(3)), draw_batch(config, image[:5], range(3, 8))]
+
+    def draw(indices: range) -> tuple[Tensor, ...]:
+        return config.noise.process.draw(config.noise, "residual", config.seed, indices, (2, 16, 16))
+
+    whole, parts = draw(range(8)), [draw(range(3)), draw(range(3, 8))]
     for together, *pieces in zip(whole, *parts, strict=True):
         assert torch.equal(together, torch.cat(pieces))
-    _, sigma, noise, b, smaps = whole
+    sigma, noise, b, smaps = whole
     assert noise.shape[1] == (1 if coil_noise else 2)
     gain = smaps.abs().square().sum(1).sqrt()
     assert float((gain - gain[:, :1, :1]).abs().max()) < 1e-5

@@ -22,7 +22,7 @@ from kdrift.sde import (
     NoiseProcess,
     WhiteNoise,
 )
-from kdrift.sde.channels import as_channels, as_complex, project_channels
+from kdrift.sde.process import as_channels, as_complex, project_channels
 
 LOW = LowFrequencies("columns", 0.25)
 ALL: list[NoiseProcess] = [

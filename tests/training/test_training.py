@@ -27,13 +27,14 @@ from kdrift.training.loop import (
     NonFiniteLossError,
     TrainState,
     autocast,
+    denoise,
     fit,
     learning_rate,
     new_state,
+    noise_left,
     update_ema,
     validate,
 )
-from kdrift.training.loss import denoise, noise_left
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
 from kdrift.training.train_config import MAY_CHANGE, OptimisationConfig, TrainConfig
 from kdrift.training.trainer import worker_resources

@@ -19,8 +19,7 @@ from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import load_config, parse
 from kdrift.sde import LowFrequencies, Noise, NoiseConfig, WhiteNoise
 from kdrift.sde.white_noise import edm_loss, score_matching_loss
-from kdrift.training.loop import Hooks, fit, new_state, validate
-from kdrift.training.loss import denoise, noise_left, training_loss
+from kdrift.training.loop import Hooks, denoise, fit, new_state, noise_left, validate
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images
@@ -104,7 +103,7 @@ def test_losses_of_vp_type_networks(images: Path, kind: Noise, sde: Literal["vp"
 
     for level in (0.05, 0.5, 5.0):
         expected = share * data_std**2 / (data_std**2 + level**2)
-        found = training_loss(exact, config, image, torch.full((count,), level), unit)
+        found = noise.process.loss(noise, exact, network, image, torch.full((count,), level), unit)
         assert float(found) == pytest.approx(expected, rel=5 * (2 / image.numel()) ** 0.5)
     state = new_state(replace(config, total_images=16), CPU)
     held = TrainingImages(config.data, "validation", config.seed).validation_batch(4)

@@ -3,9 +3,19 @@
 from importlib import import_module
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COILS, COUPLED_COILS, IMAGES, Chains
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Classical, Method, Options, Sampler
+from kdrift.methods.measurement import (
+    COILS,
+    COUPLED_COILS,
+    IMAGES,
+    LEAST_NOISE,
+    Callback,
+    Chains,
+    Measurement,
+    chain_norm,
+    magnitude,
+    ratio,
+)
+from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions
 
 _FILES = (
     "samplers.annealed",
@@ -21,10 +31,8 @@ _FILES = (
     "samplers.ak_diffusion",
     "samplers.heat_diffusion",
     "samplers.hfs_sde",
-    "classical.zero_filled",
-    "classical.cg_sense",
-    "classical.total_variation",
-    "classical.wavelet",
+    "classical.linear",
+    "classical.penalised",
 )
 
 METHODS: dict[str, Method] = {
@@ -32,6 +40,6 @@ METHODS: dict[str, Method] = {
 }
 
 __all__ = [
-    "COILS", "COUPLED_COILS", "IMAGES", "METHODS", "Callback", "ChainNoise", "Chains", "Classical", "Measurement",
-    "Method", "Options", "Sampler",
+    "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
+    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio",
 ]  # fmt: skip

@@ -14,20 +14,9 @@ class ChainNoise:
     """Draws unit complex noise for a block of chains.
 
     A chain is one (sample, part) of one slice, a part being a coil image or a map set; its generator is seeded from
-    (request seed, slice, part, sample) alone. Generators run on the CPU, so that every device gives the same answer.
-
-    Parameters
-    ----------
-    seed
-        The request's seed, 0 or larger.
-    slice_index
-        Index of the slice in its volume.
-    samples
-        Indices of the samples in this block.
-    parts
-        Parts of each sample, their indices or how many there are; None where a chain has no part axis.
-    device, dtype
-        Device and complex dtype of the noise.
+    (request seed, slice, part, sample) alone. `samples` and `parts` are the indices of those in this block, or how many
+    parts there are; None where a chain has no part axis. Generators run on the CPU, so that every device gives the same
+    answer; the noise is put on `device`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a method says of itself, and what the table of methods asks of it."""
+"""What a method says of itself and of its settings, and what the table of methods asks of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import IMAGES, Chains
-from kdrift.methods.measurement import Callback, Measurement
+from kdrift.methods.measurement import IMAGES, Callback, Chains, Measurement
 from kdrift.networks import Images
 from kdrift.sde import Noise
 from kdrift.sde.score import ScoreModel
@@ -26,6 +25,39 @@ class Options:
     def evaluations(self) -> int:
         """Network evaluations of one chain, at most: the only statement of what a method costs."""
         return 0
+
+
+@dataclass(frozen=True)
+class StartOptions(Options):
+    """Settings of a method that can start from another reconstruction, `Measurement.start`."""
+
+    num_steps: int = 100
+    """N, steps of the whole schedule."""
+    start_time: float = 1.0
+    """t_0: the last t_0 N of the N steps are done, from x_0 + sigma z, x_0 the start and sigma the first level of those
+    steps (CCDF; Score-MRI Algorithm 6). Below 1 a start is needed."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise ValueError(f"expected num_steps >= 2, got {self.num_steps}")
+        if not 0 < self.start_time <= 1:
+            raise ValueError(f"expected 0 < start_time <= 1, got {self.start_time}")
+
+    @property
+    def steps_done(self) -> int:
+        """N' = t_0 N, rounded, at least 1."""
+        return max(1, round(self.start_time * self.num_steps))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one chain: one a step."""
+        return self.steps_done
+
+    def steps_left(self, measurement: Measurement) -> int:
+        """Return how many steps are to do. Raises ValueError for t_0 below 1 without a start."""
+        if self.start_time < 1 and measurement.start is None:
+            raise ValueError(f"start_time {self.start_time} leaves out steps and needs a start, got none")
+        return self.steps_done
 
 
 class Sampler(Protocol):
@@ -82,7 +114,8 @@ class Method:
         _check_signature(self.function, Classical if self.noise is None else Sampler, name)
         kinds = {type(preset) for preset in self.presets.values()}
         if len(kinds) != 1 or not all(dataclasses.is_dataclass(k) and issubclass(k, Options) for k in kinds):
-            raise TypeError(f"{name}: presets must be of one dataclass of Options, got {_names(kinds)}")
+            names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+            raise TypeError(f"{name}: presets must be of one dataclass of Options, got {names}")
         for preset, options in self.presets.items():
             if (options.evaluations > 0) != (self.noise is not None):
                 wanted = "0: it has no prior" if self.noise is None else "above 0"
@@ -101,10 +134,6 @@ class Method:
     def needs_prior(self) -> bool:
         """Whether it is a sampler; a classical method has no prior and makes one image."""
         return self.noise is not None
-
-    def check_maps(self, smaps: Tensor, name: str) -> None:
-        """Raise ValueError for more sets of coil maps `([set,] coil, row, col)` than the method can use."""
-        self.check_map_sets(smaps.shape[:-3].numel(), name)
 
     def check_map_sets(self, sets: int, name: str) -> None:
         """Raise ValueError for more sets of coil maps than the method, called `name` in the error, can use."""
@@ -141,7 +170,3 @@ def _check_signature(function: Callable[..., Tensor], protocol: type, name: str)
         expected = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in wanted)
         got = ", ".join(p.name if p.kind is not p.KEYWORD_ONLY else f"{p.name}=" for p in found)
         raise TypeError(f"{name} must be called as {name}({expected}), got {name}({got})")
-
-
-def _names(kinds: set[type]) -> str:
-    return ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"

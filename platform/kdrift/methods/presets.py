@@ -118,7 +118,9 @@ def choose_default(method: str, name: str | None) -> Path:
 
     Raises ValueError for an unknown method or preset.
     """
-    folder = _folder()
+    folder = preset_folder()
+    if folder is None:
+        raise ValueError("KDRIFT_PRESETS is empty, which means no presets of your own: set it to a folder, or unset it")
     if name is not None:
         find_preset(method, name)
     elif method not in METHODS:
@@ -165,10 +167,3 @@ def write_preset(preset: Preset, path: Path) -> Path:
     del values["source"]
     write_yaml(path, values)
     return path
-
-
-def _folder() -> Path:
-    folder = preset_folder()
-    if folder is None:
-        raise ValueError("KDRIFT_PRESETS is empty, which means no presets of your own: set it to a folder, or unset it")
-    return folder

@@ -29,15 +29,7 @@ def birdcage_maps(num_coils: int, rows: int, cols: int, z: float = 0.0) -> Compl
     on the axis and a dipole's far away: `B = (3 (m . v) v - |v|^2 m + 2 a^2 m) / (|v|^2 + a^2)^(5/2)`. The
     sensitivity is `B_x - i B_y` (reciprocity: Hoult, Concepts Magn. Reson. 12:173, 2000).
 
-    Parameters
-    ----------
-    z
-        Height of the slice, in half fields of view.
-
-    Raises
-    ------
-    ValueError
-        When a size is below 1.
+    `z` is the height of the slice, in half fields of view. Raises ValueError when a size is below 1.
     """
     if min(num_coils, rows, cols) < 1:
         raise ValueError(f"coil maps are {num_coils} of {rows}x{cols}, expected positive sizes")

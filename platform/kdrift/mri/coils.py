@@ -14,7 +14,7 @@ CALIBRATION_WIDTH = 24
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
 """Elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU."""
 COARSE = 4
-"""Stride of the coarse grid on which the eigenvectors are computed directly, to start the iteration from."""
+"""Eigenvectors are computed directly in the middle of blocks of this side, to start the iteration from."""
 PRODUCTS = 3
 """Products with the pixel matrices between two checks of convergence."""
 
@@ -38,6 +38,9 @@ def espirit_maps(
     autocorrelation, so it is evaluated from (2 kernel_size - 1)^2 coil x coil coefficients instead of one
     zero-padded FFT a kernel. Eigenvectors are computed directly on a coarse grid and refined at every pixel
     by subspace iteration.
+
+    Raises ValueError for no coil axis, more sets than coils, an ACS that is empty or outside k-space, or values not
+    finite.
 
     Parameters
     ----------
@@ -64,11 +67,6 @@ def espirit_maps(
         (*batch, coil, row, col), with num_sets > 1 (*batch, set, coil, row, col): sum_c |S_c|^2 = 1 in the
         support, 0 outside, sets orthogonal; the phase is that of the principal combination of coils in the
         ACS.
-
-    Raises
-    ------
-    ValueError
-        No coil axis, more sets than coils, an ACS that is empty or outside k-space, or values not finite.
     """
     if kspace.ndim < 3 or not kspace.is_complex():
         raise ValueError(
@@ -87,10 +85,23 @@ def espirit_maps(
         raise ValueError("the ACS of kspace holds NaN or infinite values")
     calibration = calibration.reshape(-1, *calibration.shape[-3:])
     target = kspace.device if device is None else torch.device(device)
-    out = torch.empty((len(calibration), num_sets, coils, rows, cols), dtype=kspace.dtype, device=target)
-    for index, piece in enumerate(calibration):
-        out[index] = _maps(piece.to(target), (rows, cols), kernel_size, threshold, crop, num_sets, max_iter, tol)
-    out = out.reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
+    chunk = max(1, (CHUNK_GPU if target.type == "cuda" else CHUNK_CPU) // (cols * coils**2))
+    out = torch.empty((len(calibration), rows, cols, num_sets, coils), dtype=kspace.dtype, device=target)
+    for maps, piece in zip(out, calibration, strict=True):
+        lags, reference = _kernel_autocorrelation(piece.to(target), kernel_size, threshold)
+        waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
+        coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in waves]
+        starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
+        nearest = [torch.arange(n, device=target) // COARSE for n in (rows, cols)]
+        for top in range(0, rows, chunk):
+            part = slice(top, top + chunk)
+            gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
+            start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
+            vectors, values = _leading(gram, start, crop, max_iter, tol)
+            phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
+            found = (vectors * (phase * (values > crop))[:, None, :]).mT
+            maps[part] = found.reshape(-1, cols, num_sets, coils)
+    out = out.permute(0, 3, 4, 1, 2).reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
 
 
@@ -123,26 +134,10 @@ def normalise_maps(smaps: Tensor) -> Tensor:
 def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) -> tuple[Tensor, Tensor]:
     """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all slices together).
 
-    The rows of the matrix are orthonormal, so that white noise stays white with the same sigma.
-
-    Parameters
-    ----------
-    kspace
-        (*batch, coil, row, col), prewhitened where the coils' noise is correlated.
-    num_coils
-        Virtual coils to keep.
-    acs
-        Fully sampled box (row slice, col slice); None: see `calibration_box`.
-
-    Returns
-    -------
-    tuple
-        k-space (*batch, num_coils, row, col) and the matrix (num_coils, coil) that made it.
-
-    Raises
-    ------
-    ValueError
-        More virtual coils than coils, or an empty ACS.
+    kspace is (*batch, coil, row, col), prewhitened where the coils' noise is correlated; acs is a fully sampled box
+    (row slice, col slice), None: see `calibration_box`. Returns k-space (*batch, num_coils, row, col) and the matrix
+    (num_coils, coil) that made it, whose rows are orthonormal, so that white noise stays white with the same sigma.
+    Raises ValueError for more virtual coils than coils, or an empty ACS.
     """
     coils = kspace.shape[-3]
     if not 1 <= num_coils <= coils:
@@ -180,37 +175,6 @@ def _centre_only(mask: Tensor, limits: tuple[int, int]) -> Tensor:
     return kept
 
 
-def _maps(
-    calibration: Tensor,
-    shape: tuple[int, int],
-    kernel_size: int,
-    threshold: float,
-    crop: float,
-    num_sets: int,
-    max_iter: int,
-    tol: float,
-) -> Tensor:
-    """Maps (set, coil, row, col) of one slice from its calibration data (coil, row, col)."""
-    coils, (rows, cols) = len(calibration), shape
-    lags, reference = _kernel_autocorrelation(calibration, kernel_size, threshold)
-    waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
-    coarse = [w[_coarse_grid(len(w)).to(w.device)] for w in waves]
-    starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
-    nearest = [torch.arange(n, device=lags.device) // COARSE for n in (rows, cols)]
-
-    out = torch.empty((rows, cols, num_sets, coils), dtype=calibration.dtype, device=calibration.device)
-    chunk = max(1, (CHUNK_GPU if calibration.is_cuda else CHUNK_CPU) // (cols * coils**2))
-    for top in range(0, rows, chunk):
-        part = slice(top, top + chunk)
-        gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
-        start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
-        vectors, values = _leading(gram, start, crop, max_iter, tol)
-        phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
-        maps = (vectors * (phase * (values > crop))[:, None, :]).mT
-        out[part] = maps.reshape(-1, cols, num_sets, coils)
-    return out.permute(2, 3, 0, 1)
-
-
 def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: float) -> tuple[Tensor, Tensor]:
     """Kernels' autocorrelation (row lag, col lag, coil, coil), and the principal coil combination (coil,)."""
     coils = len(calibration)
@@ -242,12 +206,6 @@ def _waves(positions: Tensor, length: int, num_lags: int, like: Tensor) -> Tenso
     lag = torch.arange(num_lags, dtype=torch.float64) - num_lags // 2
     turns = (positions.to(torch.float64) - length // 2)[:, None] * lag / length
     return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(like.device, like.dtype)
-
-
-def _coarse_grid(length: int) -> Tensor:
-    """Middle of every block of `COARSE` positions."""
-    starts = torch.arange(0, length, COARSE)
-    return (starts + COARSE // 2).clamp(max=length - 1)
 
 
 def _gram(lags: Tensor, waves_row: Tensor, waves_col: Tensor) -> Tensor:

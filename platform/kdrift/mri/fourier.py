@@ -9,19 +9,9 @@ from torch import Tensor
 
 
 def fft2c(x: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
-    """Image to k-space: `F x`, centred and orthonormal, for odd and even sizes.
+    """Image `(*batch, row, col)` to k-space: `F x`, centred and orthonormal along the axes `dim`.
 
-    Parameters
-    ----------
-    x
-        Image `(*batch, row, col)`, real or complex.
-    dim
-        Axes to transform (any number of them).
-
-    Returns
-    -------
-    Tensor
-        k-space of the same shape, zero frequency at index `n // 2`.
+    Zero frequency is at index `n // 2`, for odd and even sizes.
     """
     kspace: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim), dim=dim, norm="ortho"), dim)
     return kspace
@@ -36,17 +26,9 @@ def ifft2c(x: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
 def filter2c(x: Tensor, weights: Tensor, dim: Sequence[int] = (-2, -1)) -> Tensor:
     """Apply `F^-1 diag(weights) F` to an image.
 
-    A circular convolution commutes with circular shifts, so only the weights are shifted, never the image.
-
-    Parameters
-    ----------
-    x
-        Image `(*batch, row, col)`.
-    weights
-        Weights in centred k-space, broadcastable to `x`; size 1 along the axes that are not in `dim`
-        means that they do not depend on that axis.
-    dim
-        Axes along which the weights vary; the transform along any other axis cancels and is not computed.
+    `weights`, in centred k-space, broadcast to `x` `(*batch, row, col)` and vary along the axes `dim` alone; the
+    transform along any other axis cancels and is not computed. A circular convolution commutes with circular shifts,
+    so only the weights are shifted, never the image.
     """
     if not dim:
         return x * weights

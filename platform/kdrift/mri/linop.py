@@ -1,6 +1,7 @@
 """Linear operators on the trailing axes of a tensor; leading axes are batch and stay free.
 
-A new operator says its two shapes and writes `_forward` and `_adjoint`; the rest is derived.
+A new operator says its two shapes and writes `_forward` and `_adjoint`; the rest is derived. Where it knows better it
+writes `_normal`, and `_solve_exactly` for a closed form.
 """
 
 from __future__ import annotations
@@ -36,19 +37,27 @@ class LinearOperator(ABC):
     @abstractmethod
     def _adjoint(self, y: Tensor) -> Tensor: ...
 
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._adjoint(self._forward(x))
+
+    def _solve_exactly(self, b: Tensor, lam: Tensor) -> Tensor | None:
+        """`(A^H A + lam)^-1 b`, `lam` broadcasting to `b`; None where there is no closed form."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         """`A x`: `(*batch, *ishape)` to `(*batch, *oshape)`."""
-        check_shape(self, "forward", self.ishape, x)
+        self._check("forward", self.ishape, x)
         return self._forward(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`A^H y`: `(*batch, *oshape)` to `(*batch, *ishape)`."""
-        check_shape(self, "adjoint", self.oshape, y)
+        self._check("adjoint", self.oshape, y)
         return self._adjoint(y)
 
     def normal(self, x: Tensor) -> Tensor:
         """`A^H A x`: `(*batch, *ishape)` to the same shape."""
-        return self.adjoint(self.forward(x))
+        self._check("normal", self.ishape, x)
+        return self._normal(x)
 
     def solve_normal(
         self,
@@ -61,26 +70,22 @@ class LinearOperator(ABC):
     ) -> Tensor:
         """Return `(A^H A + lam)^-1 b` by conjugate gradients, or in closed form where an operator has one.
 
-        Parameters
-        ----------
-        b
-            Right-hand side `(*batch, *ishape)`.
-        lam
-            Non-negative number, or a real tensor that broadcasts to the batch axes (one value a chain).
-        x0
-            First iterate of the shape of `b`; zero if absent. A closed form does not need it.
-        max_iter, tol
-            Conjugate gradients stop after `max_iter` steps or, each batch element for itself, once
-            `|b - (A^H A + lam) x| <= tol |b|`. A closed form is exact.
+        `b` is `(*batch, *ishape)`, `lam` a non-negative number, or a real tensor that broadcasts to the batch axes (one
+        value a chain). `x0`, `max_iter` and `tol` are start and end of the conjugate gradients, see `kdrift.mri.cg`; a
+        closed form is exact without them.
         """
-        check_shape(self, "solve_normal", self.ishape, b)
+        self._check("solve_normal", self.ishape, b)
         num_axes = len(self.ishape)
-        lam = expand_lam(lam, b, num_axes)
+        lam = _expand_lam(lam, b, num_axes)
+        exact = self._solve_exactly(b, lam)
+        if exact is not None:
+            return exact
         return conjugate_gradients(self.normal, b, lam, num_axes=num_axes, x0=x0, max_iter=max_iter, tol=tol)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Same as `forward`."""
-        return self.forward(x)
+    def _check(self, what: str, shape: Shape, x: Tensor) -> None:
+        """Raise a ValueError that names both shapes unless the trailing shape of `x` is `shape`."""
+        if x.shape[max(x.ndim - len(shape), 0) :] != shape:
+            raise ValueError(f"{_name(self)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
     @property
     def H(self) -> LinearOperator:
@@ -89,7 +94,9 @@ class LinearOperator(ABC):
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         """`self @ other`: apply `other` first. Raises ValueError where the shapes do not meet."""
-        return Composition((*_factors(self), *_factors(other)))
+        # only a plain composition is opened up: a subclass has a fast path of its own to keep
+        left, right = (each.factors if type(each) is Composition else (each,) for each in (self, other))
+        return Composition((*left, *right))
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +212,18 @@ class Sampling(_Square):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mask", reduce_mask(self.mask, self.shape))
+        mask, (rows, cols) = self.mask, self.shape[-2:]
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
+        if mask.shape == (cols,):
+            mask = mask[None]
+        if mask.shape not in ((rows, cols), (1, cols), (rows, 1)):
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({rows}, {cols}) or ({cols},)")
+        if bool((mask == mask[:1]).all()):
+            mask = mask[:1]
+        if bool((mask == mask[:, :1]).all()):
+            mask = mask[:, :1]
+        object.__setattr__(self, "mask", mask.clone())
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -266,23 +284,7 @@ class Sensitivities(LinearOperator):
         return (self.smaps.conj() * coils).sum(-3)
 
 
-def reduce_mask(mask: Tensor, shape: Shape) -> Tensor:
-    """Check a mask against `(..., row, col)`; return it with both axes, of size 1 where it is constant."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean, got {mask.dtype}: pass mask.bool()")
-    rows, cols = shape[-2:]
-    if mask.shape == (cols,):
-        mask = mask[None]
-    if mask.shape not in ((rows, cols), (1, cols), (rows, 1)):
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected ({rows}, {cols}) or ({cols},)")
-    if bool((mask == mask[:1]).all()):
-        mask = mask[:1]
-    if bool((mask == mask[:, :1]).all()):
-        mask = mask[:, :1]
-    return mask.clone()
-
-
-def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
+def _expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     """`lam` as a real tensor that broadcasts to `b`, whose last `num_axes` axes are no batch axes."""
     batch = b.shape[: b.ndim - num_axes]
     if not isinstance(lam, Tensor):
@@ -296,17 +298,6 @@ def expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     ):
         raise ValueError(f"lam has shape {tuple(lam.shape)}, which does not broadcast to the batch {tuple(batch)}")
     return lam.to(b.device, b.real.dtype).reshape((*lam.shape, *(1,) * num_axes))
-
-
-def _factors(operator: LinearOperator) -> tuple[LinearOperator, ...]:
-    # only a plain composition is opened up: a subclass has a fast path of its own to keep
-    return operator.factors if type(operator) is Composition else (operator,)
-
-
-def check_shape(operator: LinearOperator, what: str, shape: Shape, x: Tensor) -> None:
-    """Raise a ValueError that names both shapes unless the trailing shape of `x` is `shape`."""
-    if x.shape[max(x.ndim - len(shape), 0) :] != shape:
-        raise ValueError(f"{_name(operator)}: {what} takes (..., {_join(shape)}), got ({_join(tuple(x.shape))})")
 
 
 def _name(operator: LinearOperator) -> str:

@@ -15,26 +15,17 @@ from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
 from kdrift.mri.fourier import fft2c, ifft2c
-from kdrift.mri.linop import LinearOperator, Shape, check_shape
+from kdrift.mri.linop import LinearOperator, Shape
 from kdrift.mri.masks import Box
 
 
 def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, threshold: float = 0.05) -> Tensor:
     """Filters N that annihilate the ACS, complex `(filter, coil, kernel row, kernel col)`, of norm 1.
 
-    Parameters
-    ----------
-    kspace
-        Complex `(coil, row, col)`; only `box` (row slice, col slice), fully sampled, is read.
-    kernel_size
-        Size of the filters along each axis; at most 2/5 of the ACS and half of k-space.
-    threshold
-        Singular vectors of the calibration matrix below this fraction of the largest singular value are null space.
-
-    Raises
-    ------
-    ValueError
-        If there is no fully sampled centre.
+    Of k-space `(coil, row, col)` only `box` (row slice, col slice), fully sampled, is read. Filters have `kernel_size`
+    samples along each axis, at most 2/5 of the ACS and half of k-space. Singular vectors of the calibration matrix
+    below the fraction `threshold` of the largest singular value are null space. Raises ValueError if there is no fully
+    sampled centre.
     """
     calibration = kspace[:, box[0], box[1]]
     if calibration.numel() == 0:
@@ -62,7 +53,22 @@ class LowRankOperator(LinearOperator):
     _gram: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_gram", _image_gram(self.filters, self.shape))
+        """Make Q `(row, col, coil, coil)`: a trigonometric polynomial of the filters' autocorrelation."""
+        filters, (coils, rows, cols) = self.filters, self.shape
+        kernel = filters.shape[-2:]
+        if kernel[0] > (rows + 1) // 2 or kernel[1] > (cols + 1) // 2:
+            raise ValueError(f"filters of {kernel[0]} x {kernel[1]} are too wide for k-space of {rows} x {cols}")
+        flat = filters.flatten(1).to(torch.complex128)
+        products = (flat.mH @ flat).reshape(coils, *kernel, coils, *kernel)
+        lags = products.new_zeros(rows, cols, coils, coils)
+        first = (rows // 2 - kernel[0] + 1, cols // 2 - kernel[1] + 1)
+        for y in range(kernel[0]):
+            for x in range(kernel[1]):
+                # sample k = (y, x) of one filter with all k' of the other: lag k - k' runs backwards
+                block = products[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
+                lags[first[0] + y : first[0] + y + kernel[0], first[1] + x : first[1] + x + kernel[1]] += block
+        gram = ifft2c(lags, (0, 1)).mul_(math.sqrt(rows * cols) / (kernel[0] * kernel[1])).to(filters.dtype)
+        object.__setattr__(self, "_gram", gram)
 
     @property
     def ishape(self) -> Shape:
@@ -80,9 +86,8 @@ class LowRankOperator(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return fft2c((self._weights().conj() * ifft2c(y).unsqueeze(-3)).sum(-4))
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _normal(self, x: Tensor) -> Tensor:
         """`F Q F^-1 x`: no filter is applied by itself."""
-        check_shape(self, "normal", self.ishape, x)
         return fft2c(self._apply_gram(ifft2c(x)))
 
     def attract(self, x: Tensor, num_steps: int) -> Tensor:
@@ -90,7 +95,7 @@ class LowRankOperator(LinearOperator):
 
         From a start x that is the projection which AK-Diffusion's T(z) = argmin |H(z) N|^2 stands for (section VI.B).
         """
-        check_shape(self, "attract", self.ishape, x)
+        self._check("attract", self.ishape, x)
         images = ifft2c(x)
         for _ in range(num_steps):
             images = images - self._apply_gram(images)
@@ -114,21 +119,3 @@ def low_rank_operator(kspace: Tensor, mask: Tensor, *, kernel_size: int, thresho
     """The operator of undersampled k-space `(coil, row, col)` from its ACS; see `annihilation_filters`."""
     filters = annihilation_filters(kspace, calibration_box(mask), kernel_size=kernel_size, threshold=threshold)
     return LowRankOperator(filters, tuple(kspace.shape))
-
-
-def _image_gram(filters: Tensor, shape: Shape) -> Tensor:
-    """Q `(row, col, coil, coil)`: a trigonometric polynomial of the filters' autocorrelation."""
-    coils, rows, cols = shape
-    kernel = filters.shape[-2:]
-    if kernel[0] > (rows + 1) // 2 or kernel[1] > (cols + 1) // 2:
-        raise ValueError(f"filters of {kernel[0]} x {kernel[1]} are too wide for k-space of {rows} x {cols}")
-    flat = filters.flatten(1).to(torch.complex128)
-    products = (flat.mH @ flat).reshape(coils, *kernel, coils, *kernel)
-    lags = products.new_zeros(rows, cols, coils, coils)
-    first = (rows // 2 - kernel[0] + 1, cols // 2 - kernel[1] + 1)
-    for y in range(kernel[0]):
-        for x in range(kernel[1]):
-            # sample k = (y, x) of one filter with all k' of the other: lag k - k' runs backwards
-            block = products[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
-            lags[first[0] + y : first[0] + y + kernel[0], first[1] + x : first[1] + x + kernel[1]] += block
-    return ifft2c(lags, (0, 1)).mul_(math.sqrt(rows * cols) / (kernel[0] * kernel[1])).to(filters.dtype)

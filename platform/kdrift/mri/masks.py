@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,17 +91,12 @@ def make_mask(
     minus ACS lines; gaussian1d: 1.2 N/R lines, std 15/128 of the width; gaussian2d: N^2/R points, variance
     1.5/128 of the squared width, no ACS unless asked for).
 
-    Parameters
-    ----------
-    acs_fraction, acs_lines
-        Size of the fully sampled centre, as a fraction of each undersampled axis or in lines; exclusive.
-        Without both: 8 % for R <= 6, else 4 % (Jalal et al. 2021). For two-dimensional kinds the box has that
-        size in both axes. For `center` the box is the mask: where one of them is given it replaces R.
+    `acs_fraction` or `acs_lines` is the size of the fully sampled centre, as a fraction of each undersampled axis or in
+    lines. Without both: 8 % for R <= 6, else 4 % (Jalal et al. 2021). For two-dimensional kinds the box has that size
+    in both axes. For `center` the box is the mask: where one of them is given it replaces R.
 
-    Raises
-    ------
-    ValueError
-        Unknown kind, R < 1, an ACS wider than k-space, or an ACS that alone exceeds the samples R allows.
+    Raises ValueError for an unknown kind, R < 1, an ACS wider than k-space, or an ACS that alone exceeds the samples R
+    allows.
     """
     if kind not in KINDS:
         raise ValueError(f"mask kind is one of {', '.join(KINDS)}, not {kind!r}")
@@ -201,6 +197,12 @@ def _centred(length: int, size: int) -> slice:
     return slice(start, start + size)
 
 
+def _marked(shape: int | Shape, where: Any) -> BoolArray:
+    mask = np.zeros(shape, bool)
+    mask[where] = True
+    return mask
+
+
 def _width(box: Box) -> int:
     width: int = box[1].stop - box[1].start
     return width
@@ -230,9 +232,7 @@ def _equispaced_released(shape: Shape, acceleration: float, box: Box, rng: Rng) 
 
 def _comb(cols: int, spacing: float, rng: Rng) -> BoolArray:
     offset = int(rng.integers(max(1, round(spacing))))
-    mask = np.zeros(cols, bool)
-    mask[np.around(np.arange(offset, cols - 0.5, spacing)).astype(int)] = True
-    return mask
+    return _marked(cols, np.around(np.arange(offset, cols - 0.5, spacing)).astype(int))
 
 
 def _random(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
@@ -241,9 +241,7 @@ def _random(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
 
 
 def _random_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
-    mask = np.zeros(shape[1], bool)
-    mask[rng.integers(shape[1], size=int(_lines_left(shape[1], acceleration, box)))] = True
-    return mask
+    return _marked(shape[1], rng.integers(shape[1], size=int(_lines_left(shape[1], acceleration, box))))
 
 
 def _gaussian_log_density(length: int, std: float) -> npt.NDArray[np.float64]:
@@ -252,9 +250,8 @@ def _gaussian_log_density(length: int, std: float) -> npt.NDArray[np.float64]:
 
 def _gaussian1d(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     _lines_left(shape[1], acceleration, box)
-    acs = np.zeros(shape[1], bool)
-    acs[box[1]] = True
-    return _weighted_draw(_gaussian_log_density(shape[1], GAUSSIAN_1D_STD), acs, acceleration, rng)
+    density = _gaussian_log_density(shape[1], GAUSSIAN_1D_STD)
+    return _weighted_draw(density, _marked(shape[1], box[1]), acceleration, rng)
 
 
 def _gaussian2d(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
@@ -267,31 +264,24 @@ def _weighted_draw(log_density: npt.NDArray[np.float64], acs: BoolArray, acceler
     """The ACS and draws without replacement up to N/R samples (Gumbel top-k: keys log p + Gumbel noise)."""
     keys = log_density - np.log(-np.log(rng.random(log_density.shape)))
     keys[acs] = np.inf
-    mask = np.zeros(log_density.shape, bool)
     num_kept = max(round(acs.size / acceleration), int(acs.sum()))
-    mask.flat[np.argsort(-keys, axis=None, kind="stable")[:num_kept]] = True
-    return mask
+    return _marked(acs.size, np.argsort(-keys, axis=None, kind="stable")[:num_kept]).reshape(acs.shape)
 
 
 def _gaussian1d_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     cols = shape[1]
     draws = rng.normal(cols // 2, GAUSSIAN_1D_STD * cols, int(1.2 * (cols // acceleration)))
-    mask = np.zeros(cols, bool)
-    mask[np.clip(draws.astype(int), 0, cols - 1)] = True
-    return mask
+    return _marked(cols, np.clip(draws.astype(int), 0, cols - 1))
 
 
 def _gaussian2d_released(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
     num_draws = int(shape[0] * shape[1] // acceleration)
     draws = [rng.normal(n // 2, GAUSSIAN_2D_STD * n, num_draws) for n in shape]
-    mask = np.zeros(shape, bool)
-    mask[tuple(np.clip(d.astype(int), 0, n - 1) for d, n in zip(draws, shape, strict=True))] = True
-    return mask
+    return _marked(shape, tuple(np.clip(d.astype(int), 0, n - 1) for d, n in zip(draws, shape, strict=True)))
 
 
 def _acs_mask(shape: Shape, acceleration: float, box: Box) -> BoolArray:
-    acs = np.zeros(shape, bool)
-    acs[box] = True
+    acs = _marked(shape, box)
     if acs.sum() > round(acs.size / acceleration) + 1:
         raise ValueError(
             f"an ACS of {acs.sum()} points is more than {acceleration:g}x leaves of {shape[0]} x {shape[1]} "
@@ -305,15 +295,11 @@ def _poisson(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray
     return poisson_disc(acs, max(round(acs.size / acceleration), int(acs.sum())), rng)
 
 
-def _center(shape: Shape, acceleration: float, box: Box, rng: Rng) -> BoolArray:
-    return np.zeros(shape, bool)
-
-
 KINDS: dict[str, MaskKind] = {
     "equispaced": MaskKind(1, "lines at one spacing from a seeded offset", _equispaced, _equispaced_released),
     "random": MaskKind(1, "each line by a coin", _random, _random_released),
     "gaussian1d": MaskKind(1, "lines drawn from a Gaussian density", _gaussian1d, _gaussian1d_released),
     "gaussian2d": MaskKind(2, "points drawn from a Gaussian density", _gaussian2d, _gaussian2d_released),
     "poisson": MaskKind(2, "variable-density Poisson disc", _poisson),
-    "center": MaskKind(2, "the k-space centre only", _center),
+    "center": MaskKind(2, "the k-space centre only", lambda shape, *_: np.zeros(shape, bool)),
 }

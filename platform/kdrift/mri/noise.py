@@ -59,7 +59,10 @@ def estimate_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> float:
 
 
 def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Standard deviation of each real component of the noise, a coil, from undersampled k-space.
+    """Standard deviation of each real component of the noise, (coil,), from undersampled k-space, in its units.
+
+    kspace is (*batch, coil, row, col), zero where not sampled, rows the readout; mask is (col,) or (row, col), None:
+    what is not exactly zero.
 
     Median magnitude over blocks of the outermost sampled k-space, divided by sqrt(2 ln 2) (Rayleigh); a low
     quantile over blocks, corrected for its bias on pure noise, so that signal in some blocks does not
@@ -67,22 +70,7 @@ def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
     lines, which the object seldom reaches: the lower of the two. Signal that fills all of the sampled
     periphery is taken for noise: the estimate is then an upper bound.
 
-    Parameters
-    ----------
-    kspace
-        (*batch, coil, row, col), zero where not sampled; rows are the readout.
-    mask
-        (col,) or (row, col); None: what is not exactly zero.
-
-    Returns
-    -------
-    Tensor
-        (coil,), in units of kspace.
-
-    Raises
-    ------
-    ValueError
-        Nothing sampled, or no coil axis.
+    Raises ValueError where nothing is sampled, or there is no coil axis.
     """
     if kspace.ndim < 3:
         raise ValueError(f"kspace needs axes (*batch, coil, row, col), got shape {tuple(kspace.shape)}")
@@ -96,7 +84,8 @@ def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
 
     offset = [(torch.arange(n, device=kept.device) - n // 2).abs() / max(1, n // 2) for n in (rows, cols)]
     radius = torch.hypot(offset[0][:, None], offset[1][None, :])[kept]
-    outer = radius.argsort(descending=True, stable=True)[: _periphery(len(radius))]
+    # the outermost twentieth, yet at least two blocks where there are as many
+    outer = radius.argsort(descending=True, stable=True)[: max(len(radius) // 20, 2 * BLOCK)]
     sigma = _low_level(data[..., kept][..., outer])
 
     lines = kept.any(0)
@@ -109,11 +98,6 @@ def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         quiet = _low_level(hybrid[..., rows // 2 - edge : rows // 2 + edge, :].flatten(-2))
         sigma = torch.where(quiet > PROCESSED * sigma, torch.minimum(quiet, sigma), sigma)
     return sigma
-
-
-def _periphery(num_samples: int) -> int:
-    """The outermost twentieth, yet at least two blocks where there are as many."""
-    return min(num_samples, max(num_samples // 20, 2 * BLOCK))
 
 
 def _low_level(samples: Tensor) -> Tensor:

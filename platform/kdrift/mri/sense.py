@@ -14,16 +14,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.fourier import filter2c
-from kdrift.mri.linop import (
-    Composition,
-    Fourier,
-    LinearOperator,
-    Sampling,
-    Sensitivities,
-    Shape,
-    check_shape,
-    expand_lam,
-)
+from kdrift.mri.linop import Composition, Fourier, LinearOperator, Sampling, Sensitivities, Shape
 
 # Complex values in a temporary: four coil images of 320 x 320 stay in a CPU's cache (and below the size from
 # which malloc maps and faults new pages on every call); an accelerator wants many at once.
@@ -34,24 +25,11 @@ _ACCELERATOR_CHUNK = 2**26
 def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
     """`A = M F S`, from an image to undersampled multi-coil k-space (Pruessmann et al., MRM 2001).
 
-    Parameters
-    ----------
-    smaps
-        Coil sensitivity maps `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets
-        `(set, coil, row, col)`, for images `(*batch, set, row, col)`.
-    mask
-        Boolean, `(row, col)` or `(col,)`, true where k-space is sampled.
-
-    Returns
-    -------
-    LinearOperator
-        To k-space `(*batch, coil, row, col)`, zero where it is not sampled. Its `normal` is fused;
-        `solve_normal` is closed for one coil with `|S| = 1` and for full sampling with one map set.
-
-    Raises
-    ------
-    ValueError
-        Where the shapes do not fit each other or the mask is not boolean.
+    `smaps` are `(coil, row, col)`, for images `(*batch, row, col)`; or two ESPIRiT sets `(set, coil, row, col)`, for
+    images `(*batch, set, row, col)`. `mask` is boolean, `(row, col)` or `(col,)`, true where k-space is sampled;
+    k-space `(*batch, coil, row, col)` is zero elsewhere. `normal` is fused; `solve_normal` is closed for one coil with
+    `|S| = 1` and for full sampling with one map set. Raises ValueError where the shapes do not fit each other or the
+    mask is not boolean.
     """
     sensitivities = Sensitivities(smaps)
     shape = sensitivities.oshape
@@ -61,40 +39,22 @@ def sense_operator(smaps: Tensor, mask: Tensor) -> LinearOperator:
 def coil_operator(mask: Tensor, shape: Shape) -> LinearOperator:
     """`A = M F` on coil images, each on its own (Score-MRI Alg. 4); `solve_normal` is closed.
 
-    Parameters
-    ----------
-    mask
-        Boolean, `(row, col)` or `(col,)`.
-    shape
-        Trailing shape `(row, col)`, coils being batch, or `(coil, row, col)`.
+    `mask` is boolean, `(row, col)` or `(col,)`; `shape` is `(row, col)`, coils being batch, or `(coil, row, col)`.
     """
     return CoilOperator((Sampling(shape, mask), Fourier(shape)))
 
 
 @dataclass(frozen=True, eq=False)
 class CoilOperator(Composition):
-    """`M F` with `A^H A = F^-1 M F` and `(A^H A + lam)^-1 = F^-1 (M + lam)^-1 F`."""
+    """`M F` with `A^H A = F^-1 M F` and `(A^H A + lam)^-1 = F^-1 (M + lam)^-1 F`, the pseudo-inverse for `lam` 0."""
 
-    def normal(self, x: Tensor) -> Tensor:
-        """`F^-1 M F x`."""
-        check_shape(self, "normal", self.ishape, x)
+    def _normal(self, x: Tensor) -> Tensor:
         sampling = _sampling(self)
         return filter2c(x, sampling.mask, sampling.axes)
 
-    def solve_normal(
-        self,
-        b: Tensor,
-        lam: float | Tensor,
-        *,
-        x0: Tensor | None = None,
-        max_iter: int = 50,
-        tol: float = 1e-5,
-    ) -> Tensor:
-        """`F^-1 (M + lam)^-1 F b`, exact; the pseudo-inverse where `lam` is 0."""
-        check_shape(self, "solve_normal", self.ishape, b)
+    def _solve_exactly(self, b: Tensor, lam: Tensor) -> Tensor:
         sampling = _sampling(self)
-        weights = _inverse(sampling.mask + expand_lam(lam, b, len(self.ishape)))
-        return filter2c(b, weights, sampling.axes)
+        return filter2c(b, _inverse(sampling.mask + lam), sampling.axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,33 +89,21 @@ class SenseOperator(Composition):
         assert isinstance(last, Sensitivities)
         return last
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _normal(self, x: Tensor) -> Tensor:
         """`sum_c conj(S_c) F^-1 M F S_c x`, some coil images at a time; differentiable in `x`."""
-        check_shape(self, "normal", self.ishape, x)
         if self.smaps.requires_grad and torch.is_grad_enabled():
-            return self.adjoint(self.forward(x))  # learned maps need a graph through them
+            return super()._normal(x)  # learned maps need a graph through them
         image: Tensor = _SenseNormal.apply(x.to(torch.promote_types(x.dtype, self.smaps.dtype)), self)
         return image
 
-    def solve_normal(
-        self,
-        b: Tensor,
-        lam: float | Tensor,
-        *,
-        x0: Tensor | None = None,
-        max_iter: int = 50,
-        tol: float = 1e-5,
-    ) -> Tensor:
-        """`(A^H A + lam)^-1 b`, exact for one unit coil and for full sampling with one set of maps."""
-        check_shape(self, "solve_normal", self.ishape, b)
+    def _solve_exactly(self, b: Tensor, lam: Tensor) -> Tensor | None:
         sampling, smaps = _sampling(self), self.smaps
-        expanded = expand_lam(lam, b, len(self.ishape))
         if self._unit_coil:
-            weights = _inverse(sampling.mask + expanded)
+            weights = _inverse(sampling.mask + lam)
             return smaps[0].conj() * filter2c(smaps[0] * b, weights, sampling.axes)
         if sampling.full and not self._sensitivities.has_sets:
-            return b * _inverse(smaps.abs().square().sum(0) + expanded)
-        return super().solve_normal(b, lam, x0=x0, max_iter=max_iter, tol=tol)
+            return b * _inverse(smaps.abs().square().sum(0) + lam)
+        return None
 
 
 class _SenseNormal(torch.autograd.Function):

@@ -8,10 +8,9 @@ from typing import Literal
 from torch import nn
 
 from kdrift.networks.ddpm import DDPM, DDPMConfig
-from kdrift.networks.edm import EDMDenoiser
+from kdrift.networks.denoiser import EDMDenoiser, ResidualDenoiser
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
 from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
-from kdrift.networks.residual import ResidualDenoiser
 
 __all__ = [
     "DDPM", "DDPMConfig", "EDMDenoiser", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config", "NetworkConfig",

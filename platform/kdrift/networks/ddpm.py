@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrift.networks.group_norm import GroupNorm
-from kdrift.networks.layers import NIN, Attention, conv3x3, dense
+from kdrift.networks.layers import NIN, Attention, check_size, conv3x3, dense
 
 GROUPS = 32
 
@@ -89,14 +89,9 @@ class DDPM(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the raw output, of the shape of `x`.
 
-        Raises
-        ------
-        ValueError
-            When rows or columns are not multiples of 2^(levels - 1).
+        Raises ValueError when rows or columns are not multiples of 2^(levels - 1).
         """
-        multiple = self.config.size_multiple
-        if x.shape[-2] % multiple or x.shape[-1] % multiple:
-            raise ValueError(f"image size {tuple(x.shape[-2:])} is not a multiple of {multiple}; pad it")
+        check_size(x, self.config.size_multiple)
         layers = iter(self.all_modules)
         embedding = next(layers)(sinusoidal_embedding(t, self.config.nf))
         embedding = F.silu(next(layers)(F.silu(embedding)))

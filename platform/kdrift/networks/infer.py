@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -40,18 +39,17 @@ def infer_settings(architecture: Architecture, shapes: Shapes, image_size: int =
         nf, first = _shape(shapes, "all_modules.0.weight", 2)[1], _shape(shapes, "all_modules.2.weight", 4)
     else:
         nf, first = _shape(shapes, "all_modules.0.W", 1)[0], _shape(shapes, "all_modules.3.weight", 4)
-    unet = _unet(architecture, shapes, nf)
-    sizes = tuple(image_size // 2**level for level, attended in enumerate(unet.attended) if attended)
+    ch_mult, num_res_blocks, attended, middle_attention = _unet(architecture, shapes, nf)
     settings: dict[str, Any] = {
         "image_size": image_size,
         "channels": first[1],
         "nf": nf,
-        "ch_mult": unet.ch_mult,
-        "num_res_blocks": unet.num_res_blocks,
-        "attn_resolutions": sizes,
+        "ch_mult": ch_mult,
+        "num_res_blocks": num_res_blocks,
+        "attn_resolutions": tuple(image_size // 2**level for level, has in enumerate(attended) if has),
     }
     if architecture == "ncsnpp":
-        settings["middle_attention"] = unet.middle_attention
+        settings["middle_attention"] = middle_attention
         pyramid = [key for key in shapes if re.fullmatch(r"all_modules\.\d+\.Conv(2d)?_0\.weight", key)]
         pyramid = [key for key in pyramid if key.rpartition("Conv")[0] + "Dense_0.weight" not in shapes]
         settings["progressive_input"] = "residual" if pyramid else "none"
@@ -59,17 +57,9 @@ def infer_settings(architecture: Architecture, shapes: Shapes, image_size: int =
     return settings
 
 
-@dataclass(frozen=True)
-class _UNet:
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attended: tuple[bool, ...]
-    middle_attention: bool
-
-
-def _unet(architecture: Architecture, shapes: Shapes, nf: int) -> _UNet:
-    """Read the U-Net off the order of its layers: blocks and attention, cut where the size changes."""
-    levels: list[list[tuple[str, int]]] = [[]]
+def _unet(architecture: Architecture, shapes: Shapes, nf: int) -> tuple[tuple[int, ...], int, list[bool], bool]:
+    """Read `ch_mult`, `num_res_blocks`, which levels have attention, and whether the middle has, off the layers."""
+    levels: list[list[tuple[str, int]]] = [[]]  # cut where the size changes
     for kind, outputs in _layers(architecture, shapes):
         if kind == "resample":
             levels.append([])
@@ -84,7 +74,7 @@ def _unet(architecture: Architecture, shapes: Shapes, nf: int) -> _UNet:
         raise ValueError(f"the layers of {architecture} are no U-Net: {len(blocks[0])} blocks before the first change")
     attended = [number > 0 for number in attention[:bottom]] + [attention[bottom] > 1]
     middle = attention[bottom] - (count + 1) * attended[-1]
-    return _UNet(tuple(level[0] // nf for level in blocks[:num_levels]), count, tuple(attended), middle > 0)
+    return tuple(level[0] // nf for level in blocks[:num_levels]), count, attended, middle > 0
 
 
 def _layers(architecture: Architecture, shapes: Shapes) -> list[tuple[str, int]]:

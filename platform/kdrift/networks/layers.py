@@ -19,6 +19,12 @@ SQRT_HALF = math.sqrt(0.5)
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
+def check_size(x: Tensor, multiple: int) -> None:
+    """Raise ValueError unless rows and columns of `(batch, channel, row, col)` are multiples of `multiple`."""
+    if x.shape[-2] % multiple or x.shape[-1] % multiple:
+        raise ValueError(f"image size {tuple(x.shape[-2:])} is not a multiple of {multiple}; pad it")
+
+
 def group_norm(channels: int) -> GroupNorm:
     """Group normalisation with four channels a group and at most 32 groups."""
     return GroupNorm(min(channels // 4, 32), channels, eps=1e-6)
@@ -147,12 +153,9 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """BigGAN residual block, optionally changing the size by two, conditioned on the noise embedding.
+    """BigGAN residual block, conditioned on the noise embedding.
 
-    Parameters
-    ----------
-    resample
-        'none', 'up' or 'down'; with `fir` by the (1, 3, 3, 1) filter, else nearest / mean of 2x2.
+    `resample` 'up' or 'down' changes the size by two: with `fir` by the (1, 3, 3, 1) filter, else nearest / 2x2 mean.
     """
 
     def __init__(

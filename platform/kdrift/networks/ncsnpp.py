@@ -15,6 +15,7 @@ from kdrift.networks.layers import (
     FourierEmbedding,
     PyramidDownsample,
     ResidualBlock,
+    check_size,
     conv3x3,
     dense,
     group_norm,
@@ -126,14 +127,9 @@ class NCSNpp(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the score (with `scale_by_sigma`) or the raw output, of the shape of `x`.
 
-        Raises
-        ------
-        ValueError
-            When rows or columns are not multiples of 2^(levels - 1).
+        Raises ValueError when rows or columns are not multiples of 2^(levels - 1).
         """
-        multiple = self.config.size_multiple
-        if x.shape[-2] % multiple or x.shape[-1] % multiple:
-            raise ValueError(f"image size {tuple(x.shape[-2:])} is not a multiple of {multiple}; pad it")
+        check_size(x, self.config.size_multiple)
         layers = iter(self.all_modules)
         embedding = next(layers)(torch.log(sigma.to(torch.float32)))
         embedding = next(layers)(embedding)

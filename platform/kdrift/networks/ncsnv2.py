@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrift.networks.layers import check_size
+
 
 @dataclass(frozen=True)
 class NCSNv2Config:
@@ -71,13 +73,9 @@ class NCSNv2(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Return the score, the output divided by the level's sigma, of the shape of `x`.
 
-        Raises
-        ------
-        ValueError
-            When rows or columns are not multiples of 8.
+        Raises ValueError when rows or columns are not multiples of 8.
         """
-        if x.shape[-2] % 8 or x.shape[-1] % 8:
-            raise ValueError(f"image size {tuple(x.shape[-2:])} is not a multiple of 8; pad it")
+        check_size(x, self.config.size_multiple)
         h = self.begin_conv(x if self.config.centered else 2 * x - 1)
         layers = []
         for stage in (self.res1, self.res2, self.res3, self.res31, self.res4, self.res5):

@@ -48,7 +48,7 @@ class Prior:
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
             project=self.info.process.projection(),
-            scale=self.image_scale,
+            scale=self.info.scale.value,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
             fast=fast,
@@ -61,12 +61,7 @@ class Prior:
 
     def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
-        return self.info.sde(rows, cols, next(self.network.parameters()).device)
-
-    @property
-    def image_scale(self) -> float:
-        """What the rule of its scale gives of the network's images, where the normalised image has 1."""
-        return self.info.scale.value
+        return self.info.process.sde(rows, cols, next(self.network.parameters()).device)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -103,10 +98,7 @@ def find_prior(name_or_path: str | Path) -> Path:
 
     A text that is a shipped name always means the shipped prior; a folder of that name here is `./NAME`.
 
-    Raises
-    ------
-    ValueError
-        When there is neither, naming the nearest shipped name.
+    Raises ValueError when there is neither, naming the nearest shipped name.
     """
     if isinstance(name_or_path, str) and name_or_path in shipped_priors():
         return SHIPPED / name_or_path
@@ -122,10 +114,7 @@ def find_prior(name_or_path: str | Path) -> Path:
 def read_config(folder: Path) -> tuple[NetworkConfig, PriorInfo]:
     """Read the `config.yaml` of a bundle.
 
-    Raises
-    ------
-    ValueError
-        When it is no YAML, a key is missing or unknown, or an older kdrift wrote it.
+    Raises ValueError when it is no YAML, a key is missing or unknown, or an older kdrift wrote it.
     """
     where = f"prior {folder.name}: {CONFIG}"
     try:
@@ -140,10 +129,7 @@ def read_config(folder: Path) -> tuple[NetworkConfig, PriorInfo]:
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
     """Load a shipped prior by name or any bundle by the path of its folder; the checksum is verified.
 
-    Raises
-    ------
-    ValueError
-        When there is no such prior, a file is missing or damaged, or a parameter is missing or left over.
+    Raises ValueError when there is no such prior, a file is missing or damaged, or a parameter is missing or left over.
     """
     folder = find_prior(name_or_path)
     sums = read_sums(folder)

@@ -33,10 +33,7 @@ class Published:
 def read_checkpoint(path: str | Path) -> Any:
     """Load what `torch.save` wrote, tensors and plain containers only.
 
-    Raises
-    ------
-    ValueError
-        When unpickling it would need code, or it is no readable file of tensors.
+    Raises ValueError when unpickling it would need code, or it is no readable file of tensors.
     """
 
     def load(mmap: bool) -> Any:

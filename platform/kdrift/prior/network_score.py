@@ -7,6 +7,7 @@ precision live here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,67 +18,47 @@ from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.sde.score import per_image
 
 
+@dataclass(eq=False)
 class NetworkScore:
     """Score of complex images from a network of real images, of one channel or two.
 
     A one-channel prior scores real and imaginary parts as separate images of one batch (Score-MRI, Algorithm 3); such
     a prior is best trained with sign or phase augmentation, for magnitudes are never negative while the parts are. A
     two-channel prior takes them together. Gradients with respect to `x` pass, the network's parameters have none.
-
-    Parameters
-    ----------
-    network
-        Called `(x: float (batch, channels, row, col), sigma: (batch,))`.
-    returns
-        What the network returns: the score, the denoised image, or the residual that added to x gives it.
-    channels
-        Channels of the network's images, 1 or 2.
-    conditioning
-        What the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and alpha sigma with alpha
-        = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the index in `network.sigmas`
-        that is nearest to sigma in its logarithm, whose denoised image is taken.
-    project
-        The part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it.
-    scale
-        Scale of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`.
-    size_multiple
-        Rows and columns are reflected at the border up to a multiple of this, and cropped again.
-    max_images
-        Network images evaluated at a time; bounds memory.
-    fast
-        bfloat16 autocast and channels_last (None: where the hardware has them).
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        returns: Returns,
-        channels: int = 1,
-        conditioning: Conditioning = "sigma",
-        project: Callable[[Tensor], Tensor] | None = None,
-        scale: float = 1.0,
-        size_multiple: int = 1,
-        max_images: int = 8,
-        fast: bool | None = None,
-    ) -> None:
-        if channels not in (1, 2):
-            raise ValueError(f"a network of complex images has 1 or 2 channels, got {channels}")
-        device = next(network.parameters()).device
-        self.fast = has_fast_bfloat16(device) if fast is None else fast
+    network: nn.Module
+    """Called `(x: float (batch, channels, row, col), sigma: (batch,))`."""
+    _: KW_ONLY
+    returns: Returns
+    """What the network returns: the score, the denoised image, or the residual that added to x gives it."""
+    channels: int = 1
+    """Channels of the network's images, 1 or 2."""
+    conditioning: Conditioning = "sigma"
+    """What the network takes (`kdrift.networks.NetworkConfig.conditioning`). `std`: alpha x and alpha sigma with alpha
+    = 1/sqrt(1 + sigma^2); the score it returns, times alpha, is that of x. `level`: the index in `network.sigmas`
+    that is nearest to sigma in its logarithm, whose denoised image is taken."""
+    project: Callable[[Tensor], Tensor] | None = None
+    """The part of an image that `std` scales, for HFS-SDE its high frequencies; None: all of it."""
+    scale: float = 1.0
+    """Scale of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`."""
+    size_multiple: int = 1
+    """Rows and columns are reflected at the border up to a multiple of this, and cropped again."""
+    max_images: int = 8
+    """Network images evaluated at a time; bounds memory."""
+    fast: bool | None = None
+    """bfloat16 autocast and channels_last (None: where the hardware has them)."""
+    num_images: int = field(default=0, init=False)
+    """Network images evaluated so far (for each complex image two of a one-channel network)."""
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 2):
+            raise ValueError(f"a network of complex images has 1 or 2 channels, got {self.channels}")
+        self.device = next(self.network.parameters()).device
+        self.fast = has_fast_bfloat16(self.device) if self.fast is None else self.fast
         memory_format = torch.channels_last if self.fast else torch.contiguous_format
-        network = network.eval().requires_grad_(False)
+        network = self.network.eval().requires_grad_(False)
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
-        self.device = device
-        self.returns = returns
-        self.channels = channels
-        self.conditioning = conditioning
-        self.project = project
-        self.scale = scale
-        self.size_multiple = size_multiple
-        self.max_images = max_images
-        self.num_images = 0
-        """Network images evaluated so far (for each complex image two of a one-channel network)."""
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
@@ -93,20 +74,16 @@ class NetworkScore:
             scaled = factor * x if self.project is None else x + (factor - 1) * self.project(x)
             return factor * self._evaluate(scaled, alpha * level)
         if self.conditioning == "level":
-            level = self._nearest_level(sigma)
-            ratio = self.network.get_buffer("sigmas")[level].to(x.device) / sigma
+            table = self.network.get_buffer("sigmas")
+            asked = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
+            level = (asked[..., None] - table.double().log()).abs().argmin(dim=-1)
+            ratio = table[level].to(x.device) / sigma
             return per_image(ratio, x) ** 2 * self._evaluate(x, level)
         output = self._evaluate(x, sigma)
         if self.returns == "score":
             return output
         residual = output - x if self.returns == "image" else output
         return residual / per_image(sigma, x) ** 2
-
-    def _nearest_level(self, sigma: float | Tensor) -> Tensor:
-        table = self.network.get_buffer("sigmas").double().log()
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
-        distance: Tensor = (level[..., None] - table).abs()
-        return distance.argmin(dim=-1)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if not x.is_complex() and self.channels == 2:
@@ -131,7 +108,7 @@ class NetworkScore:
         padded = pad_to_multiple(images, self.size_multiple).to(self.device, torch.float32)
         if self.fast:
             padded = padded.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.fast)):
             output: Tensor = self.network(padded, levels.to(self.device))
         return output[..., :rows, :cols].to(images.device, images.dtype)
 

@@ -40,10 +40,7 @@ class PinnedPrior:
 def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
     """Resolve a shipped name, the path of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION` to fixed weights.
 
-    Raises
-    ------
-    ValueError
-        If there is no such prior, or a registered one is asked for without `tracking_uri`.
+    Raises ValueError if there is no such prior, or a registered one is asked for without `tracking_uri`.
     """
     if reference.startswith("models:"):
         from kdrift.runs.tracking import registered_version
@@ -64,10 +61,7 @@ def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
 def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prior:
     """Load what was pinned.
 
-    Raises
-    ------
-    ValueError
-        If the weights found are not the ones that were pinned.
+    Raises ValueError if the weights found are not the ones that were pinned.
     """
     if pinned.version is None:
         prior = load_prior(pinned.reference, device)

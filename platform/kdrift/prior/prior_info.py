@@ -7,22 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from kdrift.mri.image_scale import ImageScale
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.hint import suggest
-from kdrift.sde import PROCESSES, SDE, AnyNoise, AttenuatedSDE, Noise
+from kdrift.sde import PROCESSES, Noise, NoiseProcess
 
 __all__ = [
     "CardText", "DataSource", "ImageScale", "ImportedFrom", "NoiseLeft", "Parent", "PriorInfo", "VolumeRecord",
     "info_values", "read_info",
 ]  # fmt: skip
-
-_OLDER = (
-    "{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it again, or"
-    " import its checkpoint again"
-)
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class ImportedFrom:
 class PriorInfo:
     """What a bundle says of its network, beside its architecture."""
 
-    process: AnyNoise
+    process: NoiseProcess
     """The noise it removes, at levels in units of the normalised image."""
     scale: ImageScale = field(default_factory=ImageScale)
     """How its images were scaled; a slice is scaled alike before it is reconstructed."""
@@ -132,10 +125,6 @@ class PriorInfo:
         """Noise levels the prior was trained for, in units of the normalised image."""
         return self.process.sigma_min, self.process.sigma_max
 
-    def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE | AttenuatedSDE:
-        """Return the SDE of the noise for images `(row, col)`, over its levels."""
-        return self.process.sde(rows, cols, device)
-
 
 def info_values(info: PriorInfo) -> dict[str, Any]:
     """Return plain mappings, lists and scalars, from which `read_info` makes the same again."""
@@ -149,13 +138,13 @@ def info_values(info: PriorInfo) -> dict[str, Any]:
 def read_info(values: Any, where: str) -> PriorInfo:
     """Read what `info_values` made; `where` names the file in errors.
 
-    Raises
-    ------
-    ValueError
-        If a key is missing, unknown, or of another type.
+    Raises ValueError if a key is missing, unknown, or of another type.
     """
     if values is None:
-        raise ValueError(_OLDER.format(where=where))
+        raise ValueError(
+            f"{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it"
+            " again, or import its checkpoint again"
+        )
     _check_complete(PriorInfo, values, where)
     _check_complete(ImageScale, values["scale"], f"{where}: scale")
     process = values["process"]

@@ -21,7 +21,7 @@ from kdrift.runs.command_line import command_line
 from kdrift.runs.config import parse
 from kdrift.runs.files import file_sha256
 from kdrift.runs.hint import suggest
-from kdrift.sde import AnyNoise, AttenuationConfig, LowFrequencies, Noise, NoiseConfig
+from kdrift.sde import AttenuationConfig, LowFrequencies, Noise, NoiseConfig, NoiseProcess
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _check(state: State, expected: Mapping[str, Tensor], architecture: str, wher
         raise ValueError(f"{where}key {missing} of the inferred {architecture} is missing")
 
 
-def _process(published: Published, config: NetworkConfig, family: Family, options: ImportOptions) -> AnyNoise:
+def _process(published: Published, config: NetworkConfig, family: Family, options: ImportOptions) -> NoiseProcess:
     """Return the noise the network removes; its levels are divided by the scale of the network's images."""
     low, high = family.sigma_min, family.sigma_max
     table = published.model.get("sigmas")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.measurement import Measurement
+from kdrift.methods import Measurement
 
 LIMIT = 5.0
 """How often an image may exceed what data and noise level explain."""

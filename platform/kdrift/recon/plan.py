@@ -10,9 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, Method, Options
+from kdrift.methods import METHODS, Method, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
-from kdrift.methods.start import StartOptions
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
@@ -138,11 +137,12 @@ class ResolvedPlan:
         maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
         scale = self.prior.scale if self.prior else None
         data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps, scale=scale)
-        self.method.check_maps(data.smaps, self.plan.method)
+        sets = data.smaps.shape[:-3].numel()
+        self.method.check_map_sets(sets, self.plan.method)
         if self.plan.start is None:
             return data
         start = METHODS[self.plan.start]
-        start.check_maps(data.smaps, self.plan.start)
+        start.check_map_sets(sets, self.plan.start)
         image = start.function(data.measurement(), options=start.preset(None)[1])
         return dataclasses.replace(data, start=data.scale * image)
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, Callback, ChainNoise, Measurement
-from kdrift.methods.chains import magnitude
+from kdrift.methods import METHODS, Callback, ChainNoise, Measurement, magnitude
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
 from kdrift.recon.guard import AllDiverged, Guard

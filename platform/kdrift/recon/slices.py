@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chains import IMAGES, Chains, magnitude
-from kdrift.methods.measurement import Measurement
+from kdrift.methods import IMAGES, Chains, Measurement, magnitude
 from kdrift.mri.coils import espirit_maps
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.image_scale import ImageScale

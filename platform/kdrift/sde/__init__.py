@@ -5,17 +5,21 @@ from kdrift.sde.attenuated_noise import AttenuatedNoise
 from kdrift.sde.base import SDE, Noise
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
-from kdrift.sde.process import PROCESSES, AnyNoise, NoiseProcess
+from kdrift.sde.process import NoiseProcess
 from kdrift.sde.ve import VESDE, spaced_levels
 from kdrift.sde.vp import VPSDE, SubVPSDE
 from kdrift.sde.white_noise import HighFrequencyNoise, WhiteNoise
+
+PROCESSES: dict[Noise, type[NoiseProcess]] = {
+    process.kind: process for process in (WhiteNoise, HighFrequencyNoise, AttenuatedNoise)
+}
+"""The process of each kind, by its name in configurations."""
 
 __all__ = [
     "PROCESSES",
     "SDE",
     "VESDE",
     "VPSDE",
-    "AnyNoise",
     "AttenuatedNoise",
     "AttenuatedSDE",
     "AttenuationConfig",

@@ -30,7 +30,8 @@ class AttenuatedSDE:
     """dz = G'_t z(0) dt + sqrt(d sigma^2/dt) SS* dw on k-space `(*batch, coil, row, col)`, time in [0, 1].
 
     SS* = F S S^H F^-1 gives noise the coils' sensitivities. b and sigma grow geometrically from t = 0 to 1: G_t goes
-    from nearly 1 to the centre of k-space. `t` is a scalar or broadcasts against `(*batch, coil, row, col)`.
+    from nearly 1 to the centre of k-space. z(0) has noise of level sigma_min, so that the kernel's is sigma(t) (Eq. 10,
+    Algorithm 1). `t` is a scalar or broadcasts against `(*batch, coil, row, col)`.
     """
 
     sigma_min: float = 0.01
@@ -43,9 +44,6 @@ class AttenuatedSDE:
     """b at t = 1. With both 0 nothing is attenuated, and with SS* = I this is the VE-SDE."""
     smaps: Tensor | None = None
     """Coil maps S `(coil, row, col)` with sum |S|^2 = 1; None: SS* = I."""
-    noisy_start: bool = True
-    """z(0) has noise of level sigma_min, so that the kernel's is sigma(t) as in Eq. 10 and Algorithm 1. False: it is
-    free of noise, and the kernel's variance is sigma(t)^2 - sigma(0)^2, as in the text above Eq. 10."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
@@ -76,11 +74,6 @@ class AttenuatedSDE:
         """Return the attenuation G_t, real, `(*t, row, col)` by broadcasting."""
         return gaussian_window(rows, cols, self.b(t))
 
-    def std(self, t: Tensor) -> Tensor:
-        """Standard deviation of the kernel's noise, each real component, before SS*."""
-        sigma = self.sigma(t)
-        return sigma if self.noisy_start else torch.sqrt((sigma**2 - self.sigma_min**2).clamp_min(0))
-
     def project(self, z: Tensor) -> Tensor:
         """Return SS* z, `(*batch, coil, row, col)`."""
         if self.smaps is None:
@@ -98,9 +91,9 @@ class AttenuatedSDE:
         return self.levels.diffusion(t)
 
     def marginal(self, z0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean G_t z(0) of the kernel and the deviation of its noise, which is `std SS* n`."""
+        """Mean G_t z(0) of the kernel and the deviation of its noise, which is `sigma SS* n`."""
         rows, cols = z0.shape[-2:]
-        return self.attenuation(t, rows, cols) * z0, self.std(t)
+        return self.attenuation(t, rows, cols) * z0, self.sigma(t)
 
     def perturb(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Draw from p(z_t | z_0) with unit `noise` of the shape of z0."""

@@ -17,21 +17,17 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.base import Noise
-from kdrift.sde.channels import Network, Projection, as_channels, as_complex
-from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
+from kdrift.sde.noise_config import NoiseConfig
+from kdrift.sde.process import Network, NoiseProcess, as_channels, as_complex
 
 if TYPE_CHECKING:
     from kdrift.networks import NetworkConfig
 
 
 @dataclass(frozen=True)
-class AttenuatedNoise:
-    """G_t z_0 + sigma SS* n of coil images z_0; see `kdrift.sde.NoiseProcess` for what its methods are."""
+class AttenuatedNoise(NoiseProcess):
+    """G_t z_0 + sigma SS* n of coil images z_0."""
 
-    sigma_min: float
-    """Lowest level, in units of the normalised image."""
-    sigma_max: float
-    """Highest level."""
     b_min: float
     """b of the mildest attenuation G = exp(-|w|^2 b^2 / 2), w in [-1, 1), which goes with sigma_min."""
     b_max: float
@@ -53,10 +49,6 @@ class AttenuatedNoise:
         """Return the SDE of k-space without coil maps; samplers that have maps put them in."""
         return AttenuatedSDE(self.sigma_min, self.sigma_max, self.b_min, self.b_max)
 
-    def projection(self) -> Projection | None:
-        """Return None: noise is in all of a coil image."""
-        return None
-
     def blur(self, images: Tensor, sigma: float) -> Tensor:
         """Return G x at the time whose level is `sigma`, for one coil of ones."""
         if sigma <= 0:
@@ -76,20 +68,20 @@ class AttenuatedNoise:
     ) -> tuple[Tensor, ...]:
         """Draw levels, noise and coils for each image `shape` (2, row, col), a pure function of (seed, image index).
 
-        Returns
-        -------
-        sigma (batch,), unit noise complex (batch, 1 | coil, row, col), b (batch,), coil maps (batch, coil, row, col),
-        whose root sum of squares is the item's gain.
+        Returns sigma `(batch,)`, unit noise complex `(batch, 1 | coil, row, col)`, b `(batch,)`, and coil maps `(batch,
+        coil, row, col)`, whose root sum of squares is the item's gain.
         """
         how = config.attenuated
         rows, cols = shape[-2:]
-        count, coils = len(indices), how.num_coils
+        count, coils, last = len(indices), how.num_coils, how.num_times - 1
         sigma, b = torch.empty(count), torch.empty(count)
         smaps = torch.empty(count, coils, rows, cols, dtype=torch.complex64)
         noise = torch.empty(count, 1 if how.coil_noise else coils, rows, cols, 2)
         for position, index in enumerate(map(int, indices)):
             rng = numpy_rng("attenuation", seed, index)
-            time = _time(how, seed, index)
+            pair, mirrored = divmod(index, 2) if how.antithetic else (index, 0)
+            step = int(numpy_rng("attenuation time", seed, pair).integers(how.num_times))
+            time = torch.tensor((last - step if mirrored else step) / last)
             top = float(rng.choice(how.sigma_last or (self.sigma_max,)))
             sde = AttenuatedSDE(self.sigma_min, top, self.b_min, self.b_max)
             sigma[position], b[position] = sde.sigma(time), sde.b(time)
@@ -132,10 +124,3 @@ class AttenuatedNoise:
         if not config.attenuated.loss_under_attenuation:
             return error, sigma**2
         return self.blur(error, sigma), sigma**2 * float((self.blur(noise, sigma) ** 2).mean())
-
-
-def _time(config: AttenuationConfig, seed: int, index: int) -> Tensor:
-    pair, mirrored = divmod(index, 2) if config.antithetic else (index, 0)
-    last = config.num_times - 1
-    step = int(numpy_rng("attenuation time", seed, pair).integers(config.num_times))
-    return torch.tensor((last - step if mirrored else step) / last)

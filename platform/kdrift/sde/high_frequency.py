@@ -42,15 +42,9 @@ def _centre(size: int, fraction: float) -> Tensor:
 class HighFrequencySDE(SDE):
     """HFS-VP, HFS-VE and HFS-sub-VP: the drift and noise of `base` passed through F_h = F^-1 (I - M_l) F.
 
-    Parameters
-    ----------
-    base
-        A VE, VP or sub-VP SDE.
-    low
-        M_l, boolean `(row, col)`; with an empty one this is `base`.
-    smaps
-        Coil maps `([set,] coil, row, col)`: F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is
-        then no exact projection); None: the plain F_h of the released code.
+    `low` is M_l, boolean `(row, col)`; with an empty one this is `base`. With coil maps `([set,] coil, row, col)`
+    F_h = sum_c conj(S_c) F^-1 (I - M_l) F S_c (the paper's Eq. 12, which is then no exact projection); without, it is
+    the plain F_h of the released code.
     """
 
     def __init__(self, base: SDE, low: Tensor, smaps: Tensor | None = None) -> None:

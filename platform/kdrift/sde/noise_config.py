@@ -13,7 +13,7 @@ from kdrift.sde.ve import VESDE
 from kdrift.sde.vp import VPSDE, SubVPSDE
 
 if TYPE_CHECKING:
-    from kdrift.sde.process import AnyNoise
+    from kdrift.sde.process import NoiseProcess
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class NoiseConfig:
             raise ValueError(f"noise needs 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
 
     @property
-    def process(self) -> AnyNoise:
+    def process(self) -> NoiseProcess:
         """The noise of this kind and these levels."""
-        from kdrift.sde.process import PROCESSES
+        from kdrift.sde import PROCESSES
 
         return PROCESSES[self.kind].of(self)
 

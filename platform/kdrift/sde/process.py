@@ -1,33 +1,44 @@
 """What noise a prior removes: one object draws it, has its loss, and gives the SDE that samplers take back.
 
-Training, priors and samplers ask the process; nothing else compares kinds of noise.
+Training, priors and samplers ask the process; nothing else compares kinds of noise. Networks see the real and the
+imaginary part of an image as two channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from kdrift.sde.attenuated import AttenuatedSDE
-from kdrift.sde.attenuated_noise import AttenuatedNoise
 from kdrift.sde.base import SDE, Noise
-from kdrift.sde.channels import Network, Projection
 from kdrift.sde.noise_config import NoiseConfig
-from kdrift.sde.white_noise import HighFrequencyNoise, WhiteNoise
 
 if TYPE_CHECKING:
     from kdrift.networks import NetworkConfig
 
+Network = Callable[[Tensor, Tensor], Tensor]
+"""Called `(images (batch, channel, row, col), second input (batch,))`; returns images of the same shape."""
+Projection = Callable[[Tensor], Tensor]
+"""A linear map of complex images `(*batch, row, col)`."""
 
-class NoiseProcess(Protocol):
-    """Noise of one kind at levels sigma_min to sigma_max, in units of the normalised image.
+
+@dataclass(frozen=True)
+class NoiseProcess(ABC):
+    """Noise of one kind at levels sigma_min to sigma_max; a new kind is a file and a line in `kdrift.sde.PROCESSES`.
 
     Training works on images as channels `(batch, channel, row, col)`; `config` says how levels and noise are drawn, and
     is read by nothing else. Everything drawn is a pure function of the seed and the number of the image.
     """
+
+    sigma_min: float
+    """Lowest level, the standard deviation of each real component, in units of the normalised image."""
+    sigma_max: float
+    """Highest level."""
 
     kind: ClassVar[Noise]
     """Its name in configurations, and what a method asks for."""
@@ -36,48 +47,54 @@ class NoiseProcess(Protocol):
     preconditionings: ClassVar[tuple[str, ...]]
     """Networks that its loss can train (`network.preconditioning`)."""
 
-    @property
-    def sigma_min(self) -> float:
-        """Lowest level: the standard deviation of each real component."""
-
-    @property
-    def sigma_max(self) -> float:
-        """Highest level."""
-
     @classmethod
+    @abstractmethod
     def of(cls, config: NoiseConfig) -> Self:
         """Return the process of a training configuration."""
 
+    @abstractmethod
     def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE | AttenuatedSDE:
         """Return the SDE of images `(row, col)` that has this noise, over its levels."""
 
     def projection(self) -> Projection | None:
         """Return P on complex images, the part of them that the noise is in; None: all of it."""
+        return None
 
     def blur(self, images: Tensor, sigma: float) -> Tensor:
         """Return what goes with noise of level `sigma`: images with their k-space attenuated, or as they are."""
+        return images
 
+    @abstractmethod
     def kept(self, images: Tensor, sigma: float) -> Tensor:
         """Return what noise of level `sigma`, the highest, leaves of the images; sampling starts from there."""
 
+    @abstractmethod
     def draw(
         self, config: NoiseConfig, preconditioning: str, seed: int, indices: Sequence[int], shape: Sequence[int]
     ) -> tuple[Tensor, ...]:
         """Draw what `loss` takes after the images `shape` (channel, row, col), first of all the levels `(batch,)`."""
 
+    @abstractmethod
     def loss(
         self, config: NoiseConfig, network: Network, network_config: NetworkConfig, image: Tensor, *drawn: Tensor
     ) -> Tensor:
         """Return the training loss of a network, mean over pixels."""
 
+    @abstractmethod
     def misfit(self, config: NoiseConfig, error: Tensor, noise: Tensor, sigma: float) -> tuple[Tensor, float]:
         """Return the part of an error of denoising that the loss counts, and the power that the noise has there."""
 
 
-AnyNoise = WhiteNoise | HighFrequencyNoise | AttenuatedNoise
-"""The kinds of noise there are; a new one is a file with such a class, a name here and one in `PROCESSES`."""
+def as_complex(channels: Tensor) -> Tensor:
+    """Return `(batch, 2, row, col)` as complex images `(batch, row, col)`."""
+    return torch.view_as_complex(channels.to(torch.float32).movedim(1, -1).contiguous())
 
-PROCESSES: dict[Noise, type[WhiteNoise] | type[AttenuatedNoise]] = {
-    process.kind: process for process in (WhiteNoise, HighFrequencyNoise, AttenuatedNoise)
-}
-"""The process of each kind, by its name in configurations."""
+
+def as_channels(images: Tensor) -> Tensor:
+    """Return complex images `(batch, row, col)` as `(batch, 2, row, col)`."""
+    return torch.view_as_real(images).movedim(-1, 1)
+
+
+def project_channels(projection: Projection | None, images: Tensor) -> Tensor:
+    """Apply a projection of complex images to `(batch, channel, row, col)`; without one they stay as they are."""
+    return images if projection is None else as_channels(projection(as_complex(images)))

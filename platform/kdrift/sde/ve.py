@@ -60,10 +60,3 @@ class VESDE(SDE):
         """f = 0, G = sqrt(sigma_i^2 - sigma_{i-1}^2); before time 0 there is no noise (Song et al. 2021, Eq. 8)."""
         before = torch.where(stop < -_ROUNDING, 0, self.std(stop))
         return torch.zeros_like(start), torch.sqrt(self.std(start) ** 2 - before**2)
-
-    def levels(self, num_steps: int) -> list[float]:
-        """Return sigma_0 < ... < sigma_{N-1}, geometric from sigma_min to sigma_max (the discrete SDE)."""
-        if num_steps < 2:
-            raise ValueError(f"a discretised SDE needs at least 2 steps, got {num_steps}")
-        ratio = math.log(self.sigma_max / self.sigma_min) / (num_steps - 1)
-        return [self.sigma_min * math.exp(i * ratio) for i in range(num_steps)]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kdrift.runs.seeds import Stream, torch_generator
 from kdrift.sde.base import SDE, Noise
-from kdrift.sde.channels import Network, Projection, project_channels
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import NoiseConfig
+from kdrift.sde.process import Network, NoiseProcess, Projection, project_channels
 from kdrift.sde.ve import VESDE
 
 if TYPE_CHECKING:
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WhiteNoise:
-    """x_0 + sigma z; see `kdrift.sde.NoiseProcess` for what its methods are."""
-
-    sigma_min: float
-    """Lowest level, in units of the normalised image."""
-    sigma_max: float
-    """Highest level."""
+class WhiteNoise(NoiseProcess):
+    """x_0 + sigma z."""
 
     kind: ClassVar[Noise] = "white"
     complex_only: ClassVar[bool] = False
@@ -44,14 +39,6 @@ class WhiteNoise:
     def sde(self, rows: int, cols: int, device: str | torch.device = "cpu") -> SDE:
         """Return the VE-SDE of these levels: every other SDE of white noise is the same at another scale."""
         return VESDE(self.sigma_min, self.sigma_max)
-
-    def projection(self) -> Projection | None:
-        """Return None: noise is in all of an image."""
-        return None
-
-    def blur(self, images: Tensor, sigma: float) -> Tensor:
-        """Return the images as they are."""
-        return images
 
     def kept(self, images: Tensor, sigma: float) -> Tensor:
         """Return zeros: the highest level drowns all."""
@@ -119,9 +106,7 @@ def draw_white(
     `edm`: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, Table 1). `none`: t ~ U(t_min, 1) and sigma(t) of the
     configured SDE, std / alpha; for VE sigma_min (sigma_max / sigma_min)^t (Score-MRI, Eq. 7).
 
-    Returns
-    -------
-    sigma (batch,) and noise (batch, *shape), float32 on the CPU.
+    Returns sigma `(batch,)` and noise `(batch, *shape)`, float32 on the CPU.
     """
     levels = torch.empty(len(indices))
     noise = torch.empty(len(indices), *shape)

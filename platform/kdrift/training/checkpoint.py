@@ -38,17 +38,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint of a folder, or None."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None
+    return max(list_checkpoints(folder), default=None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only tensors and plain values are unpickled.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
+    Raises ValueError if the file is damaged.
     """
     try:
         held: dict[str, Any] = torch.load(path / _FILE, map_location="cpu", weights_only=True)

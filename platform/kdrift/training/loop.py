@@ -19,19 +19,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdrift.networks import build_network
+from kdrift.networks import Returns, build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.runs.seeds import derive_seed
+from kdrift.sde import NoiseConfig
+from kdrift.sde.process import Network, project_channels
 from kdrift.sde.white_noise import draw_white, own_scale
-from kdrift.training.loss import draw_batch, noise_left, training_loss
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 _VALIDATION_BATCH = 8
-_NON_FINITE = (
-    "loss {loss} (gradient norm {norm}) at image {images}: stopped before the step; lower "
-    "optimisation.learning_rate or look at the data, then resume from the last checkpoint"
-)
 
 
 class ImageSource(Protocol):
@@ -176,23 +173,22 @@ def fit(
     `validation` are `(image, channel, row, col)` images that training never sees, or None.
     `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
 
-    Raises
-    ------
-    ValueError
-        If the batch does not divide among the workers.
-    NonFiniteLossError
-        Before the optimiser steps; nothing has been reported or written for the step.
+    Raises ValueError if the batch does not divide among the workers, and NonFiniteLossError before the optimiser steps:
+    nothing has been reported or written for the step.
     """
     if config.batch_size % world_size:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
     share = config.batch_size // world_size
+    process = config.noise.process
     network = wrap(state.network)
     network.train()
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
 
     def load(start: int) -> tuple[Tensor, ...]:
         indices = range(start + rank * share, start + (rank + 1) * share)
-        return tuple(part.to(device) for part in draw_batch(config, data.batch(indices), indices))
+        image, preconditioning = data.batch(indices), config.network.preconditioning
+        drawn = process.draw(config.noise, preconditioning, config.seed, indices, image.shape[1:])
+        return tuple(part.to(device) for part in (image, *drawn))
 
     meter = _Meter()
     with ThreadPoolExecutor(1, "loader") as loader:
@@ -209,13 +205,16 @@ def fit(
             torch.manual_seed(derive_seed("dropout", config.seed, before, rank))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
-                loss = training_loss(network, config, *drawn)
+                loss = process.loss(config.noise, network, config.network, *drawn)
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())
             # a bad gradient on one rank is on all of them after the all-reduce, so all stop here together
             if not (math.isfinite(value) and math.isfinite(float(norm))):
-                raise NonFiniteLossError(_NON_FINITE.format(loss=value, norm=float(norm), images=before))
+                raise NonFiniteLossError(
+                    f"loss {value} (gradient norm {float(norm)}) at image {before}: stopped before the step; lower"
+                    " optimisation.learning_rate or look at the data, then resume from the last checkpoint"
+                )
             state.optimizer.step()
             state.images = after
             update_ema(state, config.optimisation, config.batch_size)
@@ -257,6 +256,28 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
                 left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)
             sums[sigma] += left * len(image)
     return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
+
+
+def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[x_0 | x] of a network in training: an image as it is, from a score by Tweedie's x + sigma^2 s."""
+    output = network(x, sigma).to(torch.float32)
+    return output if returns == "image" else x + sigma[:, None, None, None] ** 2 * output
+
+
+def noise_left(
+    network: Network, returns: Returns, image: Tensor, sigma: float, noise: Tensor, config: NoiseConfig
+) -> float:
+    """Mean of |P W (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+
+    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. P and G are the
+    projection and the attenuation of the process, and W what its loss is taken under (G in AK-Diffusion's Eq. 11): the
+    value is then a fraction of the noise under W, to which with W = 1 what is not restored of the attenuation adds.
+    """
+    process = config.process
+    levels = torch.full((len(image),), sigma, device=image.device)
+    noisy = process.blur(image, sigma) + sigma * project_channels(process.projection(), noise)
+    error, power = process.misfit(config, denoise(network, returns, noisy, levels) - image, noise, sigma)
+    return float((error**2).mean()) / power
 
 
 def _due(every: int, before: int, after: int) -> bool:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from kdrift.runs.files import whole_file
 from kdrift.runs.seeds import torch_generator
 from kdrift.sde import NoiseProcess
-from kdrift.sde.channels import project_channels
+from kdrift.sde.process import project_channels
 from kdrift.sde.white_noise import own_scale
-from kdrift.training.loop import autocast
-from kdrift.training.loss import denoise
+from kdrift.training.loop import autocast, denoise
 from kdrift.training.train_config import TrainConfig
 
 

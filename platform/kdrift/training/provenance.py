@@ -25,10 +25,7 @@ _NOISE_LEFT = "validation/noise_left_sigma_"
 def run_info(config: TrainConfig) -> PriorInfo:
     """Return what is known of a prior before its training starts; the data and the parent are read now.
 
-    Raises
-    ------
-    ValueError
-        If there is no such data, or no such prior to start from.
+    Raises ValueError if there is no such data, or no such prior to start from.
     """
     return PriorInfo(
         config.noise.process,
@@ -48,13 +45,13 @@ def describe_data(config: DataConfig) -> tuple[DataSource, ...]:
     splits["validation"] = find_volumes(config, "validation") if config.validation else []
     found = []
     for location in config.stores:
-        store = None if _is_file(location) else open_store(location)
+        store = None if location.endswith((".npy", ".npz")) else open_store(location)
         used = {
             split: tuple(_record(entry, store) for entry in entries if entry.location == location)
             for split, entries in splits.items()
         }
         digest = file_sha256(Path(location)) if store is None else ""
-        found.append(DataSource(_name(location), used["train"], used["validation"], digest))
+        found.append(DataSource(Path(location).name, used["train"], used["validation"], digest))
     return tuple(found)
 
 
@@ -85,15 +82,7 @@ def _parent(prior: str) -> Parent:
 def _portable(config: TrainConfig) -> dict[str, Any]:
     """Leave the folders of this machine out, and the card's text, which has a place of its own."""
     values = to_dict(config)
-    values["data"]["stores"] = [_name(store) for store in config.data.stores]
+    values["data"]["stores"] = [Path(store).name for store in config.data.stores]
     values["init_from"] = config.init_from and _parent(config.init_from).name
     del values["card"]
     return values
-
-
-def _name(location: str) -> str:
-    return Path(location).name
-
-
-def _is_file(location: str) -> bool:
-    return location.endswith((".npy", ".npz"))

@@ -54,16 +54,10 @@ def train(
     `out` (on a cluster: a folder that all nodes share) receives `config.yaml`, `checkpoints/`, `previews/`,
     `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
 
-    Raises
-    ------
-    ValueError
-        If the name is that of a shipped prior; if the data has no image; if `out` holds a run and `resume` is false, or
-        its run has another configuration, or goes on in another process; if the cluster is too small; if the loss
-        became non-finite.
-    OSError
-        If workers failed more often than `checkpoint.max_failures`.
-    KeyboardInterrupt
-        On Ctrl-C, after the workers have ended; the last checkpoint can be resumed.
+    Raises ValueError if the name is that of a shipped prior; if the data has no image; if `out` holds a run and
+    `resume` is false, or its run has another configuration, or goes on in another process; if the cluster is too small;
+    if the loss became non-finite. Raises OSError if workers failed more often than `checkpoint.max_failures`, and
+    KeyboardInterrupt on Ctrl-C, after the workers have ended; the last checkpoint can be resumed.
     """
     started = time.monotonic()
     check_name(config.name)

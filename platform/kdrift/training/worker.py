@@ -53,28 +53,6 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             network, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
         )
 
-    hooks = _hooks(job, config, out, state, validation, rank, device)
-    data = TrainingImages(config.data, "train", config.seed)
-    try:
-        fit(
-            config, state, data, hooks, validation=validation, device=device, rank=rank,
-            world_size=context.get_world_size(), wrap=wrap,
-        )  # fmt: skip
-    except NonFiniteLossError as error:
-        return {"images": state.images, "stopped": str(error)}
-    return {"images": state.images, "stopped": None}
-
-
-def _hooks(
-    job: dict[str, Any],
-    config: TrainConfig,
-    out: Path,
-    state: TrainState,
-    validation: torch.Tensor | None,
-    rank: int,
-    device: torch.device,
-) -> Hooks:
-    """Tie the loop's reports to the outside; only rank 0 writes, all ranks meet Ray at each checkpoint."""
     latest: dict[str, float] = {}
 
     def metrics(images: int, values: dict[str, float]) -> None:
@@ -100,7 +78,16 @@ def _hooks(
             save_checkpoint(out / "checkpoints", content, images=state.images, keep=config.checkpoint.keep)
         ray.train.report({"images": state.images, **latest})
 
-    if rank != 0:
-        return Hooks(checkpoint=checkpoint)
-    progress = ProgressWriter(out / "progress.json", state.images)
-    return Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
+    hooks = Hooks(checkpoint=checkpoint)
+    if rank == 0:  # which alone writes; all ranks meet Ray at each checkpoint
+        progress = ProgressWriter(out / "progress.json", state.images)
+        hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
+    data = TrainingImages(config.data, "train", config.seed)
+    try:
+        fit(
+            config, state, data, hooks, validation=validation, device=device, rank=rank,
+            world_size=context.get_world_size(), wrap=wrap,
+        )  # fmt: skip
+    except NonFiniteLossError as error:
+        return {"images": state.images, "stopped": str(error)}
+    return {"images": state.images, "stopped": None}

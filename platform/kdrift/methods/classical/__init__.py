@@ -1,1 +1,1 @@
-"""Classical reconstructions, one file each: no prior, one image from the data alone."""
+"""Classical reconstructions: no prior, one image from the data alone."""

@@ -9,11 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COUPLED_COILS
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import COUPLED_COILS, Callback, ChainNoise, Measurement, Method, Options, chain_norm, ratio
 from kdrift.mri.cg import conjugate_gradients
 from kdrift.mri.coils import normalise_maps
 from kdrift.mri.fourier import fft2c, ifft2c
@@ -91,7 +87,11 @@ def ak_diffusion(
     sde = replace(sde, sigma_max=min(options.sigma_last or sde.sigma_max, sde.sigma_max))
     rows, cols = measurement.kspace.shape[-2:]
     kspace, real = measurement.kspace, measurement.kspace.real
-    low_rank = _low_rank(measurement, options)
+    low_rank = None
+    if options.slr_weight > 0 or options.coil_noise == "low_rank":
+        low_rank = low_rank_operator(
+            kspace, measurement.mask, kernel_size=options.kernel_size, threshold=options.null_threshold
+        )
     sde, project = _coil_noise(sde, measurement, options.coil_noise, low_rank)
     slr = low_rank if options.slr_weight > 0 else None
     times = torch.linspace(0, 1, options.num_steps + 1, dtype=torch.float64).to(real)
@@ -143,14 +143,6 @@ def correct(
 
     weight = right.real.new_tensor(lam)
     return conjugate_gradients(normal, right, weight, num_axes=3, x0=restored, max_iter=options.cg_iterations, tol=1e-4)
-
-
-def _low_rank(measurement: Measurement, options: AKDiffusionOptions) -> LowRankOperator | None:
-    if options.slr_weight == 0 and options.coil_noise != "low_rank":
-        return None
-    return low_rank_operator(
-        measurement.kspace, measurement.mask, kernel_size=options.kernel_size, threshold=options.null_threshold
-    )
 
 
 def _coil_noise(

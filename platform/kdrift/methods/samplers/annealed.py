@@ -14,10 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.mri.linop import LinearOperator
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
@@ -81,7 +78,8 @@ def annealed(
     this is exact for white Gaussian images of deviation tau.
     """
     operator, data = measurement.A, measurement.data
-    levels = [*_levels(options, sde)[-steps_left(options, measurement) :], 0.0]
+    low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
+    levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-options.steps_left(measurement) :], 0.0]
     x = measurement.first + levels[0] * rng(*data.shape[-2:])
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
@@ -110,11 +108,6 @@ def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_wei
     drawn = rng(coil, rows, cols)
     noise = drawn if len(rng.shape) == 1 else drawn[:, 0]  # one draw of k-space noise serves both map sets
     return s * operator.adjoint(noise) + prior_weight * rng(rows, cols)
-
-
-def _levels(options: AnnealedOptions, sde: VESDE) -> list[float]:
-    low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    return spaced_levels(high, low, options.num_steps, options.rho)
 
 
 # Numbers found on patient 09 (simulated; configs/tune/annealed_preset.yaml, then checked at 8x and on random lines);

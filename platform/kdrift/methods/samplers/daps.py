@@ -8,10 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 
@@ -72,7 +69,7 @@ def daps(
     """
     operator, data = measurement.A, measurement.data
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    left = steps_left(options, measurement)
+    left = options.steps_left(measurement)
     levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-left:], 0.0]
     x = measurement.first + levels[0] * rng(*data.shape[-2:])
     deviations = [1 / math.sqrt(sigma**-2 + (options.prior_sigma or math.inf) ** -2) for sigma in levels[:-1]]

@@ -8,9 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Callback, ChainNoise, Measurement, Method
 from kdrift.methods.samplers.vp_levels import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel

@@ -8,9 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method
 from kdrift.methods.samplers.vp_levels import VPOptions, alpha_bars, vp_denoise, vp_level, vp_noise, vp_start
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
@@ -66,11 +64,10 @@ def diffpir(
     return x
 
 
-_RELEASED_DIFFPIR = DiffPIROptions(num_steps=20, zeta=1.0)  # of the published configuration for missing pixels
-
 METHODS = {
     "diffpir": Method(
-        diffpir, {"paper": DiffPIROptions(), "released": _RELEASED_DIFFPIR},
+        # the published configuration is that for missing pixels
+        diffpir, {"paper": DiffPIROptions(), "released": DiffPIROptions(num_steps=20, zeta=1.0)},
         "DiffPIR: a proximal data step on the denoised image, weighed by the noise levels of data and image",
     ),
 }  # fmt: skip

@@ -9,9 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Callback, ChainNoise, Measurement, Method
 from kdrift.methods.samplers.vp_levels import VPOptions, alpha_bars, vp_denoise, vp_level, vp_start
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
@@ -72,11 +70,9 @@ def guidance(
     return denoised.detach(), gradient
 
 
-_RELEASED_DPS = DPSOptions(zeta=0.5)  # of the published configuration for missing pixels
-
 METHODS = {
     "dps": Method(
-        dps, {"paper": DPSOptions(), "released": _RELEASED_DPS},
+        dps, {"paper": DPSOptions(), "released": DPSOptions(zeta=0.5)},  # the published one for missing pixels
         "DPS: ancestral steps guided by the gradient of the data misfit through the network",
     ),
 }  # fmt: skip

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, Options
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.sde import AttenuatedSDE
 from kdrift.sde.score import ScoreModel, denoise_with_pullback

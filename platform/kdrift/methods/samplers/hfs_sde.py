@@ -13,10 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, StartOptions, chain_norm, ratio
 from kdrift.methods.samplers.predictor_corrector import (
     Corrector,
     Guide,
@@ -26,7 +23,6 @@ from kdrift.methods.samplers.predictor_corrector import (
     run_scheme,
     time_steps,
 )
-from kdrift.methods.start import StartOptions, steps_left
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
 
@@ -131,7 +127,7 @@ def guided_pc(
 
 def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
     released = options.discretisation == "released"
-    steps = time_steps(*times, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    steps = time_steps(*times, options.num_steps, released=released)[-options.steps_left(measurement) :]
     return Scheme(
         steps,
         predictor=options.predictor,

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import LEAST_NOISE, Callback, Measurement
-from kdrift.methods.method import Method
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
@@ -38,7 +35,7 @@ def pigdm(
     c = eta sigma' sqrt(1 - sigma'^2 / sigma^2). The first x is A^H y, or the start, with noise of the first level.
     """
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
-    levels = [*spaced_levels(high, low, options.num_steps, 7.0)[-steps_left(options, measurement) :], 0.0]
+    levels = [*spaced_levels(high, low, options.num_steps, 7.0)[-options.steps_left(measurement) :], 0.0]
     s = max(measurement.noise_sigma, LEAST_NOISE)
     x = measurement.first + levels[0] * rng(*measurement.mask.shape)
     for i, sigma in enumerate(levels[:-1]):

@@ -15,9 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback
-from kdrift.methods.norms import chain_norm, ratio
+from kdrift.methods import Callback, ChainNoise, chain_norm, ratio
 from kdrift.sde import SDE, VESDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
 
@@ -53,21 +51,6 @@ def time_steps(low: float, high: float, num_steps: int, *, released: bool = Fals
     return [Step(start, stop, stop) for start, stop in pairwise(times)]
 
 
-def follow(x: Tensor, s: Tensor) -> Tensor:
-    """Follow the prior's score: the guide without data."""
-    return s
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """Return x: no projection."""
-    return x
-
-
-def after_nothing(x: Tensor, index: int) -> Tensor:
-    """Return x: nothing follows a step."""
-    return x
-
-
 @dataclass(frozen=True)
 class Scheme:
     """How the reverse SDE is run (Song et al. 2021, Algorithm 1), fixed for a run; without guides and projection it
@@ -91,15 +74,15 @@ class Scheme:
     """Correct before the predictor of each step instead of after it."""
     final_mean: bool = False
     """Leave out the noise of the very last update."""
-    guide: Guide = follow
+    guide: Guide = lambda x, s: s
     """Direction in place of the score, in the predictor."""
-    corrector_guide: Guide = follow
+    corrector_guide: Guide = lambda x, s: s
     """Direction in place of the score, in the corrector."""
     predictor_projected: bool = True
     """Pass the predictor's score through P."""
-    project: Callable[[Tensor], Tensor] = unchanged
+    project: Callable[[Tensor], Tensor] = lambda x: x
     """Applied after every predictor and corrector step."""
-    after_step: Callable[[Tensor, int], Tensor] = after_nothing
+    after_step: Callable[[Tensor, int], Tensor] = lambda x, index: x
     """Applied at the end of step `i`, counted down to 0 as in the papers."""
 
 

@@ -10,9 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method, Options
+from kdrift.methods import Callback, ChainNoise, Measurement, Method, Options
 from kdrift.methods.samplers.csgm_langevin import ncsnv2_sigma
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
@@ -122,10 +120,10 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
     alphas = accumulate((math.sqrt(1 - options.beta_min - i * slope) for i in range(top)), lambda a, b: a * b)
     schedule = [(t, alpha, math.sqrt(1 - alpha**2)) for t, alpha in enumerate(alphas, 1)]
     if options.level == "label":
-        levels = [
-            DDPMLevel(alpha, sigma, min(max(_label_sigma(t), sde.sigma_min), sde.sigma_max))
-            for t, alpha, sigma in schedule[1:]
-        ]
+        levels = []
+        for t, alpha, sigma in schedule[1:]:
+            asked = ncsnv2_sigma(max(_LAST_LABEL + 2 - t, 0))
+            levels.append(DDPMLevel(alpha, sigma, min(max(asked, sde.sigma_min), sde.sigma_max)))
     else:
         known = [(a, s) for _, a, s in schedule if sde.sigma_min <= s / a <= sde.sigma_max]
         levels = [DDPMLevel(alpha, sigma, sigma / alpha) for alpha, sigma in known]
@@ -139,15 +137,10 @@ def ddpm_levels(options: REDDiffOptions, sde: VESDE) -> list[DDPMLevel]:
     return [levels[-1 - round(i * spacing)] for i in range(options.num_steps)]
 
 
-def _label_sigma(t: int) -> float:
-    return ncsnv2_sigma(min(max(_LAST_LABEL + 2 - t, 0), _LAST_LABEL))
-
-
-_RELEASED_RED_DIFF = REDDiffOptions(num_steps=999, losses="means", level="label")
-
 METHODS = {
     "red_diff": Method(
-        red_diff, {"paper": REDDiffOptions(), "released": _RELEASED_RED_DIFF},
+        red_diff,
+        {"paper": REDDiffOptions(), "released": REDDiffOptions(num_steps=999, losses="means", level="label")},
         "RED-diff: a variational image found by Adam; chains differ little, their spread is no posterior",
     ),
 }  # fmt: skip

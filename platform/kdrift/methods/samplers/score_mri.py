@@ -8,12 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.chains import COILS, COUPLED_COILS
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import COILS, COUPLED_COILS, Callback, ChainNoise, Measurement, Method, StartOptions
 from kdrift.methods.samplers.predictor_corrector import Scheme, evaluations_a_step, run_scheme, time_steps
-from kdrift.methods.start import StartOptions, steps_left
 from kdrift.mri.coils import combine
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
@@ -100,6 +96,7 @@ def score_mri_hybrid(
     callback: Callback | None = None,
 ) -> Tensor:  # fmt: skip
     """Algorithm 5: as Algorithm 4, and every m steps a SENSE step of weight lambda couples the coils (Eq. 16)."""
+    smaps, sense = measurement.smaps, measurement.sense
     falls_over = options.lambda_steps or options.num_steps
 
     def couple(x: Tensor, index: int) -> Tensor:
@@ -108,7 +105,12 @@ def score_mri_hybrid(
             return x  # the paper counts down to 0, the released code up from 0
         fraction = min(done / max(falls_over - 1, 1), 1.0)
         weight = options.lambda_start + (options.lambda_stop - options.lambda_start) * fraction
-        return _couple(x, measurement, weight, options.coupling)
+        if options.coupling == "broadcast":
+            residual = measurement.A.adjoint(measurement.kspace - measurement.A.forward(smaps * x))
+            return x + weight * combine(residual, smaps)[..., None, :, :]
+        image = combine(x, smaps)
+        image = image + weight * (sense.adjoint(measurement.kspace) - sense.normal(image))
+        return smaps * image[..., None, :, :]
 
     known, scheme, x = _prepare(sde, measurement, rng, options)
     return run_scheme(score, known, replace(scheme, after_step=couple), x, rng=rng, callback=callback)
@@ -120,7 +122,7 @@ def _prepare(
     """Return the SDE over the levels that the prior knows, the scheme of Algorithm 3, and the first x."""
     released = options.discretisation == "released"
     known = VESDE(max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max))
-    steps = time_steps(0.0, 1.0, options.num_steps, released=released)[-steps_left(options, measurement) :]
+    steps = time_steps(0.0, 1.0, options.num_steps, released=released)[-options.steps_left(measurement) :]
     scheme = Scheme(
         steps, corrector="langevin_parts", snr=options.snr, num_corrector_steps=options.num_corrector_steps,
         corrector_first=options.corrector_first, final_mean=released, project=measurement.consistent,
@@ -128,16 +130,6 @@ def _prepare(
     first = torch.tensor(steps[0].start, dtype=torch.float64)
     x = known.std(first) * rng(*measurement.mask.shape)
     return known, scheme, x if measurement.start is None else measurement.start + x  # Algorithm 6, line 1
-
-
-def _couple(x: Tensor, measurement: Measurement, weight: float, coupling: str) -> Tensor:
-    smaps, sense = measurement.smaps, measurement.sense
-    if coupling == "combine":
-        image = combine(x, smaps)
-        image = image + weight * (sense.adjoint(measurement.kspace) - sense.normal(image))
-        return smaps * image[..., None, :, :]
-    residual = measurement.A.adjoint(measurement.kspace - measurement.A.forward(smaps * x))
-    return x + weight * combine(residual, smaps)[..., None, :, :]
 
 
 _HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's

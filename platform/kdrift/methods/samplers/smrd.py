@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Callback, Measurement
-from kdrift.methods.method import Method
+from kdrift.methods import Callback, ChainNoise, Measurement, Method
 from kdrift.methods.samplers.csgm_langevin import LangevinOptions, Level, annealing, langevin_step, uniform_start
 from kdrift.mri.linop import LinearOperator
 from kdrift.sde import VESDE
@@ -57,18 +55,6 @@ class SMRDOptions(LangevinOptions):
         return self.early_stopping or self.learns(index)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One step of some chains."""
-
-    image: Tensor
-    """Images after the step, `(chain, [set,] row, col)`."""
-    risk: Tensor
-    """SURE, `(chain,)`, squared error a complex pixel."""
-    slope: Tensor
-    """d SURE / d lambda, `(chain,)`."""
-
-
 def smrd(
     score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: SMRDOptions,
     callback: Callback | None = None,
@@ -94,11 +80,12 @@ def smrd(
             applied = torch.where(lam > 0, lam, options.lambda_start)[running]
             given = (x[running], noise[running])
             if options.needs_risk(level.index):
-                found = tuned_step(score, operator, data, *given, probe[running], applied, level, options.cg_iterations)
-                image = found.image
-                risks.append(torch.zeros_like(lam).masked_scatter(running, found.risk))
+                image, risk, slope = tuned_step(
+                    score, operator, data, *given, probe[running], applied, level, options.cg_iterations
+                )
+                risks.append(torch.zeros_like(lam).masked_scatter(running, risk))
                 if options.learns(level.index):
-                    slope = torch.zeros_like(lam).masked_scatter(running, found.slope)
+                    slope = torch.zeros_like(lam).masked_scatter(running, slope)
                     lam.grad = torch.where(lam > 0, slope, 0)
                     adam.step()
             else:
@@ -121,8 +108,8 @@ def data_step(operator: LinearOperator, data: Tensor, x: Tensor, lam: Tensor, cg
 def tuned_step(
     score: ScoreModel, operator: LinearOperator, data: Tensor, x: Tensor, noise: Tensor, probe: Tensor, lam: Tensor,
     level: Level, cg_iterations: int,
-) -> Outcome:  # fmt: skip
-    """One step h(x) with its SURE and the derivative of that with respect to lambda.
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One step h(x) `(chain, [set,] row, col)`, its SURE and the derivative of that by lambda, `(chain,)`.
 
     The divergence is that of the whole step, network included, along the unit noise `probe`: a second evaluation at
     x + eps probe with the same Langevin noise. The solve is linear, so it maps that difference by lambda (A^H A +
@@ -140,7 +127,7 @@ def tuned_step(
     misfit = image - data
     residual, divergence = _inner(misfit, misfit), _inner(probe, response) / 2
     slope = 2 * _inner(misfit, image_slope) * divergence + residual * _inner(probe, response_slope) / 2
-    return Outcome(image, sure(image, data, probe, response), slope)
+    return image, sure(image, data, probe, response), slope
 
 
 def sure(image: Tensor, noisy: Tensor, probe: Tensor, response: Tensor) -> Tensor:

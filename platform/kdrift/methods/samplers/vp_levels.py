@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.methods.chain_noise import ChainNoise
-from kdrift.methods.measurement import Measurement
-from kdrift.methods.start import StartOptions, steps_left
+from kdrift.methods import ChainNoise, Measurement, StartOptions
 from kdrift.sde import VESDE, VPSDE
 from kdrift.sde.score import ScoreModel, denoise
 
@@ -44,7 +42,7 @@ def alpha_bars(options: VPOptions, sde: VESDE, measurement: Measurement) -> list
     vp = VPSDE(options.beta_min, options.beta_max)
     low, high = (float(vp.time(torch.tensor(s, dtype=torch.float64))) for s in (sde.sigma_min, sde.sigma_max))
     times = torch.linspace(min(high, 1.0), low, options.num_steps, dtype=torch.float64)
-    return [*(vp.alpha(times) ** 2).tolist()[-steps_left(options, measurement) :], 1.0]
+    return [*(vp.alpha(times) ** 2).tolist()[-options.steps_left(measurement) :], 1.0]
 
 
 def vp_level(alpha_bar: float) -> float:
