@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -21,8 +21,8 @@ from kdrift.recon.guard import Diverged
 from kdrift.recon.headline import headline
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
-from kdrift.recon.slices import RawSlice, SliceData
+from kdrift.recon.result import SliceFacts, gather
+from kdrift.recon.slices import RawSlice
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Refused, Sampler, Steps, is_alive
 from kdrift_serve.serve_config import ServeConfig
@@ -213,14 +213,14 @@ class Planner:
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
-        return await asyncio.to_thread(self._write, job, acquisition, result)
-
-    def _write(self, job: Job, acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
-        return save_result(self._store.result_folder(job.id), acquisition, result)
+        return await asyncio.to_thread(save_result, self._store.result_folder(job.id), acquisition, result)
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
         plan = entry.work.plan
-        data, facts = await self._again(functools.partial(self._prepared, plan, raw))
+        answer = await self._again(functools.partial(self._prepare.remote, plan, raw))
+        if isinstance(answer, Refused):
+            raise JobFailed(answer.reason)
+        data, facts = answer
         chunks = plan.split(len(raw.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
         entry.progress.chunks = dict.fromkeys(chunks, 0)
@@ -237,24 +237,21 @@ class Planner:
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
-    async def _prepared(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts]:
-        answer: tuple[SliceData, SliceFacts] | Refused = await self._prepare.remote(plan, raw)
-        if isinstance(answer, Refused):
-            raise JobFailed(answer.reason)
-        return answer
-
     async def _chunk(self, entry: _Running, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
         entry.progress.chunks[chunk] = 0
-        response = self._run_chunk.remote(entry.work.plan, entry.work.prior, data, chunk, self.owner)
-        async with _cancelling(response) as events:
-            async for event in events:
+        response: Any = self._run_chunk.remote(entry.work.plan, entry.work.prior, data, chunk, self.owner)
+        try:
+            async for event in response:
                 if isinstance(event, ChunkResult):
                     return event
                 if isinstance(event, Refused):
                     raise JobFailed(event.reason)
                 assert isinstance(event, Steps)
                 entry.progress.total, entry.progress.chunks[chunk] = event.total, event.done
+        except BaseException:
+            response.cancel()
+            raise
         raise RuntimeError("a sampler ended without a result")
 
     async def _again(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -268,16 +265,6 @@ class Planner:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)
         raise JobFailed(f"the sampler died {retries + 1} times at this job: is it too large for its memory?")
-
-
-@contextlib.asynccontextmanager
-async def _cancelling(response: Any) -> AsyncIterator[Any]:
-    """Cancel a streaming call unless its block ends by itself."""
-    try:
-        yield response
-    except BaseException:
-        response.cancel()
-        raise
 
 
 def _cause(error: BaseException) -> BaseException:
