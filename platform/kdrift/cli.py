@@ -140,7 +140,7 @@ def build_app(verbs: Sequence[str]) -> App:
         group_parameters=Group("Options", sort_key=0),
     )
     for place, (name, verb) in enumerate(VERBS.items()):
-        told = App(name, help=_capital(verb.summary), group=groups[verb.group], sort_key=place)
+        told = App(name, help=f"{verb.summary[0].upper()}{verb.summary[1:]}.", group=groups[verb.group], sort_key=place)
         if name in verbs:
             module = module_of(name)
             if hasattr(module, "VERBS"):
@@ -178,10 +178,6 @@ def _sentence(error: CycloptsError, arguments: Sequence[str]) -> str:
         return f"there is no place for {' '.join(error.unused_tokens or [])!r}"
     text = " ".join(str(error).split()).removesuffix(".")
     return text[0].lower() + text[1:]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from ray.serve.handle import DeploymentHandle
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
 from kdrift.recon.result import SliceFacts, gather
@@ -182,7 +181,7 @@ class Planner:
             async with self._slots:
                 entry.job = replace(entry.job, state="running", started=time.time())
                 self._store.put(entry.job)
-                line = headline(entry.work.plan.config, self._config.samplers.device)
+                line = entry.work.plan.headline(self._config.samplers.device)
                 logger.info("job %s: %s", entry.job.id, line)
                 async with asyncio.timeout(self._config.limits.job_seconds):
                     report = await self._run(entry)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -21,6 +23,8 @@ ConfigName = Annotated[str, Parameter(metavar="NAME|FILE")]
 """A configuration, of `kdrift list configs` or a file."""
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", metavar="KEY=VALUE")]
 """`--set KEY=VALUE`, which may be given several times."""
+Row = dict[str, Any]
+"""One row of a table, by column."""
 JOB = Group("As a Ray job", sort_key=9)
 
 
@@ -77,3 +81,40 @@ def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:
 def echo(line: str) -> None:
     """Print a line at once, also where the output is a file or a pipe."""
     print(line, flush=True)
+
+
+def name_failures(failed: Mapping[Any, str]) -> int:
+    """Print what failed and why on standard error; return the exit status."""
+    for what, reason in failed.items():
+        print(f"kdrift: failed: {what}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def decibels(text: str) -> float | None:
+    """Return what `--snr` asks for; None for `none`."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise ValueError(f"--snr is {text!r}, expected a number or none") from None
+
+
+def print_rows(rows: list[Row], *, as_json: bool) -> None:
+    """Print rows of the same columns as a table that fits the terminal, or as one JSON list."""
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = list(rows[0]) if rows else []
+    for name in names:
+        table.add_column(name.replace("_", " "), no_wrap=name != names[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    try:
+        Console().print(table)
+    except SystemExit:  # what rich makes of a pipe that was closed
+        raise BrokenPipeError from None

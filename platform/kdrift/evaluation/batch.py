@@ -9,7 +9,6 @@ from pathlib import Path
 from kdrift.data.store import normalise_location
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import to_dict
@@ -58,5 +57,5 @@ def reconstruct_batch(
     settings.pop("out")
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):
-        echo(headline(plan.config, config.pool.device))
+        echo(plan.headline(config.pool.device))
         return run_tasks(tasks, priors, config.pool, address=address, quiet=quiet, echo=echo)

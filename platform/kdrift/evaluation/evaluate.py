@@ -12,7 +12,6 @@ from kdrift.evaluation.partial import MARK
 from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.runs import tracking
@@ -94,7 +93,7 @@ def evaluate(
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=config.tracking_uri) as run,
     ):
         for name, plan in plans.items():
-            echo(f"{name}: {headline(plan.config, config.pool.device)}")
+            echo(f"{name}: {plan.headline(config.pool.device)}")
         every = [task for cell in tasks.values() for task in cell]
         batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
         cells = [_read(*names, cell) for names, cell in tasks.items()]

@@ -130,6 +130,20 @@ class ResolvedPlan:
         config |= {"start": plan.start} if plan.start is not None else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
 
+    def headline(self, device: object) -> str:
+        """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
+        parts = [f"preset {self.preset.name} ({self.preset.source})"]
+        if self.prior is not None:
+            parts.append(f"prior {self.prior.name}")
+        if self.plan.start is not None:
+            parts.append(f"from {self.plan.start}")
+        options = dataclasses.asdict(self.options)
+        if "num_steps" in options:
+            parts += [f"{options['num_steps']} steps", f"{self.num_samples} samples"]
+        else:
+            parts += [f"{name} {value}" for name, value in options.items()]
+        return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
+
     def prepare(self, raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None) -> SliceData:
         """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
 

@@ -16,7 +16,7 @@ from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
 from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
-from kdrift.measures.metrics import METRICS
+from kdrift.measures.metrics import evaluate
 from kdrift.mri.heldout import draw_heldout
 from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import Acquisition, load_acquisition
@@ -86,7 +86,7 @@ def evaluate_slices(
 def _quality(case: Case, mean: Tensor) -> dict[str, float]:
     assert case.reference is not None
     image = torch.from_numpy(centre_crop(mean.cpu().numpy(), *case.reference.shape).copy())
-    return {name: metric.function(case.reference, image) for name, metric in METRICS.items()}
+    return evaluate(case.reference, image)
 
 
 def _heldout_error(data: SliceData, misfit: float | None) -> float:

@@ -15,7 +15,6 @@ import torch
 
 from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
@@ -93,7 +92,7 @@ def tune(
         journal = Journal(out / "trials.jsonl")
         if resume:
             tracking.keep_children(run.uri, run.run_id, {trial.run_id for trial in journal.trials.values()})
-        echo(f"starting from {headline(resolved.config, config.device)}")
+        echo(f"starting from {resolved.headline(config.device)}")
         echo(f"search {config.name}: {config.num_trials} trials of {len(cases)} slices, by {config.objective}")
         echo(f"output in {out}")
         try:
