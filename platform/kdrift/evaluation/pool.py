@@ -9,13 +9,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import is_finished, save_slice, slices_left
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
+from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.result import SliceFacts, divergence_lines
 from kdrift.runs.cluster import own_cpus, ray_session
+from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
 from kdrift.runs.progress import Meter, progress
 
@@ -44,6 +47,30 @@ class PoolConfig:
     def device(self) -> str:
         """The kind of device that an actor computes on."""
         return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(AcquisitionOptions):
+    """Which volumes are reconstructed, by whom, and where the results go."""
+
+    store: str
+    """Store to read, a folder or URL that all nodes see."""
+    out: str
+    """Folder for the results; on a cluster one that all nodes share."""
+    volumes: list[str] = field(default_factory=lambda: ["*"])
+    """Volumes by name or pattern; magnitude volumes are passed over."""
+    prior: str | None = None
+    """Shipped prior or bundle folder, of all samplers; null: of each method its shipped prior. Only the driver reads
+    it."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The actors."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of it that must stay as it is while `out` does."""
+        values = {**to_dict(self), "store": normalise_location(self.store)}
+        del values["out"]
+        return values
 
 
 @dataclass(frozen=True)

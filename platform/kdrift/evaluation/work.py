@@ -129,15 +129,10 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
 def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
     """Return a slice as about `parts` units, and the actors' loads once each has gone to the least loaded."""
     units, loads = [], loads.copy()
-    for chunks in _split(task, parts):
+    split = task.plan.split(task.num_coils, parts)
+    for chunks in [tuple(split)] if parts == 1 else [(chunk,) for chunk in split]:
         chains = sum(task.plan.num_chains(task.num_coils, chunk) for chunk in chunks)
         cost = task.slice_cost * chains / task.num_chains
         units.append(Unit(task, index, chunks, cost))
         loads[loads.index(min(loads))] += cost
     return units, loads
-
-
-def _split(task: VolumeTask, parts: int) -> list[tuple[Chunk, ...]]:
-    """Return the chunks of a slice for each of `parts` units; one unit runs all of them in turn."""
-    chunks = task.plan.split(task.num_coils, parts)
-    return [tuple(chunks)] if parts == 1 else [(chunk,) for chunk in chunks]
