@@ -93,10 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Parsed | None:
     """Return the verb and its options; None where help or the version was asked for, and printed.
 
-    Raises
-    ------
-    Misuse
-        For an unknown verb or option (the nearest known one is named), and for a value that an option cannot take.
+    Raises `Misuse` for an unknown verb or option (the nearest known one is named), and for a value that an option
+    cannot take.
     """
     from cyclopts import CycloptsError
 

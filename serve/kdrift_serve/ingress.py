@@ -36,7 +36,7 @@ from kdrift_serve.job_request import (
     upload_name,
 )
 from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.planner import Planner, Work
+from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
@@ -143,7 +143,7 @@ class Ingress:
             config=plan.config | ({"prior": prior} if prior else {}), sampling=acquisition.sampling,
             slices=acquisition.slice_indices,
         )  # fmt: skip
-        self._planner.submit(job, Work(plan, served, acquisition))
+        self._planner.submit(job, plan, served, acquisition)
         return job
 
     def find(self, job_id: str) -> Job:

@@ -22,14 +22,8 @@ OBJECT_STORE_BYTES = 512 << 20
 def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then stop the service and Ray.
 
-    On a loopback address no API keys are needed; where there are some, they are asked for.
-
-    Raises
-    ------
-    ValueError
-        If there are no API keys for another address, or a value cannot be used.
-    OSError
-        If the port is taken or the service does not start.
+    On a loopback address no API keys are needed; where there are some, they are asked for. Raises ValueError if there
+    are none for another address, or a value cannot be used; OSError if the port is taken or the service does not start.
     """
     config = replace(config, auth=replace(config.auth, keyless_on_loopback=is_loopback_host(http.host)))
     keys = load_keys(config.auth)

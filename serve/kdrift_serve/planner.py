@@ -23,7 +23,7 @@ from kdrift.recon.report import save_result
 from kdrift.recon.result import SliceFacts, gather
 from kdrift.recon.slices import RawSlice
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import Refused, Sampler, Steps, is_alive
+from kdrift_serve.sampler import Sampler, is_alive
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -68,27 +68,16 @@ class Progress:
         }
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a job is to do, resolved and read once, when it was accepted."""
-
-    plan: ResolvedPlan
-    prior: str
-    """Served name of the prior; a classical method does not use it."""
-    acquisition: Acquisition
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that its k-space takes."""
-        return self.acquisition.kspace.nbytes
-
-
 @dataclass
 class _Running:
     """A job that this process has taken on."""
 
     job: Job
-    work: Work
+    plan: ResolvedPlan
+    prior: str
+    """Served name of the prior; a classical method does not use it."""
+    acquisition: Acquisition
+    """What was read, once, when the job was accepted."""
     progress: Progress
     task: asyncio.Task[None] | None = None
 
@@ -124,14 +113,15 @@ class Planner:
         finally:
             self._admitted -= 1
 
-    def submit(self, job: Job, work: Work) -> None:
+    def submit(self, job: Job, plan: ResolvedPlan, prior: str, acquisition: Acquisition) -> None:
         """Take on a job that has passed all checks. Raises `Problem` (429) where its k-space has no room."""
-        held, limit = sum(entry.work.num_bytes for entry in self._active.values()), self._config.limits.held_mb << 20
-        if self._active and held + work.num_bytes > limit:
+        held = sum(entry.acquisition.kspace.nbytes for entry in self._active.values())
+        limit = self._config.limits.held_mb << 20
+        if self._active and held + acquisition.kspace.nbytes > limit:
             text = f"the jobs that wait hold {held >> 20} MiB of k-space, at most {limit >> 20} MiB: try again in 60 s"
             raise Problem(429, text, {"Retry-After": "60"})
         self._store.put(job)
-        entry = _Running(job, work, Progress(len(job.slices)))
+        entry = _Running(job, plan, prior, acquisition, Progress(len(job.slices)))
         self._active[job.id] = entry
         entry.task = asyncio.create_task(self._keep(entry))
 
@@ -181,7 +171,7 @@ class Planner:
             async with self._slots:
                 entry.job = replace(entry.job, state="running", started=time.time())
                 self._store.put(entry.job)
-                line = entry.work.plan.headline(self._config.samplers.device)
+                line = entry.plan.headline(self._config.samplers.device)
                 logger.info("job %s: %s", entry.job.id, line)
                 async with asyncio.timeout(self._config.limits.job_seconds):
                     report = await self._run(entry)
@@ -203,7 +193,7 @@ class Planner:
         await asyncio.to_thread(self._store.prune, self._config.limits.kept_jobs)
 
     async def _run(self, entry: _Running) -> dict[str, Any]:
-        job, acquisition = entry.job, entry.work.acquisition
+        job, acquisition = entry.job, entry.acquisition
         began = time.perf_counter()
         entry.progress.began = time.monotonic()
         slices = []
@@ -215,10 +205,10 @@ class Planner:
         return await asyncio.to_thread(save_result, self._store.result_folder(job.id), acquisition, result)
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
-        plan = entry.work.plan
+        plan = entry.plan
         answer = await self._again(functools.partial(self._prepare.remote, plan, raw))
-        if isinstance(answer, Refused):
-            raise JobFailed(answer.reason)
+        if isinstance(answer, str):
+            raise JobFailed(answer)
         data, facts = answer
         chunks = plan.split(len(raw.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
@@ -239,15 +229,14 @@ class Planner:
     async def _chunk(self, entry: _Running, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
         entry.progress.chunks[chunk] = 0
-        response: Any = self._run_chunk.remote(entry.work.plan, entry.work.prior, data, chunk, self.owner)
+        response: Any = self._run_chunk.remote(entry.plan, entry.prior, data, chunk, self.owner)
         try:
             async for event in response:
                 if isinstance(event, ChunkResult):
                     return event
-                if isinstance(event, Refused):
-                    raise JobFailed(event.reason)
-                assert isinstance(event, Steps)
-                entry.progress.total, entry.progress.chunks[chunk] = event.total, event.done
+                if isinstance(event, str):
+                    raise JobFailed(event)
+                entry.progress.chunks[chunk], entry.progress.total = event
         except BaseException:
             response.cancel()
             raise

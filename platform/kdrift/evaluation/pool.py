@@ -122,12 +122,7 @@ def run_tasks(
 ) -> BatchReport:
     """Reconstruct volumes on Ray actors; what is finished already is left alone. `priors` are those of the methods.
 
-    Raises
-    ------
-    ValueError
-        If no node of the cluster has room for an actor.
-    OSError
-        If actors do not start.
+    Raises ValueError if no node of the cluster has room for an actor, and OSError if actors do not start.
     """
     unfinished = [task for task in tasks if not is_finished(task)]
     missing = [(task, index) for task in unfinished for index in slices_left(task)]

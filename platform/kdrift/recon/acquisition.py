@@ -58,11 +58,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     stored one, else the root sum of squares of the full coil images; full data that are not undersampled have none,
     since they would be compared with themselves.
 
-    Raises
-    ------
-    ValueError
-        Images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data that already have
-        one, coil maps or a noise covariance that do not fit, a file that cannot be read (`BadVolume`, which names it).
+    Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data
+    that already have one, coil maps or a noise covariance that do not fit, and a file that cannot be read (`BadVolume`,
+    which names it).
     """
     source = request.source
     with _open(source) as opened:

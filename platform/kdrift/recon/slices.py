@@ -121,14 +121,12 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    smaps = raw.smaps if raw.smaps is not None else _estimated(kspace, maps or MapOptions())
+    smaps, maps = raw.smaps, maps or MapOptions()
+    if smaps is None and len(kspace) == 1:
+        smaps = torch.ones_like(kspace)
+    elif smaps is None:
+        smaps = espirit_maps(kspace, num_sets=maps.num_sets, crop=maps.crop, threshold=maps.threshold)
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
     zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
     factor = (scale or ImageScale()).of(zero_filled)
     return SliceData(raw.index, kspace, mask, smaps, sigma, zero_filled, factor, kept_out)
-
-
-def _estimated(kspace: Tensor, maps: MapOptions) -> Tensor:
-    if len(kspace) == 1:
-        return torch.ones_like(kspace)
-    return espirit_maps(kspace, num_sets=maps.num_sets, crop=maps.crop, threshold=maps.threshold)
