@@ -54,13 +54,17 @@ class VolumeTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one actor does at a time: some chunks, mostly all, of one slice."""
+    """What one actor does at a time: some chunks, mostly all, of one slice; or the end of a volume."""
 
     task: VolumeTask
-    index: int
+    index: int = -1
     """Number of the slice in its volume."""
-    chunks: tuple[Chunk, ...]
-    cost: float
+    chunks: tuple[Chunk, ...] = ()
+    """None: the slices of the volume are done, and its results are to be written."""
+    cost: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{f'slice {self.index}' if self.chunks else 'the end'} of {self.task.out.name}"
 
 
 def volume_tasks(
