@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
-
-from kdrift.commands.options import Misuse, beside
 
 if TYPE_CHECKING:
     from kdrift.training.train_config import TrainConfig
@@ -69,13 +67,6 @@ def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config
     if options.name:
         config = replace(config, name=options.name)
     return config, options.out or Path("runs") / verb / config.name
-
-
-def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:
-    """Raise Misuse for options beside `--config`, `--set` and the fields `allowed`: one file says all of a run."""
-    given = beside(options, {"config", "set", *allowed})
-    if given:
-        raise Misuse(f"--config says all of it: leave {given[0]} out, or change the value with --set KEY=VALUE")
 
 
 def echo(line: str) -> None:

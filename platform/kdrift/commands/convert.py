@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, echo, name_failures, refuse_beside_config
-from kdrift.commands.options import Misuse
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
+from kdrift.commands.options import Misuse, refuse_beside_config
 
 
 @dataclass(frozen=True, kw_only=True)

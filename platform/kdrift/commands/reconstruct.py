@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, echo, name_failures, refuse_beside_config
-from kdrift.commands.options import Misuse, options_of
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
+from kdrift.commands.options import Misuse, options_of, refuse_beside_config
 from kdrift.mri.masks import KINDS
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest

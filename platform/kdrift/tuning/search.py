@@ -110,7 +110,7 @@ def tune(
             trials = [journal.trials[number] for number in sorted(journal.trials)]
             best = choose_best(config, trials)
             preset = make_preset(config, start, prior, cases, trials, best, run.run_id)
-            written = leave_results(config, preset, trials, best, out)
+            written = leave_results(config, preset, trials, out)
             for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
                 tracking.log_file(run.uri, run.run_id, path)
             tracking.log_metrics(run.uri, run.run_id, {"best": best.value}, step=len(trials))
