@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
+T = TypeVar("T")
 if TYPE_CHECKING:
     from kdrift.training.train_config import TrainConfig
     from kdrift.tuning.tune_config import TuneConfig
@@ -67,6 +68,19 @@ def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config
     if options.name:
         config = replace(config, name=options.name)
     return config, options.out or Path("runs") / verb / config.name
+
+
+def run_resumable(
+    function: Callable[..., T], config: Any, out: Path, options: RunOptions, goes_on: str, **more: int
+) -> T | None:
+    """Run with the options that every long run has; None where Ctrl-C ended it, and how it goes on is printed."""
+    names = ("resume", "address", "tracking_uri", "quiet")
+    given = {name: getattr(options, name) for name in names}
+    try:
+        return function(config, out, **given, **more, echo=echo)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with --resume goes on {goes_on} in {out}")
+        return None
 
 
 def echo(line: str) -> None:
