@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import ray
 import torch
@@ -24,9 +22,6 @@ from kdrift_serve.serve_config import SamplerConfig
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
 SERVE_NAMESPACE = "serve"
-T = TypeVar("T")
-
-
 Steps = tuple[int, int]
 """Steps of a chunk: done, and in all."""
 
@@ -45,7 +40,7 @@ class Sampler:
 
     async def prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
         """Estimate coil maps, noise and scale of one slice; one that cannot be reconstructed as asked gives why."""
-        return await self._in_thread(functools.partial(self._prepare, plan, raw))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare, plan, raw)
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
@@ -57,9 +52,7 @@ class Sampler:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
         stop = threading.Event()
         steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
-        running = asyncio.ensure_future(
-            self._in_thread(functools.partial(self._run_chunk, plan, prior, data, chunk, steps))
-        )
+        running = loop.run_in_executor(self._thread, self._run_chunk, plan, prior, data, chunk, steps)
         running.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -85,9 +78,6 @@ class Sampler:
             return run_chunk(plan, known, data.to(self._device), chunk, steps)
         except ValueError as error:
             return str(error)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]) -> Callable[[int, int], None]:
