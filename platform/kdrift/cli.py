@@ -79,12 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Misuse as error:
-        print(f"kdrift: error: {error}", file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(f"kdrift: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, Misuse) else 1
     except KeyboardInterrupt:
         print("kdrift: interrupted", file=sys.stderr)
         return 130

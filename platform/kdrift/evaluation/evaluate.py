@@ -51,7 +51,6 @@ class EvaluateResult:
     """Markdown, as in `table.md`."""
     batch: BatchReport
     tracking_uri: str
-    run_id: str
 
 
 def evaluate(
@@ -83,7 +82,7 @@ def evaluate(
         table = write_tables(out, cells)
         _log(run, out, tasks, cells)
         run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
-    return EvaluateResult(table, batch, run.uri, run.run_id)
+    return EvaluateResult(table, batch, run.uri)
 
 
 def cell_tasks(

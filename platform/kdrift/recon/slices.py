@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,7 +28,18 @@ class MapOptions:
 
 
 @dataclass(frozen=True)
-class RawSlice:
+class OnDevice:
+    """What can be moved to a device as a whole."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the same with all its tensors on another device."""
+        held = vars(self).items()
+        moved = {name: value.to(device) for name, value in held if isinstance(value, (Tensor, OnDevice))}
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class RawSlice(OnDevice):
     """One slice as it was read."""
 
     index: int
@@ -39,14 +51,9 @@ class RawSlice:
     smaps: Tensor | None = None
     """Coil maps that were given, `([set,] coil, row, col)`; None: they are to be estimated."""
 
-    def to(self, device: str | torch.device) -> RawSlice:
-        """Return the same slice on another device."""
-        smaps = self.smaps.to(device) if self.smaps is not None else None
-        return RawSlice(self.index, self.kspace.to(device), self.mask.to(device), smaps)
-
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(OnDevice):
     """Sampled k-space that no method sees, to measure how well an image predicts it."""
 
     kspace: Tensor
@@ -56,7 +63,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class SliceData:
+class SliceData(OnDevice):
     """One slice to reconstruct, on the scale of the data; plain tensors, so that it travels between processes."""
 
     index: int
@@ -77,15 +84,6 @@ class SliceData:
     """Samples that are left out of `kspace` and `mask`."""
     start: Tensor | None = None
     """Complex `([set,] row, col)`, the image that a sampler starts from, where the plan names a start."""
-
-    def to(self, device: str | torch.device) -> SliceData:
-        """Return the same slice on another device."""
-        heldout = self.heldout and HeldOut(self.heldout.kspace.to(device), self.heldout.mask.to(device))
-        return dataclasses.replace(
-            self, kspace=self.kspace.to(device), mask=self.mask.to(device), smaps=self.smaps.to(device),
-            zero_filled=self.zero_filled.to(device), heldout=heldout,
-            start=None if self.start is None else self.start.to(device),
-        )  # fmt: skip
 
     def of_coils(self, coils: tuple[int, int] | None) -> SliceData:
         """Return the slice with coils `[start, stop)` alone; None: with all. The scale stays that of all coils."""
