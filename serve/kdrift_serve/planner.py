@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -206,7 +205,7 @@ class Planner:
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
         plan = entry.plan
-        answer = await self._again(functools.partial(self._prepare.remote, plan, raw))
+        answer = await self._again(self._prepare.remote, plan, raw)
         if isinstance(answer, str):
             raise JobFailed(answer)
         data, facts = answer
@@ -215,8 +214,7 @@ class Planner:
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [functools.partial(self._chunk, entry, shared, chunk) for chunk in chunks]
-                tasks = [group.create_task(self._again(part)) for part in parts]
+                tasks = [group.create_task(self._again(self._chunk, entry, shared, chunk)) for chunk in chunks]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         try:
@@ -242,13 +240,13 @@ class Planner:
             raise
         raise RuntimeError("a sampler ended without a result")
 
-    async def _again(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _again(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Do the work of a replica, again on another one where it died: seeded chains give the same answer."""
         retries = self._config.limits.retries
         for attempt in range(retries + 1):
             try:
                 async with self._lanes:
-                    return await work()
+                    return await work(*arguments)
             except LOST as error:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)

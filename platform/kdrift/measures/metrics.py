@@ -22,9 +22,7 @@ class Metric:
     function: Callable[..., float]
     """Called as `function(reference, image, *, data_range, per)`; returns a float."""
     unit: str
-    """Unit of the value."""
     higher_is_better: bool
-    """True where larger is better."""
     definition: str
     """Definition, as written into metrics.json."""
 

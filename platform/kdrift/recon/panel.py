@@ -42,7 +42,6 @@ class Cell:
     caption: str = ""
     """Line below the image; empty for none."""
     cmap: str = "gray"
-    """Matplotlib colour map."""
     top: float = 1.0
     """Value shown as the brightest colour; the darkest is 0."""
     bar: str = ""

@@ -65,15 +65,9 @@ def tune(
 
     With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
 
-    Raises
-    ------
-    ValueError
-        If settings, space, data or prior cannot serve; if `out` holds a search and `resume` is false, or one of
-        another configuration or that goes on in another process; if the cluster is too small.
-    OSError
-        If no trial saw all slices.
-    KeyboardInterrupt
-        On Ctrl-C; the search can be resumed.
+    Raises ValueError if settings, space, data or prior cannot serve, if `out` holds a search and `resume` is false, or
+    one of another configuration or that goes on in another process, and if the cluster is too small; OSError if no
+    trial saw all slices; KeyboardInterrupt on Ctrl-C, after which the search can be resumed.
     """
     began, out = time.monotonic(), out.resolve()
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
