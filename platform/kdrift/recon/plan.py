@@ -16,7 +16,7 @@ from kdrift.methods.start import StartOptions
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
-from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
 
@@ -149,9 +149,11 @@ class ResolvedPlan:
 
         See `kdrift.recon.slices.prepare_slice`.
         """
-        maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
-        scale = self.prior.scale if self.prior else None
-        data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps, scale=scale)
+        plan = self.plan
+        data = prepare_slice(
+            raw, noise_sigma=noise_sigma, heldout=heldout, scale=self.prior.scale if self.prior else None,
+            num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
+        )  # fmt: skip
         self.method.check_maps(data.smaps, self.plan.method)
         if self.plan.start is None:
             return data

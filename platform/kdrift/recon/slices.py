@@ -19,15 +19,6 @@ from kdrift.mri.noise import estimate_noise_sigma
 
 
 @dataclass(frozen=True)
-class MapOptions:
-    """How ESPIRiT estimates coil maps; see `kdrift.mri.coils.espirit_maps`."""
-
-    num_sets: int = 1
-    crop: float = 0.0
-    threshold: float = 0.02
-
-
-@dataclass(frozen=True)
 class OnDevice:
     """What can be moved to a device as a whole."""
 
@@ -105,13 +96,16 @@ def prepare_slice(
     *,
     noise_sigma: float | None = None,
     heldout: Tensor | None = None,
-    maps: MapOptions | None = None,
     scale: ImageScale | None = None,
+    num_sets: int = 1,
+    crop: float = 0.0,
+    threshold: float = 0.02,
 ) -> SliceData:
     """Estimate what a slice does not come with: coil maps by ESPIRiT on its ACS, and its noise level.
 
-    One coil has a map of ones. `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout`
-    (row, col) marks samples to leave out and keep for measuring. Raises ValueError for k-space that is zero.
+    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones. `scale`
+    is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to leave out
+    and keep for measuring. Raises ValueError for k-space that is zero.
     """
     kspace, mask = raw.kspace, raw.mask
     kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
@@ -119,11 +113,11 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    smaps, maps = raw.smaps, maps or MapOptions()
+    smaps = raw.smaps
     if smaps is None and len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     elif smaps is None:
-        smaps = espirit_maps(kspace, num_sets=maps.num_sets, crop=maps.crop, threshold=maps.threshold)
+        smaps = espirit_maps(kspace, num_sets=num_sets, crop=crop, threshold=threshold)
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
     zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
     factor = (scale or ImageScale()).of(zero_filled)
