@@ -113,10 +113,11 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    smaps = raw.smaps
-    if smaps is None and len(kspace) == 1:
+    if raw.smaps is not None:
+        smaps = raw.smaps
+    elif len(kspace) == 1:
         smaps = torch.ones_like(kspace)
-    elif smaps is None:
+    else:
         smaps = espirit_maps(kspace, num_sets=num_sets, crop=crop, threshold=threshold)
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
     zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
