@@ -25,8 +25,9 @@ from benchmarks.table import Row, main
 from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_images, phantom_volume
-from kdrift.evaluation.batch import BatchConfig, MaskRequest, PoolConfig, reconstruct_batch
+from kdrift.evaluation.batch import BatchConfig, PoolConfig, reconstruct_batch
 from kdrift.recon.plan import Plan
+from kdrift.recon.request import MaskRequest
 from kdrift.runs.config import load_config
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.trainer import train

@@ -40,7 +40,7 @@ def _no_presets_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files that start a Ray come first where workers share the files, so that none of them is left to the end alone."""
+    """Where workers share the files, those that start a Ray come first, so that none is left to the end alone."""
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("ray")}
         items.sort(key=lambda item: item.path not in slow)

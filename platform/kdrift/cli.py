@@ -79,12 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Misuse as error:
-        print(f"kdrift: error: {error}", file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(f"kdrift: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, Misuse) else 1
     except KeyboardInterrupt:
         print("kdrift: interrupted", file=sys.stderr)
         return 130
@@ -93,10 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Parsed | None:
     """Return the verb and its options; None where help or the version was asked for, and printed.
 
-    Raises
-    ------
-    Misuse
-        For an unknown verb or option (the nearest known one is named), and for a value that an option cannot take.
+    Raises `Misuse` for an unknown verb or option (the nearest known one is named), and for a value that an option
+    cannot take.
     """
     from cyclopts import CycloptsError
 
@@ -140,7 +135,7 @@ def build_app(verbs: Sequence[str]) -> App:
         group_parameters=Group("Options", sort_key=0),
     )
     for place, (name, verb) in enumerate(VERBS.items()):
-        told = App(name, help=_capital(verb.summary), group=groups[verb.group], sort_key=place)
+        told = App(name, help=f"{verb.summary[0].upper()}{verb.summary[1:]}.", group=groups[verb.group], sort_key=place)
         if name in verbs:
             module = module_of(name)
             if hasattr(module, "VERBS"):
@@ -178,10 +173,6 @@ def _sentence(error: CycloptsError, arguments: Sequence[str]) -> str:
         return f"there is no place for {' '.join(error.unused_tokens or [])!r}"
     text = " ".join(str(error).split()).removesuffix(".")
     return text[0].lower() + text[1:]
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
 
 
 if __name__ == "__main__":

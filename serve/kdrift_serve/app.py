@@ -18,10 +18,7 @@ from kdrift_serve.serve_config import ServeConfig
 def build(args: dict[str, Any]) -> Application:
     """Return the application of a `ServeConfig`; priors are resolved here, once a deploy, and pinned.
 
-    Raises
-    ------
-    ValueError
-        For an unknown key, a value of the wrong type, or a prior that is not there.
+    Raises ValueError for an unknown key, a value of the wrong type, or a prior that is not there.
     """
     return build_application(parse(ServeConfig, args, "args"))
 
@@ -29,6 +26,11 @@ def build(args: dict[str, Any]) -> Application:
 def build_application(config: ServeConfig) -> Application:
     """Return the application: one ingress, and samplers that each run one chunk at a time."""
     priors = {name: pin_prior(reference, config.tracking_uri) for name, reference in config.priors.items()}
+    lifetime: dict[str, Any] = {
+        "health_check_period_s": 2,
+        "graceful_shutdown_timeout_s": 10,
+        "max_constructor_retry_count": 3,
+    }
     resources = {
         "num_cpus": config.samplers.num_cpus,
         "num_gpus": config.samplers.num_gpus,
@@ -39,17 +41,13 @@ def build_application(config: ServeConfig) -> Application:
         num_replicas=config.samplers.replicas,
         max_ongoing_requests=1,
         ray_actor_options=resources,
-        health_check_period_s=2,
-        graceful_shutdown_timeout_s=10,
-        max_constructor_retry_count=3,
+        **lifetime,
     )(Sampler)
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=256,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": worker_environment(1)}},
-        health_check_period_s=2,
-        graceful_shutdown_timeout_s=10,
-        max_constructor_retry_count=3,
+        **lifetime,
     )(serve.ingress()(Ingress))
     return ingress.bind(config, priors, samplers.bind(config.samplers, priors))

@@ -21,10 +21,7 @@ _LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
 def load_keys(config: AuthConfig) -> list[bytes]:
     """Return the digests of the keys in the environment and the file.
 
-    Raises
-    ------
-    ValueError
-        If there is none and the configuration does not allow that, or one is too short to be a secret.
+    Raises ValueError if there is none and the configuration does not allow that, or one is too short to be a secret.
     """
     text = os.environ.get(config.keys_env, "")
     if config.keys_file is not None:

@@ -36,7 +36,7 @@ from kdrift_serve.job_request import (
     upload_name,
 )
 from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.planner import Planner, Work
+from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
@@ -62,6 +62,9 @@ MAX_WAIT_S = 60.0
 class Ingress:
     """The one replica that answers HTTP and owns the jobs."""
 
+    _planner: Planner
+    """Made with the application."""
+
     def __init__(
         self, config: ServeConfig, priors: dict[str, PinnedPrior], samplers: DeploymentHandle[Sampler]
     ) -> None:
@@ -71,7 +74,6 @@ class Ingress:
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._store = JobFolder(config.storage)
         self._samplers = samplers
-        self._planner: Planner | None = None
         self._checking = asyncio.Semaphore(2)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -79,24 +81,18 @@ class Ingress:
         self._planner = Planner(self._config, self._store, self._samplers)
         return create_app(self)
 
-    @property
-    def planner(self) -> Planner:
-        """The planner of this replica."""
-        assert self._planner is not None
-        return self._planner
-
     def authenticate(self, request: Request) -> None:
         """Let a request through or raise a `Problem`."""
         auth.check(self._keys, request)
 
-    async def create(self, http: Request) -> JSONResponse:
+    async def create(self, http: Request) -> Response:
         """Take on a job from an upload, a path or the example: 202."""
         kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("application/json", "application/octet-stream"):
             raise Problem(
                 415, f"expected application/octet-stream (a file) or application/json, got {kind or 'nothing'!r}"
             )
-        with self.planner.admission():
+        with self._planner.admission():
             job_id = uuid.uuid4().hex
             try:
                 if kind == "application/json":
@@ -143,16 +139,16 @@ class Ingress:
         prior = self._pinned[served].describe() if plan.prior else {}
         request = replace(request, prior=served if plan.prior else request.prior)
         job = Job(
-            id=job_id, state="queued", name=name, owner=self.planner.owner, request=to_dict(request), prior=prior,
+            id=job_id, state="queued", name=name, owner=self._planner.owner, request=to_dict(request), prior=prior,
             config=plan.config | ({"prior": prior} if prior else {}), sampling=acquisition.sampling,
             slices=acquisition.slice_indices,
         )  # fmt: skip
-        self.planner.submit(job, Work(plan, served, acquisition))
+        self._planner.submit(job, plan, served, acquisition)
         return job
 
     def find(self, job_id: str) -> Job:
         """Return a job or raise a `Problem` (404)."""
-        job = self.planner.find(job_id)
+        job = self._planner.find(job_id)
         if job is None:
             raise Problem(404, "there is no reconstruction of this id")
         return job
@@ -168,37 +164,42 @@ class Ingress:
             raise Problem(404, "this result was deleted")
         return job, path
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job or raise a `Problem` (404, 409)."""
-        job = self.find(job_id)
-        if self.planner.progress(job_id) is None:
-            raise Problem(409, f"this reconstruction is {job.state} already")
-        await self.planner.cancel(job_id)
-        return self.find(job_id)
-
     def view(self, job: Job) -> dict[str, Any]:
         """Return a job as clients see it."""
         values = asdict(job)
         del values["owner"]
         base = f"/v1/reconstructions/{job.id}"
-        values["progress"] = self.planner.progress(job.id) if job.state in ACTIVE else None
+        values["progress"] = self._planner.progress(job.id) if job.state in ACTIVE else None
         values["links"] = {"self": base}
         if job.state == "done":
             values["links"] |= {name: f"{base}/{name}" for name in ("result", "panel.png", "mean.png", "std.png")}
         return values
 
-    def priors(self) -> list[dict[str, Any]]:
-        """Return the priors that are served, the default first."""
-        return list_priors(self._priors, self._pinned)
+    async def status(self, job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
+        """Show a job, at once or when it has ended."""
+        await self._planner.wait(job_id, wait)
+        return JSONResponse(self.view(self.find(job_id)))
 
-    def methods(self) -> dict[str, Any]:
-        """Return what a request may name: samplers, classical methods and masks."""
-        return list_methods(self._priors)
+    async def cancel(self, job_id: str) -> Response:
+        """Cancel a job or raise a `Problem` (404, 409)."""
+        job = self.find(job_id)
+        if self._planner.progress(job_id) is None:
+            raise Problem(409, f"this reconstruction is {job.state} already")
+        await self._planner.cancel(job_id)
+        return JSONResponse(self.view(self.find(job_id)))
 
-    def health(self) -> dict[str, Any]:
-        """Return that the service answers, whether it asks for keys, and how busy it is."""
-        jobs = self.planner.counts()
-        return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}
+    async def priors(self) -> Response:
+        """List the priors that are served, the default first."""
+        return JSONResponse(list_priors(self._priors, self._pinned))
+
+    async def methods(self) -> Response:
+        """List what a request may name: samplers, classical methods and masks."""
+        return JSONResponse(list_methods(self._priors))
+
+    async def health(self) -> Response:
+        """Say that the service answers, whether it asks for keys, and how busy it is."""
+        jobs = self._planner.counts()
+        return JSONResponse({"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs})
 
 
 def create_app(service: Ingress) -> FastAPI:
@@ -206,19 +207,12 @@ def create_app(service: Ingress) -> FastAPI:
     app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     api = APIRouter(prefix="/v1", dependencies=[Depends(service.authenticate)])
-
-    @api.post("/reconstructions")
-    async def create(request: Request) -> Response:
-        return await service.create(request)
-
-    @api.get("/reconstructions/{job_id}")
-    async def status(job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
-        await service.planner.wait(job_id, wait)
-        return JSONResponse(service.view(service.find(job_id)))
-
-    @api.delete("/reconstructions/{job_id}")
-    async def cancel(job_id: str) -> Response:
-        return JSONResponse(service.view(await service.cancel(job_id)))
+    api.post("/reconstructions")(service.create)
+    api.get("/reconstructions/{job_id}")(service.status)
+    api.delete("/reconstructions/{job_id}")(service.cancel)
+    api.get("/priors")(service.priors)
+    api.get("/methods")(service.methods)
+    app.get("/v1/health")(service.health)
 
     @api.get("/reconstructions/{job_id}/result")
     async def result(job_id: str) -> Response:
@@ -234,27 +228,15 @@ def create_app(service: Ingress) -> FastAPI:
         async def image(job_id: str, slice: int = 0) -> Response:
             _, path = service.result(job_id, "reconstruction.h5")
             try:
-                drawn = await asyncio.to_thread(picture, path, kind, slice)
+                png, top = await asyncio.to_thread(picture, path, kind, slice)
             except ValueError as error:
                 raise Problem(422, str(error)) from None
-            return Response(drawn.png, media_type="image/png", headers={"X-Kdrift-Top": f"{drawn.top:.6g}"})
+            return Response(png, media_type="image/png", headers={"X-Kdrift-Top": f"{top:.6g}"})
 
         return image
 
     for kind in ("mean", "std"):
         api.add_api_route(f"/reconstructions/{{job_id}}/{kind}.png", image_route(kind))
-
-    @api.get("/priors")
-    async def priors() -> Response:
-        return JSONResponse(service.priors())
-
-    @api.get("/methods")
-    async def methods() -> Response:
-        return JSONResponse(service.methods())
-
-    @app.get("/v1/health")
-    async def health() -> Response:
-        return JSONResponse(service.health())
 
     def page_route(name: str, kind: str) -> Callable[..., Any]:
         content = files("kdrift_serve").joinpath("page", name).read_text().replace("{{ research only }}", RESEARCH_ONLY)

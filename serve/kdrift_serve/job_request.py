@@ -135,24 +135,21 @@ def resolve_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limit
     plan = request.plan
     try:
         resolved = plan.resolve(priors[choose_prior(request, priors)])
+        if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
+            raise ValueError(
+                f"at most num_samples {limits.samples} and batch_samples {limits.batch_samples}, got"
+                f" {plan.num_samples} and {plan.batch_samples}"
+            )
+        if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
+            raise ValueError("seed must be below 2^63")
+        evaluations, most = resolved.options.evaluations, limits.evaluations
+        if evaluations > most:
+            raise ValueError(f"{evaluations} network evaluations a chain, this service takes at most {most}")
+        for name, value in asdict(resolved.options).items():
+            if isinstance(value, int) and value > limits.iterations:
+                raise ValueError(f"{name} is {value}, this service takes at most {limits.iterations}")
     except (ValueError, TypeError) as error:
         raise Problem(422, without_folders(str(error))) from None
-    if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
-        raise Problem(
-            422,
-            f"at most num_samples {limits.samples} and batch_samples {limits.batch_samples}, got {plan.num_samples} and"
-            f" {plan.batch_samples}",
-        )
-    if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
-        raise Problem(422, "seed must be below 2^63")
-    evaluations = resolved.options.evaluations
-    if evaluations > limits.evaluations:
-        raise Problem(
-            422, f"{evaluations} network evaluations a chain, this service takes at most {limits.evaluations}"
-        )
-    for name, value in asdict(resolved.options).items():
-        if isinstance(value, int) and value > limits.iterations:
-            raise Problem(422, f"{name} is {value}, this service takes at most {limits.iterations}")
     return resolved
 
 

@@ -22,23 +22,14 @@ OBJECT_STORE_BYTES = 512 << 20
 def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then stop the service and Ray.
 
-    On a loopback address no API keys are needed; where there are some, they are asked for.
-
-    Raises
-    ------
-    ValueError
-        If there are no API keys for another address, or a value cannot be used.
-    OSError
-        If the port is taken or the service does not start.
+    On a loopback address no API keys are needed; where there are some, they are asked for. Raises ValueError if there
+    are none for another address, or a value cannot be used; OSError if the port is taken or the service does not start.
     """
-    if is_loopback_host(http.host):
-        config = replace(config, auth=replace(config.auth, keyless_on_loopback=True))
-    elif config.auth.keyless_on_loopback:
-        config = replace(config, auth=replace(config.auth, keyless_on_loopback=False))
+    config = replace(config, auth=replace(config.auth, keyless_on_loopback=is_loopback_host(http.host)))
     keys = load_keys(config.auth)
     _check_port(http)
     application = build_application(config)
-    with _stop_signal() as stop, _ray(config.samplers.replicas * config.samplers.num_cpus, stop, echo):
+    with _ray(config.samplers.replicas * config.samplers.num_cpus, echo) as stop:
         from ray import serve
         from ray.serve.config import HTTPOptions
 
@@ -61,27 +52,21 @@ def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], 
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _ray(num_cpus: int, stop: threading.Event, echo: Callable[[str], None]) -> Iterator[None]:
-    """Start a private Ray for the block, and then watch for signals: Ray has handlers of its own."""
+def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Start a private Ray for the block; yield an event that SIGINT and SIGTERM set."""
     # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
-    with ray_session("local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        yield
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ray_session("local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
+            for number in before:  # only now: Ray sets handlers of its own
+                signal.signal(number, lambda *_: stop.set())
+            yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_port(http: HttpOptions) -> None:

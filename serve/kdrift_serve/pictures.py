@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,23 +14,11 @@ QUANTILE = 0.998
 COLOURS = {"mean": "gray", "std": "magma"}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG and what its colours mean."""
+def picture(path: Path, kind: Kind, position: int) -> tuple[bytes, float]:
+    """Return slice `position` of a `reconstruction.h5` as PNG, and the value of its brightest colour; the darkest is 0.
 
-    png: bytes
-    top: float
-    """Value of the brightest colour; 0 is the darkest. The mean's is on the scale of the data, the deviation's in per
-    cent of the mean's."""
-
-
-def picture(path: Path, kind: Kind, position: int) -> Picture:
-    """Draw slice `position` of a `reconstruction.h5`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such slice.
+    The mean's is on the scale of the data, the deviation's in per cent of the mean's. Raises ValueError where there is
+    no such slice.
     """
     import matplotlib.image
 
@@ -49,4 +36,4 @@ def picture(path: Path, kind: Kind, position: int) -> Picture:
         top = 100 * brightest
     buffer = io.BytesIO()
     matplotlib.image.imsave(buffer, image, cmap=COLOURS[kind], vmin=0.0, vmax=brightest, format="png")
-    return Picture(buffer.getvalue(), top)
+    return buffer.getvalue(), top

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,13 +17,12 @@ from ray.serve.handle import DeploymentHandle
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
-from kdrift.recon.slices import RawSlice, SliceData
+from kdrift.recon.result import SliceFacts, gather
+from kdrift.recon.slices import RawSlice
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import Refused, Sampler, Steps, is_alive
+from kdrift_serve.sampler import Sampler, is_alive
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.storage import ACTIVE, Job, JobFolder
 
@@ -69,27 +67,16 @@ class Progress:
         }
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a job is to do, resolved and read once, when it was accepted."""
-
-    plan: ResolvedPlan
-    prior: str
-    """Served name of the prior; a classical method does not use it."""
-    acquisition: Acquisition
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that its k-space takes."""
-        return self.acquisition.kspace.nbytes
-
-
 @dataclass
 class _Running:
     """A job that this process has taken on."""
 
     job: Job
-    work: Work
+    plan: ResolvedPlan
+    prior: str
+    """Served name of the prior; a classical method does not use it."""
+    acquisition: Acquisition
+    """What was read, once, when the job was accepted."""
     progress: Progress
     task: asyncio.Task[None] | None = None
 
@@ -125,14 +112,15 @@ class Planner:
         finally:
             self._admitted -= 1
 
-    def submit(self, job: Job, work: Work) -> None:
+    def submit(self, job: Job, plan: ResolvedPlan, prior: str, acquisition: Acquisition) -> None:
         """Take on a job that has passed all checks. Raises `Problem` (429) where its k-space has no room."""
-        held, limit = sum(entry.work.num_bytes for entry in self._active.values()), self._config.limits.held_mb << 20
-        if self._active and held + work.num_bytes > limit:
+        held = sum(entry.acquisition.kspace.nbytes for entry in self._active.values())
+        limit = self._config.limits.held_mb << 20
+        if self._active and held + acquisition.kspace.nbytes > limit:
             text = f"the jobs that wait hold {held >> 20} MiB of k-space, at most {limit >> 20} MiB: try again in 60 s"
             raise Problem(429, text, {"Retry-After": "60"})
         self._store.put(job)
-        entry = _Running(job, work, Progress(len(job.slices)))
+        entry = _Running(job, plan, prior, acquisition, Progress(len(job.slices)))
         self._active[job.id] = entry
         entry.task = asyncio.create_task(self._keep(entry))
 
@@ -182,7 +170,7 @@ class Planner:
             async with self._slots:
                 entry.job = replace(entry.job, state="running", started=time.time())
                 self._store.put(entry.job)
-                line = headline(entry.work.plan.config, self._config.samplers.device)
+                line = entry.plan.headline(self._config.samplers.device)
                 logger.info("job %s: %s", entry.job.id, line)
                 async with asyncio.timeout(self._config.limits.job_seconds):
                     report = await self._run(entry)
@@ -204,7 +192,7 @@ class Planner:
         await asyncio.to_thread(self._store.prune, self._config.limits.kept_jobs)
 
     async def _run(self, entry: _Running) -> dict[str, Any]:
-        job, acquisition = entry.job, entry.work.acquisition
+        job, acquisition = entry.job, entry.acquisition
         began = time.perf_counter()
         entry.progress.began = time.monotonic()
         slices = []
@@ -213,21 +201,20 @@ class Planner:
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
-        return await asyncio.to_thread(self._write, job, acquisition, result)
-
-    def _write(self, job: Job, acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
-        return save_result(self._store.result_folder(job.id), acquisition, result)
+        return await asyncio.to_thread(save_result, self._store.result_folder(job.id), acquisition, result)
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
-        plan = entry.work.plan
-        data, facts = await self._again(functools.partial(self._prepared, plan, raw))
+        plan = entry.plan
+        answer = await self._again(self._prepare.remote, plan, raw)
+        if isinstance(answer, str):
+            raise JobFailed(answer)
+        data, facts = answer
         chunks = plan.split(len(raw.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [functools.partial(self._chunk, entry, shared, chunk) for chunk in chunks]
-                tasks = [group.create_task(self._again(part)) for part in parts]
+                tasks = [group.create_task(self._again(self._chunk, entry, shared, chunk)) for chunk in chunks]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         try:
@@ -237,47 +224,33 @@ class Planner:
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
-    async def _prepared(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts]:
-        answer: tuple[SliceData, SliceFacts] | Refused = await self._prepare.remote(plan, raw)
-        if isinstance(answer, Refused):
-            raise JobFailed(answer.reason)
-        return answer
-
     async def _chunk(self, entry: _Running, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
         entry.progress.chunks[chunk] = 0
-        response = self._run_chunk.remote(entry.work.plan, entry.work.prior, data, chunk, self.owner)
-        async with _cancelling(response) as events:
-            async for event in events:
+        response: Any = self._run_chunk.remote(entry.plan, entry.prior, data, chunk, self.owner)
+        try:
+            async for event in response:
                 if isinstance(event, ChunkResult):
                     return event
-                if isinstance(event, Refused):
-                    raise JobFailed(event.reason)
-                assert isinstance(event, Steps)
-                entry.progress.total, entry.progress.chunks[chunk] = event.total, event.done
+                if isinstance(event, str):
+                    raise JobFailed(event)
+                entry.progress.chunks[chunk], entry.progress.total = event
+        except BaseException:
+            response.cancel()
+            raise
         raise RuntimeError("a sampler ended without a result")
 
-    async def _again(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _again(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Do the work of a replica, again on another one where it died: seeded chains give the same answer."""
         retries = self._config.limits.retries
         for attempt in range(retries + 1):
             try:
                 async with self._lanes:
-                    return await work()
+                    return await work(*arguments)
             except LOST as error:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)
         raise JobFailed(f"the sampler died {retries + 1} times at this job: is it too large for its memory?")
-
-
-@contextlib.asynccontextmanager
-async def _cancelling(response: Any) -> AsyncIterator[Any]:
-    """Cancel a streaming call unless its block ends by itself."""
-    try:
-        yield response
-    except BaseException:
-        response.cancel()
-        raise
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -35,25 +35,21 @@ def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> J
 def install(app: FastAPI) -> None:
     """Answer every error of the application by a problem."""
 
-    async def problem(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, Problem)
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> JSONResponse:
         return answer(error.status, error.detail, error.headers)
 
-    async def routing(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
         text = {404: "there is nothing at this address", 405: "this address does not take that method"}
         return answer(error.status_code, text.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
-    async def validation(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return answer(422, f"{first['loc'][-1]}: {first['msg']}")
 
+    @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return answer(500, "the service made an error; its log has the details")
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(HTTPException, routing)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(Exception, unexpected)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
 
 import ray
 import torch
@@ -25,22 +22,8 @@ from kdrift_serve.serve_config import SamplerConfig
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
 SERVE_NAMESPACE = "serve"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Progress of a chunk."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A slice that cannot be reconstructed as asked, and why."""
-
-    reason: str
+Steps = tuple[int, int]
+"""Steps of a chunk: done, and in all."""
 
 
 class Stopped(Exception):
@@ -55,20 +38,21 @@ class Sampler:
         self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
 
-    async def prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | Refused:
-        """Estimate coil maps, noise and scale of one slice."""
-        return await self._in_thread(functools.partial(self._prepare, plan, raw))
+    async def prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
+        """Estimate coil maps, noise and scale of one slice; one that cannot be reconstructed as asked gives why."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare, plan, raw)
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
-    ) -> AsyncIterator[Steps | ChunkResult | Refused]:
-        """Yield the progress of a chunk and then its result; stops when it is cancelled, or `owner` is gone."""
+    ) -> AsyncIterator[Steps | ChunkResult | str]:
+        """Yield the progress of a chunk and then its result, or why there is none.
+
+        It stops when it is cancelled, or `owner` is gone.
+        """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
         stop = threading.Event()
         steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
-        running = asyncio.ensure_future(
-            self._in_thread(functools.partial(self._run_chunk, plan, prior, data, chunk, steps))
-        )
+        running = loop.run_in_executor(self._thread, self._run_chunk, plan, prior, data, chunk, steps)
         running.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -78,25 +62,22 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | Refused:
+    def _prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
         began = time.perf_counter()
         try:
             data = plan.prepare(raw.to(self._device))
         except ValueError as error:
-            return Refused(str(error))
+            return str(error)
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
 
     def _run_chunk(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
-    ) -> ChunkResult | Refused:
+    ) -> ChunkResult | str:
         try:
             known = self._priors[prior] if plan.prior else None
             return run_chunk(plan, known, data.to(self._device), chunk, steps)
         except ValueError as error:
-            return Refused(str(error))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return str(error)
 
 
 def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]) -> Callable[[int, int], None]:
@@ -114,7 +95,7 @@ def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]
             raise Stopped
         if now - reported > REPORT_INTERVAL_S or done == total:
             reported = now
-            send(Steps(done, total))
+            send((done, total))
 
     return steps
 

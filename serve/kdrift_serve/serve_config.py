@@ -9,7 +9,7 @@ from typing import Any
 
 from kdrift.prior.bundle import shipped_priors
 from kdrift.recon.plan import DEFAULT_PRIOR
-from kdrift.runs.config import apply_overrides, parse, read_yaml, to_dict
+from kdrift.runs.config import apply_overrides, load_config, parse, to_dict
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,10 @@ class ServeFile:
 def load_serve_file(path: str | Path | None, overrides: Iterable[str] = ()) -> tuple[HttpOptions, ServeConfig]:
     """Read a configuration of `serve run` (none: all defaults); dotted `key=value` overrides belong to its `args`.
 
-    Raises
-    ------
-    ValueError
-        If it is no such file, or has an unknown key.
+    Raises ValueError if it is no such file, or has an unknown key.
     """
-    file = ServeFile([{"name": "kdrift", "import_path": "kdrift_serve.app:build", "args": {}}])
-    if path is not None:
-        file = parse(ServeFile, read_yaml(path), str(path))
+    default = ServeFile([{"name": "kdrift", "import_path": "kdrift_serve.app:build", "args": {}}])
+    file = default if path is None else load_config(ServeFile, path)
     args = to_dict(file.application.args)
     apply_overrides(args, overrides)
     return file.http_options, parse(ServeConfig, args, str(path or "args"))

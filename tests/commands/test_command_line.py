@@ -17,8 +17,8 @@ from cyclopts import Group
 from kdrift.cli import VERBS, main, module_of, parse
 from kdrift.commands.options import Misuse, options_of
 from kdrift.mri.masks import KINDS
-from kdrift.recon.acquisition import MaskRequest
 from kdrift.recon.plan import Plan
+from kdrift.recon.request import MaskRequest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "ray", "mlflow", "zarr", "pydantic", "numpy", "h5py", "matplotlib"}

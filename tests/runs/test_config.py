@@ -51,3 +51,8 @@ def test_wrong_values_name_key_and_value(tmp_path: Path) -> None:
     broken.write_text("a: [")
     with pytest.raises(ValueError, match="not valid YAML"):
         load_config(Outer, broken)
+
+
+def test_a_value_that_is_no_yaml_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"'a=\[': the value is no YAML: "):
+        parse_override("a=[")

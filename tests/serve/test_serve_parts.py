@@ -141,10 +141,10 @@ def test_pictures_are_of_one_slice(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["reconstruction"] = np.linspace(0, 2, 32, dtype=np.float32).reshape(2, 4, 4)
         file["std"] = np.zeros((2, 4, 4), np.float32)
-    drawn = picture(tmp_path / "r.h5", "mean", 1)
-    assert drawn.png.startswith(b"\x89PNG")
-    assert 1.9 < drawn.top <= 2
-    assert picture(tmp_path / "r.h5", "std", 0).top == 100
+    png, top = picture(tmp_path / "r.h5", "mean", 1)
+    assert png.startswith(b"\x89PNG")
+    assert 1.9 < top <= 2
+    assert picture(tmp_path / "r.h5", "std", 0)[1] == 100
     with pytest.raises(ValueError, match="expected 0 to 1"):
         picture(tmp_path / "r.h5", "mean", 2)
 

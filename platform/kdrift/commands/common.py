@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
 
-from kdrift.commands.options import Misuse, beside
-
+T = TypeVar("T")
 if TYPE_CHECKING:
     from kdrift.training.train_config import TrainConfig
     from kdrift.tuning.tune_config import TuneConfig
@@ -21,6 +22,8 @@ ConfigName = Annotated[str, Parameter(metavar="NAME|FILE")]
 """A configuration, of `kdrift list configs` or a file."""
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", metavar="KEY=VALUE")]
 """`--set KEY=VALUE`, which may be given several times."""
+Row = dict[str, Any]
+"""One row of a table, by column."""
 JOB = Group("As a Ray job", sort_key=9)
 
 
@@ -67,13 +70,56 @@ def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config
     return config, options.out or Path("runs") / verb / config.name
 
 
-def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:
-    """Raise Misuse for options beside `--config`, `--set` and the fields `allowed`: one file says all of a run."""
-    given = beside(options, {"config", "set", *allowed})
-    if given:
-        raise Misuse(f"--config says all of it: leave {given[0]} out, or change the value with --set KEY=VALUE")
+def run_resumable(
+    function: Callable[..., T], config: Any, out: Path, options: RunOptions, goes_on: str, **more: int
+) -> T | None:
+    """Run with the options that every long run has; None where Ctrl-C ended it, and how it goes on is printed."""
+    names = ("resume", "address", "tracking_uri", "quiet")
+    given = {name: getattr(options, name) for name in names}
+    try:
+        return function(config, out, **given, **more, echo=echo)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with --resume goes on {goes_on} in {out}")
+        return None
 
 
 def echo(line: str) -> None:
     """Print a line at once, also where the output is a file or a pipe."""
     print(line, flush=True)
+
+
+def name_failures(failed: Mapping[Any, str]) -> int:
+    """Print what failed and why on standard error; return the exit status."""
+    for what, reason in failed.items():
+        print(f"kdrift: failed: {what}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def decibels(text: str) -> float | None:
+    """Return what `--snr` asks for; None for `none`."""
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise ValueError(f"--snr is {text!r}, expected a number or none") from None
+
+
+def print_rows(rows: list[Row], *, as_json: bool) -> None:
+    """Print rows of the same columns as a table that fits the terminal, or as one JSON list."""
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = list(rows[0]) if rows else []
+    for name in names:
+        table.add_column(name.replace("_", " "), no_wrap=name != names[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    try:
+        Console().print(table)
+    except SystemExit:  # what rich makes of a pipe that was closed
+        raise BrokenPipeError from None

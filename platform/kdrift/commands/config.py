@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from kdrift.commands.common import Row
 from kdrift.commands.options import Misuse
 
 Name = Annotated[str, Parameter(name="NAME")]
@@ -63,16 +64,33 @@ def run(options: List | Show | Init) -> int:
     return 0
 
 
+def config_rows() -> list[Row]:
+    """Return one row for each configuration that comes with kdrift."""
+    rows: list[Row] = []
+    for verb, path in _configs():
+        first = path.read_text().partition("\n")[0]
+        about = first.removeprefix("# ").partition(": kdrift")[0] if first.startswith("#") else None
+        rows.append({"config": path.stem, "verb": verb, "what_it_is": about})
+    return rows
+
+
+def _configs() -> list[tuple[str, Path]]:
+    """Return the verb and the file of every configuration."""
+    from kdrift.runs.config_names import config_names, configs_folder, verbs_with_configs
+
+    verbs = verbs_with_configs()
+    return [(verb, configs_folder() / verb / f"{name}.yaml") for verb in verbs for name in config_names(verb)]
+
+
 def _find(text: str) -> tuple[str, Path]:
     """Return the verb and the file of NAME or VERB/NAME."""
-    from kdrift.runs.config_names import config_names, configs_folder, verbs_with_configs
     from kdrift.runs.hint import suggest
 
-    known = {f"{verb}/{name}": (verb, name) for verb in verbs_with_configs() for name in config_names(verb)}
-    found = [full for full, (_, name) in known.items() if text in (full, name)]
+    known = {f"{verb}/{path.stem}": (verb, path) for verb, path in _configs()}
+    found = [full for full, (_, path) in known.items() if text in (full, path.stem)]
     if not found:
-        raise ValueError(f"no configuration {text!r}{suggest(text, [*known, *(name for _, name in known.values())])}")
+        names = [*known, *(path.stem for _, path in known.values())]
+        raise ValueError(f"no configuration {text!r}{suggest(text, names)}")
     if len(found) > 1:
         raise Misuse(f"{len(found)} verbs have a configuration {text!r}: say {', '.join(found)}")
-    verb, name = known[found[0]]
-    return verb, configs_folder() / verb / f"{name}.yaml"
+    return known[found[0]]

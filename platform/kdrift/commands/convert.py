@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, echo, refuse_beside_config
-from kdrift.commands.options import Misuse
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
+from kdrift.commands.options import Misuse, refuse_beside_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,4 @@ def run(options: Options) -> int:
         )
     report = convert(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.store}: {report.summary}")
-    for source, reason in report.failed.items():
-        print(f"kdrift: failed: {source}: {reason}", file=sys.stderr)
-    return 1 if report.failed else 0
+    return name_failures(report.failed)

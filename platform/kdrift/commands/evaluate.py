@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, echo
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +45,4 @@ def run(options: Options) -> int:
     print(f"\n{result.table}")
     print(f"written: {config.out}/table.md table.csv table.json cells/")
     print(f"runs:    {ui_command(result.tracking_uri)}")
-    for folder, reason in result.batch.failed.items():
-        print(f"kdrift: failed: {folder}: {reason}", file=sys.stderr)
-    return 1 if result.batch.failed else 0
+    return name_failures(result.batch.failed)

@@ -51,9 +51,9 @@ def _method(name: str) -> dict[str, Any] | None:
     """Return the description of a method; None where `name` is a path, or no name of a method could look like it."""
     if os.path.exists(name) or not name.isidentifier():
         return None
-    from kdrift.commands.method_card import describe_method, is_method
+    from kdrift.commands.cards import describe_method
 
-    return describe_method(name) if is_method(name) else None
+    return describe_method(name)
 
 
 def _shorten(value: Any) -> Any:

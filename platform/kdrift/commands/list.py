@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from kdrift.commands.common import print_rows
+from kdrift.commands.config import config_rows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -22,14 +25,16 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the table."""
-    from kdrift.commands import tables
+    if options.what == "configs":
+        rows = config_rows()
+    else:
+        from kdrift.commands import cards
 
-    rows = {
-        "methods": tables.method_rows,
-        "presets": tables.preset_rows,
-        "priors": tables.prior_rows,
-        "masks": tables.mask_rows,
-        "configs": tables.config_rows,
-    }[options.what]()
-    tables.print_rows(rows, as_json=options.json)
+        rows = {
+            "methods": cards.method_rows,
+            "presets": cards.preset_rows,
+            "priors": cards.prior_rows,
+            "masks": cards.mask_rows,
+        }[options.what]()
+    print_rows(rows, as_json=options.json)
     return 0

@@ -80,20 +80,18 @@ def options_of(
     return Annotated[made, Parameter(name="*", group=group)]
 
 
-def beside(options: Any, allowed: Collection[str]) -> list[str]:
-    """Return the options that were given besides the fields in `allowed`, as they are written."""
-    given = []
+def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:
+    """Raise Misuse for options beside `--config`, `--set` and the fields `allowed`: one file says all of a run."""
     hints = typing.get_type_hints(type(options), include_extras=True)
     for each in dataclasses.fields(options):
-        value = getattr(options, each.name)
-        if each.name in allowed or value == _default(each):
+        value, name, hint = getattr(options, each.name), each.name, hints[each.name]
+        if name in ("config", "set", *allowed) or value == _default(each):
             continue
         if isinstance(value, Mapping):
-            inner = typing.get_type_hints(typing.get_args(hints[each.name])[0], include_extras=True)
-            given += [_written(key, inner[key], keyword=True) for key in value]
-        else:
-            given.append(_written(each.name, hints[each.name], keyword=each.kw_only is True))
-    return given
+            name = next(iter(value))
+            hint = typing.get_type_hints(typing.get_args(hint)[0], include_extras=True)[name]
+        written = _written(name, hint, keyword=each.kw_only is True)
+        raise Misuse(f"--config says all of it: leave {written} out, or change the value with --set KEY=VALUE")
 
 
 def _written(name: str, hint: Any, *, keyword: bool) -> str:

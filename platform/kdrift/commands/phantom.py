@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from kdrift.commands.common import decibels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -36,10 +38,11 @@ def run(options: Options) -> int:
     from kdrift.data.phantom import phantom_volume
 
     rows, cols = _size(options.size)
-    snr_db = math.inf if options.snr == "none" else _decibels(options.snr)
+    snr_db = decibels(options.snr)
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}, expected 0 or more")
-    phantom = phantom_volume(options.slices, rows, cols, options.coils, options.seed, snr_db, options.contrast)
+    noise = math.inf if snr_db is None else snr_db
+    phantom = phantom_volume(options.slices, rows, cols, options.coils, options.seed, noise, options.contrast)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_fastmri(options.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
     shape = " x ".join(str(n) for n in phantom.kspace.shape)
@@ -52,10 +55,3 @@ def _size(text: str) -> tuple[int, int]:
     if not rows.isdigit() or not (cols or rows).isdigit():
         raise ValueError(f"--size is {text!r}, expected a number like 256 or two like 320x256")
     return int(rows), int(cols or rows)
-
-
-def _decibels(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--snr is {text!r}, expected a number or none") from None

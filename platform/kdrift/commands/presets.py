@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from kdrift.commands.common import print_rows
+
 Method = Annotated[str, Parameter(name="METHOD")]
 
 
@@ -55,7 +57,7 @@ def run(options: List | Show | Use | Reset) -> int:
     """List, print, choose or reset."""
     import yaml
 
-    from kdrift.commands.tables import preset_rows, print_rows
+    from kdrift.commands.cards import preset_rows
     from kdrift.methods.presets import choose_default, find_preset
     from kdrift.runs.config import to_dict
 

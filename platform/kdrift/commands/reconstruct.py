@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, echo, refuse_beside_config
-from kdrift.commands.options import Misuse, options_of
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
+from kdrift.commands.options import Misuse, options_of, refuse_beside_config
 from kdrift.mri.masks import KINDS
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
@@ -78,7 +78,6 @@ def run(options: Options) -> int:
     if not options.input or not options.out:
         raise Misuse("give INPUT and --out DIR, or --config FILE")
     from kdrift.recon.acquisition import load_acquisition
-    from kdrift.recon.headline import headline
     from kdrift.recon.plan import load_priors
     from kdrift.recon.reconstruct import reconstruct
     from kdrift.recon.report import save_result
@@ -91,7 +90,7 @@ def run(options: Options) -> int:
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
-    echo(headline(resolved.config, device))
+    echo(resolved.headline(device))
     asked = AcquisitionOptions(slices=_slices(options.slices), mask=mask, **options.data)
     acquisition = load_acquisition(asked.of(options.input))
     slices = len(acquisition.slice_indices)
@@ -134,9 +133,7 @@ def _run_batch(options: Options) -> int:
     report = reconstruct_batch(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.out}: {report.volumes} volumes written, {len(report.failed)} failed;", end=" ")
     print(f"{report.slices} slices in {format_seconds(report.seconds)}, {report.slices_before} were done before")
-    for folder, reason in report.failed.items():
-        print(f"kdrift: failed: {folder.name}: {reason}", file=sys.stderr)
-    return 1 if report.failed else 0
+    return name_failures({folder.name: reason for folder, reason in report.failed.items()})
 
 
 def _mask(given: Mapping[str, Any]) -> MaskRequest | None:

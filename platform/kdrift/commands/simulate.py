@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from kdrift.commands.common import decibels
 from kdrift.commands.options import Misuse
 
 if TYPE_CHECKING:
@@ -90,20 +91,13 @@ def _config(options: Options) -> SimulationConfig:
     return SimulationConfig(
         num_coils=options.coils,
         maps=options.maps,
-        snr_db=None if options.snr == "none" else _number(options.snr, "--snr"),
+        snr_db=decibels(options.snr),
         phase_order=options.phase_order,
         phase_rad=options.phase_rad,
         size=_pair(options.size, "x", "--size") if options.size else None,
         matrix=_pair(options.matrix, "x", "--matrix") if options.matrix else None,
         seed=options.seed,
     )
-
-
-def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{option} is {text!r}, expected a number or none") from None
 
 
 def _pair(text: str, separator: str, option: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import RunOptions, echo, load_run
+from kdrift.commands.common import RunOptions, load_run, run_resumable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,8 @@ def run(options: Options) -> int:
     from kdrift.training.trainer import train
 
     config, out = load_run(options, "train", TrainConfig)
-    try:
-        result = train(
-            config,
-            out,
-            workers=options.workers,
-            resume=options.resume,
-            address=options.address,
-            tracking_uri=options.tracking_uri,
-            quiet=options.quiet,
-            echo=echo,
-        )
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command with --resume goes on from the last checkpoint in {out}")
+    result = run_resumable(train, config, out, options, "from the last checkpoint", workers=options.workers)
+    if result is None:
         return 130
     print(f"trained on {result.images} images in {format_seconds(result.seconds)}")
     print(f"prior:      {result.prior}")

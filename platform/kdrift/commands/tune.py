@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdrift.commands.common import RunOptions, echo, load_run
+from kdrift.commands.common import RunOptions, load_run, run_resumable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +25,8 @@ def run(options: Options) -> int:
     from kdrift.tuning.tune_config import TuneConfig
 
     config, out = load_run(options, "tune", TuneConfig)
-    try:
-        result = tune(
-            config,
-            out,
-            resume=options.resume,
-            address=options.address,
-            tracking_uri=options.tracking_uri,
-            quiet=options.quiet,
-            echo=echo,
-        )
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command with --resume goes on with the search in {out}")
+    result = run_resumable(tune, config, out, options, "with the search")
+    if result is None:
         return 130
     print(f"{len(result.trials)} trials in {format_seconds(result.seconds)}")
     if config.pareto:

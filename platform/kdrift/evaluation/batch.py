@@ -6,13 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdrift.data.store import normalise_location
-from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
+from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.work import volume_tasks
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, load_priors
-from kdrift.recon.request import AcquisitionOptions
-from kdrift.runs.config import to_dict
 from kdrift.runs.run_folder import run_folder
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
@@ -20,21 +16,11 @@ FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig(AcquisitionOptions):
-    """One batch reconstruction."""
+class BatchConfig(StoreOptions):
+    """One batch reconstruction; the results of a volume are in a folder of its name."""
 
-    store: str
-    """Store to read, a folder or URL that all nodes see."""
-    out: str
-    """Folder for the results, one below it a volume; on a cluster one that all nodes share."""
-    volumes: list[str] = field(default_factory=lambda: ["*"])
-    """Volumes by name or pattern; magnitude volumes are passed over."""
     plan: Plan = field(default_factory=Plan)
     """Method, preset, settings, samples, seed."""
-    prior: str | None = None
-    """Shipped prior or bundle folder; null: the method's shipped prior. Only the driver reads it."""
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    """The actors."""
 
 
 def reconstruct_batch(
@@ -45,18 +31,14 @@ def reconstruct_batch(
     A slice that is done is written under `out/.partial`, a volume by `save_result`: a batch that was killed and is
     started again goes on after the last slice. `seconds` of a volume is the time of all actors together.
 
-    Raises
-    ------
-    ValueError
-        For mistakes in the configuration, another one than `out` began with, or another driver in `out`.
+    Raises ValueError for mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
     priors = load_priors([config.plan.method], config.prior)
     plan = config.plan.resolve(priors.get(config.plan.method))
     tasks = volume_tasks(config.store, config.volumes, config, plan, out)
-    settings = {**to_dict(config), "store": normalise_location(config.store), "resolved": plan.config}
-    settings.pop("out")
+    settings = {**config.settings, "resolved": plan.config}
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):
-        echo(headline(plan.config, config.pool.device))
+        echo(plan.headline(config.pool.device))
         return run_tasks(tasks, priors, config.pool, address=address, quiet=quiet, echo=echo)

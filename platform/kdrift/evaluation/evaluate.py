@@ -4,46 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from kdrift.data.store import SAFE_NAME, normalise_location
+from kdrift.data.store import SAFE_NAME
 from kdrift.evaluation.partial import MARK
-from kdrift.evaluation.pool import BatchReport, PoolConfig, run_tasks
+from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.recon.headline import headline
 from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
-from kdrift.recon.request import AcquisitionOptions, MaskRequest
+from kdrift.recon.request import MaskRequest
 from kdrift.runs import tracking
-from kdrift.runs.config import to_dict
-from kdrift.runs.run_folder import run_folder, tracked_run
+from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(AcquisitionOptions):
-    """One evaluation."""
+class EvaluateConfig(StoreOptions):
+    """One evaluation; its store holds fully sampled k-space."""
 
-    store: str
-    """Store of fully sampled k-space, a folder or URL that all nodes see."""
-    out: str
-    """Folder for tables and reconstructions; on a cluster one that all nodes share."""
     methods: dict[str, Plan]
     """Plans by the name they have in the table: samplers, and classical methods with their weights."""
     masks: dict[str, MaskRequest]
     """Undersampling by the name it has in the table."""
     name: str = "evaluation"
     """Name of the MLflow run."""
-    volumes: list[str] = field(default_factory=lambda: ["*"])
-    """Volumes by name or pattern; magnitude volumes are passed over."""
-    prior: str | None = None
-    """Shipped prior or bundle folder, of all samplers; null: of each method its shipped prior. Only the driver reads
-    it."""
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    """The actors."""
     tracking_uri: str | None = None
     """MLflow tracking URI; null: SQLite in `out`."""
 
@@ -64,7 +51,6 @@ class EvaluateResult:
     """Markdown, as in `table.md`."""
     batch: BatchReport
     tracking_uri: str
-    run_id: str
 
 
 def evaluate(
@@ -75,33 +61,28 @@ def evaluate(
     Each cell lies in `out/cells/MASK/METHOD/VOLUME`, as `kdrift reconstruct` writes it. What is done is not done again;
     methods, masks and volumes may be added later, and join the table and the MLflow run.
 
-    Raises
-    ------
-    ValueError
-        For mistakes in the configuration, a method or mask that differs from the one `out` began with, or another
-        driver in `out`.
+    Raises ValueError for mistakes in the configuration, a method or mask that differs from the one `out` began with, or
+    another driver in `out`.
     """
     out = Path(config.out).resolve()
     priors = load_priors([plan.method for plan in config.methods.values()], config.prior)
     plans = {name: plan.resolve(priors.get(plan.method)) for name, plan in config.methods.items()}
     tasks = cell_tasks(config, plans, out)
-    settings = {**to_dict(config), "store": normalise_location(config.store)}
-    settings["resolved"] = {name: plan.config for name, plan in plans.items()}
-    settings.pop("out")
+    settings = {**config.settings, "resolved": {name: plan.config for name, plan in plans.items()}}
     what, free = "evaluation", (*FREE, *(f"resolved.{name}.preset_source" for name in plans))
     with (
         run_folder(out, settings, what=what, free=free, tables=("methods", "masks", "resolved")),
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=config.tracking_uri) as run,
     ):
         for name, plan in plans.items():
-            echo(f"{name}: {headline(plan.config, config.pool.device)}")
+            echo(f"{name}: {plan.headline(config.pool.device)}")
         every = [task for cell in tasks.values() for task in cell]
         batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
         cells = [_read(*names, cell) for names, cell in tasks.items()]
         table = write_tables(out, cells)
-        _log(run.uri, run.run_id, out, tasks, cells)
+        _log(run, out, tasks, cells)
         run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
-    return EvaluateResult(table, batch, run.uri, run.run_id)
+    return EvaluateResult(table, batch, run.uri)
 
 
 def cell_tasks(
@@ -123,9 +104,7 @@ def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:
     return Cell(mask, method, [json.loads(file.read_text()) for file in files])
 
 
-def _log(
-    uri: str, run_id: str, out: Path, tasks: dict[tuple[str, str], list[VolumeTask]], cells: Sequence[Cell]
-) -> None:
+def _log(run: TrackedRun, out: Path, tasks: dict[tuple[str, str], list[VolumeTask]], cells: Sequence[Cell]) -> None:
     """Log the table, and of each cell its figures and the panel of its first volume."""
     values = {
         f"{figure}/{row['mask']}/{row['method']}/{row['data']}": row[f"{figure}_mean"]
@@ -133,10 +112,10 @@ def _log(
         for figure in (*FIGURES, "seconds_a_slice")
         if row[f"{figure}_mean"] is not None
     }
-    tracking.log_metrics(uri, run_id, values, 0)
+    tracking.log_metrics(run.uri, run.run_id, values, 0)
     for suffix in ("md", "csv", "json"):
-        tracking.log_file(uri, run_id, out / f"table.{suffix}")
+        tracking.log_file(run.uri, run.run_id, out / f"table.{suffix}")
     for (mask, method), cell in tasks.items():
         panels = [task.out / "panel.png" for task in cell if (task.out / MARK).is_file()]
         if panels:
-            tracking.log_file(uri, run_id, panels[0], f"panels/{mask}/{method}")
+            tracking.log_file(run.uri, run.run_id, panels[0], f"panels/{mask}/{method}")

@@ -1,12 +1,11 @@
 """What a batch leaves while it runs: finished slices, each a file, and a mark on each finished volume.
 
-A file is whole or absent, and holds the key of its task: what was
-made under other settings, or from other data, is not taken for done.
+A file is whole or absent, and holds the key of its task: what was made under other settings, or from other data, is
+not taken for done.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import zipfile
@@ -44,14 +43,11 @@ def slices_left(task: VolumeTask) -> list[int]:
 
 def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None:
     """Write one finished slice."""
-    arrays = {"mean": result.mean, "std": result.std, "zero_filled": facts.zero_filled}
-    if result.samples is not None:
-        arrays["samples"] = result.samples
+    values = {**vars(facts), **vars(result)}
+    arrays = {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
     scalars = {"facts": _scalars(facts), "result": _scalars(result), "key": task.key}
-    path = _path(task, facts.index)
-    values = {name: array.numpy() for name, array in arrays.items()}
-    with whole_file(path) as temporary:
-        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **values)
+    with whole_file(_path(task, facts.index)) as temporary:
+        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **arrays)
 
 
 def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:
@@ -78,8 +74,8 @@ def _is_done(task: VolumeTask, index: int) -> bool:
 
 
 def _scalars(record: Any) -> dict[str, Any]:
-    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    return {name: value for name, value in values.items() if value is not None and not isinstance(value, torch.Tensor)}
+    kept = vars(record).items()
+    return {name: value for name, value in kept if value is not None and not isinstance(value, torch.Tensor)}
 
 
 def _folder(task: VolumeTask) -> Path:

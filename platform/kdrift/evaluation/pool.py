@@ -9,13 +9,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import is_finished, save_slice, slices_left
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
+from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.result import SliceFacts, divergence_lines
 from kdrift.runs.cluster import own_cpus, ray_session
+from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
 from kdrift.runs.hint import first_line
 from kdrift.runs.progress import Meter, progress
@@ -47,6 +50,30 @@ class PoolConfig:
         return "cuda" if self.gpus else "cpu"
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(AcquisitionOptions):
+    """Which volumes are reconstructed, by whom, and where the results go."""
+
+    store: str
+    """Store to read, a folder or URL that all nodes see."""
+    out: str
+    """Folder for the results; on a cluster one that all nodes share."""
+    volumes: list[str] = field(default_factory=lambda: ["*"])
+    """Volumes by name or pattern; magnitude volumes are passed over."""
+    prior: str | None = None
+    """Shipped prior or bundle folder, of all samplers; null: of each method its shipped prior. Only the driver reads
+    it."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The actors."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of it that must stay as it is while `out` does."""
+        values = {**to_dict(self), "store": normalise_location(self.store)}
+        del values["out"]
+        return values
+
+
 @dataclass(frozen=True)
 class BatchReport:
     """What a batch did; `failed` maps the folder of a volume's results to the reason there are none."""
@@ -62,10 +89,13 @@ class BatchReport:
 
 
 @dataclass
-class _State:
+class _Batch:
     """What is left to do and what came back."""
 
-    queue: deque[Unit | VolumeTask]
+    pool: PoolConfig
+    meter: Meter
+    echo: Callable[[str], None]
+    queue: deque[Unit]
     left: Counter[Path]
     """Slices that each volume lacks."""
     chunks: Counter[tuple[Path, int]]
@@ -82,7 +112,100 @@ class _State:
     def fail(self, task: VolumeTask, reason: str) -> None:
         """Give up a volume and forget its other units."""
         self.failed.setdefault(task.out, reason)
-        self.queue = deque(work for work in self.queue if _task(work).out not in self.failed)
+        self.queue = deque(unit for unit in self.queue if unit.task.out not in self.failed)
+
+    def work(self, priors: Mapping[str, Prior], count: int) -> None:
+        """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
+        import ray
+
+        from kdrift.evaluation.slice_worker import SliceWorker
+
+        threads = max(1, int(self.pool.cpus))
+        shared = ray.put(priors)
+        kind = ray.remote(SliceWorker).options(
+            num_cpus=self.pool.cpus, num_gpus=self.pool.gpus, runtime_env={"env_vars": worker_environment(threads)}
+        )
+        actors: list[Any] = []
+        running: dict[Any, tuple[Any, Unit | None]] = {}
+        idle: list[Any] = []
+
+        def start() -> None:
+            actors.append(kind.remote(shared, self.pool.device, threads))
+            running[actors[-1].process.remote()] = (actors[-1], None)
+
+        try:
+            for _ in range(count):
+                start()
+            while self.queue or any(unit is not None for _, unit in running.values()):
+                while self.queue and idle:
+                    actor, unit = idle.pop(), self.queue.popleft()
+                    call = actor.run.remote(unit) if unit.chunks else actor.finish.remote(unit.task)
+                    running[call] = (actor, unit)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=5)
+                if not ready:
+                    self.meter.show()
+                    continue
+                actor, done = running.pop(ready[0])
+                try:
+                    outcome = ray.get(ready[0])
+                except ray.exceptions.RayError as error:
+                    self.lost(done, error)
+                    ray.kill(actor)  # it may still live: then its result was lost with a node
+                    start()
+                    continue
+                idle.append(actor)
+                if done is None:
+                    self.echo(f"actor {actors.index(actor) + 1} is up: process {outcome}")
+                elif done.chunks:
+                    self.take(done, outcome)
+                elif outcome:
+                    self.fail(done.task, outcome)
+                else:
+                    self.echo(f"written: {done.task.out}/reconstruction.h5 metrics.json panel.png")
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def lost(self, unit: Unit | None, error: Exception) -> None:
+        """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
+        reason = first_line(error)
+        name = None if unit is None else (unit.task.out, unit.index, unit.chunks)
+        self.losses[name] += 1
+        too_many = self.losses[name] > self.pool.max_failures
+        if unit is None:
+            if too_many:
+                raise OSError(f"actors do not start: {reason}")
+        elif too_many:
+            self.fail(unit.task, f"{unit} lost {self.losses[name]} actors, the last one so: {reason}")
+        elif unit.task.out not in self.failed:
+            self.echo(f"an actor was lost at {unit}: another one does it again")
+            self.queue.appendleft(unit)
+
+    def take(self, unit: Unit, outcome: Any) -> None:
+        """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
+        if isinstance(outcome, str):
+            self.fail(unit.task, f"slice {unit.index}: {outcome}")
+        if unit.task.out in self.failed:
+            return
+        name = (unit.task.out, unit.index)
+        facts, results = outcome
+        self.facts.setdefault(name, facts)
+        self.found.setdefault(name, []).extend(results)
+        self.cost += unit.cost
+        if len(self.found[name]) < self.chunks[name]:
+            return
+        try:
+            merged = merge_chunks(self.found.pop(name))
+        except Diverged as error:
+            self.fail(unit.task, str(error))
+            return
+        for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
+            self.echo(f"{unit.task.out.name}: {line}")
+        save_slice(unit.task, self.facts.pop(name), merged)
+        self.meter.update(self.meter.done + 1, fraction=self.cost / self.total_cost)
+        self.left[unit.task.out] -= 1
+        if not self.left[unit.task.out]:
+            self.queue.appendleft(Unit(unit.task))
 
 
 def run_tasks(
@@ -96,12 +219,7 @@ def run_tasks(
 ) -> BatchReport:
     """Reconstruct volumes on Ray actors; what is finished already is left alone. `priors` are those of the methods.
 
-    Raises
-    ------
-    ValueError
-        If no node of the cluster has room for an actor.
-    OSError
-        If actors do not start.
+    Raises ValueError if no node of the cluster has room for an actor, and OSError if actors do not start.
     """
     unfinished = [task for task in tasks if not is_finished(task)]
     missing = [(task, index) for task in unfinished for index in slices_left(task)]
@@ -119,12 +237,13 @@ def run_tasks(
         units = plan_units(missing, count)
         chunks = Counter((unit.task.out, unit.index) for unit in units for _ in unit.chunks)
         left = Counter(task.out for task, _ in missing)
-        state = _State(deque(units), left, chunks, sum(task.slice_cost for task, _ in missing))
-        state.queue.extendleft(task for task in unfinished if not state.left[task.out])
-        echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(state.queue)} units on {count} actors")
+        queue = deque(units)
+        queue.extendleft(Unit(task) for task in unfinished if not left[task.out])
+        echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(queue)} units on {count} actors")
         with progress(len(missing), "slices", quiet=quiet, echo=echo) as meter:
-            _work(state, priors, pool, count, meter, echo)
-    return BatchReport(len(unfinished) - len(state.failed), meter.done, before, state.failed, meter.elapsed)
+            batch = _Batch(pool, meter, echo, queue, left, chunks, sum(task.slice_cost for task, _ in missing))
+            batch.work(priors, count)
+    return BatchReport(len(unfinished) - len(batch.failed), meter.done, before, batch.failed, meter.elapsed)
 
 
 def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
@@ -139,108 +258,3 @@ def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:
     if not room:
         raise ValueError(f"no node has the {pool.cpus:g} CPUs and {pool.gpus:g} GPUs that pool asks for an actor")
     return room
-
-
-def _work(
-    state: _State, priors: Mapping[str, Prior], pool: PoolConfig, count: int, meter: Meter, echo: Callable[[str], None]
-) -> None:
-    """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
-    import ray
-
-    from kdrift.evaluation.slice_worker import SliceWorker
-
-    threads = max(1, int(pool.cpus))
-    shared = ray.put(priors)
-    kind = ray.remote(SliceWorker).options(
-        num_cpus=pool.cpus, num_gpus=pool.gpus, runtime_env={"env_vars": worker_environment(threads)}
-    )
-    actors: list[Any] = []
-    running: dict[Any, tuple[Any, Unit | VolumeTask | None]] = {}
-    idle: list[Any] = []
-
-    def start() -> None:
-        actors.append(kind.remote(shared, pool.device, threads))
-        running[actors[-1].process.remote()] = (actors[-1], None)
-
-    try:
-        for _ in range(count):
-            start()
-        while state.queue or any(work is not None for _, work in running.values()):
-            while state.queue and idle:
-                actor, work = idle.pop(), state.queue.popleft()
-                call = actor.run if isinstance(work, Unit) else actor.finish
-                running[call.remote(work)] = (actor, work)
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=5)
-            if not ready:
-                meter.show()
-                continue
-            actor, done = running.pop(ready[0])
-            try:
-                outcome = ray.get(ready[0])
-            except ray.exceptions.RayError as error:
-                _lost(state, done, pool, error, echo)
-                ray.kill(actor)  # it may still live: then its result was lost with a node
-                start()
-                continue
-            idle.append(actor)
-            if done is None:
-                echo(f"actor {actors.index(actor) + 1} is up: process {outcome}")
-            elif isinstance(done, Unit):
-                _take(state, done, outcome, meter, echo)
-            elif outcome:
-                state.fail(done, outcome)
-            else:
-                echo(f"written: {done.out}/reconstruction.h5 metrics.json panel.png")
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-
-
-def _lost(
-    state: _State, work: Unit | VolumeTask | None, pool: PoolConfig, error: Exception, echo: Callable[[str], None]
-) -> None:
-    """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
-    reason = first_line(error)
-    name = None if work is None else (str(_task(work).out), getattr(work, "index", None), getattr(work, "chunks", None))
-    state.losses[name] += 1
-    if work is None:
-        if state.losses[name] > pool.max_failures:
-            raise OSError(f"actors do not start: {reason}")
-        return
-    what = f"slice {work.index} of {work.task.out.name}" if isinstance(work, Unit) else f"the end of {work.out.name}"
-    if state.losses[name] > pool.max_failures:
-        state.fail(_task(work), f"{what} lost {state.losses[name]} actors, the last one so: {reason}")
-    elif _task(work).out not in state.failed:
-        echo(f"an actor was lost at {what}: another one does it again")
-        state.queue.appendleft(work)
-
-
-def _take(state: _State, unit: Unit, outcome: Any, meter: Meter, echo: Callable[[str], None]) -> None:
-    """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
-    if isinstance(outcome, str):
-        state.fail(unit.task, f"slice {unit.index}: {outcome}")
-    if unit.task.out in state.failed:
-        return
-    name = (unit.task.out, unit.index)
-    facts, results = outcome
-    state.facts.setdefault(name, facts)
-    state.found.setdefault(name, []).extend(results)
-    state.cost += unit.cost
-    if len(state.found[name]) < state.chunks[name]:
-        return
-    try:
-        merged = merge_chunks(state.found.pop(name))
-    except Diverged as error:
-        state.fail(unit.task, str(error))
-        return
-    for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
-        echo(f"{unit.task.out.name}: {line}")
-    save_slice(unit.task, state.facts.pop(name), merged)
-    meter.update(meter.done + 1, fraction=state.cost / state.total_cost)
-    state.left[unit.task.out] -= 1
-    if not state.left[unit.task.out]:
-        state.queue.appendleft(unit.task)
-
-
-def _task(work: Unit | VolumeTask) -> VolumeTask:
-    return work.task if isinstance(work, Unit) else work

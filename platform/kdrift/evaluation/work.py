@@ -54,13 +54,17 @@ class VolumeTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one actor does at a time: some chunks, mostly all, of one slice."""
+    """What one actor does at a time: some chunks, mostly all, of one slice; or the end of a volume."""
 
     task: VolumeTask
-    index: int
+    index: int = -1
     """Number of the slice in its volume."""
-    chunks: tuple[Chunk, ...]
-    cost: float
+    chunks: tuple[Chunk, ...] = ()
+    """None: the slices of the volume are done, and its results are to be written."""
+    cost: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{f'slice {self.index}' if self.chunks else 'the end'} of {self.task.out.name}"
 
 
 def volume_tasks(
@@ -129,15 +133,10 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
 def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
     """Return a slice as about `parts` units, and the actors' loads once each has gone to the least loaded."""
     units, loads = [], loads.copy()
-    for chunks in _split(task, parts):
+    split = task.plan.split(task.num_coils, parts)
+    for chunks in [tuple(split)] if parts == 1 else [(chunk,) for chunk in split]:
         chains = sum(task.plan.num_chains(task.num_coils, chunk) for chunk in chunks)
         cost = task.slice_cost * chains / task.num_chains
         units.append(Unit(task, index, chunks, cost))
         loads[loads.index(min(loads))] += cost
     return units, loads
-
-
-def _split(task: VolumeTask, parts: int) -> list[tuple[Chunk, ...]]:
-    """Return the chunks of a slice for each of `parts` units; one unit runs all of them in turn."""
-    chunks = task.plan.split(task.num_coils, parts)
-    return [tuple(chunks)] if parts == 1 else [(chunk,) for chunk in chunks]

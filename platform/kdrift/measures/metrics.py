@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -21,9 +22,7 @@ class Metric:
     function: Callable[..., float]
     """Called as `function(reference, image, *, data_range, per)`; returns a float."""
     unit: str
-    """Unit of the value."""
     higher_is_better: bool
-    """True where larger is better."""
     definition: str
     """Definition, as written into metrics.json."""
 
@@ -36,8 +35,7 @@ def nmse(
     Axes (slice, row, col) or (row, col); complex images are taken by magnitude. `data_range` has no effect
     on this ratio. Raises ValueError for unequal shapes and for a reference that is zero.
     """
-    reference, image = _magnitudes(reference, image)
-    return _average(reference, image, data_range, per, _nmse)
+    return _measured(reference, image, data_range, per, _nmse)
 
 
 def psnr(
@@ -49,8 +47,7 @@ def psnr(
     per="volume" takes the maximum and the error of the volume (fastMRI), per="slice" those of each slice, and
     then the mean. Raises ValueError for unequal shapes and for a reference that is zero.
     """
-    reference, image = _magnitudes(reference, image)
-    return _average(reference, image, data_range, per, _psnr)
+    return _measured(reference, image, data_range, per, _psnr)
 
 
 def ssim(
@@ -62,10 +59,7 @@ def ssim(
     every slice and averaged; per="volume" takes one data range, the volume's maximum (fastMRI), per="slice"
     each slice's. Raises ValueError for unequal shapes, a reference that is zero, slices below 7 x 7.
     """
-    reference, image = _magnitudes(reference, image)
-    if min(reference.shape[-2:]) < WINDOW:
-        raise ValueError(f"SSIM needs slices of at least {WINDOW} x {WINDOW}, got {tuple(reference.shape[-2:])}")
-    return _average(reference, image, data_range, per, _ssim)
+    return _measured(reference, image, data_range, per, _ssim)
 
 
 def evaluate(reference: torch.Tensor, image: torch.Tensor, *, per: Per = "volume") -> dict[str, float]:
@@ -73,29 +67,27 @@ def evaluate(reference: torch.Tensor, image: torch.Tensor, *, per: Per = "volume
     return {name: metric.function(reference, image, per=per) for name, metric in METRICS.items()}
 
 
-def _magnitudes(reference: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if reference.shape != image.shape:
-        raise ValueError(f"reference has shape {tuple(reference.shape)}, image has {tuple(image.shape)}")
-    if reference.ndim not in (2, 3):
-        raise ValueError(f"images need axes (slice, row, col) or (row, col), got shape {tuple(reference.shape)}")
-    pair = [x.detach().abs() if x.is_complex() else x.detach() for x in (reference, image)]
-    first, second = (x.to(dtype=torch.float64).reshape(-1, *x.shape[-2:]) for x in pair)
-    return first, second.to(first.device)
-
-
-def _average(
+def _measured(
     reference: torch.Tensor,
     image: torch.Tensor,
     data_range: float | None,
     per: Per,
     measure: Callable[[torch.Tensor, torch.Tensor, float], float],
 ) -> float:
+    """Return a measure of magnitudes `(slice, row, col)` in float64, of the volume or the mean over its slices."""
+    if reference.shape != image.shape:
+        raise ValueError(f"reference has shape {tuple(reference.shape)}, image has {tuple(image.shape)}")
+    if reference.ndim not in (2, 3):
+        raise ValueError(f"images need axes (slice, row, col) or (row, col), got shape {tuple(reference.shape)}")
+    pair = [x.detach().abs() if x.is_complex() else x.detach() for x in (reference, image)]
+    reference, image = (x.to(dtype=torch.float64).reshape(-1, *x.shape[-2:]) for x in pair)
+    image = image.to(reference.device)
     if per == "volume":
         return measure(reference, image, _range(reference, data_range))
     if per != "slice":
         raise ValueError(f'per is "volume" or "slice", not {per!r}')
-    values = [measure(r[None], i[None], _range(r, data_range)) for r, i in zip(reference, image, strict=True)]
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+    pairs = zip(reference, image, strict=True)
+    return statistics.fmean(measure(r[None], i[None], _range(r, data_range)) for r, i in pairs)
 
 
 def _range(reference: torch.Tensor, data_range: float | None) -> float:
@@ -117,6 +109,9 @@ def _psnr(reference: torch.Tensor, image: torch.Tensor, data_range: float) -> fl
 
 
 def _ssim(reference: torch.Tensor, image: torch.Tensor, data_range: float) -> float:
+    if min(reference.shape[-2:]) < WINDOW:
+        raise ValueError(f"SSIM needs slices of at least {WINDOW} x {WINDOW}, got {tuple(reference.shape[-2:])}")
+
     def mean(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(x[:, None], WINDOW, stride=1)[:, 0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import acs_region, make_mask
 from kdrift.mri.noise import prewhiten, prewhiten_maps
 from kdrift.recon.given_maps import read_maps, read_noise_cov
-from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.slices import RawSlice
 
 
@@ -58,11 +58,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     stored one, else the root sum of squares of the full coil images; full data that are not undersampled have none,
     since they would be compared with themselves.
 
-    Raises
-    ------
-    ValueError
-        Images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data that already have
-        one, coil maps or a noise covariance that do not fit, a file that cannot be read (`BadVolume`, which names it).
+    Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data
+    that already have one, coil maps or a noise covariance that do not fit, and a file that cannot be read (`BadVolume`,
+    which names it).
     """
     source = request.source
     with _open(source) as opened:
@@ -110,20 +108,12 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         definition = "rss of full k-space" if unchanged is None else "stored reconstruction"
         reference = rss(ifft2c(kspace)) if unchanged is None else unchanged
         reference = torch.from_numpy(centre_crop(reference.numpy(), *shape).copy())
-        kept, sampling = draw_mask(request.mask, (rows, cols))
+        drawn = make_mask(shape=(rows, cols), **asdict(request.mask))
+        kept, sampling = drawn.mask, drawn.description
     kspace = torch.where(kept, kspace, 0)
     if request.virtual_coils is not None:
         kspace, _ = coil_compression(kspace, request.virtual_coils, acs=acs_region(kept))
     return Acquisition(info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps)
-
-
-def draw_mask(request: MaskRequest, shape: tuple[int, int]) -> tuple[Tensor, str]:
-    """Return the mask `(row, col)` that is asked for, and one line that says what it is."""
-    drawn = make_mask(
-        request.kind, shape, acceleration=request.acceleration, acs_fraction=request.acs_fraction,
-        acs_lines=request.acs_lines, seed=request.seed, released=request.released,
-    )  # fmt: skip
-    return drawn.mask, drawn.description
 
 
 def _fitted(smaps: Tensor, kspace: Tensor, request: AcquisitionRequest) -> Tensor:

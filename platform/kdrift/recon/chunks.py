@@ -173,5 +173,4 @@ def _fallback(results: Sequence[ChunkResult], diverged: list[Divergence]) -> Fal
 
 
 def _parts(count: int, parts: int) -> list[tuple[int, int]]:
-    edges = [count * i // parts for i in range(parts + 1)]
-    return list(pairwise(edges))
+    return list(pairwise(count * i // parts for i in range(parts + 1)))

@@ -19,8 +19,6 @@ from kdrift.recon import reconstruct as engine
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
 from kdrift.recon.result import ReconstructionResult
 
-KSPACE_AXES = "(coil, row, col) or (slice, coil, row, col)"
-
 
 def reconstruct(
     kspace: Any,
@@ -87,7 +85,7 @@ def reconstruct(
     """
     data = _kspace(kspace)
     sampled = _mask(mask, data)
-    maps = _smaps(smaps, data, sliced=_ndim(kspace) == 4)
+    maps = _smaps(smaps, data, sliced=getattr(kspace, "ndim", 0) == 4)
     if noise_cov is not None:
         whitening = _tensor(noise_cov, "noise_cov")
         data = prewhiten(data, whitening)
@@ -120,16 +118,12 @@ def _tensor(array: Any, name: str) -> Tensor:
     raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
-def _ndim(array: Any) -> int:
-    return int(getattr(array, "ndim", 0))
-
-
 def _kspace(array: Any) -> Tensor:
     kspace = _tensor(array, "kspace")
     shape = tuple(kspace.shape)
     if kspace.ndim not in (3, 4):
         hint = "; a single coil is kspace[None]" if kspace.ndim == 2 else ""
-        raise ValueError(f"kspace has shape {shape}, expected {KSPACE_AXES}{hint}")
+        raise ValueError(f"kspace has shape {shape}, expected (coil, row, col) or (slice, coil, row, col){hint}")
     if not kspace.is_complex():
         pair = "; torch.view_as_complex joins a last axis of real and imaginary part" if shape[-1] == 2 else ""
         dtype = str(kspace.dtype).removeprefix("torch.")

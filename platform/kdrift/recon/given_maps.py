@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdrift.data.formats.bart import read_bart_maps
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
 
@@ -52,15 +54,11 @@ def _load(path: str) -> npt.NDArray[np.generic]:
         raise ValueError(f"there is no file {path}")
     try:
         if file.suffix in (".h5", ".hdf5"):
-            import h5py
-
             with h5py.File(file) as opened:
                 if "smaps" not in opened:
                     raise ValueError(f"it has no dataset smaps, it has {', '.join(opened) or 'none'}")
                 return np.asarray(opened["smaps"])
         if file.suffix in (".cfl", ".hdr", ""):
-            from kdrift.data.formats.bart import read_bart_maps
-
             return read_bart_maps(str(file))
         with open(file, "rb") as stream:  # np.load leaves open what it opened of a damaged archive
             return np.asarray(np.load(stream, allow_pickle=False))

@@ -107,13 +107,10 @@ class Guard:
         size = torch.linalg.vector_norm(images, dim=(-2, -1))
         self._mark(size, self._size, level, self._size_noise, "the image is")
         if residual:
-            misfit = torch.stack([self._residual(image) for image in images])  # one by one: k-space of all is large
+            m = self._measurement
+            residuals = (m.kspace - m.A.forward(image + 0j) for image in images)  # one by one: k-space of all is large
+            misfit = torch.stack([m.chains.norm(residual) for residual in residuals])  # of each part with own data
             self._mark(misfit, self._misfit, level, self._misfit_noise, "its data residual is")
-
-    def _residual(self, image: Tensor) -> Tensor:
-        """Return |M(y - A x)| of one sample, of each part where parts have data of their own."""
-        left = self._measurement.kspace - self._measurement.A.forward(image + 0j)
-        return self._measurement.chains.norm(left)
 
     def _mark(self, values: Tensor, data: Tensor, level: float, noise: float, what: str) -> None:
         """Mark the samples any of whose `values` (sample, ...) is not finite, or beyond `data` + `level` x `noise`."""

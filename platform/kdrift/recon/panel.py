@@ -42,7 +42,6 @@ class Cell:
     caption: str = ""
     """Line below the image; empty for none."""
     cmap: str = "gray"
-    """Matplotlib colour map."""
     top: float = 1.0
     """Value shown as the brightest colour; the darkest is 0."""
     bar: str = ""
@@ -127,12 +126,12 @@ def _rows(
     white: float,
     texts: dict[str, str],
     errors_below: bool,
-) -> list[list[Cell | None]]:
-    """The top row, and the row of errors where there is one; None is an empty place."""
+) -> list[list[Cell]]:
+    """The top row, and the row of errors where there is one."""
     errors = {} if truth is None else {name: np.abs(image - truth) for name, image in images.items()}
     final = next(reversed(images))
     factor = _error_factor(errors[final] / white) if errors else 1
-    top: list[Cell | None] = []
+    top = []
     for index, (name, image) in enumerate(images.items()):
         inset = kept if index == 0 and not (errors and errors_below) else None
         top.append(Cell(image, name, texts.get(name, ""), top=white, boxed=True, inset=inset))
@@ -146,12 +145,10 @@ def _rows(
         top.append(Cell(truth, "reference", texts.get("reference", ""), top=white, boxed=True))
     if not errors or not errors_below:
         return [top]
-    below: list[Cell | None] = [
-        Cell(error / white, f"error x {factor}", "", "magma", 1 / factor) for error in errors.values()
-    ]
+    below = [Cell(error / white, f"error x {factor}", "", "magma", 1 / factor) for error in errors.values()]
     if kept is not None:
         below.append(Cell(kept, "k-space mask", blocky=True))
-    return [top, below + [None] * (len(top) - len(below))]
+    return [top, below]
 
 
 def _numbers(images: dict[str, Array], truth: Array | None) -> dict[str, str]:
@@ -200,27 +197,25 @@ def _detailed_region(image: Array) -> tuple[int, int, int, int]:
     return int(top), int(left), rows, cols
 
 
-def _zoomed(cell: Cell | None, region: tuple[int, int, int, int]) -> Cell | None:
-    if cell is None:
-        return None
+def _zoomed(cell: Cell, region: tuple[int, int, int, int]) -> Cell:
     top, left, rows, cols = region
     part = cell.image[top : top + rows, left : left + cols]
     return Cell(part, cmap=cell.cmap, top=cell.top, blocky=True)
 
 
-def _draw(rows: list[list[Cell | None]], region: tuple[int, int, int, int], title: str) -> Figure:
+def _draw(rows: list[list[Cell]], region: tuple[int, int, int, int], title: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     num_cols = len(rows[0])
-    aspect = next(cell.image.shape[0] / cell.image.shape[1] for cell in rows[0] if cell is not None)
+    image_rows, image_cols = rows[0][0].image.shape
     width = max(min(16.0, 5.4 * num_cols), 2.7 * num_cols)
     gap, head, foot, banner, notice = 0.06, 0.34, 0.34, 0.5 if title else 0.08, 0.24
     cell_width = (width - gap * (num_cols + 1)) / num_cols
     # very tall images would make a picture that no screen shows: limit the height, centre in the cell
-    cell_height = cell_width * min(aspect, 1.6)
-    heads = [head if any(cell and cell.title for cell in row) else 0.0 for row in rows]
-    feet = [foot if any(cell and (cell.caption or cell.bar) for cell in row) else 0.0 for row in rows]
+    cell_height = cell_width * min(image_rows / image_cols, 1.6)
+    heads = [head if any(cell.title for cell in row) else 0.0 for row in rows]
+    feet = [foot if any(cell.caption or cell.bar for cell in row) else 0.0 for row in rows]
     height = banner + sum(heads) + sum(feet) + len(rows) * (cell_height + gap) + notice
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
@@ -233,10 +228,9 @@ def _draw(rows: list[list[Cell | None]], region: tuple[int, int, int, int], titl
     for row, head_room, foot_room in zip(rows, heads, feet, strict=True):
         y -= head_room + cell_height
         for index, cell in enumerate(row):
-            if cell is not None:
-                x = gap + index * (cell_width + gap)
-                box = (x / width, y / height, cell_width / width, cell_height / height)
-                _draw_cell(figure, box, cell, region, foot_room / height)
+            x = gap + index * (cell_width + gap)
+            box = (x / width, y / height, cell_width / width, cell_height / height)
+            _draw_cell(figure, box, cell, region, foot_room / height)
         y -= foot_room + gap
     return figure
 

@@ -15,7 +15,7 @@ from kdrift.methods.presets import Preset, find_preset
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
 from kdrift.recon.chunks import Chunk, split_chains
-from kdrift.recon.slices import MapOptions, RawSlice, SliceData, prepare_slice
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
 
@@ -129,14 +129,30 @@ class ResolvedPlan:
         config |= {"start": plan.start} if plan.start is not None else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
 
+    def headline(self, device: object) -> str:
+        """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
+        parts = [f"preset {self.preset.name} ({self.preset.source})"]
+        if self.prior is not None:
+            parts.append(f"prior {self.prior.name}")
+        if self.plan.start is not None:
+            parts.append(f"from {self.plan.start}")
+        options = dataclasses.asdict(self.options)
+        if "num_steps" in options:
+            parts += [f"{options['num_steps']} steps", f"{self.num_samples} samples"]
+        else:
+            parts += [f"{name} {value}" for name, value in options.items()]
+        return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
+
     def prepare(self, raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None) -> SliceData:
         """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
 
         See `kdrift.recon.slices.prepare_slice`.
         """
-        maps = MapOptions(self.plan.num_map_sets, self.plan.map_crop, self.plan.map_threshold)
-        scale = self.prior.scale if self.prior else None
-        data = prepare_slice(raw, noise_sigma=noise_sigma, heldout=heldout, maps=maps, scale=scale)
+        plan = self.plan
+        data = prepare_slice(
+            raw, noise_sigma=noise_sigma, heldout=heldout, scale=self.prior.scale if self.prior else None,
+            num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
+        )  # fmt: skip
         sets = data.smaps.shape[:-3].numel()
         self.method.check_map_sets(sets, self.plan.method)
         if self.plan.start is None:

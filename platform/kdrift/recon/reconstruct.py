@@ -42,7 +42,7 @@ def reconstruct(
     Parameters
     ----------
     kspace
-        Complex `(slice, coil, row, col)`, zero where not sampled (what `mask` leaves out is ignored).
+        Complex `(slice, coil, row, col)`; what `mask` leaves out is ignored.
     mask
         Boolean `(col,)` or `(row, col)`.
     plan
@@ -53,10 +53,8 @@ def reconstruct(
         Coil maps `(slice, [set,] coil, row, col)`; None: ESPIRiT on the ACS of this undersampled k-space.
     slice_indices
         Numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
-    noise_sigma
-        Noise level of each real component of k-space; None: estimated from the periphery of each slice.
-    device
-        Where samplers and coil maps run; `auto`: a GPU where there is one. The result lies on the CPU.
+    noise_sigma, device, progress
+        As in `kdrift.reconstruct`.
 
     Raises
     ------
@@ -89,7 +87,7 @@ def reconstruct(
         facts = SliceFacts.of(prepared, time.perf_counter() - began)
         found = []
         for done, chunk in enumerate(chunks):
-            steps = None if progress is None else _step_callback(progress, position, done, len(chunks))
+            steps = None if progress is None else _steps(progress, position, done, len(chunks))
             found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
         slices.append((facts, merge_chunks(found)))
         maps.append(prepared.smaps.cpu())
@@ -97,5 +95,5 @@ def reconstruct(
     return gather(slices, full_mask, resolved.config, seconds=seconds, smaps=torch.stack(maps))
 
 
-def _step_callback(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:
+def _steps(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:
     return lambda done, total: progress(position, chunk * total + done, num_chunks * total)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrift.measures.metrics import METRICS
+from kdrift.measures.metrics import METRICS, evaluate
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.panel import save_panel
@@ -56,11 +56,8 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
     }
     if acquisition.reference is not None:
         mean, std = acquisition.crop(result.mean), acquisition.crop(result.std)
-        report["metrics"] = {name: metric.function(acquisition.reference, mean) for name, metric in METRICS.items()}
-        report["metrics_zero_filled"] = {
-            name: metric.function(acquisition.reference, acquisition.crop(result.zero_filled))
-            for name, metric in METRICS.items()
-        }
+        report["metrics"] = evaluate(acquisition.reference, mean)
+        report["metrics_zero_filled"] = evaluate(acquisition.reference, acquisition.crop(result.zero_filled))
         report["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
         if std.max() > 0:
             report["std_error_rank_correlation"] = spearman(std, (mean - acquisition.reference).abs())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, Callback, ChainNoise, Measurement, magnitude
+from kdrift.methods import METHODS, ChainNoise, Measurement, magnitude
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
 from kdrift.recon.guard import AllDiverged, Guard
@@ -38,6 +38,12 @@ def run_chunk(
     part = data.of_coils(chunk.coils)
     measurement = part.measurement(method.chains)
     guard, score = Guard(measurement, chunk.num_samples), _TimedScore()
+
+    def watch(done: int, total: int, images: Tensor, level: float) -> None:
+        guard(done, total, images, level)
+        if steps is not None:
+            steps(done, total)
+
     try:
         if prior is None:
             x = method.function(measurement, options=plan.options)[None]
@@ -49,7 +55,7 @@ def run_chunk(
                 measurement,
                 rng=_chain_noise(plan, part, chunk, measurement),
                 options=plan.options,
-                callback=_told(guard, steps),
+                callback=watch,
             )
         guard.finish(x)
     except AllDiverged:
@@ -102,15 +108,6 @@ def _heldout_residual(x: Tensor, data: SliceData, measurement: Measurement) -> T
         return None
     operator = measurement.chains.operator(data.smaps, data.heldout.mask)
     return (data.heldout.kspace - operator.forward(x + 0j))[..., data.heldout.mask].cpu()
-
-
-def _told(guard: Guard, steps: Steps | None) -> Callback:
-    def callback(done: int, total: int, images: Tensor, level: float) -> None:
-        guard(done, total, images, level)
-        if steps is not None:
-            steps(done, total)
-
-    return callback
 
 
 def _cg_sense(data: SliceData) -> Fallback:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,16 +18,18 @@ from kdrift.mri.noise import estimate_noise_sigma
 
 
 @dataclass(frozen=True)
-class MapOptions:
-    """How ESPIRiT estimates coil maps; see `kdrift.mri.coils.espirit_maps`."""
+class OnDevice:
+    """What can be moved to a device as a whole."""
 
-    num_sets: int = 1
-    crop: float = 0.0
-    threshold: float = 0.02
+    def to(self, device: str | torch.device) -> Self:
+        """Return the same with all its tensors on another device."""
+        held = vars(self).items()
+        moved = {name: value.to(device) for name, value in held if isinstance(value, (Tensor, OnDevice))}
+        return dataclasses.replace(self, **moved)
 
 
 @dataclass(frozen=True)
-class RawSlice:
+class RawSlice(OnDevice):
     """One slice as it was read."""
 
     index: int
@@ -38,14 +41,9 @@ class RawSlice:
     smaps: Tensor | None = None
     """Coil maps that were given, `([set,] coil, row, col)`; None: they are to be estimated."""
 
-    def to(self, device: str | torch.device) -> RawSlice:
-        """Return the same slice on another device."""
-        smaps = self.smaps.to(device) if self.smaps is not None else None
-        return RawSlice(self.index, self.kspace.to(device), self.mask.to(device), smaps)
-
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(OnDevice):
     """Sampled k-space that no method sees, to measure how well an image predicts it."""
 
     kspace: Tensor
@@ -55,7 +53,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class SliceData:
+class SliceData(OnDevice):
     """One slice to reconstruct, on the scale of the data; plain tensors, so that it travels between processes."""
 
     index: int
@@ -77,15 +75,6 @@ class SliceData:
     start: Tensor | None = None
     """Complex `([set,] row, col)`, the image that a sampler starts from, where the plan names a start."""
 
-    def to(self, device: str | torch.device) -> SliceData:
-        """Return the same slice on another device."""
-        heldout = self.heldout and HeldOut(self.heldout.kspace.to(device), self.heldout.mask.to(device))
-        return dataclasses.replace(
-            self, kspace=self.kspace.to(device), mask=self.mask.to(device), smaps=self.smaps.to(device),
-            zero_filled=self.zero_filled.to(device), heldout=heldout,
-            start=None if self.start is None else self.start.to(device),
-        )  # fmt: skip
-
     def of_coils(self, coils: tuple[int, int] | None) -> SliceData:
         """Return the slice with coils `[start, stop)` alone; None: with all. The scale stays that of all coils."""
         if coils is None:
@@ -106,13 +95,16 @@ def prepare_slice(
     *,
     noise_sigma: float | None = None,
     heldout: Tensor | None = None,
-    maps: MapOptions | None = None,
     scale: ImageScale | None = None,
+    num_sets: int = 1,
+    crop: float = 0.0,
+    threshold: float = 0.02,
 ) -> SliceData:
     """Estimate what a slice does not come with: coil maps by ESPIRiT on its ACS, and its noise level.
 
-    One coil has a map of ones. `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout`
-    (row, col) marks samples to leave out and keep for measuring. Raises ValueError for k-space that is zero.
+    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones. `scale`
+    is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to leave out
+    and keep for measuring. Raises ValueError for k-space that is zero.
     """
     kspace, mask = raw.kspace, raw.mask
     kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
@@ -120,14 +112,13 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    smaps = raw.smaps if raw.smaps is not None else _estimated(kspace, maps or MapOptions())
+    if raw.smaps is not None:
+        smaps = raw.smaps
+    elif len(kspace) == 1:
+        smaps = torch.ones_like(kspace)
+    else:
+        smaps = espirit_maps(kspace, num_sets=num_sets, crop=crop, threshold=threshold)
     sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
     zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
     factor = (scale or ImageScale()).of(zero_filled)
     return SliceData(raw.index, kspace, mask, smaps, sigma, zero_filled, factor, kept_out)
-
-
-def _estimated(kspace: Tensor, maps: MapOptions) -> Tensor:
-    if len(kspace) == 1:
-        return torch.ones_like(kspace)
-    return espirit_maps(kspace, num_sets=maps.num_sets, crop=maps.crop, threshold=maps.threshold)

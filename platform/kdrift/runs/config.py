@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from kdrift.runs.hint import suggest
+from kdrift.runs.hint import one_line, suggest
 
 T = TypeVar("T")
 
@@ -73,7 +73,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"expected key=value, got {text!r}")
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r}: the value is no YAML: {one_line(error)}") from None
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as a string
         with contextlib.suppress(ValueError):
             parsed = float(parsed)

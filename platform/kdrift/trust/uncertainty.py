@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm, t
+from scipy.stats import norm, rankdata, t
 from torch import Tensor
 
 from kdrift.mri.linop import LinearOperator
@@ -57,7 +57,7 @@ def spearman(std: Tensor, error: Tensor, mask: Tensor | None = None) -> float:
 
     Raises ValueError for unequal shapes, fewer than two pixels, or a map that is constant.
     """
-    x, y = (_ranks(v) for v in _selected(mask, std=std, error=error))
+    x, y = (torch.from_numpy(rankdata(v.cpu().numpy())) for v in _selected(mask, std=std, error=error))
     x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
     if scale == 0:
@@ -182,11 +182,3 @@ def _selected(mask: Tensor | None, **arrays: Tensor) -> list[Tensor]:
     if len(values[0]) < 2:
         raise ValueError(f"the mask leaves {len(values[0])} pixels: at least 2 are needed")
     return values
-
-
-def _ranks(values: Tensor) -> Tensor:
-    inverse: Tensor
-    counts: Tensor
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[inverse]

@@ -16,10 +16,10 @@ from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
 from kdrift.data.store import is_store, open_store
 from kdrift.data.volume import centre_crop
-from kdrift.measures.metrics import METRICS
+from kdrift.measures.metrics import evaluate
 from kdrift.mri.heldout import draw_heldout
 from kdrift.prior.bundle import Prior
-from kdrift.recon.acquisition import Acquisition, load_acquisition
+from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import ResolvedPlan
@@ -55,7 +55,16 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
     cases = []
     for count, (place, number) in enumerate(chosen[i] for i in order):
         acquisition = load_acquisition(config.data.of(place, slices=(number, number + 1)))
-        cases.append(_prepare(config, plan, acquisition, place, count))
+        heldout = None
+        if config.objective == "heldout":
+            heldout = draw_heldout(acquisition.mask, config.heldout_fraction, config.seed, count)
+        elif acquisition.reference is None:
+            raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
+        data = plan.prepare(acquisition.raw(0), heldout=heldout)
+        data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
+        reference = None if acquisition.reference is None else acquisition.reference[0].clone()
+        simulated = bool(acquisition.info.attrs.get("simulated", False))
+        cases.append(Case(acquisition.info.name, data, reference, simulated))
     return cases
 
 
@@ -86,7 +95,7 @@ def evaluate_slices(
 def _quality(case: Case, mean: Tensor) -> dict[str, float]:
     assert case.reference is not None
     image = torch.from_numpy(centre_crop(mean.cpu().numpy(), *case.reference.shape).copy())
-    return {name: metric.function(case.reference, image) for name, metric in METRICS.items()}
+    return evaluate(case.reference, image)
 
 
 def _heldout_error(data: SliceData, misfit: float | None) -> float:
@@ -106,18 +115,6 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
         "mask": "as measured" if mask is None else to_dict(mask),
         "virtual_coils": config.data.virtual_coils,
     }
-
-
-def _prepare(config: TuneConfig, plan: ResolvedPlan, acquisition: Acquisition, place: str, count: int) -> Case:
-    heldout = None
-    if config.objective == "heldout":
-        heldout = draw_heldout(acquisition.mask, config.heldout_fraction, config.seed, count)
-    elif acquisition.reference is None:
-        raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
-    data = plan.prepare(acquisition.raw(0), heldout=heldout)
-    data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
-    reference = None if acquisition.reference is None else acquisition.reference[0].clone()
-    return Case(acquisition.info.name, data, reference, bool(acquisition.info.attrs.get("simulated", False)))
 
 
 def _volumes(data: TuneData) -> list[tuple[str, int]]:

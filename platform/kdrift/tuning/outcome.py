@@ -69,9 +69,7 @@ def make_preset(
     return Preset(config.method, settings, config.name, provenance)
 
 
-def leave_results(
-    config: TuneConfig, preset: Preset, trials: list[TrialRecord], best: TrialRecord, out: Path
-) -> list[Path]:
+def leave_results(config: TuneConfig, preset: Preset, trials: list[TrialRecord], out: Path) -> list[Path]:
     """Write all files, each whole or not at all; return where the preset lies and, with `pareto`, the front."""
     kept = save_preset(preset)
     written = [*([kept] if kept else []), write_preset(preset, out / f"{preset.method}.yaml")]

@@ -31,7 +31,9 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open or take up the trial's run; Ray calls this again when a trial starts again after a failure."""
         settings = dict(trial.config)
-        record = self._known(trial)
+        record = self._journal.unfinished(settings)
+        if trial.trial_id in self._numbers:
+            record = self._record(trial)
         if record is None:
             number = max(self._journal.trials, default=0) + 1
             name, uri = f"{self._config.name}-{number:03d}", self._run.uri
@@ -72,11 +74,6 @@ class Recorder(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial is started again."""
         self._echo(f"trial {self._record(trial).number} lost its worker or failed: it starts again")
-
-    def _known(self, trial: Any) -> TrialRecord | None:
-        if trial.trial_id in self._numbers:
-            return self._record(trial)
-        return self._journal.unfinished(dict(trial.config))
 
     def _record(self, trial: Any) -> TrialRecord:
         return self._journal.trials[self._numbers[trial.trial_id]]

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,7 @@ import torch
 
 from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
-from kdrift.recon.headline import headline
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
@@ -66,19 +65,13 @@ def tune(
 
     With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
 
-    Raises
-    ------
-    ValueError
-        If settings, space, data or prior cannot serve; if `out` holds a search and `resume` is false, or one of
-        another configuration or that goes on in another process; if the cluster is too small.
-    OSError
-        If no trial saw all slices.
-    KeyboardInterrupt
-        On Ctrl-C; the search can be resumed.
+    Raises ValueError if settings, space, data or prior cannot serve, if `out` holds a search and `resume` is false, or
+    one of another configuration or that goes on in another process, and if the cluster is too small; OSError if no
+    trial saw all slices; KeyboardInterrupt on Ctrl-C, after which the search can be resumed.
     """
     began, out = time.monotonic(), out.resolve()
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
-    plan, start = _start(config, out)
+    plan = _plan(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
     resolved = plan.resolve(prior)
     cases = load_cases(config, resolved)
@@ -89,11 +82,11 @@ def tune(
         run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TuneConfig, resume=resume),
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
     ):
-        write_preset(start, out / START)
+        write_preset(resolved.preset, out / START)
         journal = Journal(out / "trials.jsonl")
         if resume:
             tracking.keep_children(run.uri, run.run_id, {trial.run_id for trial in journal.trials.values()})
-        echo(f"starting from {headline(resolved.config, config.device)}")
+        echo(f"starting from {resolved.headline(config.device)}")
         echo(f"search {config.name}: {config.num_trials} trials of {len(cases)} slices, by {config.objective}")
         echo(f"output in {out}")
         try:
@@ -107,11 +100,11 @@ def tune(
                     progress(config.num_trials, "trials", done=done, quiet=quiet, echo=echo) as meter,
                 ):
                     recorder = Recorder(config, journal, run, out / "artifacts", len(cases), meter, echo)
-                    _search(config, plan, start, prior, cases, journal, recorder, out)
+                    _search(config, resolved, prior, cases, journal, recorder, out)
             trials = [journal.trials[number] for number in sorted(journal.trials)]
             best = choose_best(config, trials)
-            preset = make_preset(config, start, prior, cases, trials, best, run.run_id)
-            written = leave_results(config, preset, trials, best, out)
+            preset = make_preset(config, resolved.preset, prior, cases, trials, best, run.run_id)
+            written = leave_results(config, preset, trials, out)
             for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
                 tracking.log_file(run.uri, run.run_id, path)
             tracking.log_metrics(run.uri, run.run_id, {"best": best.value}, step=len(trials))
@@ -128,8 +121,6 @@ def run_trial(
     settings: dict[str, Any], *, plan: Plan, prior: Prior | None, cases: list[Case], config: TuneConfig
 ) -> None:
     """Ray Tune's trainable: the means after each slice go to the scheduler, which may end the trial there."""
-    from dataclasses import replace
-
     from ray import tune as ray_tune
 
     keep_freed_memory()
@@ -142,8 +133,8 @@ def run_trial(
         ray_tune.report(row)
 
 
-def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
-    """Return the plan of a trial but for its searched settings, and the preset that the search starts from."""
+def _plan(config: TuneConfig, out: Path) -> Plan:
+    """Return the plan of a trial but for its searched settings, with the preset that the search starts from."""
     if (out / START).is_file():  # the default may be another one by now
         start = read_preset(out / START, config.method)
     elif str(config.preset).endswith((".yaml", ".yml")):
@@ -151,8 +142,7 @@ def _start(config: TuneConfig, out: Path) -> tuple[Plan, Preset]:
     else:
         start = find_preset(config.method, config.preset)
     check_space(config, start)
-    plan = Plan(config.method, start, config.settings, num_samples=config.num_samples, seed=config.seed)
-    return plan, start
+    return Plan(config.method, start, config.settings, num_samples=config.num_samples, seed=config.seed)
 
 
 def _calm_tune() -> None:
@@ -164,7 +154,7 @@ def _calm_tune() -> None:
 
 
 def _search(
-    config: TuneConfig, plan: Plan, start: Preset, prior: Prior | None, cases: list[Case], journal: Journal,
+    config: TuneConfig, resolved: ResolvedPlan, prior: Prior | None, cases: list[Case], journal: Journal,
     recorder: Recorder, out: Path,
 ) -> None:  # fmt: skip
     """Run the trials that are yet to finish."""
@@ -184,11 +174,11 @@ def _search(
         reduction_factor=config.reduction_factor,
     )  # fmt: skip
     done = sum(trial.is_done for trial in journal.trials.values())
-    shared = ray_tune.with_parameters(run_trial, plan=plan, prior=prior, cases=cases, config=config)
+    shared = ray_tune.with_parameters(run_trial, plan=resolved.plan, prior=prior, cases=cases, config=config)
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(shared, lent),
         tune_config=ray_tune.TuneConfig(
-            search_alg=searcher(config, start_point(config, start), journal),
+            search_alg=searcher(config, start_point(config, resolved.preset), journal),
             scheduler=FIFOScheduler() if config.pareto else asha,
             num_samples=config.num_trials - done,
             reuse_actors=True,
