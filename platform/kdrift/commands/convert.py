@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -23,6 +24,12 @@ class Options:
     """Also compute ESPIRiT coil maps."""
     target: bool = False
     """Also compute the RSS image where there is no reference."""
+    select: Annotated[str | None, Parameter(metavar="NAME=VALUE,...")] = None
+    """Which of several there are in a file, such as contrast=1 or echo=2; by default the first of each."""
+    axes: str | None = None
+    """Axes of arrays that do not say, in their order, such as row,col,coil."""
+    centred: Annotated[bool | None, Parameter(negative="--not-centred")] = None
+    """Whether zero frequency lies in the middle of k-space or at its corner."""
     workers: int | None = None
     """Volumes at a time; by default as many as there are CPUs."""
     overwrite: bool = False
@@ -50,9 +57,11 @@ def run(options: Options) -> int:
     elif not options.sources or not options.store:
         raise Misuse("give SRC and --store X.zarr, or --config FILE")
     else:
-        config = ConvertConfig(
-            list(options.sources), options.store, options.smaps, options.target, options.workers, options.overwrite
-        )
+        names = {each.name for each in fields(ConvertConfig)} - {"sources"}
+        config = ConvertConfig(list(options.sources), **{name: getattr(options, name) for name in names})
     report = convert(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.store}: {report.summary}")
+    for source, notes in report.notes.items():
+        for note in notes:
+            print(f"note: {source}: {note}", file=sys.stderr)
     return name_failures(report.failed)

@@ -74,7 +74,9 @@ def options_of(
         shown = f" [default: {default}]" if _is_shown(default) else ""
         known = (choices or {}).get(each.name)
         hint = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
-        told = Parameter(name=f"--{name}", help=docs.get(each.name, "") + shown, required=False)
+        negative = f"--not-{name}" if hint is bool and default is None else ()
+        help_ = docs.get(each.name, "") + shown
+        told = Parameter(name=f"--{name}", negative=negative, help=help_, required=False)
         annotations[each.name] = Annotated[hint, told]
     made = TypedDict(f"{cls.__name__}Options", annotations, total=False)  # type: ignore[misc]
     return Annotated[made, Parameter(name="*", group=group)]

@@ -93,6 +93,8 @@ def run(options: Options) -> int:
     echo(resolved.headline(device))
     asked = AcquisitionOptions(slices=_slices(options.slices), mask=mask, **options.data)
     acquisition = load_acquisition(asked.of(options.input))
+    for note in acquisition.notes:
+        print(f"note: {note}", file=sys.stderr)
     slices = len(acquisition.slice_indices)
     with progress(0, "steps", quiet=options.quiet, echo=lambda line: print(line, file=sys.stderr, flush=True)) as meter:
 

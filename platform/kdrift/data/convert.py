@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +15,15 @@ from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
-from kdrift.data.volume import Volume, centre_crop
+from kdrift.data.volume import ReadOptions, Volume, centre_crop
 from kdrift.runs.cluster import own_cpus, ray_session
+from kdrift.runs.config import to_dict
 from kdrift.runs.files import only_user
 from kdrift.runs.hint import first_line, one_line
 from kdrift.runs.progress import progress
 
+Outcome = tuple[int, tuple[str, ...]] | str
+"""Bytes written and notes of a source, or why it failed."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
 
@@ -30,6 +35,8 @@ class ConversionReport:
     converted: tuple[str, ...]
     skipped: tuple[str, ...]
     failed: dict[str, str]
+    notes: dict[str, tuple[str, ...]]
+    """What the reader of each converted source guessed, chose, left out or doubts."""
     num_bytes: int
     seconds: float
 
@@ -55,6 +62,12 @@ class ConvertConfig:
     """Also compute ESPIRiT coil maps of each slice."""
     target: bool = False
     """Also compute the root-sum-of-squares image where fully sampled k-space comes without a reference."""
+    select: str | None = None
+    """Which of several there are in a file, such as contrast=1,repetition=0; null: the first of each."""
+    axes: str | None = None
+    """Axes of arrays that do not say, in their order, such as row,col,coil; null: as documented for their format."""
+    centred: bool | None = None
+    """Whether zero frequency lies in the middle of k-space (true) or at its corner (false); null: in the middle."""
     workers: int | None = None
     """Volumes at a time; null: all CPUs."""
     overwrite: bool = False
@@ -74,6 +87,7 @@ def convert(
     """
     started = time.perf_counter()
     requested = [name for name, wanted in (("smaps", config.smaps), ("target", config.target)) if wanted]
+    how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")
     found = find_all(config.sources)
@@ -88,27 +102,31 @@ def convert(
             if name in stored
             and not config.overwrite
             and set(requested) <= set(stored[name].get("requested", []))
+            and stored[name].get("how", {}) == _said(how)
             and is_same(stored[name], path)
         }
         work = {path: name for path, name in names.items() if path not in skipped}
         done: dict[str, int] = {}
         failed: dict[str, str] = {}
+        notes: dict[str, tuple[str, ...]] = {}
         if work:
             cpus = own_cpus(config.workers)
             with (
                 ray_session(address, cpus=cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo),
                 progress(len(work), "volumes", quiet=quiet, echo=echo) as meter,
             ):
-                for path, num_bytes, reason in _run(opened, work, requested, config.workers):
-                    if reason:
-                        failed[path] = reason
+                task = functools.partial(_convert_task, opened, requested=requested, how=how)
+                for path, outcome in _run(task, work, config.workers):
+                    if isinstance(outcome, str):
+                        failed[path] = outcome
                     else:
-                        done[work[path]] = num_bytes
+                        done[work[path]], notes[path] = outcome
                     meter.update(meter.done + 1, note=f"{sum(done.values()) / 1e6 / meter.elapsed:.0f} MB/s")
     return ConversionReport(
         converted=tuple(sorted(done)),
         skipped=tuple(sorted(skipped.values())),
         failed=dict(sorted(failed.items())),
+        notes={path: said for path, said in sorted(notes.items()) if said},
         num_bytes=sum(done.values()),
         seconds=time.perf_counter() - started,
     )
@@ -143,31 +161,37 @@ def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:
     return espirit_maps(torch.from_numpy(kspace)).numpy()
 
 
+def _said(how: ReadOptions) -> dict[str, Any]:
+    """Return what was said of a source, as its volume records it."""
+    return {key: value for key, value in to_dict(how).items() if value not in ({}, None)}
+
+
 def _run(
-    store: Store, work: dict[str, str], requested: list[str], workers: int | None
-) -> Iterator[tuple[str, int, str]]:
-    """Run one Ray task a volume, at most `workers` at a time; yield path, bytes and the reason where it failed."""
+    function: Callable[[str, str], Outcome], work: dict[str, str], workers: int | None
+) -> Iterator[tuple[str, Outcome]]:
+    """Run `function` of path and name in Ray tasks, at most `workers` at a time; yield each path with its outcome."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
+    task = ray.remote(num_cpus=1, max_retries=1)(function)
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(work.items())
-    running = {task.remote(store, path, name, requested): path for path, name in itertools.islice(waiting, limit)}
+    running = {task.remote(path, name): path for path, name in itertools.islice(waiting, limit)}
     while running:
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         path = running.pop(done)
-        running |= {task.remote(store, path, name, requested): path for path, name in itertools.islice(waiting, 1)}
+        running |= {task.remote(path, name): path for path, name in itertools.islice(waiting, 1)}
         try:
-            yield path, *ray.get(done)
+            yield path, ray.get(done)
         except ray.exceptions.RayError as error:
-            yield path, 0, f"worker failed: {first_line(error)}"
+            yield path, f"worker failed: {first_line(error)}"
 
 
-def _convert_task(store: Store, path: str, name: str, requested: Sequence[str]) -> tuple[int, str]:
-    """Ray task: return bytes written and, if it failed, the reason."""
+def _convert_task(store: Store, path: str, name: str, *, requested: Sequence[str], how: ReadOptions) -> Outcome:
+    """Ray task: convert one source."""
     try:
-        with open_volume(path) as volume:
-            source = {**fingerprint(path, with_hash=True), "requested": list(requested)}
-            return write_volume(store, name, volume, source=source, derive=_derived(volume, requested)), ""
+        with open_volume(path, how) as volume:
+            source = {**fingerprint(path, with_hash=True), "requested": list(requested), "how": _said(how)}
+            num_bytes = write_volume(store, name, volume, source=source, derive=_derived(volume, requested))
+            return num_bytes, volume.info.notes
     except Exception as error:  # one bad file must not stop the others; its reason is reported
-        return 0, one_line(error).removeprefix(f"{path}: ")
+        return one_line(error).removeprefix(f"{path}: ")

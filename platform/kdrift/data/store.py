@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 import zarr
 
+from kdrift.data.geometry import from_dict
 from kdrift.data.volume import Loader, Volume, VolumeInfo
 
 SCHEMA = "kdrift-store"
@@ -63,7 +64,7 @@ class Store:
         """Open one complete volume for reading; nothing but its attributes is read yet."""
         attributes = self.attributes(name)
         try:
-            info = VolumeInfo(**attributes["info"])
+            info = _info(attributes["info"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.location}/{name}: attributes are not of {SCHEMA} {VERSION}: {error}") from None
         arrays = attributes["arrays"]
@@ -238,6 +239,12 @@ def open_stored_volume(location: str | Path) -> StoredVolume:
     if parent and is_store(parent):
         return open_store(parent).read_volume(name)
     raise ValueError(f"{text} is neither a kdrift store nor a volume in one")
+
+
+def _info(values: dict[str, Any]) -> VolumeInfo:
+    stated = values.get("geometry")
+    geometry = from_dict(stated) if stated is not None else None
+    return VolumeInfo(**{**values, "geometry": geometry, "notes": tuple(values.get("notes", ()))})
 
 
 def normalise_location(location: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from kdrift.data.geometry import Geometry
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
@@ -24,6 +25,8 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Loader = Callable[[int, int], npt.NDArray[Any]]
 
+AXES = ("slice", "coil", "row", "col")
+"""Names of the axes of k-space, in the order that volumes have."""
 MAX_SLICE_BYTES = 4 << 30  # no MR slice is larger; a header that claims more is hostile or broken
 
 
@@ -37,6 +40,35 @@ class BadVolume(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a file cannot say of itself, or leaves to choose."""
+
+    select: Mapping[str, str] = field(default_factory=dict)
+    """Which of several there are, by name (contrast, repetition, group, echo, ...); which, the format says."""
+    axes: tuple[str, ...] | None = None
+    """Names of an array's axes in its order, of row, col, coil, slice; None: the format's own order."""
+    centred: bool | None = None
+    """Whether zero frequency lies in the middle of k-space (n // 2) or at its corner; None: as the format has it."""
+
+    @classmethod
+    def of(cls, select: str | None = None, axes: str | None = None, centred: bool | None = None) -> ReadOptions:
+        """Read `contrast=1,group=dataset_2` and `row,col,coil`. Raises ValueError for text of another form."""
+        chosen: dict[str, str] = {}
+        for part in select.split(",") if select else ():
+            name, separator, value = part.partition("=")
+            if not (name.strip() and separator and value.strip()):
+                raise ValueError(f"select is {select!r}, expected NAME=VALUE, ... such as contrast=1,repetition=0")
+            chosen[name.strip()] = value.strip()
+        named = None if axes is None else tuple(name.strip() for name in axes.split(","))
+        if named is not None and (set(named) - set(AXES) or len(set(named)) != len(named)):
+            raise ValueError(f"axes are {axes!r}, expected some of {', '.join(AXES)} in the order of the array")
+        return cls(chosen, named, centred)
+
+
+AS_THE_FILE_SAYS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,10 @@ class VolumeInfo:
     attrs: dict[str, Attr] = field(default_factory=dict)
     """acquisition, patient_id, field_T, fov_mm "rows x cols x slice", padding_left, padding_right, max, norm,
     simulated, source_format, citation, ... where the file says so."""
+    geometry: Geometry | None = None
+    """Voxels and place of the image `(recon_rows, recon_cols)`; None: the file says nothing of it."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was guessed, chosen, left out or is doubtful; shown wherever the volume is used."""
 
 
 @dataclass
@@ -74,6 +110,8 @@ class Volume:
     load_image: Loader | None = None
     load_mask: Callable[[], npt.NDArray[Any] | None] | None = None
     load_noise_cov: Callable[[], npt.NDArray[Any] | None] | None = None
+    load_calibration: Loader | None = None
+    """Calibration data for the coil maps alone, on the grid of the k-space, zero where nothing was measured."""
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Open files and temporary copies, released by `close`."""
 
@@ -98,6 +136,13 @@ class Volume:
             raise ValueError(f"{self.path} holds no reference image")
         shape = (stop - start, self.info.recon_rows, self.info.recon_cols)
         return self._read(self.load_image, start, stop, shape, np.dtype(np.float32))
+
+    def read_calibration(self, start: int, stop: int) -> ComplexArray | None:
+        """Return separate calibration data of slices `start:stop` as `read_kspace` does; None where there are none."""
+        if self.load_calibration is None:
+            return None
+        shape = (stop - start, self.info.num_coils, self.info.rows, self.info.cols)
+        return self._read(self.load_calibration, start, stop, shape, np.dtype(np.complex64))
 
     def mask(self) -> BoolArray | None:
         """Return the sampling mask, `(col,)` or `(row, col)`, or None for fully sampled data and images."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.store import is_store, open_stored_volume
-from kdrift.data.volume import Volume, VolumeInfo, centre_crop
+from kdrift.data.volume import AS_THE_FILE_SAYS, ReadOptions, Volume, VolumeInfo, centre_crop
 from kdrift.mri.coils import coil_compression, rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import acs_region, make_mask
@@ -40,6 +40,8 @@ class Acquisition:
     """Rows and columns results are cropped to."""
     smaps: Tensor | None = None
     """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was guessed, chosen, left out or is doubtful, those of the reader first."""
 
     def raw(self, position: int) -> RawSlice:
         """Return one of the slices, by its position in `slice_indices`."""
@@ -63,7 +65,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     which names it).
     """
     source = request.source
-    with _open(source) as opened:
+    with _open(source, request.how) as opened:
         info = opened.info
         if info.kind != "kspace":
             raise ValueError(f"{source} holds images: make k-space from it with kdrift simulate")
@@ -113,7 +115,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     kspace = torch.where(kept, kspace, 0)
     if request.virtual_coils is not None:
         kspace, _ = coil_compression(kspace, request.virtual_coils, acs=acs_region(kept))
-    return Acquisition(info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps)
+    return Acquisition(
+        info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps, info.notes
+    )  # fmt: skip
 
 
 def _fitted(smaps: Tensor, kspace: Tensor, request: AcquisitionRequest) -> Tensor:
@@ -130,6 +134,9 @@ def _fitted(smaps: Tensor, kspace: Tensor, request: AcquisitionRequest) -> Tenso
     return smaps
 
 
-def _open(source: str) -> Volume:
-    in_store = is_store(source) or is_store(source.rstrip("/").rpartition("/")[0])
-    return open_stored_volume(source) if in_store else open_volume(source)
+def _open(source: str, how: ReadOptions) -> Volume:
+    if not (is_store(source) or is_store(source.rstrip("/").rpartition("/")[0])):
+        return open_volume(source, how)
+    if how != AS_THE_FILE_SAYS:
+        raise ValueError(f"{source} is a volume of a store: select, axes and centred are said when it is converted")
+    return open_stored_volume(source)

@@ -50,6 +50,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "volume": info.name,
         "slices": acquisition.slice_indices,
         "simulated": bool(info.attrs.get("simulated", False)),
+        "notes": list(acquisition.notes),
         "sampling": acquisition.sampling,
         "net_acceleration": result.net_acceleration,
         "reference": acquisition.reference_definition or None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kdrift.data.volume import ReadOptions
+
 
 @dataclass(frozen=True)
 class MaskRequest:
@@ -32,6 +34,13 @@ class AcquisitionOptions:
     """[A, B]: slices A to B - 1 of a volume, negative numbers from its end, null to that end; null: all."""
     mask: MaskRequest | None = None
     """Retrospective undersampling of full data; null: data as they are."""
+    select: str | None = None
+    """Which of several there are in a file, such as contrast=1,repetition=0 or group=dataset_2; null: the first of
+    each. kdrift info says what there is."""
+    axes: str | None = None
+    """Axes of an array that does not say, in its order, such as row,col,coil; null: as documented for its format."""
+    centred: bool | None = None
+    """Whether zero frequency lies in the middle of k-space (true) or at its corner (false); null: in the middle."""
     virtual_coils: int | None = None
     """Compress to so many coils first; null: all coils."""
     smaps: str | None = None
@@ -45,9 +54,14 @@ class AcquisitionOptions:
         if self.virtual_coils is not None and self.virtual_coils < 1:
             raise ValueError(f"virtual_coils must be at least 1, got {self.virtual_coils}")
 
+    @property
+    def how(self) -> ReadOptions:
+        """What is told to the reader of the file."""
+        return ReadOptions.of(self.select, self.axes, self.centred)
+
     def of(self, source: str, **changes: Any) -> AcquisitionRequest:
         """Return the request for `source` with these options, some of them changed."""
-        own = {field.name: getattr(self, field.name) for field in fields(AcquisitionOptions)}
+        own = {each.name: getattr(self, each.name) for each in fields(AcquisitionOptions)}
         return AcquisitionRequest(source=source, **{**own, **changes})
 
 

@@ -1,6 +1,6 @@
 """File formats: `open_volume` finds the reader of a file by its content, then by its suffix.
 
-A new format is one file with an `open_*(path, name) -> Volume` function and one line in `FORMATS`.
+A new format is one file with an `open_*(path, name, how) -> Volume` function and one line in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from kdrift.data.formats.hdf5 import keys, open_file
 from kdrift.data.formats.ismrmrd import open_ismrmrd
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
-from kdrift.data.volume import BadVolume, Volume, VolumeInfo, naming
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, naming
 
 __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "format_of", "open_volume", "volume_name"]
 
 
-def open_hdf5(path: str, name: str, stream: IO[bytes] | None = None) -> Volume:
+def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None = None) -> Volume:
     """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
         names = keys(source)
         groups = [key for key in names if f"{key}/xml" in source.file]
         raw_data = groups and "kspace" not in names
-        volume = open_ismrmrd(source, name, groups[0]) if raw_data else open_fastmri(source, name)
+        volume = open_ismrmrd(source, name, groups[0], how) if raw_data else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume
 
@@ -43,7 +43,7 @@ class Format:
     suffixes: tuple[str, ...]
     is_content: Callable[[bytes], bool]
     """Whether the first 1024 bytes of a file belong to this format."""
-    open: Callable[[str, str], Volume]
+    open: Callable[[str, str, ReadOptions], Volume]
     """Open a local path under a volume name."""
 
 
@@ -59,7 +59,7 @@ FORMATS: dict[str, Format] = {
 """Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
 
 
-def open_volume(path_or_url: str | os.PathLike[str]) -> Volume:
+def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a scan of any known format; nothing but its header is read.
 
     Parameters
@@ -68,6 +68,8 @@ def open_volume(path_or_url: str | os.PathLike[str]) -> Volume:
         A file, a BART pair by either name or without suffix, a folder with one DICOM series,
         `folder#SeriesUID`, or any of them as an fsspec URL (`s3://bucket/scan.h5`). HDF5 is read in place;
         the others are copied to a temporary folder first, which `Volume.close` removes.
+    how
+        What the file cannot say, or leaves to choose.
 
     Raises
     ------
@@ -76,8 +78,8 @@ def open_volume(path_or_url: str | os.PathLike[str]) -> Volume:
     """
     path = os.fspath(path_or_url)
     if "://" in path:
-        return _open_url(path)
-    return _open_local(path, path)
+        return _open_url(path, how)
+    return _open_local(path, path, how)
 
 
 def volume_name(path_or_url: str) -> str:
@@ -120,16 +122,16 @@ def find_sources(path: str | os.PathLike[str]) -> list[str]:
     return found
 
 
-def _open_local(path: str, shown: str) -> Volume:
+def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     series_uid: str | None = None
     if not os.path.exists(path) and "#" in path:
         path, series_uid = path.rsplit("#", 1)
     name = volume_name(shown)
     if os.path.isdir(path):
-        return open_dicom(path, name, series_uid)
+        return open_dicom(path, name, how, series_uid)
     if not os.path.exists(path):
         if os.path.exists(f"{path}.cfl") or os.path.exists(f"{path}.hdr"):
-            return open_bart(path, name)
+            return open_bart(path, name, how)
         raise BadVolume(shown, "no such file")
     with naming(shown, "cannot be opened"), open(path, "rb") as file:
         head = file.read(1024)
@@ -137,15 +139,15 @@ def _open_local(path: str, shown: str) -> Volume:
         raise BadVolume(shown, "file is empty")
     by_suffix = format_of(path)
     if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
-        return FORMATS[by_suffix].open(path, name)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
+        return FORMATS[by_suffix].open(path, name, how)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
     for row in FORMATS.values():
         if row.is_content(head):
-            return row.open(path, name)
+            return row.open(path, name, how)
     expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
     raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
 
 
-def _open_url(url: str) -> Volume:
+def _open_url(url: str, how: ReadOptions) -> Volume:
     import fsspec
 
     with contextlib.ExitStack() as resources:
@@ -154,10 +156,10 @@ def _open_url(url: str) -> Volume:
                 filesystem, remote = fsspec.core.url_to_fs(url)
                 if format_of(url) == "hdf5":
                     stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
-                    volume = open_hdf5(url, volume_name(url), stream)
+                    volume = open_hdf5(url, volume_name(url), how, stream)
                 else:
                     folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
-                    volume = _open_local(_download(filesystem, remote, folder), url)
+                    volume = _open_local(_download(filesystem, remote, folder), url, how)
         except BadVolume as error:
             raise BadVolume(url, error.reason) from None  # not of its temporary copy
         volume.path = url

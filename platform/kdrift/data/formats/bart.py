@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.kspace import kspace_volume, sampled_positions, slab_volume
-from kdrift.data.volume import BadVolume, Volume, check_declared, check_dims, naming
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, check_declared, check_dims, naming
 from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
@@ -21,7 +21,7 @@ _DIMENSIONS = (
 _SLICE, _MAX_HEADER_BYTES = 13, 1 << 20
 
 
-def open_bart(path: str, name: str) -> Volume:
+def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a BART pair as k-space; `path` is either file or their common stem.
 
     BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase encoding

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, Volume, check_declared, check_dims, image_volume, naming
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    Attr,
+    BadVolume,
+    ReadOptions,
+    Volume,
+    check_declared,
+    check_dims,
+    image_volume,
+    naming,
+)
 
 _TAGS = [
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient",
@@ -48,7 +58,7 @@ def list_series(folder: str) -> dict[str, list[str]]:
     return series
 
 
-def open_dicom(path: str, name: str, series_uid: str | None = None) -> Volume:
+def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series_uid: str | None = None) -> Volume:
     """Open a DICOM series as images `(slice, row, col)`, sorted along the slice normal and rescaled.
 
     Parameters

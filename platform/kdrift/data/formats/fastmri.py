@@ -16,8 +16,10 @@ import numpy.typing as npt
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
 from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
     Attr,
     BadVolume,
+    ReadOptions,
     Volume,
     VolumeInfo,
     centre_crop,
@@ -32,7 +34,7 @@ REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 IMAGES = (*REFERENCES, "reconstruction")
 
 
-def open_fastmri(source: Hdf5, name: str) -> Volume:
+def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a file in the fastMRI layout.
 
     `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout;

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.formats.kspace import slab_volume
-from kdrift.data.volume import Attr, BadVolume, BoolArray, Volume, check_dims, naming
+from kdrift.data.volume import AS_THE_FILE_SAYS, Attr, BadVolume, BoolArray, ReadOptions, Volume, check_dims, naming
 
 NOISE_FLAG = 19  # flags are numbered from 1: bit n - 1
 REVERSE_FLAG = 22
@@ -54,7 +54,7 @@ class _Lines:
         return int(self.partition[line]), slice(first, first + int(self.kept[line])), int(self.col[line])
 
 
-def open_ismrmrd(source: Hdf5, name: str, group: str) -> Volume:
+def open_ismrmrd(source: Hdf5, name: str, group: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open Cartesian ISMRMRD raw data as k-space `(slice, coil, row = readout, col = phase encoding)`.
 
     Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are averaged; of

@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, Volume, check_declared, image_volume, naming
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    Attr,
+    BadVolume,
+    ReadOptions,
+    Volume,
+    check_declared,
+    image_volume,
+    naming,
+)
 
 _CONTRAST = re.compile(r"(?<![A-Za-z])(FLAIR|T1|T2|PD)(?:w|W)?(?![A-Za-z0-9])", re.IGNORECASE)
 _SUBJECT = re.compile(r"^(sub|subj|subject|pat|patient)[-_]?\w+$", re.IGNORECASE)
 _ORDER = {"S": ("P", "L"), "L": ("I", "P"), "P": ("I", "L")}  # slice axis -> (row, col) directions
 
 
-def open_nifti(path: str, name: str) -> Volume:
+def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a NIfTI-1 or NIfTI-2 file as images `(slice, row, col)`.
 
     Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels) the one

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.kspace import kspace_volume
-from kdrift.data.volume import BadVolume, Volume, check_declared, check_dims, image_volume, naming
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    BadVolume,
+    ReadOptions,
+    Volume,
+    check_declared,
+    check_dims,
+    image_volume,
+    naming,
+)
 
 _SHAPES = "complex (row, col), (coil, row, col) or (slice, coil, row, col), or real (row, col) or (slice, row, col)"
 
@@ -54,7 +63,7 @@ class _Member:
         return np.frombuffer(data, dtype=self.dtype)
 
 
-def open_numpy(path: str, name: str) -> Volume:
+def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open .npy or .npz: complex arrays are k-space, real ones magnitude images.
 
     K-space is `(row, col)`, `(coil, row, col)` or `(slice, coil, row, col)`; images `(row, col)` or
