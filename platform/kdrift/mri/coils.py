@@ -101,7 +101,7 @@ def espirit_maps(
             phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
             found = (vectors * (phase * (values > crop))[:, None, :]).mT
             maps[part] = found.reshape(-1, cols, num_sets, coils)
-    out = out.permute(0, 3, 4, 1, 2).reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
+    out = out.permute(0, 3, 4, 1, 2).contiguous().reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
 
 
