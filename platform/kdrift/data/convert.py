@@ -172,7 +172,7 @@ def _run(
     """Run `function` of path and name in Ray tasks, at most `workers` at a time; yield each path with its outcome."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=1)(function)
+    task = ray.remote(num_cpus=1, max_retries=1)(lambda path, name: function(path, name))  # a partial Ray refuses
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(work.items())
     running = {task.remote(path, name): path for path, name in itertools.islice(waiting, limit)}
