@@ -185,13 +185,13 @@ SLOW_DRIVER = """
 import sys
 from kdrift.data import convert
 
-def slow_task(store, path, name, requested, task=convert._convert_task):
+def slow_task(path, name, store, requested, how, task=convert._convert_task):
     import time
     from kdrift.data import store_write
     store_write.BLOCK_BYTES, store_write.SHARD_SLICE_BYTES = 1, 0  # a file a slice, written one by one
     crc32 = store_write.crc32
     store_write.crc32 = lambda row: (time.sleep(0.1), crc32(row))[1]
-    return task(store, path, name, requested)
+    return task(path, name, store, requested, how)
 
 convert._convert_task = slow_task
 convert.convert(convert.ConvertConfig([sys.argv[1]], sys.argv[2], workers=1), address=sys.argv[3])

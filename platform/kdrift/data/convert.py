@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,8 +114,7 @@ def convert(
                 ray_session(address, cpus=cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo),
                 progress(len(work), "volumes", quiet=quiet, echo=echo) as meter,
             ):
-                task = functools.partial(_convert_task, opened, requested=requested, how=how)
-                for path, outcome in _run(task, work, config.workers):
+                for path, outcome in _run(work, config.workers, opened, requested, how):
                     if isinstance(outcome, str):
                         failed[path] = outcome
                     else:
@@ -166,27 +164,25 @@ def _said(how: ReadOptions) -> dict[str, Any]:
     return {key: value for key, value in to_dict(how).items() if value not in ({}, None)}
 
 
-def _run(
-    function: Callable[[str, str], Outcome], work: dict[str, str], workers: int | None
-) -> Iterator[tuple[str, Outcome]]:
-    """Run `function` of path and name in Ray tasks, at most `workers` at a time; yield each path with its outcome."""
+def _run(work: dict[str, str], workers: int | None, *common: Any) -> Iterator[tuple[str, Outcome]]:
+    """Run one Ray task a volume, at most `workers` at a time; yield path and outcome. `common` goes to all of them."""
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=1)(lambda path, name: function(path, name))  # a partial Ray refuses
+    task = ray.remote(num_cpus=1, max_retries=1)(_convert_task)
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(work.items())
-    running = {task.remote(path, name): path for path, name in itertools.islice(waiting, limit)}
+    running = {task.remote(path, name, *common): path for path, name in itertools.islice(waiting, limit)}
     while running:
         (done, *_), _ = ray.wait(list(running), num_returns=1)
         path = running.pop(done)
-        running |= {task.remote(path, name): path for path, name in itertools.islice(waiting, 1)}
+        running |= {task.remote(path, name, *common): path for path, name in itertools.islice(waiting, 1)}
         try:
             yield path, ray.get(done)
         except ray.exceptions.RayError as error:
             yield path, f"worker failed: {first_line(error)}"
 
 
-def _convert_task(store: Store, path: str, name: str, *, requested: Sequence[str], how: ReadOptions) -> Outcome:
+def _convert_task(path: str, name: str, store: Store, requested: Sequence[str], how: ReadOptions) -> Outcome:
     """Ray task: convert one source."""
     try:
         with open_volume(path, how) as volume:
