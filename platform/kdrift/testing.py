@@ -166,7 +166,10 @@ def check_sampler(
         _close(apart, together, 1e-8, "four chains together and one by one")
         counted, stated = run.calls, chosen.evaluations
         assert counted == stated or (stops_early and counted < stated), f"{counted} network calls, stated {stated}"
-        assert run.told == list(range(1, len(run.told) + 1)), f"progress counts {run.told[:5]}..., expected 1, 2, ..."
+        done = [count for count, _ in run.told]
+        assert done == list(range(1, len(done) + 1)), f"progress counts {done[:5]}..., expected 1, 2, ..."
+        totals = {total for _, total in run.told}
+        assert totals == {len(done)} or stops_early, f"progress is of {totals} steps, {len(done)} were made"
         still = _Run(method, problem, chosen, score=lambda x, sigma: 0 * x).samples(range(1))
         assert bool(torch.isfinite(still).all()), "a score of zero gives values that are not finite"
     if exact:
@@ -180,7 +183,7 @@ class _Run:
         self, method: Method, problem: Measurement, options: Options, score: ScoreModel = gaussian_score
     ) -> None:
         self._method, self._problem, self._options, self._score = method, problem, options, score
-        self.calls, self.told = 0, list[int]()
+        self.calls, self.told = 0, list[tuple[int, int]]()
 
     def samples(self, block: range) -> Tensor:
         """Return the samples `block`."""
@@ -197,7 +200,7 @@ class _Run:
         rng = ChainNoise(5, 2, block, *parts, dtype=torch.complex128)
         return self._method.function(
             score, sde, self._problem, rng=rng, options=self._options,
-            callback=lambda done, total, images, level: self.told.append(done),
+            callback=lambda done, total, images, level: self.told.append((done, total)),
         )  # fmt: skip
 
 

@@ -18,16 +18,11 @@ from kdrift.methods.samplers.score_mri import HybridOptions, ScoreMRIOptions, sc
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.sense import sense_operator
 from kdrift.sde import VESDE, AttenuatedSDE, HighFrequencySDE, LowFrequencies
+from kdrift.testing import TAU, gaussian_problem, gaussian_score
 
-TAU = 0.7
 SDE = VESDE(0.01, 20.0)
 Z_BOUND = 5.0
 SAMPLERS = [name for name, method in METHODS.items() if method.needs_prior]
-
-
-def gaussian_score(x: Tensor, sigma: float | Tensor) -> Tensor:
-    """Exact score of white Gaussian images of deviation TAU a component."""
-    return -x / (TAU**2 + sigma**2)
 
 
 def _complex(*shape: int) -> Tensor:
@@ -267,3 +262,23 @@ def test_the_sampler_of_the_docs_meets_the_closed_form() -> None:
     found = method.function(gaussian_score, VESDE(0.05, 20.0), problem, rng=rng, options=options)
     mean, _ = _posterior(problem)
     torch.testing.assert_close(found.reshape(2, -1), mean.expand(2, -1), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("discretisation", "times"),
+    [
+        ("paper", [1, 3 / 4, 3 / 4, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 0]),  # corrects at the time a step of 1 / N arrives at
+        ("released", [1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3, 0, 0]),  # corrects where a step of 1 / (N - 1) starts
+    ],
+)
+def test_score_mri_visits_the_levels_of_its_discretisation(discretisation: str, times: list[float]) -> None:
+    levels: list[float] = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        levels.append(float(torch.as_tensor(sigma).flatten()[0]))
+        return gaussian_score(x, sigma)
+
+    options = ScoreMRIOptions(num_steps=4, discretisation=discretisation, sigma_min=0.1, sigma_max=10.0)
+    rng = ChainNoise(0, 0, range(1), dtype=torch.complex128)
+    score_mri(score, VESDE(0.1, 10.0), gaussian_problem(METHODS["score_mri"].chains), rng=rng, options=options)
+    assert levels == pytest.approx([0.1 * 100**time for time in times])
