@@ -128,9 +128,11 @@ class TestHeader:
     def test_round_trip(self) -> None:
         fields = {"field_T": 3.0, "receiver_channels": 16, "patient_id": "<&>"}
         header = read_header("file", write_header((640, 368), (320, 300), (220.0, 210.0, 4.5), fields, 2).encode())
-        assert header.encoded == (640, 368, 2)
-        assert header.recon == (320, 300, 2)
-        assert header.centre == (184, 1)
+        (encoding,) = header.encodings
+        assert encoding.encoded == (640, 368, 2)
+        assert encoding.recon == (320, 300, 2)
+        assert encoding.recon_fov_mm == (220.0, 210.0, 4.5)
+        assert encoding.centre == (184, 1)
         assert header.attrs["patient_id"] == "<&>"
         assert header.attrs["receiver_channels"] == 16
         assert header.attrs["fov_mm"] == "220 x 210 x 4.5"

@@ -41,7 +41,7 @@ class TestIsmrmrd:
         np.testing.assert_allclose(read(tmp_path / "a.h5"), kspace, rtol=1e-6)
         with open_volume(tmp_path / "a.h5") as volume:
             assert volume.mask() is None
-            assert volume.info.attrs["num_repetitions"] == 2
+            assert volume.info.attrs["repetition_values"] == "0-1"
             expected = 2 * noise.astype(np.complex128) @ noise.conj().T / 5000  # twice the dwell time
             np.testing.assert_allclose(volume.noise_cov(), expected, rtol=1e-5)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
-from kdrift.commands.options import Misuse, refuse_beside_config
+from kdrift.commands.options import Misuse, joined, refuse_beside_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Options:
     """Also compute ESPIRiT coil maps."""
     target: bool = False
     """Also compute the RSS image where there is no reference."""
-    select: Annotated[str | None, Parameter(metavar="NAME=VALUE,...")] = None
+    select: Annotated[tuple[str, ...] | None, Parameter(metavar="NAME=VALUE,...")] = None
     """Which of several there are in a file, such as contrast=1 or echo=2; by default the first of each."""
     axes: str | None = None
     """Axes of arrays that do not say, in their order, such as row,col,coil."""
@@ -58,7 +58,7 @@ def run(options: Options) -> int:
         raise Misuse("give SRC and --store X.zarr, or --config FILE")
     else:
         names = {each.name for each in fields(ConvertConfig)} - {"sources"}
-        config = ConvertConfig(list(options.sources), **{name: getattr(options, name) for name in names})
+        config = ConvertConfig(list(options.sources), **joined({name: getattr(options, name) for name in names}))
     report = convert(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.store}: {report.summary}")
     for source, notes in report.notes.items():

@@ -57,12 +57,14 @@ def options_of(
     names: Mapping[str, str] | None = None,
     choices: Mapping[str, Collection[str]] | None = None,
     omit: Collection[str] = (),
+    repeated: Collection[str] = (),
 ) -> Any:
     """Return a type of options with an option for each field of a dataclass, to be a field of a verb's `Options`.
 
     Its value is a mapping of the fields that were given to their values, so that all else is left to the dataclass.
     An option is called as its field, without `num_`; `names` says otherwise. A field whose type no option can have
-    must be in `omit`; of a union of several types the first that an option can have is taken.
+    must be in `omit`; of a union of several types the first that an option can have is taken. Those of texts that are
+    lists with commas are in `repeated`: they can be given several times, see `joined`.
     """
     annotations: dict[str, Any] = {}
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
@@ -76,10 +78,16 @@ def options_of(
         hint = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
         negative = f"--not-{name}" if hint is bool and default is None else ()
         help_ = docs.get(each.name, "") + shown
+        hint = tuple[str, ...] if each.name in repeated else hint
         told = Parameter(name=f"--{name}", negative=negative, help=help_, required=False)
         annotations[each.name] = Annotated[hint, told]
     made = TypedDict(f"{cls.__name__}Options", annotations, total=False)  # type: ignore[misc]
     return Annotated[made, Parameter(name="*", group=group)]
+
+
+def joined(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the texts of those that were given several times joined by commas."""
+    return {name: ",".join(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def refuse_beside_config(options: Any, allowed: Collection[str]) -> None:

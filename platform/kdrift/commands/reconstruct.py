@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
-from kdrift.commands.options import Misuse, options_of, refuse_beside_config
+from kdrift.commands.options import Misuse, joined, options_of, refuse_beside_config
 from kdrift.mri.masks import KINDS
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     DataOptions = Mapping[str, Any]
 else:
     PlanOptions = options_of(Plan, METHOD, names={"keep_samples": "save_samples"}, omit=("settings",))
-    DataOptions = options_of(AcquisitionOptions, DATA, omit=("slices", "mask"))
+    DataOptions = options_of(AcquisitionOptions, DATA, omit=("slices", "mask"), repeated=("select",))
     MaskOptions = options_of(MaskRequest, MASKS, names=MASK, choices={"kind": sorted(KINDS)})
 
 
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
-    asked = AcquisitionOptions(slices=_slices(options.slices), mask=mask, **options.data)
+    asked = AcquisitionOptions(slices=_slices(options.slices), mask=mask, **joined(options.data))
     acquisition = load_acquisition(asked.of(options.input))
     for note in acquisition.notes:
         print(f"note: {note}", file=sys.stderr)

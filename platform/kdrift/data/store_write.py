@@ -29,6 +29,7 @@ SHARD_VOLUME_BYTES = 512 * 2**20
 TEMPORARY = ".tmp-"
 DIMENSIONS = {
     "kspace": ("slice", "coil", "row", "col"),
+    "calibration": ("slice", "coil", "row", "col"),
     "smaps": ("slice", "coil", "row", "col"),
     "image": ("slice", "row", "col"),
     "target": ("slice", "row", "col"),
@@ -127,6 +128,8 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive]) -> Iterator[tuple[str,
             yield "image", block
             continue
         yield "kspace", block
+        if (calibration := volume.read_calibration(start, stop)) is not None:
+            yield "calibration", calibration
         if target is not None:
             yield "target", target
         for name, function in derive.items():

@@ -145,7 +145,9 @@ class Volume:
         return self._read(self.load_calibration, start, stop, shape, np.dtype(np.complex64))
 
     def mask(self) -> BoolArray | None:
-        """Return the sampling mask, `(col,)` or `(row, col)`, or None for fully sampled data and images."""
+        """Return the sampling mask that the file states, or None: `(col,)`, `(row, col)`, or `(slice, row, col)` where
+        slices are sampled differently.
+        """
         if self.load_mask is None:
             return None
         with naming(self.path, "mask cannot be read"):
@@ -153,7 +155,7 @@ class Volume:
         if mask is None:
             return None
         rows, cols = self.info.rows, self.info.cols
-        if mask.shape not in ((cols,), (rows, cols)):
+        if mask.shape not in ((cols,), (rows, cols), (self.info.num_slices, rows, cols)):
             raise BadVolume(self.path, f"mask has shape {mask.shape}, expected ({cols},) or ({rows}, {cols})")
         return np.asarray(mask != 0)
 

@@ -17,6 +17,7 @@ from kdrift.data.formats.dicom import list_series, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
 from kdrift.data.formats.hdf5 import keys, open_file
 from kdrift.data.formats.ismrmrd import open_ismrmrd
+from kdrift.data.formats.ismrmrd_table import raw_groups
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, naming
@@ -29,9 +30,8 @@ def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None =
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
         names = keys(source)
-        groups = [key for key in names if f"{key}/xml" in source.file]
-        raw_data = groups and "kspace" not in names
-        volume = open_ismrmrd(source, name, groups[0], how) if raw_data else open_fastmri(source, name, how)
+        groups = raw_groups(source) if "kspace" not in names else []
+        volume = open_ismrmrd(source, name, groups, how) if groups else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume
 

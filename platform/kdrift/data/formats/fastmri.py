@@ -13,8 +13,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
+from kdrift.data.geometry import Geometry
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     Attr,
@@ -40,8 +42,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout;
     optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data is really
     undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as images. The image size
-    is that of the reference, else of the header's reconSpace, and never larger than the k-space (some published
-    references are: they are cropped).
+    is that of the reference, else of the header's fields of view (`image_field`), and never larger than the k-space
+    (some published references are: they are cropped).
 
     Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
@@ -63,7 +65,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     num_slices, rows, cols = kspace.shape[0], kspace.shape[-2], kspace.shape[-1]
     coils = kspace.shape[1] if kspace.ndim == 4 else 1
     check_dims(path, slices=num_slices, coils=coils, rows=rows, columns=cols)
-    image_rows, image_cols = header.recon[:2] if header.recon is not None else (rows, cols)
+    field = image_field(header.encodings[0], rows, cols) if header.encodings else None
+    image_rows, image_cols = (field.rows, field.cols) if field is not None else (rows, cols)
     reference = next((images[key] for key in REFERENCES if key in images), None)
     if reference is not None:
         num_references, image_rows, image_cols = _image_shape(path, reference)
@@ -83,6 +86,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
+        geometry=Geometry(field.voxel_mm) if field is not None and field.voxel_mm is not None else None,
+        notes=field.notes if field is not None and reference is None else (),
     )  # fmt: skip
     return Volume(
         path,

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
+from kdrift.data.geometry import Vector
 from kdrift.data.volume import Attr, BadVolume, naming
 
 MAX_HEADER_BYTES = 8 << 20
 _MAX_DEPTH = 64
+_STEP = "encodingLimits/kspace_encoding_step_"
 _NAMES: tuple[tuple[str, str, type[int] | type[float] | None], ...] = (
     ("field_T", "acquisitionSystemInformation/systemFieldStrength_T", float),
     ("receiver_channels", "acquisitionSystemInformation/receiverChannels", int),
@@ -19,48 +21,86 @@ _NAMES: tuple[tuple[str, str, type[int] | type[float] | None], ...] = (
     ("protocol", "measurementInformation/protocolName", None),
     ("patient_id", "subjectInformation/patientID", None),
     ("trajectory", "encoding/trajectory", None),
+    ("calibration_mode", "encoding/parallelImaging/calibrationMode", None),
     ("resonance_Hz", "experimentalConditions/H1resonanceFrequency_Hz", float),
 )
 
 
 @dataclass(frozen=True)
-class Header:
-    """What kdrift uses of an ISMRMRD header. Sizes are (x = readout, y = phase, z)."""
+class Encoding:
+    """What kdrift uses of one encoding space. Sizes are (x = readout, y = phase, z), fields of view in mm."""
 
     encoded: tuple[int, int, int] | None = None
     recon: tuple[int, int, int] | None = None
+    encoded_fov_mm: Vector | None = None
+    """As written, which may be zero or senseless; NaN where no number stands; None where there is none."""
+    recon_fov_mm: Vector | None = None
     centre: tuple[int | None, int | None] = (None, None)
     """Centre of kspace_encoding_step_1 and _2."""
     trajectory: str = "cartesian"
+    calibration: str | None = None
+    """calibrationMode of parallel imaging: embedded, interleaved, separate, external, other."""
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    """Numbers by name of the trajectory's description."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What kdrift uses of an ISMRMRD header."""
+
+    encodings: tuple[Encoding, ...] = ()
+    """The encoding spaces, in the order that acquisitions refer to them by."""
     attrs: dict[str, Attr] = field(default_factory=dict)
+    """Facts of the scan; those of an encoding are of the first."""
 
 
 def read_header(path: str, xml: bytes) -> Header:
-    """Parse an ISMRMRD XML header (first encoding space).
+    """Parse an ISMRMRD XML header.
 
     Document type declarations are refused, so no entity is ever expanded (billion laughs, external entities).
 
     Raises BadVolume when the XML is malformed, hostile, or a number in it is none.
     """
     texts = _texts(path, xml)
-    encoded, recon = (_size(path, texts, space) for space in ("encodedSpace", "reconSpace"))
     attrs: dict[str, Attr] = {}
     for name, key, kind in _NAMES:
         if texts.get(key):
             attrs[name] = texts[key] if kind is None else _number(path, texts, key, kind)
-    for name, space in (("fov_mm", "reconSpace"), ("encoded_fov_mm", "encodedSpace")):
-        keys = [f"encoding/{space}/fieldOfView_mm/{axis}" for axis in "xyz"]
-        if all(texts.get(key) for key in keys):
-            attrs[name] = " x ".join(f"{_number(path, texts, key, float):g}" for key in keys)
-    limits = "encoding/encodingLimits/kspace_encoding_step_"
-    centre, maximum = _integer(path, texts, f"{limits}1/center"), _integer(path, texts, f"{limits}1/maximum")
-    if encoded is not None:
-        attrs["encoded_rows"], attrs["encoded_cols"], attrs["encoded_slices"] = encoded
-        if centre is not None and maximum is not None:
-            attrs["padding_left"] = encoded[1] // 2 - centre
-            attrs["padding_right"] = encoded[1] // 2 - centre + maximum + 1
-    centres = centre, _integer(path, texts, f"{limits}2/center")
-    return Header(encoded, recon, centres, texts.get("encoding/trajectory", "cartesian").lower(), attrs)
+    count = len({key.split("/", 1)[0] for key in texts if key.startswith(("encoding/", "encoding["))})
+    names = ["encoding", *(f"encoding[{number}]" for number in range(1, count))][:count]
+    encodings = tuple(_encoding(path, texts, name) for name in names)
+    if encodings:
+        first = encodings[0]
+        for name, fov in (("fov_mm", first.recon_fov_mm), ("encoded_fov_mm", first.encoded_fov_mm)):
+            if fov is not None:
+                attrs[name] = " x ".join(f"{size:g}" for size in fov)
+        if first.encoded is not None:
+            attrs["encoded_rows"], attrs["encoded_cols"], attrs["encoded_slices"] = first.encoded
+            maximum = _integer(path, texts, f"encoding/{_STEP}1/maximum")
+            if first.centre[0] is not None and maximum is not None:
+                attrs["padding_left"] = first.encoded[1] // 2 - first.centre[0]
+                attrs["padding_right"] = first.encoded[1] // 2 - first.centre[0] + maximum + 1
+    return Header(encodings, attrs)
+
+
+def _encoding(path: str, texts: Mapping[str, str], name: str) -> Encoding:
+    described = f"{name}/trajectoryDescription/"
+    parameters: dict[str, float] = {}
+    for key, value in texts.items():
+        if key.startswith(described) and key.endswith("/value") and (called := texts.get(key[:-5] + "name")):
+            parameters[called] = _float(value)
+    encoded, recon = (_size(path, texts, f"{name}/{space}") for space in ("encodedSpace", "reconSpace"))
+    encoded_fov, recon_fov = (_field_of_view(texts, f"{name}/{space}") for space in ("encodedSpace", "reconSpace"))
+    return Encoding(
+        encoded,
+        recon,
+        encoded_fov,
+        recon_fov,
+        (_integer(path, texts, f"{name}/{_STEP}1/center"), _integer(path, texts, f"{name}/{_STEP}2/center")),
+        texts.get(f"{name}/trajectory", "cartesian").lower(),
+        texts.get(f"{name}/parallelImaging/calibrationMode", "").lower() or None,
+        parameters,
+    )
 
 
 def write_header(
@@ -110,22 +150,30 @@ def _xml(tag: str, *inner: str, **leaves: object) -> str:
 
 
 def _texts(path: str, xml: bytes) -> dict[str, str]:
-    """Return the text of every leaf by its path below the root, first occurrence, namespaces dropped."""
+    """Return the text of every leaf by its path below the root, namespaces dropped; siblings of one name are numbered:
+    `encoding`, `encoding[1]`.
+    """
     if len(xml) > MAX_HEADER_BYTES:
         raise BadVolume(path, f"XML header is {len(xml)} bytes, expected at most {MAX_HEADER_BYTES}")
     stack: list[str] = []
     pieces: list[list[str]] = []
+    siblings: list[dict[str, int]] = [{}]
     texts: dict[str, str] = {}
 
     def start(tag: str, _: dict[str, str]) -> None:
         if len(stack) >= _MAX_DEPTH:
             raise BadVolume(path, f"XML header is nested more than {_MAX_DEPTH} deep")
-        stack.append(tag.rpartition(":")[2])
+        name = tag.rpartition(":")[2]
+        number = siblings[-1].get(name, 0)
+        siblings[-1][name] = number + 1
+        siblings.append({})
+        stack.append(f"{name}[{number}]" if number else name)
         pieces.append([])
 
     def end(_: str) -> None:
-        texts.setdefault("/".join(stack[1:]), "".join(pieces.pop()).strip())
+        texts["/".join(stack[1:])] = "".join(pieces.pop()).strip()
         stack.pop()
+        siblings.pop()
 
     def text(data: str) -> None:
         if pieces:
@@ -160,10 +208,23 @@ def _integer(path: str, texts: Mapping[str, str], key: str) -> int | None:
 
 
 def _size(path: str, texts: Mapping[str, str], space: str) -> tuple[int, int, int] | None:
-    sizes = [_integer(path, texts, f"encoding/{space}/matrixSize/{axis}") for axis in "xyz"]
+    sizes = [_integer(path, texts, f"{space}/matrixSize/{axis}") for axis in "xyz"]
     if sizes[0] is None or sizes[1] is None:
         return None
     size = (sizes[0], sizes[1], sizes[2] or 1)
     if min(size) < 1:
         raise BadVolume(path, f"XML header: {space} is {size}, expected positive sizes")
     return size
+
+
+def _field_of_view(texts: Mapping[str, str], space: str) -> Vector | None:
+    x, y, z = (texts.get(f"{space}/fieldOfView_mm/{axis}") for axis in "xyz")
+    return None if not (x and y and z) else (_float(x), _float(y), _float(z))
+
+
+def _float(text: str) -> float:
+    """Return a number, NaN where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -2,247 +2,267 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
-from kdrift.data.formats.header import Header, read_header
-from kdrift.data.formats.kspace import slab_volume
-from kdrift.data.volume import AS_THE_FILE_SAYS, Attr, BadVolume, BoolArray, ReadOptions, Volume, check_dims, naming
-
-NOISE_FLAG = 19  # flags are numbered from 1: bit n - 1
-REVERSE_FLAG = 22
-# parallel calibration alone, navigator, phase correction, feedback, dummy, surface coil, phase stabilisation
-_NOT_IMAGING = (NOISE_FLAG, 20, 23, 24, 26, 27, 28, 29, 30, 31)
-_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The table of acquisitions: headers are read, samples are not."""
-
-    source: Hdf5
-    data: h5py.Dataset
-    heads: Any
-    heaps: npt.NDArray[np.uint64]
-    """Addresses of the heaps that hold the trajectory and the samples `(acquisition, 1 or 2)`, 0 for none."""
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """The imaging acquisitions, one entry each, placed on the encoded grid."""
-
-    index: npt.NDArray[np.int64]
-    slab: npt.NDArray[np.int64]
-    partition: npt.NDArray[np.int64]
-    col: npt.NDArray[np.int64]
-    first_row: npt.NDArray[np.int64]
-    skipped: npt.NDArray[np.int64]
-    """Samples to drop at the start of each line, in the order of acquisition."""
-    kept: npt.NDArray[np.int64]
-    """Samples after those; what remains is dropped too."""
-    reverse: BoolArray
-
-    def place(self, line: int) -> tuple[int, slice, int]:
-        """Return partition, rows and column of one line."""
-        first = int(self.first_row[line])
-        return int(self.partition[line]), slice(first, first + int(self.kept[line])), int(self.col[line])
+from kdrift.data.formats.field_of_view import ImageField, image_field
+from kdrift.data.formats.hdf5 import Hdf5
+from kdrift.data.formats.header import Encoding
+from kdrift.data.formats.ismrmrd_epi import Ramp, check_trajectory, directions, phase_ramp, read_slab
+from kdrift.data.formats.ismrmrd_geometry import read_geometry
+from kdrift.data.formats.ismrmrd_lines import (
+    CHOICES,
+    DIMENSIONS,
+    Grid,
+    Lines,
+    Roles,
+    choose_lines,
+    encoding_of,
+    like_image,
+    place_lines,
+    ranges,
+)
+from kdrift.data.formats.ismrmrd_table import (
+    CALIBRATION,
+    IMAGE,
+    PHASE_CORRECTION,
+    Table,
+    count_roles,
+    noise_cov,
+    noise_lines,
+    read_table,
+)
+from kdrift.data.formats.kspace import check_partitions, slab_loader
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    Attr,
+    BadVolume,
+    BoolArray,
+    Loader,
+    ReadOptions,
+    Volume,
+    VolumeInfo,
+    check_dims,
+    naming,
+)
 
 
-def open_ismrmrd(source: Hdf5, name: str, group: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
+def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open Cartesian ISMRMRD raw data as k-space `(slice, coil, row = readout, col = phase encoding)`.
 
-    Noise, navigator, calibration-only and other non-imaging acquisitions are left out; repeated lines are averaged; of
-    several contrasts, phases, repetitions and sets the first is read (the attributes count them). Lines are placed by
-    `center_sample` and the centre of the encoding limits, reversed readouts are turned round. A second phase encoding
-    becomes slices by an inverse FFT, cropped to reconSpace. Lines that were not acquired are zero and make the mask.
-    `noise_cov` is that of the noise acquisitions, scaled by the ratio of dwell times to the bandwidth of the imaging
-    data. Opening reads the acquisition headers only.
+    Of several groups the first with image lines is read, of several contrasts, phases, repetitions, sets and encoding
+    spaces the first; `how.select` chooses others by `CHOICES`. Averages and repeated lines are averaged.
+    Lines are used by their flags (see `choose_lines`): embedded calibration is part of the image, separate calibration
+    is given for the coil maps, noise of the same coils (of another group where this one has none) gives `noise_cov`,
+    scaled by the ratio of dwell times, phase-correction lines correct reversed lines of an EPI scan. Notes name what
+    was taken and count what is not used. Lines are placed by `center_sample` and the centre of the encoding limits. A
+    second phase encoding becomes slices by an inverse FFT. Lines that were not acquired are zero and make the mask.
+    The image is cut and its place is known by fields of view and acquisition headers, in mm.
 
-    Raises BadVolume for missing keys, other trajectories, lines outside of the encoded matrix, or a hostile header.
+    Opening reads the acquisition headers only. Raises BadVolume for missing keys, other trajectories, lines outside of
+    the encoded matrix, a choice that is not there, or a hostile header.
     """
     path = source.path
-    data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")
-    if data is None or xml is None:
-        raise BadVolume(path, f"ISMRMRD group {group} lacks {'data' if data is None else 'xml'}")
-    header = read_header(path, text(source, xml))
-    if header.encoded is None:
-        raise BadVolume(path, "ISMRMRD header has no encodedSpace matrix size")
-    if header.trajectory != "cartesian":
-        raise BadVolume(path, f"trajectory is {header.trajectory!r}, expected cartesian")
+    _check_options(path, how)
+    tables, notes = _read_tables(source, groups, how.select.get("group"))
+    table = _choose_group(path, tables, how.select.get("group"))
+    if len(groups) > 1:
+        told = (f"{other.group} ({count_roles(other.roles)})" for other in tables if other is not table)
+        notes.append(
+            f"read from group {table.group}; there {'is' if len(groups) == 2 else 'are'} also {', '.join(told)}"
+        )
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
-        if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
-            raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
-        table = _table(source, data)
-        lines, counts = _place(path, table.heads, header)
-    rows, cols, partitions = header.encoded
-    first_head = table.heads[lines.index[0]]
-    coils = int(first_head["active_channels"])
-    sampled = np.zeros((partitions, rows, cols), dtype=bool)
-    for line in range(len(lines.index)):
-        sampled[lines.place(line)] = True
-    attrs: dict[str, Attr] = {"source_format": "ismrmrd", **header.attrs, **counts}
-    if "protocol" in attrs:
-        attrs["acquisition"] = attrs["protocol"]
-    volume = slab_volume(
-        path,
-        name,
-        sampled,
-        lambda slab: _read_slab(table, lines, (partitions, coils, rows, cols), slab),
-        num_slabs=int(lines.slab.max()) + 1,
-        num_coils=coils,
-        recon=header.recon or header.encoded,
-        attrs=attrs,
+        roles = choose_lines(table, how.select)
+        encoding = encoding_of(table, roles.taken["encoding"])
+        grid = _grid(table, roles.image, encoding)
+        placing = check_trajectory(path, encoding)
+        lines, odd = place_lines(table, roles.image, encoding, grid)
+        placing += [*odd, *_repeats(lines)]
+        num_slabs = int(lines.slab.max()) + 1
+        if len(missing := np.setdiff1d(np.arange(num_slabs), lines.slab)):
+            raise BadVolume(path, f"slice {missing[0]} of {num_slabs} has no acquisitions")
+        field = image_field(encoding, grid.rows, grid.cols, grid.partitions)
+        coils = roles.taken["channels"]
+        check_dims(path, slices=num_slabs * field.depth, coils=coils, rows=grid.rows, columns=grid.cols)
+        patterns, which = _patterns(path, lines, grid)
+        ramp, navigators, correcting = _correction(table, roles, lines, grid)
+        calibration, calibrating = _calibration(table, roles, grid, coils, field, ramp)
+        notes += [*roles.notes, *placing, *calibrating, *correcting, *field.notes]
+        info = _info(name, table, roles, encoding, lines, grid, field)
+    if len(patterns) > 1:
+        notes.append("slices are sampled at different positions: there is one mask a slice")
+    noise, noise_note = _noise(tables, table, coils)
+    used = np.concatenate([roles.image, roles.calibration, navigators])
+    used = np.union1d(used, noise_lines(table, coils)) if noise is table else used
+    if left := count_roles(np.delete(table.roles, used)):
+        notes.append(f"not used: {left}")
+    full = all(pattern.all() for pattern in patterns)
+    groups_told = "; ".join(f"{each.group}: {count_roles(each.roles)}" for each in tables)
+    info = replace(
+        info, has_mask=not full, notes=(*notes, *noise_note, *info.notes), attrs={**info.attrs, "groups": groups_told}
     )
-    volume.load_noise_cov = lambda: _noise_cov(table, coils, float(first_head["sample_time_us"]))
+    volume = Volume(
+        path,
+        info,
+        slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth),
+        load_mask=lambda: None if full else _mask(patterns, which, field.depth),
+        load_calibration=calibration,
+    )
+    if noise is not None:
+        dwell = float(table.heads["sample_time_us"][lines.index[0]])
+        volume.load_noise_cov = lambda: noise_cov(noise, coils, dwell)
     return volume
 
 
-def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
-    """Read all acquisition headers, and check that the lengths of the samples are what they say."""
-    dtype = data.dtype
-    names = [name for name in ("traj", "data") if name in dtype.names]
-    head, place = dtype.fields["head"][:2]
-    stored = np.dtype(
-        {
-            "names": ["head", *names],
-            "formats": [head, *(ITEM for _ in names)],
-            "offsets": [place, *(dtype.fields[name][1] for name in names)],
-            "itemsize": dtype.itemsize,
-        }
-    )
-    rows = np.frombuffer(raw_table(source, data), dtype=stored)
-    heads = rows["head"]
-    samples = heads["number_of_samples"].astype(np.int64)
-    expected = {
-        "traj": samples * heads["trajectory_dimensions"],
-        "data": 2 * samples * heads["active_channels"],
-    }
-    heaps = []
-    for name in names:
-        lengths = rows[name]["length"]
-        wrong = (lengths != expected[name]) & ((lengths != 0) | (name == "data"))
-        if wrong.any():
-            bad = int(np.argmax(wrong))
-            claim = f"holds {lengths[bad]} numbers of {name}, its header says {expected[name][bad]}"
-            raise BadVolume(source.path, f"acquisition {bad} {claim}")
-        heaps.append(np.where(lengths > 0, rows[name]["heap"], np.uint64(0)))
-    return _Table(source, data, heads, np.stack(heaps, axis=1))
+def _check_options(path: str, how: ReadOptions) -> None:
+    if unknown := [name for name in how.select if name not in CHOICES]:
+        raise BadVolume(path, f"select names {unknown[0]}, of ISMRMRD data one can choose {', '.join(CHOICES)}")
+    if how.axes is not None or how.centred is False:
+        raise BadVolume(path, "ISMRMRD data say where their lines lie: leave out axes and centred")
 
 
-def _place(path: str, head: Any, header: Header) -> tuple[_Lines, dict[str, Attr]]:
-    """Select the imaging acquisitions and place them on the encoded grid; count what was left out."""
-    assert header.encoded is not None
-    rows, cols, partitions = header.encoded
-    index = head["idx"]
-    imaging = ~_has_flag(head, *_NOT_IMAGING) & (head["encoding_space_ref"] == 0)
-    counts: dict[str, Attr] = {}
-    for dimension in ("contrast", "phase", "repetition", "set"):
-        values = np.unique(index[dimension][imaging])
-        if len(values) > 1:
-            counts[f"num_{dimension}s"] = len(values)
-            imaging &= index[dimension] == values[0]
-    chosen = np.flatnonzero(imaging)
-    if len(chosen) == 0:
-        raise BadVolume(path, "file holds no imaging acquisitions")
-    heads, index = head[chosen], index[chosen]
-    coils = np.unique(heads["active_channels"])
-    if len(coils) > 1:
-        raise BadVolume(path, f"acquisitions have {', '.join(str(c) for c in coils)} channels, expected one number")
-    slab = index["slice"].astype(np.int64)
-    slabs = int(slab.max()) + 1
-    if len(missing := np.setdiff1d(np.arange(slabs), slab)):
-        raise BadVolume(path, f"slice {missing[0]} of {slabs} has no acquisitions")
-    check_dims(path, slices=slabs * partitions, coils=int(coils[0]), rows=rows, columns=cols)
-    check_dims(path, partitions=1, rows=rows * partitions, columns=cols)  # the sampling pattern is held in memory
+def _read_tables(source: Hdf5, groups: Sequence[str], wanted: str | None) -> tuple[list[Table], list[str]]:
+    """Read all groups; one that cannot be read is a note, unless it is the only one or `wanted`."""
+    if wanted is not None and wanted not in groups:
+        raise BadVolume(source.path, f"group {wanted} is not there: the file has {', '.join(groups)}")
+    tables, notes = [], []
+    for group in groups:
+        try:
+            tables.append(read_table(source, group))
+        except BadVolume as error:
+            if len(groups) == 1 or group == wanted:
+                raise
+            notes.append(f"group {group} cannot be read: {error.reason}")
+    if not tables:
+        raise BadVolume(source.path, "; ".join(notes))
+    return tables, notes
 
-    def along(step: str, size: int, centre: int | None) -> npt.NDArray[np.int64]:
-        return np.asarray(index[step].astype(np.int64) + (0 if centre is None else size // 2 - centre))
 
-    col = along("kspace_encode_step_1", cols, header.centre[0])
-    partition = along("kspace_encode_step_2", partitions, header.centre[1])
-    if partitions == 1:
-        partition[:] = 0
-    samples, skipped, skipped_at_end, centre = (
-        heads[name].astype(np.int64) for name in ("number_of_samples", "discard_pre", "discard_post", "center_sample")
-    )
-    centre[(samples == rows) & (centre == 0)] = rows // 2  # 0 on a full readout: the field was not set
-    reverse = _has_flag(heads, REVERSE_FLAG)
-    first_row = rows // 2 - np.where(reverse, samples - 1 - centre - skipped_at_end, centre - skipped)
-    kept = samples - skipped - skipped_at_end
-    outside = (col < 0) | (col >= cols) | (partition < 0) | (partition >= partitions)
-    outside |= (kept < 1) | (first_row < 0) | (first_row + kept > rows)
-    if outside.any():
-        bad = int(np.argmax(outside))
-        raise BadVolume(
-            path,
-            f"acquisition {chosen[bad]} (row {first_row[bad]} on, {kept[bad]} samples, column {col[bad]},"
-            f" partition {partition[bad]}) lies outside of the encoded matrix {rows} x {cols} x {partitions}",
+def _choose_group(path: str, tables: Sequence[Table], wanted: str | None) -> Table:
+    for table in tables:
+        if table.is_role(IMAGE).any() and wanted in (None, table.group):
+            return table
+    held = "; ".join(f"group {table.group} holds {count_roles(table.roles) or 'nothing'}" for table in tables)
+    raise BadVolume(path, f"there are no image lines{f' in group {wanted}' if wanted else ''}: {held}")
+
+
+def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> Grid:
+    """Return the encoded matrix; it has partitions only where lines step through them."""
+    path = table.source.path
+    if encoding.encoded is None:
+        raise BadVolume(path, "ISMRMRD header has no encodedSpace matrix size")
+    rows, cols, partitions = encoding.encoded
+    steps = np.unique(table.heads["idx"]["kspace_encode_step_2"][image])
+    if partitions == 1 and len(steps) > 1:
+        raise BadVolume(path, f"lines have kspace_encode_step_2 {ranges(steps)}, the encoded matrix has z = 1")
+    grid = Grid(rows, cols, partitions if len(steps) > 1 else 1)
+    check_dims(path, partitions=1, rows=rows * grid.partitions, columns=cols)  # the pattern is held in memory
+    return grid
+
+
+def _repeats(lines: Lines) -> list[str]:
+    """Return a note where lines were measured several times."""
+    _, counts = np.unique(np.stack([lines.slab, lines.partition, lines.col]), axis=1, return_counts=True)
+    repeated = counts > 1
+    told = f"{repeated.sum()} of {len(counts)} lines were measured up to {counts.max()} times and are averaged"
+    return [told] if repeated.any() else []
+
+
+def _patterns(path: str, lines: Lines, grid: Grid) -> tuple[list[BoolArray], list[int]]:
+    """Return the different sampling patterns `(row, col)` of slabs, and which of them each slab has."""
+    known: dict[bytes, int] = {}
+    members: list[npt.NDArray[np.int64]] = []
+    which = []
+    order = np.argsort(lines.slab, kind="stable")
+    for slab in np.split(order, np.flatnonzero(np.diff(lines.slab[order])) + 1):
+        places = np.stack([lines.partition[slab], lines.col[slab], lines.first_row[slab], lines.kept[slab]], axis=1)
+        key = np.unique(places, axis=0).tobytes()
+        if key not in known:
+            known[key] = len(members)
+            members.append(slab)
+        which.append(known[key])
+    check_dims(path, patterns=1, rows=len(members) * grid.rows * grid.partitions, columns=grid.cols)
+    patterns = []
+    for slab in members:
+        sampled = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=bool)
+        for line in slab.tolist():
+            sampled[lines.place(line)] = True
+        patterns.append(check_partitions(path, sampled))
+    return patterns, which
+
+
+def _mask(patterns: Sequence[BoolArray], which: Sequence[int], depth: int) -> BoolArray:
+    """Return `(col,)` or `(row, col)` where all slices are sampled alike, else `(slice, row, col)`."""
+    if len(patterns) > 1:
+        return np.stack([patterns[number] for number in which for _ in range(depth)])
+    pattern = patterns[0]
+    return np.asarray(pattern[0] if (pattern == pattern[0]).all() else pattern)
+
+
+def _correction(
+    table: Table, roles: Roles, lines: Lines, grid: Grid
+) -> tuple[Ramp | None, npt.NDArray[np.int64], list[str]]:
+    """Return the phase correction of reversed lines, the acquisitions that it comes from, and what is to be said."""
+    none = np.zeros(0, dtype=np.int64)
+    mixed = sorted(slab for slab, both in directions(lines).items() if both)
+    if not mixed:
+        return None, none, []
+    found = np.flatnonzero(like_image(table, table.is_role(PHASE_CORRECTION), roles.taken))
+    encoding = encoding_of(table, roles.taken["encoding"])
+    navigators, notes = place_lines(table, found, encoding, grid, PHASE_CORRECTION)
+    corrected = [slab for slab, both in directions(navigators).items() if both and slab in mixed]
+    if len(corrected) < len(mixed):
+        which = "" if not corrected else f" in slices {ranges(np.setdiff1d(mixed, corrected))}"
+        notes.append(
+            f"lines of both readout directions are in the image without phase-correction lines of both{which}:"
+            " a ghost may be left"
         )
-    return _Lines(chosen, slab, partition, col, first_row, skipped, kept, reverse), counts
+    if not corrected:
+        return None, none, notes
+    notes.append(f"the phase of reversed lines is corrected by {len(found)} phase-correction lines")
+    return phase_ramp(table, navigators, grid), found, notes
 
 
-def _has_flag(heads: Any, *flags: int) -> BoolArray:
-    bits = np.uint64(sum(1 << (flag - 1) for flag in flags))
-    return np.asarray((heads["flags"].astype(np.uint64) & bits) != 0)
+def _calibration(
+    table: Table, roles: Roles, grid: Grid, coils: int, field: ImageField, ramp: Ramp | None
+) -> tuple[Loader | None, list[str]]:
+    """Return the loader of calibration lines for the coil maps alone, None where there are none, and notes."""
+    if len(roles.calibration) == 0:
+        return None, []
+    number = int(table.heads["encoding_space_ref"][roles.calibration[0]])
+    encoding = encoding_of(table, number)
+    lines, notes = place_lines(table, roles.calibration, encoding, grid, CALIBRATION)
+    if len(lines.index) == 0:
+        return None, notes
+    return slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth), notes
 
 
-def _read_slab(table: _Table, lines: _Lines, shape: tuple[int, int, int, int], slab: int) -> npt.NDArray[np.complex64]:
-    """Read one slice or slab of `shape` (partition, coil, row, col), repeated lines averaged."""
-    partitions, coils, rows, cols = shape
-    # lines are contiguous while they are filled in: columns of the result would be scattered over memory
-    kspace = np.zeros((partitions, cols, coils, rows), dtype=np.complex64)
-    repeats = np.zeros((partitions, cols, 1, rows), dtype=np.int32)
-    members = np.flatnonzero(lines.slab == slab)
-    for line, stored in zip(members.tolist(), _payloads(table, lines.index[members]), strict=True):
-        samples = _as_complex(stored, coils)[:, lines.skipped[line] :][:, : lines.kept[line]]
-        if lines.reverse[line]:
-            samples = samples[:, ::-1]
-        partition, places, col = lines.place(line)
-        kspace[partition, col, :, places] += samples
-        repeats[partition, col, 0, places] += 1
-    if repeats.max() > 1:
-        kspace /= np.maximum(repeats, 1)
-    return kspace.transpose(0, 2, 3, 1)
+def _noise(tables: Sequence[Table], own: Table, coils: int) -> tuple[Table | None, list[str]]:
+    """Return the table whose noise is that of the coils, its own first."""
+    for table in sorted(tables, key=lambda table: table is not own):
+        if count := len(noise_lines(table, coils)):
+            told = f"noise is measured in group {table.group}, by {count} line{'s' if count > 1 else ''}"
+            return table, [told] if table is not own else []
+    return None, []
 
 
-def _payloads(table: _Table, indices: npt.NDArray[np.int64]) -> Iterator[Any]:
-    """Yield the samples of acquisitions in order, reading runs of neighbours at once."""
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    for run in np.split(indices, breaks):
-        for first in range(int(run[0]), int(run[-1]) + 1, _BLOCK):
-            block = slice(first, min(first + _BLOCK, int(run[-1]) + 1))
-            check_heaps(table.source, table.heaps[block].ravel().tolist())
-            yield from table.data.fields("data")[block]
-
-
-def _as_complex(stored: Any, coils: int) -> npt.NDArray[np.complex64]:
-    """Return interleaved real and imaginary parts as `(coil, sample)`."""
-    return np.ascontiguousarray(stored, dtype=np.float32).view(np.complex64).reshape(coils, -1)
-
-
-def _noise_cov(table: _Table, coils: int, dwell: float) -> npt.NDArray[np.complex128] | None:
-    """Return E[n n^H] over all noise samples, complex128 `(coil, coil)`; None without a noise acquisition.
-
-    `dwell` is the time of a sample of the imaging data in microseconds.
-    """
-    head = table.heads
-    noise = np.flatnonzero(_has_flag(head, NOISE_FLAG) & (head["active_channels"] == coils))
-    if len(noise) == 0:
-        return None
-    total, count = np.zeros((coils, coils), dtype=np.complex128), 0
-    for stored in _payloads(table, noise):
-        samples = _as_complex(stored, coils)
-        total += samples.astype(np.complex128) @ samples.conj().T
-        count += samples.shape[1]
-    if not count or not np.isfinite(total).all():
-        raise BadVolume(table.source.path, "noise acquisitions are empty or hold NaN or infinite values")
-    # white noise: the variance of a sample goes with the bandwidth, the inverse of the dwell time
-    noise_dwell = float(head["sample_time_us"][noise[0]])
-    scale = noise_dwell / dwell if noise_dwell > 0 and 0 < dwell < np.inf else 1.0
-    return total / count * scale
+def _info(
+    name: str, table: Table, roles: Roles, encoding: Encoding, lines: Lines, grid: Grid, field: ImageField
+) -> VolumeInfo:
+    attrs: dict[str, Attr] = {"source_format": "ismrmrd", **table.header.attrs}
+    if "protocol" in attrs:
+        attrs["acquisition"] = attrs["protocol"]
+    attrs |= {f"{dimension}_values": ranges(roles.there[dimension]) for dimension in DIMENSIONS}
+    geometry, notes = None, tuple[str, ...]()
+    _, first = np.unique(lines.slab, return_index=True)
+    if field.voxel_mm is not None:
+        row_mm, col_mm, slice_mm = field.voxel_mm
+        attrs["fov_mm"] = f"{row_mm * field.rows:g} x {col_mm * field.cols:g} x {slice_mm:g}"
+        geometry, notes = read_geometry(table.heads[lines.index[first]], field.voxel_mm, field.depth)
+    return VolumeInfo(
+        name, "kspace", len(first) * field.depth, roles.taken["channels"], grid.rows, grid.cols, field.rows,
+        field.cols, attrs=attrs, geometry=geometry, notes=notes,
+    )  # fmt: skip

@@ -106,6 +106,17 @@ def slab_volume(
     partitions, rows, cols = sampled.shape
     mask = mask_from_pattern(check_partitions(path, sampled))
     depth = min(recon[2], partitions)
+    info = VolumeInfo(
+        name, "kspace", num_slabs * depth, num_coils, rows, cols, min(recon[0], rows), min(recon[1], cols),
+        has_mask=mask is not None, attrs=attrs,
+    )  # fmt: skip
+    return Volume(path, info, slab_loader(read_slab, partitions, depth), load_mask=lambda: mask)
+
+
+def slab_loader(read_slab: Callable[[int], npt.NDArray[Any]], partitions: int, depth: int) -> Loader:
+    """Return a loader of slices from slabs `(partition, coil, row, col)`: their second phase encoding is transformed
+    and its middle `depth` slices are kept. A slab of one partition is one slice.
+    """
     first = partitions // 2 - depth // 2
 
     @functools.lru_cache(maxsize=1)  # neighbouring slices come from the same transform
@@ -116,11 +127,7 @@ def slab_volume(
     def load(start: int, stop: int) -> npt.NDArray[Any]:
         return np.stack([slices_of(index // depth)[index % depth] for index in range(start, stop)])
 
-    info = VolumeInfo(
-        name, "kspace", num_slabs * depth, num_coils, rows, cols, min(recon[0], rows), min(recon[1], cols),
-        has_mask=mask is not None, attrs=attrs,
-    )  # fmt: skip
-    return Volume(path, info, load, load_mask=lambda: mask)
+    return load
 
 
 def check_partitions(path: str, sampled: BoolArray) -> BoolArray:

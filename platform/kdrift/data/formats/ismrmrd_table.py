@@ -1,0 +1,168 @@
+"""The table of acquisitions in an ISMRMRD group: headers, roles, and samples of the lines that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
+from kdrift.data.formats.header import Header, read_header
+from kdrift.data.volume import BadVolume, BoolArray, naming
+
+IMAGE, CALIBRATION, NOISE, PHASE_CORRECTION = "image", "calibration", "noise", "phase correction"
+REVERSE_FLAG = 22  # flags are numbered from 1: bit n - 1
+_CALIBRATION_FLAG, _CALIBRATION_AND_IMAGE_FLAG = 20, 21
+_ROLES = (
+    (_CALIBRATION_FLAG, CALIBRATION),
+    (31, "phase stabilisation"),
+    (30, "phase stabilisation"),
+    (29, "surface coil correction"),
+    (28, "real-time feedback"),
+    (27, "dummy"),
+    (26, "HP feedback"),
+    (23, "navigation"),
+    (24, PHASE_CORRECTION),
+    (19, NOISE),
+)
+"""Flags and what a line is by them, the weightiest last; all other flags say nothing of that."""
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Table:
+    """One group: its header and the table of acquisitions, of which headers are read and samples are not."""
+
+    source: Hdf5
+    group: str
+    header: Header
+    data: h5py.Dataset
+    heads: Any
+    heaps: npt.NDArray[np.uint64]
+    """Addresses of the heaps that hold the trajectory and the samples `(acquisition, 1 or 2)`, 0 for none."""
+    roles: npt.NDArray[np.str_]
+    """What each acquisition is: image, calibration, noise, phase correction, navigation, ..."""
+
+    def is_role(self, role: str) -> BoolArray:
+        """Return which acquisitions have a role."""
+        return np.asarray(self.roles == role)
+
+
+def raw_groups(source: Hdf5) -> list[str]:
+    """Return the groups at the top of a file that hold ISMRMRD raw data, by their names; links are not followed."""
+    groups = []
+    for key in sorted(map(str, source.file)):
+        if not isinstance(source.file.get(key, getlink=True), h5py.HardLink):
+            continue
+        node = source.file[key]
+        if isinstance(node, h5py.Group) and node.get("xml", getlink=True) is not None:
+            groups.append(key)
+    return groups
+
+
+def read_table(source: Hdf5, group: str) -> Table:
+    """Read the header and all acquisition headers of a group, and check that samples are as long as these say.
+
+    Raises BadVolume for missing keys, a hostile header, or another table than ISMRMRD's.
+    """
+    path = source.path
+    data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")
+    if data is None or xml is None:
+        raise BadVolume(path, f"ISMRMRD group {group} lacks {'data' if data is None else 'xml'}")
+    header = read_header(path, text(source, xml))
+    with naming(path, "ISMRMRD acquisition headers cannot be read"):
+        if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
+            raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
+        heads, heaps = _read_heads(source, data)
+        return Table(source, group, header, data, heads, heaps, _roles(heads))
+
+
+def has_flag(heads: Any, flag: int) -> BoolArray:
+    """Return which acquisitions carry a flag, numbered from 1."""
+    return np.asarray((heads["flags"].astype(np.uint64) & np.uint64(1 << (flag - 1))) != 0)
+
+
+def count_roles(roles: npt.NDArray[np.str_]) -> str:
+    """Return `80 image lines, 1 noise line`, most frequent first; empty for none."""
+    names, counts = np.unique(roles, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return ", ".join(f"{counts[i]} {names[i]} line{'s' if counts[i] > 1 else ''}" for i in order)
+
+
+def payloads(table: Table, indices: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.complex64]]:
+    """Yield the samples `(coil, sample)` of acquisitions in order, reading runs of neighbours at once."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    for run in np.split(indices, breaks) if len(indices) else ():
+        for first in range(int(run[0]), int(run[-1]) + 1, _BLOCK):
+            block = slice(first, min(first + _BLOCK, int(run[-1]) + 1))
+            check_heaps(table.source, table.heaps[block].ravel().tolist())
+            stored = table.data.fields("data")[block]
+            for coils, samples in zip(table.heads["active_channels"][block].tolist(), stored, strict=True):
+                yield np.ascontiguousarray(samples, dtype=np.float32).view(np.complex64).reshape(coils, -1)
+
+
+def noise_lines(table: Table, coils: int) -> npt.NDArray[np.int64]:
+    """Return the noise acquisitions of so many coils."""
+    return np.flatnonzero(table.is_role(NOISE) & (table.heads["active_channels"] == coils))
+
+
+def noise_cov(table: Table, coils: int, dwell: float) -> npt.NDArray[np.complex128]:
+    """Return E[n n^H] over all noise samples, complex128 `(coil, coil)`.
+
+    `dwell` is the time of a sample of the imaging data in microseconds: the noise is scaled to its bandwidth.
+    """
+    noise = noise_lines(table, coils)
+    total, count = np.zeros((coils, coils), dtype=np.complex128), 0
+    for samples in payloads(table, noise):
+        total += samples.astype(np.complex128) @ samples.conj().T
+        count += samples.shape[1]
+    if not count or not np.isfinite(total).all():
+        raise BadVolume(table.source.path, "noise acquisitions are empty or hold NaN or infinite values")
+    # white noise: the variance of a sample goes with the bandwidth, the inverse of the dwell time
+    noise_dwell = float(table.heads["sample_time_us"][noise[0]])
+    scale = noise_dwell / dwell if 0 < noise_dwell < np.inf and 0 < dwell < np.inf else 1.0
+    return total / count * scale
+
+
+def _roles(heads: Any) -> npt.NDArray[np.str_]:
+    roles = np.full(len(heads), IMAGE, dtype="U24")
+    for flag, role in _ROLES:
+        found = has_flag(heads, flag)
+        roles[found & ~has_flag(heads, _CALIBRATION_AND_IMAGE_FLAG) if role == CALIBRATION else found] = role
+    return roles
+
+
+def _read_heads(source: Hdf5, data: h5py.Dataset) -> tuple[Any, npt.NDArray[np.uint64]]:
+    """Return all acquisition headers and the heaps of their samples; lengths are checked against the headers."""
+    dtype = data.dtype
+    names = [name for name in ("traj", "data") if name in dtype.names]
+    head, place = dtype.fields["head"][:2]
+    stored = np.dtype(
+        {
+            "names": ["head", *names],
+            "formats": [head, *(ITEM for _ in names)],
+            "offsets": [place, *(dtype.fields[name][1] for name in names)],
+            "itemsize": dtype.itemsize,
+        }
+    )
+    rows = np.frombuffer(raw_table(source, data), dtype=stored)
+    heads = rows["head"]
+    samples = heads["number_of_samples"].astype(np.int64)
+    expected = {
+        "traj": samples * heads["trajectory_dimensions"],
+        "data": 2 * samples * heads["active_channels"],
+    }
+    heaps = []
+    for name in names:
+        lengths = rows[name]["length"]
+        wrong = (lengths != expected[name]) & ((lengths != 0) | (name == "data"))
+        if wrong.any():
+            bad = int(np.argmax(wrong))
+            claim = f"holds {lengths[bad]} numbers of {name}, its header says {expected[name][bad]}"
+            raise BadVolume(source.path, f"acquisition {bad} {claim}")
+        heaps.append(np.where(lengths > 0, rows[name]["heap"], np.uint64(0)))
+    return heads, np.stack(heaps, axis=1)
