@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_same
+from kdrift.data.discover import same_content
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
@@ -36,6 +37,8 @@ class ConversionReport:
     failed: dict[str, str]
     notes: dict[str, tuple[str, ...]]
     """What the reader of each converted source guessed, chose, left out or doubts."""
+    found: tuple[str, ...]
+    """Sentences on what was found: what was left out and why, and files that are the same."""
     num_bytes: int
     seconds: float
 
@@ -89,7 +92,8 @@ def convert(
     how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")
-    found = find_all(config.sources)
+    found, places = find_all(config.sources)
+    said = [f"{place.root}: {place.left_out}" for place in places if place.left_out]
     opened = open_store(config.store, "a")
     with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {config.store}"):
         stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
@@ -124,7 +128,8 @@ def convert(
         converted=tuple(sorted(done)),
         skipped=tuple(sorted(skipped.values())),
         failed=dict(sorted(failed.items())),
-        notes={path: said for path, said in sorted(notes.items()) if said},
+        notes={path: sentences for path, sentences in sorted(notes.items()) if sentences},
+        found=(*said, *same_content([source.path for source in found])),
         num_bytes=sum(done.values()),
         seconds=time.perf_counter() - started,
     )
