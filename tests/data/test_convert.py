@@ -189,8 +189,8 @@ def slow_task(path, name, store, requested, how, task=convert._convert_task):
     import time
     from kdrift.data import store_write
     store_write.BLOCK_BYTES, store_write.SHARD_SLICE_BYTES = 1, 0  # a file a slice, written one by one
-    crc32 = store_write.crc32
-    store_write.crc32 = lambda row: (time.sleep(0.1), crc32(row))[1]
+    checksums = store_write.checksums
+    store_write.checksums = lambda block: (time.sleep(0.1 * len(block)), checksums(block))[1]
     return task(path, name, store, requested, how)
 
 convert._convert_task = slow_task
@@ -291,12 +291,12 @@ def test_names_are_safe_unique_and_kept(tmp_path: Path) -> None:
     for name in ("p1/T1.npy", "p2/T1.npy", "p2/T2 (new).npy"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         np.save(tmp_path / name, np.ones((1, 4, 4)))
-    found, _ = find_all([str(tmp_path)])
+    found = find_all([str(tmp_path)])
     names = assign_names(found, {})
     assert sorted(names.values()) == ["p1_T1", "p2_T1", "p2_T2_new_"]
-    single, _ = find_all([str(tmp_path / "p1" / "T1.npy"), str(tmp_path / "*" / "T1.npy")])
+    single = find_all([str(tmp_path / "p1" / "T1.npy"), str(tmp_path / "*" / "T1.npy")])
     assert sorted(assign_names(single, {}).values()) == ["p1_T1", "p2_T1"]
-    (one,), _ = find_all([str(tmp_path / "p1" / "T1.npy")])
+    (one,) = find_all([str(tmp_path / "p1" / "T1.npy")])
     assert assign_names([one], {}) == {one.path: "T1"}
     assert assign_names([one], {"old": {"path": one.path}}) == {one.path: "old"}
     assert assign_names([one], {"T1": {"path": "/elsewhere/T1.npy", "bytes": 1}})[one.path].endswith("p1_T1")

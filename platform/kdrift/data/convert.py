@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_same
-from kdrift.data.discover import same_content
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
@@ -92,11 +91,12 @@ def convert(
     how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")
-    found, places = find_all(config.sources)
-    said = [f"{place.root}: {place.left_out}" for place in places if place.left_out]
+    said: list[str] = []
+    found = find_all(config.sources, said.append)
     opened = open_store(config.store, "a")
     with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {config.store}"):
-        stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
+        known = opened.list_volumes(lambda error: said.append(str(error)))  # a damaged volume is made anew
+        stored = {name: opened.attributes(name)["source"] for name in known}
         names = assign_names(found, stored)
         remove_leftovers(opened)
         skipped = {
@@ -129,7 +129,7 @@ def convert(
         skipped=tuple(sorted(skipped.values())),
         failed=dict(sorted(failed.items())),
         notes={path: sentences for path, sentences in sorted(notes.items()) if sentences},
-        found=(*said, *same_content([source.path for source in found])),
+        found=tuple(said),
         num_bytes=sum(done.values()),
         seconds=time.perf_counter() - started,
     )

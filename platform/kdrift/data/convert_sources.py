@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrift.data.discover import Found, find_scans
+from kdrift.data.discover import find_scans, same_content
 from kdrift.data.formats import FORMATS, volume_name
 from kdrift.data.paths import STORE_FILES, files_of, split_series
 from kdrift.data.store import normalise_location
@@ -35,23 +35,28 @@ class Source:
     """How many of the last parts always belong to the name (below the folder that was given)."""
 
 
-def find_all(locations: Iterable[str]) -> tuple[list[Source], list[Found]]:
-    """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order; return what was found too.
+def find_all(locations: Iterable[str], say: Callable[[str], None] | None = None) -> list[Source]:
+    """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order.
+
+    `say` gets a sentence on what was left out at each place and why, and on files that are the same.
 
     Raises ValueError if a pattern or folder holds nothing that can be read; a missing file is left for conversion to
     name.
     """
     sources: dict[str, Source] = {}
-    places = []
     for location in locations:
         found = find_scans(normalise_location(location))
+        left_out = f"; {found.left_out}" if found.left_out else ""
         if not found.sources:
-            nothing = f"{location} holds no file of a known format ({', '.join(FORMATS)})"
-            raise ValueError(f"{nothing}; {found.left_out}" if found.left_out else nothing)
+            raise ValueError(f"{location} holds no file of a known format ({', '.join(FORMATS)}){left_out}")
         for path in found.sources:
             sources.setdefault(path, _source(path, found.root))
-        places.append(found)
-    return list(sources.values()), places
+        if left_out and say is not None:
+            say(f"{location}: {found.left_out}")
+    if say is not None:
+        for sentence in same_content(list(sources)):
+            say(sentence)
+    return list(sources.values())
 
 
 def fingerprint(path: str, with_hash: bool) -> dict[str, Any]:

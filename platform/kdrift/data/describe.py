@@ -88,7 +88,8 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
 
 def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
-    volumes = [store.read_volume(name) for name in store.list_volumes()]
+    damaged: list[str] = []
+    volumes = [store.read_volume(name) for name in store.list_volumes(lambda error: damaged.append(str(error)))]
     shown = ("name", "kind", "shape", "recon_size", "arrays")
     description = {
         "what": "store",
@@ -98,8 +99,8 @@ def _describe_store(store: Store, verify: bool) -> Description:
         "num_slices": sum(volume.info.num_slices for volume in volumes),
         "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
     }
-    if verify:
-        description["faults"] = store.verify()
+    if verify or damaged:
+        description["faults"] = store.verify() if verify else damaged
     return description
 
 
@@ -181,11 +182,12 @@ def _describe_bundle(path: Path) -> Description:
 def _serves(path: Path) -> Description:
     """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
     from kdrift.methods import METHODS
-    from kdrift.prior.bundle import read_config
+    from kdrift.prior.bundle import check_sums, read_config
 
     try:
+        check_sums(path)
         network, info = read_config(path)
-    except ValueError as error:  # whatever the file has is described all the same
+    except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
     return {"noise": info.noise, "serves": serves}

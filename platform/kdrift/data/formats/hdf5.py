@@ -55,7 +55,7 @@ def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | No
 
 
 def is_hard(group: Any, name: str) -> bool:
-    """Return whether `name` is an object of the group's own file: asking `name in group` follows links to other files."""
+    """Return whether `name` is an object of the group's own file; asking h5py would follow links to other files."""
     links = getattr(group.id, "links", None)
     stored = os.fsencode(name)
     return links is not None and links.exists(stored) and links.get_info(stored).type == h5py.h5l.TYPE_HARD
