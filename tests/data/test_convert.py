@@ -189,8 +189,8 @@ def slow_task(path, name, store, requested, how, task=convert._convert_task):
     import time
     from kdrift.data import store_write
     store_write.BLOCK_BYTES, store_write.SHARD_SLICE_BYTES = 1, 0  # a file a slice, written one by one
-    crc32 = store_write.crc32
-    store_write.crc32 = lambda row: (time.sleep(0.1), crc32(row))[1]
+    checksums = store_write.checksums
+    store_write.checksums = lambda block: (time.sleep(0.1 * len(block)), checksums(block))[1]
     return task(path, name, store, requested, how)
 
 convert._convert_task = slow_task

@@ -21,7 +21,8 @@ from formats_helpers import (
     write_ismrmrd,
     xml,
 )
-from kdrift.data.formats import BadVolume, find_sources, open_volume, volume_name
+from kdrift.data.discover import find_sources
+from kdrift.data.formats import BadVolume, open_volume, volume_name
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.formats.fastmri import write_fastmri
 

@@ -20,7 +20,8 @@ from formats_helpers import (
     write_ismrmrd,
     xml,
 )
-from kdrift.data.formats import BadVolume, find_sources, open_volume
+from kdrift.data.discover import find_sources
+from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.bart import write_bart
 
 

@@ -40,7 +40,7 @@ def test_store_and_volume(store: Path, capsys: pytest.CaptureFixture[str]) -> No
     whole, one = json.loads(capsys.readouterr().out)
     assert (whole["what"], whole["schema"], whole["num_volumes"], whole["num_slices"]) == (
         "store",
-        "kdrift-store 1",
+        "kdrift-store 2",
         1,
         2,
     )
@@ -60,7 +60,7 @@ def test_verify_gives_status_1(store: Path, capsys: pytest.CaptureFixture[str]) 
     assert "faults: none" in capsys.readouterr().out
     (store / "scan" / "kspace" / "c" / "1" / "0" / "0" / "0").write_bytes(b"x")
     assert run(str(store), "--verify") == 1
-    assert "cannot be read" in capsys.readouterr().out
+    assert "kspace is damaged" in capsys.readouterr().out
 
 
 def test_scans_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

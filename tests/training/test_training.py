@@ -260,7 +260,7 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path) -> None:
     content = (newest / "state.pt").read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"garbage" * 10):
         (newest / "state.pt").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"images_000000000030 cannot be read"):
+        with pytest.raises(ValueError, match=r"images_000000000030 is damaged"):
             load_checkpoint(newest)
 
 

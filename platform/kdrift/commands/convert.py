@@ -61,6 +61,8 @@ def run(options: Options) -> int:
         config = ConvertConfig(list(options.sources), **joined({name: getattr(options, name) for name in names}))
     report = convert(config, address=options.address, quiet=options.quiet, echo=echo)
     print(f"{config.store}: {report.summary}")
+    for sentence in report.found:
+        print(f"note: {sentence}", file=sys.stderr)
     for source, notes in report.notes.items():
         for note in notes:
             print(f"note: {source}: {note}", file=sys.stderr)

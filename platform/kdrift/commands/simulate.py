@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +61,7 @@ def run(options: Options) -> int:
         raise Misuse("give --out or --store, one of the two")
     config = _config(options)
     first, last = _pair(options.slices, ":", "--slices") if options.slices else (0, None)
-    sources = find_all(options.sources)
+    sources = find_all(options.sources, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     names = assign_names(sources, {})
     single_file = options.out is not None and options.out.endswith((".h5", ".hdf5"))
     if single_file and len(sources) > 1:

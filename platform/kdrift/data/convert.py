@@ -36,6 +36,8 @@ class ConversionReport:
     failed: dict[str, str]
     notes: dict[str, tuple[str, ...]]
     """What the reader of each converted source guessed, chose, left out or doubts."""
+    found: tuple[str, ...]
+    """Sentences on what was found: what was left out and why, and files that are the same."""
     num_bytes: int
     seconds: float
 
@@ -89,10 +91,12 @@ def convert(
     how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")
-    found = find_all(config.sources)
+    said: list[str] = []
+    found = find_all(config.sources, said.append)
     opened = open_store(config.store, "a")
     with only_user(opened.location if opened.is_local else None, f"another conversion is writing to {config.store}"):
-        stored = {name: opened.attributes(name)["source"] for name in opened.list_volumes()}
+        known = opened.list_volumes(lambda error: said.append(str(error)))  # a damaged volume is made anew
+        stored = {name: opened.attributes(name)["source"] for name in known}
         names = assign_names(found, stored)
         remove_leftovers(opened)
         skipped = {
@@ -124,7 +128,8 @@ def convert(
         converted=tuple(sorted(done)),
         skipped=tuple(sorted(skipped.values())),
         failed=dict(sorted(failed.items())),
-        notes={path: said for path, said in sorted(notes.items()) if said},
+        notes={path: sentences for path, sentences in sorted(notes.items()) if sentences},
+        found=tuple(said),
         num_bytes=sum(done.values()),
         seconds=time.perf_counter() - started,
     )

@@ -1,22 +1,26 @@
-"""What to convert: sources found under folders, globs and URLs, their fingerprints, and a unique name for each."""
+"""What to convert: the scans that are found, their fingerprints, and a unique name for each."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrift.data.formats import FORMATS, find_sources, format_of, volume_name
+from kdrift.data.discover import find_scans, same_content
+from kdrift.data.formats import FORMATS, volume_name
+from kdrift.data.paths import STORE_FILES, files_of, split_series
 from kdrift.data.store import normalise_location
 
 HASH_BYTES = 64 * 2**20
 """Sources up to this size are hashed, so that a copy or a touched file is recognised; larger ones go by time."""
+
+LONGEST_NAME = 160
+"""Longer names are cut and told apart by a digest: file systems take 255 bytes, of which the store needs some."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,28 @@ class Source:
     """How many of the last parts always belong to the name (below the folder that was given)."""
 
 
-def find_all(locations: Iterable[str]) -> list[Source]:
+def find_all(locations: Iterable[str], say: Callable[[str], None] | None = None) -> list[Source]:
     """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order.
+
+    `say` gets a sentence on what was left out at each place and why, and on files that are the same.
 
     Raises ValueError if a pattern or folder holds nothing that can be read; a missing file is left for conversion to
     name.
     """
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for location in locations:
-        root = normalise_location(location)
-        paths = _remote_sources(root) if "://" in root else _local_sources(root)
-        if not paths:
-            raise ValueError(f"{location} holds no file of a known format ({', '.join(FORMATS)})")
-        for path in paths:
-            found.setdefault(path, _source(path, root))
-    return list(found.values())
+        found = find_scans(normalise_location(location))
+        left_out = f"; {found.left_out}" if found.left_out else ""
+        if not found.sources:
+            raise ValueError(f"{location} holds no file of a known format ({', '.join(FORMATS)}){left_out}")
+        for path in found.sources:
+            sources.setdefault(path, _source(path, found.root))
+        if left_out and say is not None:
+            say(f"{location}: {found.left_out}")
+    if say is not None:
+        for sentence in same_content(list(sources)):
+            say(sentence)
+    return list(sources.values())
 
 
 def fingerprint(path: str, with_hash: bool) -> dict[str, Any]:
@@ -53,13 +64,14 @@ def fingerprint(path: str, with_hash: bool) -> dict[str, Any]:
     if "://" in path:
         from fsspec.core import url_to_fs
 
-        filesystem, remote = url_to_fs(path.partition("#")[0])
+        filesystem, remote = url_to_fs(path)
         filesystem.invalidate_cache()
+        remote, _ = split_series(remote, filesystem.exists)
         files = filesystem.find(remote) or [remote]
         size = sum(int(filesystem.info(file)["size"] or 0) for file in files)
         version = hashlib.sha256("".join(str(filesystem.ukey(file)) for file in files).encode()).hexdigest()
         return {"path": path, "bytes": size, "version": version, "sha256": None}
-    files = _files_of(path)
+    files = files_of(path)
     stats = [os.stat(file) for file in files]
     size = sum(stat.st_size for stat in stats)
     version = str(max((stat.st_mtime_ns for stat in stats), default=0))
@@ -83,75 +95,51 @@ def is_same(stored: Mapping[str, Any], path: str) -> bool:
 
 
 def assign_names(sources: Sequence[Source], stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Give every source a safe name, unique in this run and in the store: path -> name.
+    """Give every source a safe name, unique in this run and in the store, in capitals or not: path -> name.
 
     A source converted before keeps its name. Otherwise the name is the path below the folder that was given, with
     parent folders put in front where two sources would have the same, or a digest of the path as the last resort.
     """
     by_path = {str(source["path"]): name for name, source in stored.items() if "path" in source}
+    taken = {name.lower(): name for name in stored}
     names = {source.path: by_path[source.path] for source in sources if source.path in by_path}
     rest = [source for source in sources if source.path not in names]
     depth = {source.path: source.num_own for source in rest}
 
     def clashes(path: str) -> bool:
-        name = proposed[path]
-        return count[name] > 1 or (name in stored and not is_same(stored[name], path))
+        name = proposed[path].lower()
+        return count[name] > 1 or (name in taken and not is_same(stored[taken[name]], path))
 
     while True:
         proposed = {source.path: _join(source.parts[-depth[source.path] :]) for source in rest}
-        count = Counter([*proposed.values(), *names.values()])
+        count = Counter(name.lower() for name in (*proposed.values(), *names.values()))
         longer = [s.path for s in rest if depth[s.path] < len(s.parts) and clashes(s.path)]
         if not longer:
             break
         for path in longer:
             depth[path] += 1
     for path, name in proposed.items():
-        names[path] = f"{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}" if clashes(path) else name
+        if clashes(path) or len(name) > LONGEST_NAME or name.lower() in STORE_FILES:
+            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        names[path] = name
     return {source.path: names[source.path] for source in sources}
 
 
-def _local_sources(root: str) -> list[str]:
-    if not os.path.exists(root) and glob.has_magic(root):
-        return [path for match in sorted(glob.glob(root, recursive=True)) for path in find_sources(match)]
-    return find_sources(root)
-
-
-def _remote_sources(root: str) -> list[str]:
-    """Expand a URL: a pattern or a folder of files with known suffixes (a folder of DICOM files is one series)."""
-    from fsspec.core import url_to_fs
-
-    protocol = root.partition("://")[0]
-    filesystem, remote = url_to_fs(root)
-    filesystem.invalidate_cache()
-    if filesystem.isfile(remote):
-        return [root]
-    files = filesystem.glob(remote) if glob.has_magic(remote) else filesystem.find(remote)
-    found: dict[str, None] = {}
-    for file in sorted(files):
-        kind = format_of(file)
-        if kind == "dicom":
-            file = file.rpartition("/")[0]
-        if kind is not None and not (kind == "bart" and file.lower().endswith(".hdr")):
-            found[f"{protocol}://{file.lstrip('/')}"] = None
-    return list(found)
-
-
 def _source(path: str, root: str) -> Source:
-    plain, _, series = path.partition("#") if not os.path.exists(path) else (path, "", "")
+    plain, series = split_series(path, _exists)
     stem = volume_name(plain) + (f"_{series}" if series else "")
     folders = [part for part in plain.partition("://")[2 if "://" in plain else 0].split("/") if part][:-1]
     num_own = plain[len(root) :].count("/") if plain.startswith(f"{root}/") else 1
     return Source(path, (*folders, stem), num_own)
 
 
-def _files_of(path: str) -> list[str]:
-    """Return the files behind a local source: itself, the pair of a BART volume, all files of a DICOM folder."""
-    folder = path if os.path.exists(path) else path.rpartition("#")[0] or path
-    if os.path.isdir(folder):
-        return sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-    stem = os.path.splitext(path)[0] if path.endswith((".cfl", ".hdr")) else path
-    pair = [f"{stem}{suffix}" for suffix in (".cfl", ".hdr") if os.path.exists(f"{stem}{suffix}")]
-    return pair if pair and (path.endswith((".cfl", ".hdr")) or not os.path.exists(path)) else [path]
+def _exists(path: str) -> bool:
+    if "://" not in path:
+        return os.path.exists(path)
+    from fsspec.core import url_to_fs
+
+    filesystem, remote = url_to_fs(path)
+    return bool(filesystem.exists(remote))
 
 
 def _join(parts: Iterable[str]) -> str:

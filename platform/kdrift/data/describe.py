@@ -15,7 +15,10 @@ from typing import Any
 
 import h5py
 
-from kdrift.data.formats import find_sources, open_volume
+from kdrift.data.discover import find_scans, same_content
+from kdrift.data.formats import open_volume
+from kdrift.data.formats.hdf5 import hard_links
+from kdrift.data.paths import halves, split_series
 from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
 from kdrift.data.volume import VolumeInfo
 from kdrift.runs.files import file_sha256
@@ -42,7 +45,7 @@ def describe(path: str, verify: bool = False) -> Description:
         return {"what": "stored volume", "path": path, **_stored(volume)}
     if "://" in path:
         return _describe_scan(path)
-    if not os.path.exists(path) and not any(os.path.exists(path + end) for end in (".cfl", ".hdr")) and "#" not in path:
+    if not any(map(os.path.exists, (path, split_series(path)[0], *halves(path, (".cfl", ".hdr"))))):
         from kdrift.prior.bundle import find_prior, shipped_priors
 
         if path in shipped_priors():
@@ -56,8 +59,9 @@ def describe(path: str, verify: bool = False) -> Description:
         return _describe_checkpoint(path)
     if os.path.isfile(path) and h5py.is_hdf5(path):
         with h5py.File(path, "r", locking=False) as file:
-            if "reconstruction" in file and "kspace" not in file:
-                return _describe_result(path, file)
+            names = hard_links(file)
+            if "reconstruction" in names and "kspace" not in names:
+                return _describe_result(path, file, names)
     if os.path.isdir(path):
         return _describe_folder(path)
     return _describe_scan(path)
@@ -84,7 +88,8 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
 
 def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
-    volumes = [store.read_volume(name) for name in store.list_volumes()]
+    damaged: list[str] = []
+    volumes = [store.read_volume(name) for name in store.list_volumes(lambda error: damaged.append(str(error)))]
     shown = ("name", "kind", "shape", "recon_size", "arrays")
     description = {
         "what": "store",
@@ -94,8 +99,8 @@ def _describe_store(store: Store, verify: bool) -> Description:
         "num_slices": sum(volume.info.num_slices for volume in volumes),
         "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
     }
-    if verify:
-        description["faults"] = store.verify()
+    if verify or damaged:
+        description["faults"] = store.verify() if verify else damaged
     return description
 
 
@@ -133,19 +138,21 @@ def _info(info: VolumeInfo) -> Description:
 
 
 def _describe_folder(path: str) -> Description:
-    found = find_sources(path)
-    if not found:
-        raise ValueError(f"{path} is a folder without a store, a prior, or a file of a known format")
-    if found == [path]:
-        return _describe_scan(path)
+    found = find_scans(path)
+    if not found.sources:
+        nothing = f"{path} is a folder without a store, a prior, or a file of a known format"
+        raise ValueError(f"{nothing}; {found.left_out}" if found.left_out else nothing)
+    said = [sentence for sentence in (found.left_out, *same_content(found.sources)) if sentence]
+    if found.sources == (path,):
+        return {**_describe_scan(path), **({"folder": said} if said else {})}
     scans = []
-    for source in found:
+    for source in found.sources:
         try:
             description = _describe_scan(source)
             scans.append({key: description[key] for key in ("path", "kind", "shape")})
         except ValueError as error:
             scans.append({"path": source, "kind": "unreadable", "reason": str(error).removeprefix(f"{source}: ")})
-    return {"what": "folder of scans", "path": path, "num_scans": len(scans), "scans": scans}
+    return {"what": "folder of scans", "path": path, "num_scans": len(scans), "notes": said, "scans": scans}
 
 
 def _describe_bundle(path: Path) -> Description:
@@ -175,11 +182,12 @@ def _describe_bundle(path: Path) -> Description:
 def _serves(path: Path) -> Description:
     """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
     from kdrift.methods import METHODS
-    from kdrift.prior.bundle import read_config
+    from kdrift.prior.bundle import check_sums, read_config
 
     try:
+        check_sums(path)
         network, info = read_config(path)
-    except ValueError as error:  # whatever the file has is described all the same
+    except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
     return {"noise": info.noise, "serves": serves}
@@ -253,10 +261,10 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]]) -> Description:
     }
 
 
-def _describe_result(path: str, file: h5py.File) -> Description:
+def _describe_result(path: str, file: h5py.File, names: list[str]) -> Description:
     arrays = {
         key: f"{' x '.join(map(str, node.shape)) or 'scalar'} {node.dtype}"
-        for key, node in file.items()
+        for key, node in ((key, file[key]) for key in names)
         if isinstance(node, h5py.Dataset)
     }
     attrs = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}

@@ -1,17 +1,15 @@
-"""The kdrift store: one zarr v3 group a volume, schema `kdrift-store` version 1 (docs/store.md).
+"""The kdrift store: one zarr v3 group a volume, schema `kdrift-store` version 2 (docs/store.md).
 
 A store is a folder or an fsspec URL (`s3://...`). A volume is listed only when it is complete, so a killed
-writer never leaves a half volume that reads as whole. Writing is in `store_write`.
+writer never leaves a half volume that reads as whole. Writing is in `store_write`, what is checked in `store_check`.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +19,13 @@ import numpy as np
 import zarr
 
 from kdrift.data.geometry import from_dict
-from kdrift.data.volume import Loader, Volume, VolumeInfo
+from kdrift.data.store_check import AGAIN, CHECKSUMS, CheckedArray, checked_array, read_sealed, sealed
+from kdrift.data.volume import BadVolume, Loader, Volume, VolumeInfo, naming
 
 SCHEMA = "kdrift-store"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Version 1 has no digest of attributes, and CRC-32 as checksums."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 Mode = Literal["r", "a"]
 
@@ -42,16 +43,27 @@ class Store:
             self._files, self._root = fsspec.core.url_to_fs(self.location, **(storage_options or {}))
         self._open_root()
 
-    def list_volumes(self) -> list[str]:
-        """Return the names of all complete volumes, sorted."""
-        return [name for name in self._folders() if self._complete(name) is not None]
+    def list_volumes(self, on_damage: Callable[[BadVolume], None] | None = None) -> list[str]:
+        """Return the names of all complete volumes, sorted; a damaged one goes to `on_damage`, or raises BadVolume."""
+        names = []
+        for name in self._folders():
+            try:
+                names += [name] if self._complete(name) is not None else []
+            except BadVolume as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+        return names
 
     def root_attributes(self) -> dict[str, Any]:
         """Return the attributes of the store itself: schema and version."""
         return self._attributes("") or {}
 
     def attributes(self, name: str) -> dict[str, Any]:
-        """Return the attributes of a complete volume: kind, info, source, arrays with their checksums."""
+        """Return the attributes of a complete volume: kind, info, source, arrays with their checksums.
+
+        Raises ValueError where there is none of this name, BadVolume where they are damaged.
+        """
         attributes = self._complete(name) if SAFE_NAME.match(name) else None
         if attributes is None:
             names = self.list_volumes()
@@ -65,13 +77,13 @@ class Store:
         attributes = self.attributes(name)
         try:
             info = _info(attributes["info"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.location}/{name}: attributes are not of {SCHEMA} {VERSION}: {error}") from None
-        arrays = attributes["arrays"]
+            arrays = dict(attributes["arrays"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadVolume(f"{self.location}/{name}", f"attributes are not of {SCHEMA} {VERSION}: {error}") from None
 
         @functools.cache
-        def open_array(array_name: str) -> Any:
-            return self.array(name, array_name)
+        def open_array(array_name: str) -> CheckedArray:
+            return self.checked_array(name, array_name, arrays[array_name])
 
         def loader(array_name: str) -> Loader | None:
             return (lambda start, stop: open_array(array_name)[start:stop]) if array_name in arrays else None
@@ -89,21 +101,22 @@ class Store:
         )
 
     def verify(self, name: str | None = None) -> list[str]:
-        """Recompute the checksum of every slice; return one sentence a fault, an empty list if all is well."""
+        """Check every slice; return one sentence a fault, an empty list if all is well."""
         faults: list[str] = []
-        for volume_name in [name] if name is not None else self.list_volumes():
+
+        def note(error: BadVolume) -> None:
+            faults.append(str(error))
+
+        for volume_name in [name] if name is not None else self.list_volumes(note):
             for array_name, entry in self.attributes(volume_name)["arrays"].items():
-                where = f"{self.location}/{volume_name}/{array_name}"
                 try:
-                    array = self.array(volume_name, array_name)
-                    stored = [crc32(array[i]) for i in range(array.shape[0])]
-                except Exception as error:  # a broken chunk may raise anything in the codecs
-                    faults.append(f"{where}: cannot be read: {type(error).__name__}: {error}")
+                    array = self.checked_array(volume_name, array_name, entry)
+                    bad = [row for i in range(array.shape[0]) for row in array.read(i, i + 1)[1]]
+                except BadVolume as error:
+                    note(error)
                     continue
-                if len(stored) != len(entry["crc32"]):
-                    faults.append(f"{where}: has {len(stored)} rows, expected {len(entry['crc32'])}")
-                bad = [i for i, (a, b) in enumerate(zip(stored, entry["crc32"], strict=False)) if a != b]
                 if bad:
+                    where = f"{self.location}/{volume_name}/{array_name}"
                     faults.append(f"{where}: checksum differs in row {', '.join(map(str, bad))}")
         return faults
 
@@ -117,8 +130,24 @@ class Store:
         self._files.invalidate_cache()
 
     def array(self, name: str, array_name: str) -> Any:
-        """Open one zarr array of a volume."""
+        """Open one zarr array of a volume; what is read of it is not checked."""
         return zarr.open_array(self.zarr_store(read_only=True), path=f"{name}/{array_name}", mode="r")
+
+    def checked_array(self, name: str, array_name: str, entry: dict[str, Any]) -> CheckedArray:
+        """Open one array of a volume by what its attributes say of it; what is read of it is checked."""
+        volume = f"{self.location}/{name}"
+        with naming(volume, f"{array_name} is damaged or missing"):
+            array = self.array(name, array_name)
+            return checked_array(volume, array_name, array, entry, self.read_bytes(f"{name}/{array_name}/zarr.json"))
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return the content of a file of the store."""
+        content: bytes = self._files.cat_file(f"{self._root}/{path}")
+        return content
+
+    def write_group(self, path: str, attributes: Mapping[str, Any]) -> None:
+        """Write the metadata of a group with the digest of its attributes; "" is the store itself."""
+        self._files.pipe_file(f"{self._root}/{path}/zarr.json".replace("//zarr", "/zarr"), sealed(attributes))
 
     def zarr_store(self, read_only: bool) -> Any:
         """Return the zarr store object behind this store (zarr keeps an event loop: never fork after it)."""
@@ -148,14 +177,15 @@ class Store:
             if self._folders():
                 raise ValueError(f"{self.location} exists and is not a kdrift store; choose another folder")
             attributes = {"schema": SCHEMA, "version": VERSION}
-            zarr.create_group(self.zarr_store(read_only=False), zarr_format=3, attributes=attributes)
+            self._files.makedirs(self._root, exist_ok=True)
+            self.write_group("", attributes)
         if attributes.get("schema") != SCHEMA:
             raise ValueError(
                 f"{self.location} is a zarr group but not a {SCHEMA} (schema {attributes.get('schema')!r})"
             )
-        if attributes.get("version") != VERSION:
-            found = attributes.get("version")
-            raise ValueError(f"{self.location} has {SCHEMA} version {found!r}, this kdrift reads version {VERSION}")
+        if attributes.get("version") not in READABLE:
+            found, known = attributes.get("version"), " and ".join(map(str, READABLE))
+            raise ValueError(f"{self.location} has {SCHEMA} version {found!r}, this kdrift reads versions {known}")
 
     def _folders(self) -> list[str]:
         self._files.invalidate_cache()
@@ -171,14 +201,19 @@ class Store:
         return attributes if attributes.get("complete") is True else None
 
     def _attributes(self, name: str) -> dict[str, Any] | None:
-        path = f"{self._root}/{name}/zarr.json" if name else f"{self._root}/zarr.json"
+        """Return the attributes of a volume, or of the store itself (""); None where there is no group.
+
+        Raises BadVolume where its metadata is damaged, or is missing of a volume on disk, which appears as a whole.
+        """
+        where = f"{self.location}/{name}".rstrip("/")
         try:
-            node = json.loads(self._files.cat_file(path))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+            content = self.read_bytes(f"{name}/zarr.json" if name else "zarr.json")
+        except (FileNotFoundError, NotADirectoryError):
+            if name and self.is_local and any(Path(self._root, name).glob("*/zarr.json")):
+                raise BadVolume(where, f"zarr.json is missing; {AGAIN}") from None
             return None
-        if not isinstance(node, dict) or node.get("node_type") != "group":
-            return None
-        return node.get("attributes") or {}
+        new = f'"{next(iter(CHECKSUMS))}"' if name else f'"version": {VERSION}'
+        return read_sealed(where, content, new.encode())
 
 
 @dataclass(kw_only=True)
@@ -186,7 +221,8 @@ class StoredVolume(Volume):
     """One volume of a store: a `Volume` like any file, with the arrays that the conversion computed."""
 
     attributes: dict[str, Any]
-    open_array: Callable[[str], Any]
+    open_array: Callable[[str], CheckedArray]
+    """Open an array by its name; what is read of it is checked."""
 
     @property
     def array_names(self) -> list[str]:
@@ -201,7 +237,7 @@ class StoredVolume(Volume):
         if "smaps" not in self.array_names:
             held = ", ".join(self.array_names)
             raise ValueError(f"{self.path} has no coil maps, it has {held}; convert with --smaps")
-        return np.asarray(self.open_array("smaps")[start:stop])
+        return self.open_array("smaps")[start:stop]
 
 
 def open_store(location: str | Path, mode: Mode = "r", storage_options: dict[str, Any] | None = None) -> Store:
@@ -218,6 +254,8 @@ def is_store(location: str | Path) -> bool:
     """Tell whether a kdrift store lies at a path or URL."""
     try:
         Store(str(location), "r")
+    except BadVolume:  # a damaged one: opening it says so
+        return True
     except (ValueError, OSError):
         return False
     return True
@@ -253,9 +291,3 @@ def normalise_location(location: str) -> str:
     if location.startswith("file://"):
         location = location[len("file://") :]
     return location.rstrip("/") if "://" in location else os.path.abspath(location)
-
-
-def crc32(values: Any) -> int:
-    """Return the CRC-32 of an array's little-endian bytes in C order."""
-    array = np.ascontiguousarray(values)
-    return zlib.crc32(array.reshape(-1).view(np.uint8).data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import shutil
 import uuid
@@ -18,7 +18,8 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from kdrift import __version__
-from kdrift.data.store import SAFE_NAME, Store, crc32
+from kdrift.data.store import SAFE_NAME, Store
+from kdrift.data.store_check import CHECKSUMS, checksums
 from kdrift.data.volume import Volume
 from kdrift.runs.files import put_folder
 
@@ -68,7 +69,7 @@ def write_volume(
             if array_name not in writers:
                 writers[array_name] = _SliceWriter(zarr_store, path, array_name, block, volume.info.num_slices)
             writers[array_name].append(block)
-        arrays = {key: {"crc32": writer.finish()} for key, writer in writers.items()}
+        arrays = {key: _entry(store, f"{path}/{key}", writer.finish()) for key, writer in writers.items()}
         info = replace(volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays)
         attrs = {key: _json_value(value) for key, value in info.attrs.items()}
         attributes: dict[str, Any] = {
@@ -80,9 +81,14 @@ def write_volume(
             "written_by": f"kdrift {__version__}",
             "complete": True,
         }
-        json.dumps(attributes, allow_nan=False)
-        zarr.open_group(zarr_store, path=path, mode="a", zarr_format=3).attrs.put(attributes)
+        store.write_group(path, attributes)
     return sum(writer.num_bytes for writer in writers.values())
+
+
+def _entry(store: Store, path: str, slices: list[int | str]) -> dict[str, Any]:
+    """Return what a volume says of one array: the checksum of every slice and that of its metadata."""
+    metadata = hashlib.sha256(store.read_bytes(f"{path}/zarr.json")).hexdigest()
+    return {next(iter(CHECKSUMS)): slices, "metadata": metadata}
 
 
 def remove_leftovers(store: Store, names: set[str] | None = None) -> list[str]:
@@ -179,7 +185,7 @@ class _SliceWriter:
         slice_bytes = first.nbytes // len(first)
         small = slice_bytes <= SHARD_SLICE_BYTES and slice_bytes * num_slices <= SHARD_VOLUME_BYTES
         sharded = small and has_slices and num_slices > 1
-        self._name, self._crc32 = name, list[int]()
+        self._name, self._checksums = name, list[int | str]()
         self._held: list[np.ndarray] | None = [] if sharded else None
         self.num_bytes = 0
         # Float k-space shrinks by 8 % and reads at half the speed; magnitudes come from integers and shrink well.
@@ -199,22 +205,22 @@ class _SliceWriter:
     def append(self, block: np.ndarray) -> None:
         """Write or hold the next slices."""
         block = np.ascontiguousarray(block)
-        position = len(self._crc32)
-        self._crc32 += [crc32(row) for row in block]
+        position = len(self._checksums)
+        self._checksums += checksums(block)
         self.num_bytes += block.nbytes
         if self._held is not None:
             self._held.append(block)
         else:
             self._array[position : position + len(block)] = block
 
-    def finish(self) -> list[int]:
+    def finish(self) -> list[int | str]:
         """Write what is held and return the checksum of every slice."""
-        if len(self._crc32) != self._array.shape[0]:
-            raise ValueError(f"{self._name} has {len(self._crc32)} slices, expected {self._array.shape[0]}")
+        if len(self._checksums) != self._array.shape[0]:
+            raise ValueError(f"{self._name} has {len(self._checksums)} slices, expected {self._array.shape[0]}")
         if self._held is not None:
             held, self._held = self._held, None
             self._array[:] = held[0] if len(held) == 1 else np.concatenate(held)
-        return self._crc32
+        return self._checksums
 
 
 def _json_value(value: Any) -> Any:

@@ -28,6 +28,9 @@ Loader = Callable[[int, int], npt.NDArray[Any]]
 AXES = ("slice", "coil", "row", "col")
 """Names of the axes of k-space, in the order that volumes have."""
 MAX_SLICE_BYTES = 4 << 30  # no MR slice is larger; a header that claims more is hostile or broken
+SMALL_BYTES = 256 << 20
+MAX_EXPANSION = 32
+"""Beyond `SMALL_BYTES`, data are at most so many times as large as the file that holds them."""
 
 
 class BadVolume(ValueError):
@@ -222,10 +225,28 @@ def check_dims(path: str, **dims: int) -> None:
 def check_declared(path: str, declared: int, stored: int, compressed: bool = False) -> None:
     """Raise `BadVolume` when a header declares more bytes than the file can hold.
 
-    Deflate cannot expand by more than a factor of 1032, so neither can an honest compressed file.
+    Compressed data may be larger than what is stored, within `check_expansion`.
     """
-    if declared > stored * (1032 if compressed else 1):
+    if compressed:
+        check_expansion(path, declared, stored)
+    elif declared > stored:
         raise BadVolume(path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?")
+
+
+def check_expansion(path: str, declared: int, stored: int) -> None:
+    """Raise `BadVolume` when what is read of a file would take far more memory than the file is large.
+
+    Deflate cannot expand by more than a factor of 1032, so neither can an honest file. Scans expand by less than
+    `MAX_EXPANSION`, and up to `SMALL_BYTES` any factor does no harm.
+    """
+    if declared > 1032 * stored:
+        raise BadVolume(path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?")
+    if declared > max(SMALL_BYTES, MAX_EXPANSION * stored):
+        raise BadVolume(
+            path,
+            f"header declares {declared >> 20} MiB of data in {stored} bytes, expected at most {MAX_EXPANSION} times"
+            " what is stored: if the scan is really so empty, save it without compression",
+        )
 
 
 def image_volume(path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr]) -> Volume:

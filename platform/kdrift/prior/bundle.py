@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from kdrift.sde import SDE, AttenuatedSDE, Noise
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
+_SUM = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9_.-]+)")
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,12 @@ def read_config(folder: Path) -> tuple[NetworkConfig, PriorInfo]:
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
-    """Load a shipped prior by name or any bundle by the path of its folder; the checksum is verified.
+    """Load a shipped prior by name or any bundle by the path of its folder; its checksums are verified.
 
     Raises ValueError when there is no such prior, a file is missing or damaged, or a parameter is missing or left over.
     """
     folder = find_prior(name_or_path)
-    sums = read_sums(folder)
-    for file in (WEIGHTS, CONFIG):
-        if not (folder / file).is_file() or sums.get(file) != file_sha256(folder / file):
-            raise ValueError(f"prior {folder}: {file} does not match {SUMS}; copy the folder again")
+    sums = check_sums(folder)
     network_config, info = read_config(folder)
     network = build_network(network_config)
     try:
@@ -145,6 +145,19 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         raise ValueError(f"prior {folder}: weights do not fit {CONFIG}: {first}") from None
     network = network.to(device).eval().requires_grad_(False)
     return Prior(folder.name, network, network_config, info, sums[WEIGHTS])
+
+
+def check_sums(folder: Path) -> dict[str, str]:
+    """Return the digests of a bundle's files; raise ValueError where a file is missing, damaged or changed by hand."""
+    sums = read_sums(folder)
+    for file in sums:
+        if not (folder / file).is_file() or sums[file] != file_sha256(folder / file):
+            again = f"cd {shlex.quote(str(folder))} && sha256sum {' '.join(sums)} > {SUMS}"
+            raise ValueError(
+                f"prior {folder}: {file} does not match {SUMS}: it was damaged or changed. Copy the folder again; if"
+                f" you changed it on purpose, say so: {again}"
+            )
+    return sums
 
 
 def save_prior(
@@ -190,8 +203,14 @@ _Readable.add_representer(
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Read `SHA256SUMS` as a mapping from file name to digest."""
+    """Read `SHA256SUMS` as a mapping from file name to digest. Raises ValueError where it is missing or damaged."""
     if not (folder / SUMS).is_file():
         raise ValueError(f"prior {folder}: {SUMS} is missing; a bundle is written by kdrift train")
-    pairs = (line.split(maxsplit=1) for line in (folder / SUMS).read_text().splitlines() if line.strip())
-    return {name.strip(): digest for digest, name in pairs}
+    lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    found = [_SUM.fullmatch(line) for line in lines]
+    sums = {match["name"]: match["digest"] for match in found if match is not None}
+    if None in found or not {WEIGHTS, CONFIG} <= set(sums):
+        raise ValueError(
+            f"prior {folder}: {SUMS} is damaged, expected lines of sha256sum for {WEIGHTS} and {CONFIG}; copy it again"
+        )
+    return sums

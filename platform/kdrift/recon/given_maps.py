@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kdrift.data.formats.bart import read_bart_maps
+from kdrift.data.formats.hdf5 import dataset, keys, open_file
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
 
@@ -54,10 +55,11 @@ def _load(path: str) -> npt.NDArray[np.generic]:
         raise ValueError(f"there is no file {path}")
     try:
         if file.suffix in (".h5", ".hdf5"):
-            with h5py.File(file) as opened:
-                if "smaps" not in opened:
-                    raise ValueError(f"it has no dataset smaps, it has {', '.join(opened) or 'none'}")
-                return np.asarray(opened["smaps"])
+            with contextlib.ExitStack() as resources:
+                opened = open_file(str(file), resources)
+                if (stored := dataset(opened, "smaps")) is None:
+                    raise ValueError(f"it has no dataset smaps, it has {', '.join(keys(opened)) or 'none'}")
+                return np.asarray(stored)
         if file.suffix in (".cfl", ".hdr", ""):
             return read_bart_maps(str(file))
         with open(file, "rb") as stream:  # np.load leaves open what it opened of a damaged archive

@@ -12,6 +12,7 @@ import kdrift
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import VolumeEntry, find_volumes
 from kdrift.data.store import Store, open_store
+from kdrift.data.store_check import recorded
 from kdrift.prior.bundle import SHIPPED, WEIGHTS, find_prior, read_sums
 from kdrift.prior.prior_info import DataSource, NoiseLeft, Parent, PriorInfo, VolumeRecord
 from kdrift.runs.command_line import command_line
@@ -69,7 +70,7 @@ def _record(entry: VolumeEntry, store: Store | None) -> VolumeRecord:
     if store is not None:
         attributes = store.attributes(entry.name)
         array = attributes["arrays"]["image" if attributes["kind"] == "image" else "target"]
-        checksum = hashlib.sha256(json.dumps(array["crc32"]).encode()).hexdigest()
+        checksum = hashlib.sha256(json.dumps(recorded(array)[1]).encode()).hexdigest()
     return VolumeRecord(entry.name, entry.stop - entry.start, checksum)
 
 

@@ -18,7 +18,7 @@ from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder, tracked_run
-from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint
+from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, newest_sound
 from kdrift.training.loop import new_state
 from kdrift.training.provenance import read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
@@ -76,6 +76,7 @@ def train(
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
     ):
         (out / "progress.json").unlink(missing_ok=True)
+        newest_sound(out / "checkpoints", lambda said: echo(f"note: {said}"))
         job = {"config": settings, "out": str(out), "tracking_uri": run.uri, "run_id": run.run_id}
         epochs = config.total_images / num_slices
         echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")

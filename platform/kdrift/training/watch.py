@@ -9,8 +9,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdrift.runs.files import read_json, write_json
 from kdrift.runs.progress import Meter
@@ -19,8 +20,9 @@ from kdrift.runs.progress import Meter
 class ProgressWriter:
     """Write images, loss and speed at most once a second; the loss is smoothed over about 50 steps."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, notes: Sequence[str] = ()) -> None:
         self._path, self._start, self._loss, self._written = path, start, 0.0, 0.0
+        self._notes = list(notes)
         self._steps = 0
 
     def __call__(self, images: int, loss: float, images_per_second: float) -> None:
@@ -29,14 +31,15 @@ class ProgressWriter:
         self._loss += (loss - self._loss) / min(self._steps, 50)
         if time.monotonic() - self._written >= 1:
             self._written = time.monotonic()
-            values = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
+            values: dict[str, Any] = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
             # not durable: the training does not wait for the disk
-            write_json(self._path, {**values, "start": self._start, "pid": os.getpid()}, durable=False)
+            values |= {"start": self._start, "notes": self._notes, "pid": os.getpid()}
+            write_json(self._path, values, durable=False)
 
 
 @contextlib.contextmanager
 def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[None]:
-    """Show the progress file on a meter during the block, and say when a worker was lost."""
+    """Show the progress file on a meter during the block; say when a worker was lost, and what workers note."""
     done = threading.Event()
 
     def watch() -> None:
@@ -47,6 +50,9 @@ def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[
                 continue
             if attempt not in (None, values["pid"]):
                 echo(f"a worker was lost: training goes on from image {values['start']}")
+            if attempt != values["pid"]:
+                for note in values["notes"]:
+                    echo(f"note: {note}")
             attempt = values["pid"]
             meter.update(values["images"], rate=values["images_per_second"], note=f"loss {values['loss']:.4f}")
 

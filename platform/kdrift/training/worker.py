@@ -16,7 +16,7 @@ from torch import nn
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs import tracking
 from kdrift.runs.config import parse
-from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from kdrift.training.checkpoint import load_checkpoint, newest_sound, save_checkpoint
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
@@ -38,7 +38,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         torch.backends.cudnn.benchmark = True
     state = new_state(config, device)
     # rank 0 decides: another node may see the folder later
-    found = ray.train.collective.broadcast_from_rank_zero(str(newest_checkpoint(out / "checkpoints") or ""))
+    notes: list[str] = []
+    sound = newest_sound(out / "checkpoints", notes.append) if rank == 0 else None
+    found = ray.train.collective.broadcast_from_rank_zero(str(sound or ""))
     if found:
         state.load_state_dict(load_checkpoint(Path(found)))
     validation = None
@@ -80,7 +82,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     hooks = Hooks(checkpoint=checkpoint)
     if rank == 0:  # which alone writes; all ranks meet Ray at each checkpoint
-        progress = ProgressWriter(out / "progress.json", state.images)
+        progress = ProgressWriter(out / "progress.json", state.images, notes)
         hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
     data = TrainingImages(config.data, "train", config.seed)
     try:

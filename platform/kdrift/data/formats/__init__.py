@@ -1,4 +1,4 @@
-"""File formats: `open_volume` finds the reader of a file by its content, then by its suffix.
+"""File formats: `open_volume` finds the reader of a file by its content; its suffix says what it should have been.
 
 A new format is one file with an `open_*(path, name, how) -> Volume` function and one line in `FORMATS`.
 """
@@ -8,21 +8,22 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from kdrift.data.formats.bart import open_bart
-from kdrift.data.formats.dicom import list_series, open_dicom
+from kdrift.data.formats.dicom import is_dicom, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
-from kdrift.data.formats.hdf5 import keys, open_file
+from kdrift.data.formats.hdf5 import contains, keys, open_file
 from kdrift.data.formats.ismrmrd import open_ismrmrd
-from kdrift.data.formats.ismrmrd_table import raw_groups
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
-from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, naming
+from kdrift.data.paths import PAIRS, files_of, halves, is_housekeeping, split_series
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, check_expansion, naming
 
-__all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "format_of", "open_volume", "volume_name"]
+__all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "format_of", "open_volume", "recognise", "volume_name"]
 
 
 def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None = None) -> Volume:
@@ -30,7 +31,7 @@ def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None =
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
         names = keys(source)
-        groups = raw_groups(source) if "kspace" not in names else []
+        groups = [key for key in names if contains(source, f"{key}/xml")] if "kspace" not in names else []
         volume = open_ismrmrd(source, name, groups, how) if groups else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume
@@ -42,18 +43,37 @@ class Format:
 
     suffixes: tuple[str, ...]
     is_content: Callable[[bytes], bool]
-    """Whether the first 1024 bytes of a file belong to this format."""
+    """Whether the first `HEAD_BYTES` of a file belong to this format."""
     open: Callable[[str, str, ReadOptions], Volume]
     """Open a local path under a volume name."""
 
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_GZIP = b"\x1f\x8b"
+HEAD_BYTES = 1024
+"""So many bytes of a file tell its format."""
+
+
+def _is_numpy(head: bytes) -> bool:
+    """Return whether it is .npy, or a ZIP archive whose first member is one: other archives are no .npz."""
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    return head.startswith(b"\x93NUMPY") or (head.startswith(b"PK\x03\x04") and name.endswith(b".npy"))
+
+
+def _is_nifti(head: bytes) -> bool:
+    """Return whether it is the header of a NIfTI file, of a NIfTI pair, or of an Analyze pair (as SPM and FSL do)."""
+    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
+        return True
+    order: Literal["little", "big"] = "little" if head[:4] == b"\x5c\x01\0\0" else "big"
+    num_dims = int.from_bytes(head[40:42], order)
+    return len(head) >= 348 and int.from_bytes(head[:4], order) == 348 and 1 <= num_dims <= 7
+
 
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
-    "numpy": Format((".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy),
-    "nifti": Format((".nii.gz", ".nii"), lambda head: b"n+" in (head[344:346], head[4:6]), open_nifti),
-    "dicom": Format((".dcm", ".ima"), lambda head: head[128:132] == b"DICM", open_dicom),
+    "numpy": Format((".npy", ".npz"), _is_numpy, open_numpy),
+    "nifti": Format((".nii.gz", ".nii"), _is_nifti, open_nifti),
+    "dicom": Format((".dcm", ".ima"), is_dicom, open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
 }
 """Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
@@ -82,9 +102,17 @@ def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_F
     return _open_local(path, path, how)
 
 
+def recognise(head: bytes) -> str | None:
+    """Return the key in `FORMATS` that the first `HEAD_BYTES` of a file tell, or None; of gzip, only NIfTI is read."""
+    if head.startswith(_GZIP):
+        with contextlib.suppress(zlib.error):
+            return "nifti" if _is_nifti(zlib.decompressobj(31).decompress(head, HEAD_BYTES)) else None
+    return next((name for name, row in FORMATS.items() if row.is_content(head)), None)
+
+
 def volume_name(path_or_url: str) -> str:
     """Return the last part of a path or URL without a known suffix."""
-    base = path_or_url.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
+    base = path_or_url.rstrip("/").rsplit("/", 1)[-1]
     for suffix in (suffix for row in FORMATS.values() for suffix in row.suffixes):
         if base.lower().endswith(suffix) and len(base) > len(suffix):
             return base[: -len(suffix)]
@@ -96,55 +124,41 @@ def format_of(path: str) -> str | None:
     return next((name for name, row in FORMATS.items() if path.lower().endswith(row.suffixes)), None)
 
 
-def find_sources(path: str | os.PathLike[str]) -> list[str]:
-    """Return what `open_volume` opens under a local path: a file itself, else all volumes in the folder tree.
-
-    A DICOM series is one volume, a BART pair one, every other file with a known suffix one.
-    """
-    path = os.fspath(path)
-    if "://" in path or not os.path.isdir(path):
-        return [path]
-    found: list[str] = []
-    for folder, subfolders, names in os.walk(path):
-        subfolders.sort()
-        names = sorted(name for name in names if not name.startswith("."))  # hidden: being written, or not data
-        kinds = {name: format_of(name) for name in names}
-        if "dicom" in kinds.values():
-            try:
-                series = list_series(folder)
-            except BadVolume:  # opening the folder names the file
-                series = {}
-            found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
-        for name, kind in kinds.items():
-            paired = name.lower().endswith(".hdr") and f"{name[:-4]}.cfl" in names
-            if kind not in (None, "dicom") and not paired:
-                found.append(os.path.join(folder, name))
-    return found
-
-
 def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
-    series_uid: str | None = None
-    if not os.path.exists(path) and "#" in path:
-        path, series_uid = path.rsplit("#", 1)
-    name = volume_name(shown)
+    path, series = split_series(path)
+    name = volume_name(shown if series is None else shown.removesuffix(f"#{series}"))
     if os.path.isdir(path):
-        return open_dicom(path, name, how, series_uid)
+        return _checked(open_dicom(path, name, how, series), sum(map(os.path.getsize, files_of(path))))
     if not os.path.exists(path):
-        if os.path.exists(f"{path}.cfl") or os.path.exists(f"{path}.hdr"):
+        if any(map(os.path.exists, halves(path, FORMATS["bart"].suffixes))):
             return open_bart(path, name, how)
         raise BadVolume(shown, "no such file")
+    if not os.path.isfile(path):
+        raise BadVolume(shown, "neither a file nor a folder")
     with naming(shown, "cannot be opened"), open(path, "rb") as file:
-        head = file.read(1024)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise BadVolume(shown, "file is empty")
     by_suffix = format_of(path)
-    if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
-        return FORMATS[by_suffix].open(path, name, how)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
-    for row in FORMATS.values():
-        if row.is_content(head):
-            return row.open(path, name, how)
-    expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
-    raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
+    kind = recognise(head)
+    if kind is None and (by_suffix == "bart" or (by_suffix == "nifti" and head.startswith(_GZIP))):
+        kind = by_suffix  # .cfl is raw numbers; what is damaged says so itself
+    if kind is None:
+        expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
+        raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
+    return _checked(FORMATS[kind].open(path, name, how), sum(map(os.path.getsize, files_of(path))))
+
+
+def _checked(volume: Volume, stored: int) -> Volume:
+    """Return an opened volume; raise `BadVolume` where it claims to be much more than its files can hold."""
+    info = volume.info
+    values = info.num_slices * info.num_coils * info.rows * info.cols
+    try:
+        check_expansion(volume.path, values * (8 if info.kind == "kspace" else 4), stored)
+    except BadVolume:
+        volume.close()
+        raise
+    return volume
 
 
 def _open_url(url: str, how: ReadOptions) -> Volume:
@@ -154,12 +168,14 @@ def _open_url(url: str, how: ReadOptions) -> Volume:
         try:
             with naming(url, "cannot be reached"):
                 filesystem, remote = fsspec.core.url_to_fs(url)
-                if format_of(url) == "hdf5":
+                remote, series = split_series(remote, filesystem.exists)
+                if filesystem.isfile(remote) and recognise(filesystem.cat_file(remote, 0, HEAD_BYTES)) == "hdf5":
                     stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
-                    volume = open_hdf5(url, volume_name(url), how, stream)
+                    volume = _checked(open_hdf5(url, volume_name(url), how, stream), filesystem.size(remote))
                 else:
                     folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
-                    volume = _open_local(_download(filesystem, remote, folder), url, how)
+                    copy = _download(filesystem, remote, folder)
+                    volume = _open_local(copy if series is None else f"{copy}#{series}", url, how)
         except BadVolume as error:
             raise BadVolume(url, error.reason) from None  # not of its temporary copy
         volume.path = url
@@ -168,13 +184,17 @@ def _open_url(url: str, how: ReadOptions) -> Volume:
 
 
 def _download(filesystem: Any, remote: str, folder: str) -> str:
-    """Copy a remote file, BART pair or DICOM folder into `folder` and return its local path."""
-    remote, _, series_uid = remote.partition("#")
+    """Copy a remote file, pair (`.hdr` with its data), or the files of a folder into `folder`; return its path there.
+
+    Names are taken as they are, never as patterns.
+    """
     if filesystem.isdir(remote):
-        filesystem.get(remote.rstrip("/") + "/", folder + "/", recursive=True)
-        return f"{folder}#{series_uid}" if series_uid else folder
-    stem, suffix = os.path.splitext(remote)
-    remotes = [remote] if suffix not in (".cfl", ".hdr") else [f"{stem}.cfl", f"{stem}.hdr"]
-    for source in remotes:
+        names = filesystem.ls(remote, detail=False)
+        wanted = [name for name in names if not is_housekeeping(os.path.basename(name)) and filesystem.isfile(name)]
+    else:
+        stem, suffix = os.path.splitext(remote)
+        others = halves(stem, PAIRS.get(suffix.lower(), ()))
+        wanted = [remote, *(other for other in others if filesystem.exists(other))]
+    for source in wanted:
         filesystem.get_file(source, os.path.join(folder, os.path.basename(source)))
-    return os.path.join(folder, os.path.basename(remote))
+    return folder if filesystem.isdir(remote) else os.path.join(folder, os.path.basename(remote))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.kspace import kspace_volume, sampled_positions, slab_volume
+from kdrift.data.paths import halves
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, check_declared, check_dims, naming
 from kdrift.runs.files import whole_file
 
@@ -92,7 +93,9 @@ def read_bart_maps(path: str) -> npt.NDArray[Any]:
 def _read_dims(path: str) -> tuple[str, list[int]]:
     """Return the .cfl file of a pair, named by either file or their common stem, and all its dimensions."""
     stem = path[:-4] if path.lower().endswith((".cfl", ".hdr")) else path
-    data, header = f"{stem}.cfl", f"{stem}.hdr"
+    data, header = (
+        next(filter(os.path.isfile, halves(stem, [suffix])), f"{stem}{suffix}") for suffix in (".cfl", ".hdr")
+    )
     for part in (header, data):
         if not os.path.isfile(part):
             raise BadVolume(path, f"BART file {os.path.basename(part)} is missing: a pair is .cfl and .hdr")

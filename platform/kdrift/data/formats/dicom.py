@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.paths import is_housekeeping
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
+    MAX_EXPANSION,
+    SMALL_BYTES,
     Attr,
     BadVolume,
     ReadOptions,
@@ -26,6 +30,8 @@ _TAGS = [
     "ImageOrientationPatient", "InstanceNumber", "SeriesInstanceUID", "SeriesDescription", "PatientID",
     "MagneticFieldStrength", "PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime",
 ]  # fmt: skip
+_DIRECTORY = b"1.2.840.10008.1.3.10"  # the class of DICOMDIR
+_FIRST = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0016, 0x0018)  # what a file without preamble begins with
 _ATTRS: dict[str, tuple[str, type[str] | type[float]]] = {
     "acquisition": ("SeriesDescription", str),
     "patient_id": ("PatientID", str),
@@ -35,25 +41,34 @@ _ATTRS: dict[str, tuple[str, type[str] | type[float]]] = {
 }
 
 
-def is_dicom(path: str) -> bool:
-    """Return whether a file carries the DICOM preamble."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def is_dicom(head: bytes) -> bool:
+    """Return whether a file that begins so is DICOM; older files have no preamble. The index of a disc is no image."""
+    if _DIRECTORY in head:
+        return False
+    if head[128:132] == b"DICM":
+        return True
+    group, element, length = (int.from_bytes(head[at : at + size], "little") for at, size in ((0, 2), (2, 2), (4, 4)))
+    if group not in (0x0002, 0x0008) or len(head) < 132:
+        return False
+    return head[4:6] in (b"UL", b"OB", b"UI", b"CS", b"SH", b"DA") or (element in _FIRST and 0 < length <= 64)
 
 
 def list_series(folder: str) -> dict[str, list[str]]:
-    """Return the DICOM files directly in `folder`, by SeriesInstanceUID.
+    """Return the DICOM images directly in `folder`, by SeriesInstanceUID; hidden files and other content are left out.
 
     Raises BadVolume when a file with the suffix of DICOM is none, or a header cannot be read.
     """
     series: dict[str, list[str]] = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_file():
+        if is_housekeeping(entry.name) or not entry.is_file():
             continue
-        if is_dicom(entry.path):
-            uid = str(_read(entry.path, headers_only=True).get("SeriesInstanceUID", ""))
-            series.setdefault(uid, []).append(entry.path)
-        elif entry.name.lower().endswith((".dcm", ".ima")):
+        with naming(entry.path, "cannot be opened"), open(entry.path, "rb") as file:
+            head = file.read(1024)
+        if is_dicom(head):
+            header = _read(entry.path, headers_only=True)
+            if header.get("Rows") is not None:  # reports, presentation states and the like have no image
+                series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(entry.path)
+        elif entry.name.lower().endswith((".dcm", ".ima")) and _DIRECTORY not in head:
             raise BadVolume(entry.path, "not a DICOM file: the DICM preamble is missing")
     return series
 
@@ -104,7 +119,8 @@ def _volume(path: str, name: str, headers: dict[str, Any]) -> Volume:
         frames = int(header.get("NumberOfFrames", 1) or 1)
         check_dims(file, slices=frames, rows=rows, columns=cols)
         declared = frames * rows * cols * int(header.BitsAllocated) // 8
-        compressed = header.file_meta.TransferSyntaxUID.is_compressed
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        compressed = syntax is not None and syntax.is_compressed
         check_declared(file, declared, os.path.getsize(file), compressed)
         index += [(file, frame) for frame in range(frames)]
 
@@ -165,6 +181,30 @@ def _read(path: str, headers_only: bool) -> Any:
         raise ValueError("reading DICOM needs pydicom: pip install 'kdrift[dicom]'") from None
     with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values that break the standard are common and harmless here
+        _check_inflated(path)
         if headers_only:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        return pydicom.dcmread(path)
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+        dataset = pydicom.dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+            if not dataset.original_encoding[0]:
+                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        return dataset
+
+
+def _check_inflated(path: str) -> None:
+    """Raise `BadVolume` where a file that is deflated as a whole is too large when inflated: pydicom has no limit."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with open(path, "rb") as file:
+        read_preamble(file, force=True)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, _, __: tag.group != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        content = file.read()
+    limit = max(SMALL_BYTES, MAX_EXPANSION * len(content))
+    if len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, limit + 1)) > limit:
+        raise BadVolume(
+            path, f"is over {limit >> 20} MiB when inflated, expected at most {MAX_EXPANSION} times its size"
+        )

@@ -74,6 +74,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             raise BadVolume(path, f"reference has {num_references} slices, kspace has {num_slices}")
     recon_rows, recon_cols = min(image_rows, rows), min(image_cols, cols)
     mask = dataset(source, "mask")
+    if mask is not None and mask.size > num_slices * rows * cols:
+        raise BadVolume(path, f"mask has shape {mask.shape}, more than the {num_slices} x {rows} x {cols} of kspace")
 
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
         data: npt.NDArray[Any] = kspace[start:stop]

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from kdrift.data.formats.header import MAX_HEADER_BYTES
-from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, naming
+from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, check_expansion, naming
 
 ITEM = np.dtype({"names": ["length", "heap", "index"], "formats": ["<u4", "<u8", "<u4"], "itemsize": 16})
 """How an item of variable length is stored: its length and its place in the global heap."""
@@ -54,21 +54,55 @@ def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | No
     return Hdf5(path, file, raw)
 
 
+def is_hard(group: Any, name: str) -> bool:
+    """Return whether `name` is an object of the group's own file; asking h5py would follow links to other files."""
+    links = getattr(group.id, "links", None)
+    stored = os.fsencode(name)
+    return links is not None and links.exists(stored) and links.get_info(stored).type == h5py.h5l.TYPE_HARD
+
+
+def hard_links(group: Any) -> list[str]:
+    """Return the names of the objects in a group, without links of other kinds."""
+    return sorted(name for name in map(str, group) if is_hard(group, name))
+
+
+def find(source: Hdf5, key: str) -> Any:
+    """Return the group or dataset at `key`, or None; no link but a hard one is ever followed.
+
+    A soft or external link could make the reader open any other file of this machine, and so could `key in file`.
+
+    Raises BadVolume when `key` is reached by such a link, or an object on the way is damaged.
+    """
+    node: Any = source.file
+    with naming(source.path, f"{key} cannot be opened"):
+        for part in key.split("/"):
+            if not isinstance(node, h5py.Group) or part not in list(node):
+                return None
+            if not is_hard(node, part):
+                raise BadVolume(source.path, f"{key} is a soft or external link, expected the data itself")
+            node = node[part]
+    return node
+
+
+def contains(source: Hdf5, key: str) -> bool:
+    """Return whether there is something at `key`, reached by hard links alone; a link of another kind is not there."""
+    try:
+        return find(source, key) is not None
+    except BadVolume:
+        return False
+
+
 def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
     """Return the dataset at `key`, or None.
 
     Raises BadVolume when it is reached by a link or stored outside of the file (either could make the reader open any
     other file of this machine), is no dataset, or declares more data than the file holds.
     """
-    node: Any = source.file
     path = source.path
+    node = find(source, key)
+    if node is None:
+        return None
     with naming(path, f"{key} cannot be opened"):
-        for part in key.split("/"):
-            if not isinstance(node, h5py.Group) or part not in node:
-                return None
-            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-                raise BadVolume(path, f"{key} is a soft or external link, expected the data itself")
-            node = node[part]
         if not isinstance(node, h5py.Dataset):
             raise BadVolume(path, f"{key} is a {type(node).__name__.lower()}, expected a dataset")
         if node.is_virtual or node.external:
@@ -79,8 +113,11 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             raise BadVolume(path, f"{key} has shape {node.shape}: a dimension is 0")
         compressed = node.id.get_create_plist().get_nfilters() > 0
         check_declared(path, node.size * node.dtype.itemsize, node.id.get_storage_size(), compressed)
-        if node.chunks and math.prod(node.chunks) * node.dtype.itemsize > MAX_SLICE_BYTES:
-            raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
+        if node.chunks:
+            chunk = math.prod(node.chunks) * node.dtype.itemsize
+            if chunk > MAX_SLICE_BYTES:
+                raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
+            check_expansion(path, chunk, node.id.get_storage_size())
     return node
 
 
@@ -189,7 +226,7 @@ def _data_extents(source: Hdf5) -> list[tuple[int, int]]:
     """Return the byte ranges of the top-level datasets, sorted."""
     extents: list[tuple[int, int]] = []
     for key in keys(source):
-        if not isinstance(source.file.get(key, getlink=True), h5py.HardLink):
+        if not is_hard(source.file, key):
             continue
         node = source.file[key]
         if not isinstance(node, h5py.Dataset):

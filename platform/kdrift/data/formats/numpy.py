@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import os
 import zipfile
 from dataclasses import dataclass, replace
 from typing import IO, Any
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from kdrift.data.formats.kspace import kspace_volume
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
+    SMALL_BYTES,
     BadVolume,
     ReadOptions,
     Volume,
@@ -40,6 +43,11 @@ class _Member:
     fortran: bool
     offset: int
 
+    @functools.cached_property
+    def _held(self) -> npt.NDArray[Any]:
+        """All of it, which every slice of an array in Fortran order is spread over."""
+        return self.whole()
+
     def whole(self) -> npt.NDArray[Any]:
         """Read all of it, in the shape that was stored."""
         values = self._read(0, math.prod(self.stored_shape))
@@ -48,7 +56,7 @@ class _Member:
     def __getitem__(self, items: slice) -> npt.NDArray[Any]:
         """Read `start:stop` of the first axis; only Fortran order needs the whole array."""
         if self.fortran:
-            return self.whole().reshape(self.shape)[items]
+            return self._held.reshape(self.shape)[items]
         per_item = math.prod(self.shape[1:])
         values = self._read(items.start * per_item, items.stop * per_item)
         return values.reshape(items.stop - items.start, *self.shape[1:])
@@ -152,5 +160,10 @@ def _open_member(
     if dtype.hasobject:
         raise BadVolume(path, f"{entry.filename} holds pickled objects: never loaded")
     check_declared(path, math.prod(shape) * dtype.itemsize, entry.file_size)
-    check_declared(path, entry.file_size, entry.compress_size, compressed=True)
+    check_declared(path, entry.file_size, min(entry.compress_size, os.path.getsize(path)), compressed=True)
+    if fortran and entry.file_size > SMALL_BYTES:
+        expected = f"{entry.file_size >> 20} MiB, expected at most {SMALL_BYTES >> 20}"
+        raise BadVolume(
+            path, f"{entry.filename} is in Fortran order, so read as a whole, and has {expected}: save it in C"
+        )
     return _Member(path, entry.filename.removesuffix(".npy"), stream, shape, shape, dtype, fortran, stream.tell())
