@@ -48,10 +48,10 @@ def complex_images(volume: Volume) -> Volume:
         return np.stack([_combined(one, info.recon_rows, info.recon_cols) for one in read(start, stop)[0]])
 
     middle = info.num_slices // 2
-    _, measured = read(middle, middle + 1)  # says what is wrong before anything is written
-    notes = info.notes
-    if not measured.all():
-        notes += (f"{1 - measured.mean():.1%} of k-space, at its ends, was not measured and is zero in the complex images",)
+    measured = read(middle, middle + 1)[1][0]  # says what is wrong before anything is written
+    notes, missing = info.notes, 1 - float(measured.mean())
+    if missing > _SCATTERED or not (measured.any(axis=0).all() and measured.any(axis=1).all()):
+        notes += (f"{missing:.1%} of k-space, at its ends, was not measured and is zero in the complex images",)
     made = replace(
         info, kind="image", num_coils=1, rows=info.recon_rows, cols=info.recon_cols, has_mask=False,
         has_reference=False, has_phase=True, notes=notes,

@@ -93,7 +93,7 @@ def convert(
     wanted = {"smaps": config.smaps, "target": config.target, COMPLEX: config.complex_images}
     requested = [name for name, value in wanted.items() if value]
     if config.complex_images and len(requested) > 1:
-        raise ValueError("complex_images are stored in place of k-space: leave out smaps and target, which belong to it")
+        raise ValueError("complex_images take the place of k-space: leave out smaps and target, which belong to it")
     how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")

@@ -110,12 +110,12 @@ class Volume:
     info: VolumeInfo
     load_kspace: Loader | None = None
     load_image: Loader | None = None
-    load_complex_image: Loader | None = None
-    """Complex images, where the source has them; the magnitude images are then theirs."""
     load_mask: Callable[[], npt.NDArray[Any] | None] | None = None
     load_noise_cov: Callable[[], npt.NDArray[Any] | None] | None = None
     load_calibration: Loader | None = None
     """Calibration data for the coil maps alone, on the grid of the k-space, zero where nothing was measured."""
+    load_complex_image: Loader | None = None
+    """Complex images, where the source has them; the magnitude images are then theirs."""
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Open files and temporary copies, released by `close`."""
 

@@ -15,8 +15,10 @@ from typing import IO, Any
 from kdrift.data.formats.bart import open_bart
 from kdrift.data.formats.dicom import list_series, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
-from kdrift.data.formats.hdf5 import keys, open_file
+from kdrift.data.formats.hdf5 import Hdf5, keys, open_file
+from kdrift.data.formats.hybrid import hybrid_layout, open_calgary, open_skm_tea
 from kdrift.data.formats.ismrmrd import open_ismrmrd
+from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, naming
@@ -25,15 +27,30 @@ __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "find_sources", "form
 
 
 def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None = None) -> Volume:
-    """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
+    """Open HDF5: MATLAB's, ISMRMRD raw data where a group holds `data` and `xml`, Calgary-Campinas or SKM-TEA by type
+    and shape, else the fastMRI layout.
+    """
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
+        if (reader := _layout(source)) is not None:
+            volume = reader(source, name, how)
+            volume.resources = resources.pop_all()
+            return volume
         names = keys(source)
         groups = [key for key in names if f"{key}/xml" in source.file]
         raw_data = groups and "kspace" not in names
         volume = open_ismrmrd(source, name, groups[0], how) if raw_data else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume
+
+
+def _layout(source: Hdf5) -> Callable[[Hdf5, str, ReadOptions], Volume] | None:
+    """Return the reader of a data set's own layout in HDF5, or None."""
+    if is_matlab(source):
+        return open_matlab_hdf5
+    readers = {"calgary": open_calgary, "skm-tea": open_skm_tea}
+    layout = hybrid_layout(source)
+    return readers[layout] if layout is not None else None
 
 
 @dataclass(frozen=True)
@@ -52,11 +69,12 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
     "numpy": Format((".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy),
+    "matlab": Format((".mat",), lambda head: head.startswith(b"MATLAB 5.0 MAT-file"), open_mat),
     "nifti": Format((".nii.gz", ".nii"), lambda head: b"n+" in (head[344:346], head[4:6]), open_nifti),
     "dicom": Format((".dcm", ".ima"), lambda head: head[128:132] == b"DICM", open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
 }
-"""Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
+"""Every readable format; what is HDF5 (fastMRI, ISMRMRD, MATLAB v7.3, ...) is told apart by its keys."""
 
 
 def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
