@@ -21,14 +21,14 @@ def complex_images(volume: Volume) -> Volume:
     close to the root sum of squares. The phase is that of the object and of the coil combination that measures most
     (the maps' reference); a single coil keeps its own. Images that have a phase already are returned as they are.
 
-    Raises ValueError where there are magnitudes alone, and, here or when a slice is read, for k-space with gaps:
+    Raises BadVolume where there are magnitudes alone, and, here or when a slice is read, for k-space with gaps:
     combining aliased coil images makes no image to learn from. Lines missing at the ends (padding, partial Fourier)
     and corners stay zero, and are noted.
     """
     info = volume.info
     if info.kind == "image":
         if not info.has_phase:
-            raise ValueError(f"{volume.path} holds magnitudes: complex images need k-space, or images with a phase")
+            raise BadVolume(volume.path, "holds magnitudes: complex images need k-space, or images with a phase")
         return volume
     stated = volume.mask()
 
@@ -89,6 +89,6 @@ def _combined(kspace: ComplexArray, rows: int, cols: int) -> ComplexArray:
 
     if not kspace.any():
         return np.zeros((rows, cols), dtype=np.complex64)
-    cut = torch.from_numpy(np.ascontiguousarray(remove_readout_oversampling(kspace, rows)))
+    cut = torch.tensor(remove_readout_oversampling(kspace, rows))  # a copy: memory mapped files are read-only
     maps = torch.ones_like(cut) if len(cut) == 1 else espirit_maps(cut, crop=0.0)
     return np.asarray(centre_crop(combine(ifft2c(cut), maps).numpy(), rows, cols), dtype=np.complex64)

@@ -46,9 +46,9 @@ class DataConfig:
     """real: one channel. complex: real and imaginary part, for a prior of two channels."""
     augment_phase: Literal["none", "sign", "smooth", "measured"] = "none"
     """The phase of images. none: as it is stored, measured or zero (real images: magnitudes). sign: magnitudes times -1
-    at random (real images alone). smooth: magnitudes times exp(i phi), phi a uniform constant plus a random smooth field.
-    measured: stored complex images times exp(i phi), phi a uniform constant, since no measurement fixes that; every
-    volume needs a measured phase. Of smooth and measured, real images are the real part. A magnitude never goes
+    at random (real images alone). smooth: magnitudes times exp(i phi), phi a uniform constant plus a random smooth
+    field. measured: stored complex images times exp(i phi), phi a uniform constant, since no measurement fixes that;
+    every volume needs a measured phase. Of smooth and measured, real images are the real part. A magnitude never goes
     negative, real and imaginary parts do: a prior that scores them separately should have seen both signs."""
     phase_rad: float = 1.5
     """Standard deviation of the smooth part of phi at the knots of its field, in radians."""

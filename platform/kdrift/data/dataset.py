@@ -212,9 +212,7 @@ def _phase_notes(config: DataConfig, volumes: Sequence[VolumeEntry]) -> tuple[st
     if config.wants_phase and without:
         return (f"{count} of {total} volumes have a measured phase, the others ({listed}) none: their phase is zero",)
     if count and not config.wants_phase:
-        return (
-            f"{count} of {total} volumes have a measured phase, which is left out: augment_phase 'measured' uses it",
-        )
+        return (f"the measured phase of {count} of {total} volumes is left out: augment_phase 'measured' uses it",)
     return ()
 
 

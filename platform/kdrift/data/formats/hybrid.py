@@ -17,6 +17,7 @@ from kdrift.data.formats.hdf5 import Hdf5, dataset, keys
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo, check_dims
 
 _MOST_CHANNELS = 128  # of 64 coils, real and imaginary part
+_AXES_NOTE = "the readout is transformed already: slices are positions along it, rows ky, columns kz"
 _NOTHING = 1e-4  # columns with less than this of the median column's power were not measured
 
 
@@ -69,7 +70,7 @@ def open_calgary(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
 
     middle = num_slices // 2
     mask = _measured_columns(load(middle, middle + 1))
-    notes = ("the readout is transformed already: slices are positions along it, rows ky, columns kz",)
+    notes: tuple[str, ...] = (_AXES_NOTE,)
     if mask is not None:
         notes += (f"the last {int((~mask).sum())} of {cols} columns hold nothing and were not measured",)
     info = VolumeInfo(
@@ -98,7 +99,7 @@ def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     echo, notes = choose_index(path, "echo", echoes, how.select)
     if target is not None and (target.ndim != 5 or target.shape[:4] != node.shape[:4]):
         raise BadVolume(path, f"target has shape {target.shape}, expected {(*node.shape[:4], 'map')} as kspace has it")
-    notes += ("the readout is transformed already: slices are positions along it, rows ky, columns kz",)
+    notes += (_AXES_NOTE,)
     unused = [key for key in keys(source) if key in ("maps", "masks")]
     if unused:
         notes += (f"{' and '.join(unused)} of the file are not used",)
@@ -109,7 +110,7 @@ def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
 
     def load_target(start: int, stop: int) -> npt.NDArray[Any]:
         assert isinstance(target, h5py.Dataset)
-        return np.abs(target[start:stop, :, :, echo, 0])
+        return np.asarray(np.abs(target[start:stop, :, :, echo, 0]))
 
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, rows, cols, has_reference=target is not None,
