@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import h5py
@@ -122,7 +123,7 @@ def test_images_and_what_leaves_open_what_is_meant(write, tmp_path: Path) -> Non
         np.testing.assert_array_equal(volume.read_complex_image(0, 2), recon.transpose(2, 0, 1))
         np.testing.assert_allclose(volume.read_image(0, 2), np.abs(recon).transpose(2, 0, 1), rtol=1e-6)
     two = write(tmp_path / "two.mat", kspace_a=recon, kspace_b=2 * recon, TE=np.ones((1, 3)))
-    with pytest.raises(BadVolume, match="found kspace_a .*, kspace_b .*; --select variable=NAME"):
+    with pytest.raises(BadVolume, match=r"found kspace_a .*, kspace_b .*; --select variable=NAME"):
         open_volume(two)
     with open_volume(two, ReadOptions({"variable": "kspace_b"})) as volume:
         np.testing.assert_array_equal(volume.read_kspace(0, 1)[0], 2 * recon.transpose(2, 0, 1))
@@ -148,8 +149,5 @@ def test_damaged_files_are_sentences(tmp_path: Path) -> None:
             for place in rng.integers(0, len(damaged), 5):
                 damaged[place] = rng.integers(256)
             (tmp_path / "bad.mat").write_bytes(damaged)
-            try:
-                with open_volume(tmp_path / "bad.mat") as volume:
-                    volume.read_kspace(0, 1)
-            except ValueError as error:
-                assert str(error)
+            with contextlib.suppress(ValueError), open_volume(tmp_path / "bad.mat") as volume:
+                volume.read_kspace(0, 1)
