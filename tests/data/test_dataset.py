@@ -102,7 +102,7 @@ def test_array_files_serve_as_stores(tmp_path: Path) -> None:
     assert [(v.name, v.stop) for v in data.volumes] == [("a", 4), ("first", 4), ("second", 2)]
     np.testing.assert_allclose(data.slice(1), images[1] / images.max(), atol=1e-3)
     np.save(tmp_path / "c.npy", images[0])
-    with pytest.raises(ValueError, match="expected real \\(slice, row, col\\)"):
+    with pytest.raises(ValueError, match="expected real or complex \\(slice, row, col\\)"):
         TrainingImages(replace(PLAIN, stores=[str(tmp_path / "c.npy")]))
 
 

@@ -24,6 +24,8 @@ class Options:
     """Also compute ESPIRiT coil maps."""
     target: bool = False
     """Also compute the RSS image where there is no reference."""
+    complex_images: bool = False
+    """Store coil-combined complex images, with their measured phase, in place of k-space."""
     select: Annotated[tuple[str, ...] | None, Parameter(metavar="NAME=VALUE,...")] = None
     """Which of several there are in a file, such as contrast=1 or echo=2; by default the first of each."""
     axes: str | None = None

@@ -25,7 +25,7 @@ def crop_random(image: np.ndarray, size: int, min_foreground: float, rng: np.ran
         crop = image[row : row + size, col : col + size]
         if min_foreground <= 0:
             return crop
-        fraction = np.count_nonzero(crop > FOREGROUND) / crop.size
+        fraction = np.count_nonzero(np.abs(crop) > FOREGROUND) / crop.size
         if fraction > best_fraction:
             best, best_fraction = crop, fraction
         if fraction >= min_foreground:
@@ -37,8 +37,9 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     """Resample a square image to (size, size) by antialiased bicubic interpolation; smaller ones are padded."""
     if image.shape[0] <= size:
         return pad_to(image, size)
-    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-    return F.interpolate(tensor, size=(size, size), mode="bicubic", antialias=True)[0, 0].numpy()
+    parts = channels(image) if np.iscomplexobj(image) else np.ascontiguousarray(image, dtype=np.float32)[None]
+    small = F.interpolate(torch.from_numpy(parts)[None], size=(size, size), mode="bicubic", antialias=True)[0].numpy()
+    return np.asarray(small[0] + 1j * small[1] if len(small) == 2 else small[0])
 
 
 def crop_centre(image: np.ndarray, size: int) -> np.ndarray:
@@ -57,7 +58,7 @@ def pad_to(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def augment(image: np.ndarray, how: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Vary a (row, col) image as `how` says, to (channel, row, col); the draws are always made in the same order."""
+    """Vary a (row, col) image as `how` says, to float32 (channel, row, col); the draws are always made in one order."""
     flips, turns, sign = (int(rng.integers(n)) for n in (4, 4, 2))
     if how.flip:
         image = image[:: -1 if flips & 1 else 1, :: -1 if flips & 2 else 1]
@@ -69,8 +70,16 @@ def augment(image: np.ndarray, how: DataConfig, rng: np.random.Generator) -> np.
         factor = -factor
     if how.augment_phase == "smooth":
         parts = with_phase(image, smooth_phase(image.shape, how.phase_rad, rng))
-        return (parts if how.images == "complex" else parts[:1]) * factor
-    return np.ascontiguousarray(image * factor, dtype=np.float32)[None]
+    elif how.augment_phase == "measured":
+        parts = channels(image * np.exp(1j * rng.uniform(-np.pi, np.pi)))
+    else:
+        parts = channels(image)
+    return np.ascontiguousarray((parts if how.images == "complex" else parts[:1]) * factor, dtype=np.float32)
+
+
+def channels(image: np.ndarray) -> np.ndarray:
+    """Return real and imaginary part of an image, which may be real, float32 (2, row, col)."""
+    return np.stack([image.real, image.imag]).astype(np.float32)
 
 
 def with_phase(image: np.ndarray, phase: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kdrift.data.complex_images import complex_images
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_same
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
@@ -23,6 +24,8 @@ from kdrift.runs.progress import progress
 
 Outcome = tuple[int, tuple[str, ...]] | str
 """Bytes written and notes of a source, or why it failed."""
+COMPLEX = "complex_image"
+"""What is asked for, and the name of its array, where complex images take the place of k-space."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Tasks pass names and numbers, never arrays, so a private Ray needs only a small object store."""
 
@@ -63,6 +66,8 @@ class ConvertConfig:
     """Also compute ESPIRiT coil maps of each slice."""
     target: bool = False
     """Also compute the root-sum-of-squares image where fully sampled k-space comes without a reference."""
+    complex_images: bool = False
+    """Store coil-combined complex images, with their measured phase, in place of k-space."""
     select: str | None = None
     """Which of several there are in a file, such as contrast=1,repetition=0; null: the first of each."""
     axes: str | None = None
@@ -87,7 +92,10 @@ def convert(
     Raises ValueError if a source names nothing, the store is of another schema, or another conversion is writing to it.
     """
     started = time.perf_counter()
-    requested = [name for name, wanted in (("smaps", config.smaps), ("target", config.target)) if wanted]
+    wanted = {"smaps": config.smaps, "target": config.target, COMPLEX: config.complex_images}
+    requested = [name for name, value in wanted.items() if value]
+    if config.complex_images and len(requested) > 1:
+        raise ValueError("complex_images take the place of k-space: leave out smaps and target, which belong to it")
     how = ReadOptions.of(config.select, config.axes, config.centred)
     if config.workers is not None and config.workers < 1:
         raise ValueError(f"workers is {config.workers}, expected at least 1")
@@ -104,7 +112,7 @@ def convert(
             for path, name in names.items()
             if name in stored
             and not config.overwrite
-            and set(requested) <= set(stored[name].get("requested", []))
+            and _has_all(stored[name].get("requested", []), requested)
             and stored[name].get("how", {}) == _said(how)
             and is_same(stored[name], path)
         }
@@ -164,6 +172,11 @@ def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:
     return espirit_maps(torch.from_numpy(kspace)).numpy()
 
 
+def _has_all(stored: Sequence[str], requested: Sequence[str]) -> bool:
+    """Tell whether a volume holds all that is requested; complex images and k-space are no part of each other."""
+    return set(requested) <= set(stored) and (COMPLEX in stored) == (COMPLEX in requested)
+
+
 def _said(how: ReadOptions) -> dict[str, Any]:
     """Return what was said of a source, as its volume records it."""
     return {key: value for key, value in to_dict(how).items() if value not in ({}, None)}
@@ -192,7 +205,8 @@ def _convert_task(path: str, name: str, store: Store, requested: Sequence[str], 
     try:
         with open_volume(path, how) as volume:
             source = {**fingerprint(path, with_hash=True), "requested": list(requested), "how": _said(how)}
-            num_bytes = write_volume(store, name, volume, source=source, derive=_derived(volume, requested))
-            return num_bytes, volume.info.notes
+            made = complex_images(volume) if COMPLEX in requested else volume
+            num_bytes = write_volume(store, name, made, source=source, derive=_derived(made, requested))
+            return num_bytes, made.info.notes
     except Exception as error:  # one bad file must not stop the others; its reason is reported
         return one_line(error).removeprefix(f"{path}: ")

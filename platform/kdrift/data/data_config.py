@@ -43,11 +43,13 @@ class DataConfig:
     rot90: bool = True
     """Turn at random by a multiple of 90 degrees."""
     images: Literal["real", "complex"] = "real"
-    """real: one channel. complex: real and imaginary part of image * exp(i phi), for a prior of two channels."""
-    augment_phase: Literal["none", "sign", "smooth"] = "none"
-    """none: magnitudes. sign: times -1 at random. smooth: real part of image * exp(i phi), phi a uniform
-    constant plus a random smooth field. A magnitude never goes negative, real and imaginary parts do: a prior
-    that scores them separately should have seen both signs."""
+    """real: one channel. complex: real and imaginary part, for a prior of two channels."""
+    augment_phase: Literal["none", "sign", "smooth", "measured"] = "none"
+    """The phase of images. none: as it is stored, measured or zero (real images: magnitudes). sign: magnitudes times -1
+    at random (real images alone). smooth: magnitudes times exp(i phi), phi a uniform constant plus a random smooth
+    field. measured: stored complex images times exp(i phi), phi a uniform constant, since no measurement fixes that;
+    every volume needs a measured phase. Of smooth and measured, real images are the real part. A magnitude never goes
+    negative, real and imaginary parts do: a prior that scores them separately should have seen both signs."""
     phase_rad: float = 1.5
     """Standard deviation of the smooth part of phi at the knots of its field, in radians."""
     min_foreground: float = 0.1
@@ -68,8 +70,13 @@ class DataConfig:
             raise ValueError(f"drop_first {self.drop_first} and drop_last {self.drop_last} must not be negative")
         if not 0 <= self.min_foreground < 1:
             raise ValueError(f"min_foreground is {self.min_foreground}, expected a number in [0, 1)")
-        if self.images == "complex" and self.augment_phase != "smooth":
-            raise ValueError(f"complex images need augment_phase 'smooth', got {self.augment_phase!r}")
+        if self.images == "complex" and self.augment_phase == "sign":
+            raise ValueError("complex images need augment_phase 'smooth', 'measured' or 'none', got 'sign'")
+
+    @property
+    def wants_phase(self) -> bool:
+        """Whether the measured phase of images is used, where they have one."""
+        return self.augment_phase == "measured" or (self.images == "complex" and self.augment_phase == "none")
 
     @property
     def image_scale(self) -> ImageScale:

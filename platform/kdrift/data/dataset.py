@@ -1,4 +1,4 @@
-"""Training images for a prior: crops of magnitude slices, scaled to about 1, cached in memory.
+"""Training images for a prior: crops of magnitude or complex slices, scaled to about 1, cached in memory.
 
 Item `index` counts images over the whole training without bound and is a pure function of (seed, index):
 slice, crop and augmentation. So any number of workers, any batch split and any resume see the same images.
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kdrift.data.augment import augment, crop_centre, crop_random, shrink, smooth_phase, with_phase
+from kdrift.data.augment import augment, channels, crop_centre, crop_random, shrink, smooth_phase, with_phase
 from kdrift.data.data_config import DataConfig
 from kdrift.mri.image_scale import ImageScale
 from kdrift.runs.seeds import numpy_rng
@@ -34,6 +34,8 @@ class VolumeEntry:
     stop: int
     rows: int
     cols: int
+    has_phase: bool = False
+    """Whether its images are complex."""
 
 
 class TrainingImages:
@@ -44,9 +46,11 @@ class TrainingImages:
         self.volumes = tuple(find_volumes(config, split))
         if not self.volumes:
             raise ValueError(_nothing_found(config, split))
+        self.notes = _phase_notes(config, self.volumes)
         counts = [entry.stop - entry.start for entry in self.volumes]
         self._first = np.concatenate([[0], np.cumsum(counts)])
-        num_bytes = sum(2 * n * entry.rows * entry.cols for n, entry in zip(counts, self.volumes, strict=True))
+        parts = [2 if entry.has_phase and config.wants_phase else 1 for entry in self.volumes]
+        num_bytes = sum(2 * p * n * v.rows * v.cols for p, n, v in zip(parts, counts, self.volumes, strict=True))
         self._in_memory = num_bytes <= config.cache_mib * 2**20
         self._cache: dict[int, np.ndarray] = {}
         self._scales: dict[int, np.ndarray] = {}
@@ -79,7 +83,7 @@ class TrainingImages:
 
     def validation_batch(self, num_images: int, start: int = 0) -> torch.Tensor:
         """Return centre crops without augmentation, float32 (batch, channel, crop, crop), spread evenly over the
-        slices; complex ones have a random smooth phase, the same each time.
+        slices; complex ones have their measured phase or, with `augment_phase: smooth`, a random one, always the same.
 
         With `num_images` as large as the split every slice comes once; more than that is an error.
         """
@@ -88,33 +92,39 @@ class TrainingImages:
         images = []
         for pick in (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices:
             crop = crop_centre(self.slice(int(pick)), self.config.crop)
-            if self.config.images == "complex":
+            if self.config.images == "complex" and self.config.augment_phase == "smooth":
                 rng = numpy_rng("validation phase", 0, int(pick))
                 images.append(with_phase(crop, smooth_phase(crop.shape, self.config.phase_rad, rng)))
             else:
-                images.append(crop[None])
+                images.append(channels(crop)[: 2 if self.config.images == "complex" else 1])
         return torch.from_numpy(np.stack(images))
 
     def slice(self, number: int) -> np.ndarray:
-        """Return slice `number` of the split, scaled, float32 (row, col), uncropped."""
+        """Return slice `number` of the split, scaled, float32 or complex64 (row, col), uncropped."""
         which = int(np.searchsorted(self._first, number, side="right")) - 1
         local = int(number - self._first[which])
         if self._in_memory:
-            return np.asarray(self._volume(which)[local], dtype=np.float32)
+            kept = np.asarray(self._volume(which)[local], dtype=np.float32)
+            return kept if kept.ndim == 2 else kept.view(np.complex64)[..., 0]
         return np.asarray(self._scaled(which, local, local + 1)[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}, "_readers": {}}
 
     def _volume(self, which: int) -> np.ndarray:
-        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image noise."""
+        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image noise.
+
+        Complex images have a last axis more, for real and imaginary part.
+        """
         if which not in self._cache:
             entry = self.volumes[which]
-            self._cache[which] = self._scaled(which, 0, entry.stop - entry.start).astype(np.float16)
+            images = self._scaled(which, 0, entry.stop - entry.start)
+            images = images[..., None].view(np.float32) if np.iscomplexobj(images) else images
+            self._cache[which] = images.astype(np.float16)
         return self._cache[which]
 
     def _scaled(self, which: int, start: int, stop: int) -> np.ndarray:
-        """Read slices `start:stop` of those used of a volume, scaled, float32 (slice, row, col)."""
+        """Read slices `start:stop` of those used of a volume, scaled, float32 or complex64 (slice, row, col)."""
         images = self._read(which, start, stop)
         if self.config.normalise == "slice":
             scales = np.array([_scale(image, self.config.image_scale) for image in images])
@@ -127,9 +137,10 @@ class TrainingImages:
 
     def _read(self, which: int, start: int, stop: int) -> np.ndarray:
         if which not in self._readers:
-            self._readers[which] = _open(self.volumes[which])
+            self._readers[which] = _open(self.volumes[which], self.config.wants_phase)
         first = self.volumes[which].start
-        return np.asarray(self._readers[which](first + start, first + stop), dtype=np.float32)
+        images = np.asarray(self._readers[which](first + start, first + stop))
+        return images.astype(np.complex64 if np.iscomplexobj(images) else np.float32, copy=False)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
@@ -144,43 +155,65 @@ def find_volumes(config: DataConfig, split: Split) -> list[VolumeEntry]:
         raise ValueError("data.stores is empty: name at least one store or array file")
     entries: list[VolumeEntry] = []
     for location in config.stores:
-        for name, (slices, rows, cols) in _shapes(location).items():
+        for name, (slices, rows, cols, has_phase) in _shapes(location).items():
             held_out = _matches(name, config.validation)
             wanted = _matches(name, config.include) and not _matches(name, config.exclude)
             stop = slices - config.drop_last
             if wanted and held_out == (split == "validation") and stop > config.drop_first:
-                entries.append(VolumeEntry(location, name, config.drop_first, stop, rows, cols))
+                entries.append(VolumeEntry(location, name, config.drop_first, stop, rows, cols, has_phase))
     return entries
 
 
-def _shapes(location: str) -> dict[str, tuple[int, int, int]]:
-    """Return the shapes of all image series at a location by name."""
+def _shapes(location: str) -> dict[str, tuple[int, int, int, bool]]:
+    """Return slices, rows, columns and whether there is a phase of all image series at a location, by name."""
     if location.endswith((".npy", ".npz")):
         arrays = _open_arrays(location)
         for name, array in arrays.items():
-            if array.ndim != 3 or array.dtype.kind not in "fiu":
+            if array.ndim != 3 or array.dtype.kind not in "fiuc":
                 have = f"{name} has shape {array.shape} of {array.dtype}"
-                raise ValueError(f"{location}: {have}, expected real (slice, row, col)")
-        return {name: array.shape for name, array in arrays.items()}
+                raise ValueError(f"{location}: {have}, expected real or complex (slice, row, col)")
+        return {name: (*array.shape, array.dtype.kind == "c") for name, array in arrays.items()}
     from kdrift.data.store import open_store
 
     store = open_store(location)
     infos = [store.read_volume(name).info for name in store.list_volumes()]
     return {
-        info.name: (info.num_slices, info.recon_rows, info.recon_cols)
+        info.name: (info.num_slices, info.recon_rows, info.recon_cols, info.has_phase)
         for info in infos
         if info.kind == "image" or info.has_reference
     }
 
 
-def _open(entry: VolumeEntry) -> Any:
-    """Return a function (start, stop) -> images of one volume."""
+def _open(entry: VolumeEntry, with_phase: bool) -> Any:
+    """Return a function (start, stop) -> images of one volume, complex ones where it has a phase that is wanted."""
+    wanted = with_phase and entry.has_phase
     if entry.location.endswith((".npy", ".npz")):
         array = _open_arrays(entry.location)[entry.name]
-        return lambda start, stop: array[start:stop]
+        return lambda start, stop: array[start:stop] if wanted or not entry.has_phase else np.abs(array[start:stop])
     from kdrift.data.store import open_store
 
-    return open_store(entry.location).read_volume(entry.name).read_image
+    volume = open_store(entry.location).read_volume(entry.name)
+    return volume.read_complex_image if wanted else volume.read_image
+
+
+def _phase_notes(config: DataConfig, volumes: Sequence[VolumeEntry]) -> tuple[str, ...]:
+    """Say where volumes have a phase that is not used, or not all have one that is.
+
+    Raises ValueError where the phase is needed and missing.
+    """
+    without = [entry.name for entry in volumes if not entry.has_phase]
+    count, total = len(volumes) - len(without), len(volumes)
+    listed = ", ".join(without[:4]) + (", ..." if len(without) > 4 else "")
+    if without and (config.augment_phase == "measured" or (config.wants_phase and count == 0)):
+        raise ValueError(
+            f"augment_phase is {config.augment_phase!r} and {len(without)} of {total} volumes are magnitudes without a"
+            f" phase ({listed}): convert k-space with --complex-images, or use augment_phase 'smooth'"
+        )
+    if config.wants_phase and without:
+        return (f"{count} of {total} volumes have a measured phase, the others ({listed}) none: their phase is zero",)
+    if count and not config.wants_phase:
+        return (f"the measured phase of {count} of {total} volumes is left out: augment_phase 'measured' uses it",)
+    return ()
 
 
 def _open_arrays(location: str) -> dict[str, np.ndarray]:
@@ -192,7 +225,7 @@ def _open_arrays(location: str) -> dict[str, np.ndarray]:
 
 def _scale(images: np.ndarray, scale: ImageScale) -> np.ndarray:
     """Return the divisor of the magnitudes, or 1 for an empty image, which stays empty."""
-    value = scale.of(images)
+    value = scale.of(np.abs(images) if np.iscomplexobj(images) else images)
     return np.asarray(value if value > 0 else 1.0, dtype=np.float32)
 
 

@@ -131,6 +131,7 @@ def _info(info: VolumeInfo) -> Description:
         "recon_size": f"{info.recon_rows} x {info.recon_cols}",
         "sampling": "undersampled (has a mask)" if info.has_mask else "full, or not stated",
         "reference": "yes" if info.has_reference else "no",
+        **({"phase": "measured (complex images)"} if info.has_phase else {}),
         "voxel": info.geometry.fov_text if info.geometry else "not stated",
         "notes": list(info.notes),
         "attributes": dict(info.attrs),

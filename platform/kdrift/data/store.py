@@ -93,6 +93,7 @@ class Store:
             info=info,
             load_kspace=loader("kspace"),
             load_image=loader("image" if info.kind == "image" else "target"),
+            load_complex_image=loader("complex_image"),
             load_mask=lambda: open_array("mask")[...] if "mask" in arrays else None,
             load_noise_cov=lambda: open_array("noise_cov")[...] if "noise_cov" in arrays else None,
             load_calibration=loader("calibration"),

@@ -33,6 +33,7 @@ DIMENSIONS = {
     "calibration": ("slice", "coil", "row", "col"),
     "smaps": ("slice", "coil", "row", "col"),
     "image": ("slice", "row", "col"),
+    "complex_image": ("slice", "row", "col"),
     "target": ("slice", "row", "col"),
 }
 WHOLE = ("mask", "noise_cov")
@@ -52,9 +53,10 @@ def write_volume(
 ) -> int:
     """Write a whole volume under `name`, replacing one of that name, and return the bytes of its arrays.
 
-    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in blocks of
-    slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the volume is built under a
-    temporary name and renamed; on an object store its group metadata is written last.
+    K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), with its phase where it
+    has one, are copied in blocks of slices; `derive` adds arrays that are computed from the k-space of each slice.
+    Locally the volume is built under a temporary name and renamed; on an object store its group metadata is written
+    last.
 
     Raises ValueError if values are not finite, a block has the wrong shape, or `name` is unsafe.
     """
@@ -131,7 +133,7 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive]) -> Iterator[tuple[str,
     """Yield all arrays of a volume by name, those with slices block by block."""
     for start, stop, block, target in _read_ahead(volume):
         if volume.info.kind == "image":
-            yield "image", block
+            yield "complex_image" if volume.info.has_phase else "image", block
             continue
         yield "kspace", block
         if (calibration := volume.read_calibration(start, stop)) is not None:
@@ -153,13 +155,15 @@ def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarr
     """Yield (start, stop, k-space or images, reference or None); the next block is read meanwhile."""
     info = volume.info
     is_kspace = info.kind == "kspace"
-    slice_bytes = (8 * info.num_coils if is_kspace else 4) * info.rows * info.cols
+    read_images = volume.read_complex_image if info.has_phase else volume.read_image
+    value_bytes = 8 if is_kspace or info.has_phase else 4
+    slice_bytes = value_bytes * info.num_coils * info.rows * info.cols
     step = max(1, BLOCK_BYTES // max(1, slice_bytes))
 
     def read(start: int) -> tuple[int, int, np.ndarray, np.ndarray | None]:
         stop = min(start + step, info.num_slices)
         if not is_kspace:
-            return start, stop, volume.read_image(start, stop), None
+            return start, stop, read_images(start, stop), None
         reference = volume.read_image(start, stop) if info.has_reference else None
         return start, stop, volume.read_kspace(start, stop), reference
 

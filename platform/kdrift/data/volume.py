@@ -94,6 +94,8 @@ class VolumeInfo:
     """Whether the k-space is really (prospectively) undersampled and its mask is known."""
     has_reference: bool = False
     """Whether k-space comes with a stored reference image."""
+    has_phase: bool = False
+    """Whether images are complex, so that their phase can be read as well (`Volume.read_complex_image`)."""
     attrs: dict[str, Attr] = field(default_factory=dict)
     """acquisition, patient_id, field_T, fov_mm "rows x cols x slice", padding_left, padding_right, max, norm,
     simulated, source_format, citation, ... where the file says so."""
@@ -115,6 +117,8 @@ class Volume:
     load_noise_cov: Callable[[], npt.NDArray[Any] | None] | None = None
     load_calibration: Loader | None = None
     """Calibration data for the coil maps alone, on the grid of the k-space, zero where nothing was measured."""
+    load_complex_image: Loader | None = None
+    """Complex images, where the source has them; the magnitude images are then theirs."""
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Open files and temporary copies, released by `close`."""
 
@@ -132,13 +136,25 @@ class Volume:
     def read_image(self, start: int, stop: int) -> FloatArray:
         """Return magnitude images of slices `start:stop`, float32 `(slice, recon_row, recon_col)`.
 
-        For k-space this is the stored reference (fastMRI `reconstruction_rss` or `reconstruction_esc`).
-        Errors as in `read_kspace`.
+        For k-space this is the stored reference (fastMRI `reconstruction_rss` or `reconstruction_esc`), for complex
+        images their magnitude. Errors as in `read_kspace`.
         """
+        if self.load_image is None and self.load_complex_image is not None:
+            return np.abs(self.read_complex_image(start, stop))
         if self.load_image is None:
             raise ValueError(f"{self.path} holds no reference image")
         shape = (stop - start, self.info.recon_rows, self.info.recon_cols)
         return self._read(self.load_image, start, stop, shape, np.dtype(np.float32))
+
+    def read_complex_image(self, start: int, stop: int) -> ComplexArray:
+        """Return complex images of slices `start:stop`, complex64 `(slice, recon_row, recon_col)`.
+
+        Errors as in `read_kspace`; a ValueError too where the source has magnitudes alone.
+        """
+        if self.load_complex_image is None:
+            raise ValueError(f"{self.path} holds no complex image: its images are magnitudes, without a phase")
+        shape = (stop - start, self.info.recon_rows, self.info.recon_cols)
+        return self._read(self.load_complex_image, start, stop, shape, np.dtype(np.complex64))
 
     def read_calibration(self, start: int, stop: int) -> ComplexArray | None:
         """Return separate calibration data of slices `start:stop` as `read_kspace` does; None where there are none."""
@@ -249,20 +265,19 @@ def check_expansion(path: str, declared: int, stored: int) -> None:
         )
 
 
-def image_volume(path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr]) -> Volume:
-    """Return a volume of images `(slice, row, col)`; of complex ones the magnitude is read.
+def image_volume(
+    path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr], has_phase: bool = False
+) -> Volume:
+    """Return a volume of images `(slice, row, col)`; those with a phase are complex.
 
     Raises `BadVolume` for an impossible shape.
     """
     num_slices, rows, cols = shape
     check_dims(path, slices=num_slices, rows=rows, columns=cols)
-
-    def load_magnitude(start: int, stop: int) -> npt.NDArray[Any]:
-        images = load(start, stop)
-        return np.abs(images) if np.iscomplexobj(images) else images
-
-    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
-    return Volume(path, info, load_image=load_magnitude)
+    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, has_phase=has_phase, attrs=attrs)
+    if has_phase:
+        return Volume(path, info, load_complex_image=load)
+    return Volume(path, info, load_image=load)
 
 
 def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:

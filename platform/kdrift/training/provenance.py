@@ -69,7 +69,8 @@ def _record(entry: VolumeEntry, store: Store | None) -> VolumeRecord:
     checksum = ""
     if store is not None:
         attributes = store.attributes(entry.name)
-        array = attributes["arrays"]["image" if attributes["kind"] == "image" else "target"]
+        arrays = attributes["arrays"]
+        array = arrays[next(name for name in ("complex_image", "image", "target") if name in arrays)]
         checksum = hashlib.sha256(json.dumps(recorded(array)[1]).encode()).hexdigest()
     return VolumeRecord(entry.name, entry.stop - entry.start, checksum)
 

@@ -66,9 +66,10 @@ def train(
     if workers < 1 or config.batch_size % workers:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {workers} workers")
     # data that cannot be used is named before anything starts
-    num_slices = len(TrainingImages(config.data, "train", config.seed))
+    used = [TrainingImages(config.data, "train", config.seed)]
     if config.data.validation:
-        TrainingImages(config.data, "validation", config.seed)
+        used.append(TrainingImages(config.data, "validation", config.seed))
+    num_slices = len(used[0])
     made_from = run_info(config)
     settings, what = to_dict(config), "run"
     with (
@@ -81,6 +82,9 @@ def train(
         epochs = config.total_images / num_slices
         echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
         echo(f"{workers} worker(s), output in {out}")
+        for split in used:
+            for note in split.notes:
+                echo(f"note: {split.split} images: {note}")
         with (
             ray_session(address, echo=echo),
             progress(config.total_images, "images", quiet=quiet, echo=echo) as meter,

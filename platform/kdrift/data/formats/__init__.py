@@ -16,8 +16,10 @@ from typing import IO, Any, Literal
 from kdrift.data.formats.bart import open_bart
 from kdrift.data.formats.dicom import is_dicom, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
-from kdrift.data.formats.hdf5 import contains, keys, open_file
+from kdrift.data.formats.hdf5 import Hdf5, contains, keys, open_file
+from kdrift.data.formats.hybrid import hybrid_layout, open_calgary, open_skm_tea
 from kdrift.data.formats.ismrmrd import open_ismrmrd
+from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.paths import PAIRS, files_of, halves, is_housekeeping, split_series
@@ -27,14 +29,29 @@ __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "format_of", "open_vo
 
 
 def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None = None) -> Volume:
-    """Open HDF5: ISMRMRD raw data where a group holds `data` and `xml`, else the fastMRI layout."""
+    """Open HDF5: MATLAB's, ISMRMRD raw data where a group holds `data` and `xml`, Calgary-Campinas or SKM-TEA by type
+    and shape, else the fastMRI layout.
+    """
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
         source = open_file(path, resources, stream)
+        if (reader := _layout(source)) is not None:
+            volume = reader(source, name, how)
+            volume.resources = resources.pop_all()
+            return volume
         names = keys(source)
         groups = [key for key in names if contains(source, f"{key}/xml")] if "kspace" not in names else []
         volume = open_ismrmrd(source, name, groups, how) if groups else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume
+
+
+def _layout(source: Hdf5) -> Callable[[Hdf5, str, ReadOptions], Volume] | None:
+    """Return the reader of a data set's own layout in HDF5, or None."""
+    if is_matlab(source):
+        return open_matlab_hdf5
+    readers = {"calgary": open_calgary, "skm-tea": open_skm_tea}
+    layout = hybrid_layout(source)
+    return readers[layout] if layout is not None else None
 
 
 @dataclass(frozen=True)
@@ -72,11 +89,12 @@ def _is_nifti(head: bytes) -> bool:
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
     "numpy": Format((".npy", ".npz"), _is_numpy, open_numpy),
+    "matlab": Format((".mat",), lambda head: head.startswith(b"MATLAB 5.0 MAT-file"), open_mat),
     "nifti": Format((".nii.gz", ".nii"), _is_nifti, open_nifti),
     "dicom": Format((".dcm", ".ima"), is_dicom, open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
 }
-"""Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
+"""Every readable format; what is HDF5 (fastMRI, ISMRMRD, MATLAB v7.3, ...) is told apart by its keys."""
 
 
 def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:

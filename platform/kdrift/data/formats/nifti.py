@@ -1,4 +1,4 @@
-"""NIfTI magnitude volumes (.nii, .nii.gz) as images in radiological display orientation."""
+"""NIfTI volumes (.nii, .nii.gz), of magnitudes or complex, as images in radiological display orientation."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     folders = os.path.abspath(path).split(os.sep)[:-1]
     if subject := [part for part in (*folders, name.split("_")[0]) if _SUBJECT.match(part)]:
         attrs["patient_id"] = subject[-1]
-    return image_volume(path, name, (num_slices, rows, cols), load, attrs)
+    return image_volume(path, name, (num_slices, rows, cols), load, attrs, has_phase=dtype.kind == "c")
 
 
 def _display_axes(codes: tuple[str, ...], spacing: list[float]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

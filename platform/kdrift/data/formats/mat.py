@@ -1,0 +1,252 @@
+"""MATLAB files, v5 and v7.3 (HDF5), above all those of CMRxRecon.
+
+Layout: "ChallengeDataFormat" of the CMRxRecon challenges 2023 and 2024.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import scipy.io
+
+from kdrift.data.formats.centring import from_corner
+from kdrift.data.formats.choose import check_select, choose_index
+from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    MAX_SLICE_BYTES,
+    Attr,
+    BadVolume,
+    BoolArray,
+    ReadOptions,
+    Volume,
+    VolumeInfo,
+    check_dims,
+    image_volume,
+    naming,
+)
+
+_KSPACE = re.compile(r"(kspace|ksp$|kus$|kdata$)", re.IGNORECASE)
+_IMAGE = re.compile(r"(im|rec)", re.IGNORECASE)
+_MASK = re.compile(r"mask", re.IGNORECASE)
+_BYTES = {"double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
+_BYTES |= {"int64": 8, "uint64": 8, "logical": 1}
+_SMALL, _MOST_COMPRESSED = 64 << 20, 24  # zeros compress 1000 times, k-space that is undersampled 24 times by as much
+Index = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A numeric array of a MATLAB file, its axes in MATLAB's order, its values unread."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_complex: Callable[[], bool]
+    """Whether its values are complex; a v5 file has to read them to say."""
+    read: Callable[[Index], npt.NDArray[Any]]
+    """Read a part: a slice or a number an axis."""
+
+
+def open_mat(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
+    """Open a MATLAB v5 file as `matlab_volume` says; v7.3 files are HDF5 and opened as such.
+
+    The variable that is read is held in memory: v5 compresses each as a whole.
+    """
+    with naming(path, "not a readable MATLAB file"):
+        return matlab_volume(path, name, _variables_v5(path), how)
+
+
+def is_matlab(source: Hdf5) -> bool:
+    """Return whether an HDF5 file comes from MATLAB, or has the variables of CMRxRecon."""
+    if source.read_at(0, 6) == b"MATLAB":
+        return True
+    names = keys(source)
+    return "kspace" not in names and any(key == "kus" or key.startswith("kspace_") for key in names)
+
+
+def open_matlab_hdf5(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
+    """Open a MATLAB v7.3 file as `matlab_volume` says: HDF5, axes reversed, complex as records of real and imag."""
+    return matlab_volume(source.path, name, _variables_v73(source), how)
+
+
+def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOptions) -> Volume:
+    """Return the volume of one variable.
+
+    K-space has a name that begins with `kspace`, or is `kus`; `select` chooses another `variable`, and a file with one
+    array needs no name. Axes, in MATLAB's order: k-space `(row, col, coil, slice, time)`, with `single` in the name
+    `(row, col, slice, time)`; images (a name that begins with `im` or `rec`, or real values) `(row, col, slice, time)`;
+    MATLAB leaves out trailing axes of one. `how.axes` states others, and what it does not name, at the end, is time.
+    `select` chooses the `time`, from 0. K-space is centred unless `how.centred` says no. A `mask` `(row, col)` or
+    `(row, col, time)` in the file, or in `<stem>_mask.mat` beside it (CMRxRecon 2023), says what was measured.
+
+    Raises BadVolume for variables that leave open what is meant, and for other shapes.
+    """
+    check_select(path, how, ("variable", "time"))
+    variable = _choose(path, variables, how)
+    has_phase = variable.is_complex()
+    is_image = not has_phase or bool(_IMAGE.match(variable.name))
+    axes = _axes(path, variable, is_image, how)
+    sizes = dict(zip(axes, variable.shape, strict=True))
+    time, notes = choose_index(path, "time", sizes.get("time", 1), how.select)
+    rows, cols, coils, slices = (sizes.get(axis, 1) for axis in ("row", "col", "coil", "slice"))
+    check_dims(path, slices=slices, coils=coils, rows=rows, columns=cols)
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        part = {"slice": slice(start, stop), "time": time}
+        values = variable.read(tuple(part.get(axis, slice(None)) for axis in axes))
+        kept = [axis for axis in axes if axis != "time"]
+        order = [kept.index(axis) for axis in ("slice", "coil", "row", "col") if axis in kept]
+        return values.transpose(order).reshape(stop - start, coils, rows, cols)
+
+    if is_image:
+        attrs: dict[str, Attr] = {"source_format": "matlab", "variable": variable.name}
+        shape = (slices, rows, cols)
+        images = image_volume(path, name, shape, lambda start, stop: load(start, stop)[:, 0], attrs, has_phase)
+        images.info = replace(images.info, notes=notes)
+        return images
+
+    def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
+        return from_corner(load(start, stop)) if how.centred is False else load(start, stop)
+
+    mask, said = _mask(path, variable, variables, (rows, cols), time)
+    if mask is not None and how.centred is False:
+        mask = np.fft.fftshift(mask)
+    info = VolumeInfo(
+        name, "kspace", slices, coils, rows, cols, rows, cols, has_mask=mask is not None,
+        attrs={"source_format": "matlab", "variable": variable.name}, notes=(*notes, *said),
+    )  # fmt: skip
+    return Volume(path, info, load_kspace, load_mask=lambda: mask)
+
+
+def _choose(path: str, variables: list[Variable], how: ReadOptions) -> Variable:
+    arrays = [each for each in variables if sum(n > 1 for n in each.shape) > 1]
+    listed = ", ".join(f"{each.name} {each.shape}" for each in arrays) or "no numeric array"
+    if "variable" in how.select:
+        wanted = [each for each in arrays if each.name == how.select["variable"]]
+        if not wanted:
+            raise BadVolume(path, f"has no array {how.select['variable']!r}; it has {listed}")
+        return wanted[0]
+    others = [each for each in arrays if not _MASK.match(each.name)]
+    if arrays and not others:
+        raise BadVolume(path, f"holds sampling masks alone ({listed}): they belong to k-space, reconstruct --mask FILE")
+    named = [each for each in others if _KSPACE.match(each.name)]
+    found = named or others
+    if len(found) != 1:
+        raise BadVolume(
+            path, f"found {listed}, expected one array, or one named kspace...; --select variable=NAME chooses"
+        )
+    return found[0]
+
+
+def _axes(path: str, variable: Variable, is_image: bool, how: ReadOptions) -> tuple[str, ...]:
+    """Return the names of the axes of a variable."""
+    dims = len(variable.shape)
+    if is_image or "single" in variable.name.lower():
+        usual: tuple[str, ...] = ("row", "col", "slice", "time")
+    else:
+        usual = ("row", "col", "coil", "slice", "time")
+    axes = usual[:dims] if how.axes is None else (*how.axes, *("time",) * (dims - len(how.axes)))
+    fits = len(axes) == dims == len(set(axes)) and {"row", "col"} <= set(axes) and not (is_image and "coil" in axes)
+    if not fits:
+        expected = f"({', '.join(usual)})" if how.axes is None else f"axes {','.join(how.axes)} and then time"
+        raise BadVolume(path, f"{variable.name} has shape {variable.shape}, expected {expected}; --axes states others")
+    return axes
+
+
+def _mask(
+    path: str, kspace: Variable, variables: list[Variable], shape: tuple[int, int], time: int
+) -> tuple[BoolArray | None, tuple[str, ...]]:
+    """Return the mask that belongs to k-space, `(col,)` or `(row, col)`, and a note where it is of another file."""
+    masks = [each for each in variables if _MASK.match(each.name)]
+    notes: tuple[str, ...] = ()
+    beside = f"{os.path.splitext(path)[0]}_mask.mat"
+    if not masks and "full" not in kspace.name and os.path.isfile(beside) and not os.path.islink(beside):
+        masks, notes = _variables_of(beside), (f"the sampling mask is that of {os.path.basename(beside)}",)
+    factor = re.search(r"\d+$", kspace.name)
+    if len(masks) > 1 and factor is not None:
+        masks = [each for each in masks if each.name.endswith(factor.group())]
+    if not masks:
+        return None, ()
+    if len(masks) > 1:
+        names = ", ".join(each.name for each in masks)
+        return None, (f"{names}: which mask belongs to {kspace.name} is not said, so none is used",)
+    mask = masks[0]
+    if mask.shape[:2] != shape or len(mask.shape) > 3 or mask.is_complex():
+        raise BadVolume(path, f"{mask.name} has shape {mask.shape}, expected {shape} or {(*shape, 'time')}")
+    which = (time,) if len(mask.shape) == 3 and mask.shape[2] > 1 else (0,) * (len(mask.shape) - 2)
+    if which and which[0] >= mask.shape[2]:
+        raise BadVolume(path, f"{mask.name} has {mask.shape[2]} times, time {time} was chosen")
+    values = mask.read((slice(None), slice(None), *which)) != 0
+    if not values.any():
+        raise BadVolume(path, f"{mask.name} samples nothing")
+    return np.asarray(values[0] if (values == values[0]).all() else values), notes
+
+
+def _variables_of(path: str) -> list[Variable]:
+    """Return the arrays of a small file (masks), read whole."""
+    with naming(path, "not a readable MATLAB file"):
+        if not h5py.is_hdf5(path):
+            return _variables_v5(path)
+        with contextlib.ExitStack() as resources:
+            found = _variables_v73(open_file(path, resources))
+            return [_in_memory(each.name, each.shape, each.read((slice(None),) * len(each.shape))) for each in found]
+
+
+def _in_memory(name: str, shape: tuple[int, ...], values: npt.NDArray[Any]) -> Variable:
+    return Variable(name, shape, lambda: np.iscomplexobj(values), values.__getitem__)
+
+
+def _variables_v5(path: str) -> list[Variable]:
+    found = []
+    for name, shape, kind in scipy.io.whosmat(path):
+        if kind in _BYTES and math.prod(shape) > 0:
+            declared, most = math.prod(shape) * _BYTES[kind], max(_SMALL, _MOST_COMPRESSED * os.path.getsize(path))
+            if declared > min(most, MAX_SLICE_BYTES):
+                raise BadVolume(path, f"{name} declares {declared >> 20} MiB, far more than the file can hold")
+            found.append(_lazy_v5(path, name, tuple(int(n) for n in shape)))
+    return found
+
+
+def _lazy_v5(path: str, name: str, shape: tuple[int, ...]) -> Variable:
+    @functools.cache
+    def values() -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = scipy.io.loadmat(path, variable_names=[name])[name]
+        if array.shape != shape:
+            raise BadVolume(path, f"{name} has shape {array.shape}, its header says {shape}")
+        return array
+
+    return Variable(name, shape, lambda: np.iscomplexobj(values()), lambda index: values()[index])
+
+
+def _variables_v73(source: Hdf5) -> list[Variable]:
+    found = []
+    for key in keys(source):
+        is_link = not isinstance(source.file.get(key, getlink=True), h5py.HardLink)
+        if is_link or source.file.get(key, getclass=True) is not h5py.Dataset:
+            continue
+        node = dataset(source, key)
+        assert node is not None
+        is_complex = node.dtype.names == ("real", "imag") or node.dtype.kind == "c"
+        if node.shape and (is_complex or node.dtype.kind in "biuf"):
+            found.append(_lazy_v73(key, node, is_complex))
+    return found
+
+
+def _lazy_v73(name: str, node: h5py.Dataset, is_complex: bool) -> Variable:
+    def read(index: Index) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = node[index[::-1]]
+        if values.dtype.names is not None:
+            values = np.asarray(values["real"] + 1j * values["imag"])
+        return values.transpose()
+
+    return Variable(name, node.shape[::-1], lambda: is_complex, read)
