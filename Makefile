@@ -19,10 +19,13 @@ export NO_MKDOCS_2_WARNING = 1
 
 install: $(STAMP)
 
+# The last step: from the folder above a clone, `import kdrift` would else find the clone in place of the package.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -c "import pathlib, sysconfig; \
+	  pathlib.Path(sysconfig.get_path('purelib'), 'kdrift_source.pth').write_text('$(CURDIR)/platform\n$(CURDIR)/serve\n')"
 	touch $(STAMP)
 
 lint: $(STAMP)

@@ -174,7 +174,7 @@ def test_group_without_complete_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a kdrift store"):
+    with pytest.raises(ValueError, match="there is no store at"):
         open_store(tmp_path / "absent.zarr")
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     with pytest.raises(ValueError, match="is not a kdrift store; choose another"):

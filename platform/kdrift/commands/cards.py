@@ -47,7 +47,7 @@ def prior_rows() -> list[Row]:
         serves = [each for each, method in METHODS.items() if not method.refusal(name, prior.noise, images)]
         low, high = prior.sigma_range
         row = {"prior": name, "noise": prior.noise, "images": images, "sigma": f"{low:.4g} to {high:.4g}"}
-        rows.append({**row, "serves": ", ".join(serves)})
+        rows.append({**row, "serves": f"{serves[0]} and {len(serves) - 1} more" if len(serves) > 1 else serves[0]})
     return rows
 
 

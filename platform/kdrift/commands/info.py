@@ -35,15 +35,15 @@ def run(options: Options) -> int:
         try:
             description = _method(path) or describe(path, verify=options.verify)
         except (ValueError, OSError) as error:
-            print(f"kdrift: {error}", file=sys.stderr)
+            print(f"kdrift: error: {error}{_nearest(path)}", file=sys.stderr)
             description, status = {"what": "unreadable", "path": path, "reason": str(error)}, 1
         if description.get("faults"):
             status = 1
         descriptions.append(description)
     if options.json:
         print(json.dumps(descriptions, indent=2, default=str))
-    else:
-        print("\n\n".join(to_text(_shorten(d)) for d in descriptions if d["what"] != "unreadable"))
+    elif readable := [to_text(_shorten(each)) for each in descriptions if each["what"] != "unreadable"]:
+        print("\n\n".join(readable))
     return status
 
 
@@ -54,6 +54,17 @@ def _method(name: str) -> dict[str, Any] | None:
     from kdrift.commands.cards import describe_method
 
     return describe_method(name)
+
+
+def _nearest(name: str) -> str:
+    """Return what else a name that is no path may have meant."""
+    if os.path.exists(name) or not name.replace("-", "_").isidentifier():
+        return ""
+    from kdrift.methods import METHODS
+    from kdrift.prior.bundle import shipped_priors
+    from kdrift.runs.hint import suggest
+
+    return f", no method and no shipped prior of that name{suggest(name, [*METHODS, *shipped_priors()])}"
 
 
 def _shorten(value: Any) -> Any:

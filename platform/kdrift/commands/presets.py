@@ -64,7 +64,9 @@ def run(options: List | Show | Use | Reset) -> int:
     if isinstance(options, List):
         print_rows(preset_rows(options.method), as_json=options.json)
     elif isinstance(options, Show):
-        print(yaml.safe_dump(to_dict(find_preset(options.method, options.name)), sort_keys=False), end="")
+        found = to_dict(find_preset(options.method, options.name))
+        ordered = {key: found[key] for key in ("method", "name", "source", "settings", "provenance") if found[key]}
+        print(yaml.safe_dump(ordered, sort_keys=False), end="")
     else:
         choose_default(options.method, options.name if isinstance(options, Use) else None)
         preset = find_preset(options.method)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -167,11 +168,11 @@ def _describe_bundle(path: Path) -> Description:
     description = {
         "what": "prior",
         "path": str(path),
-        "files": sorted(file.name for file in path.iterdir() if file.is_file()),
-        **_safetensors(str(model_file)),
-        "sha256": file_sha256(model_file),
         **_serves(path),
+        "files": sorted(file.name for file in path.iterdir() if file.is_file()),
+        "sha256": file_sha256(model_file),
         "config": config,
+        **_safetensors(str(model_file)),
     }
     cards = [file for file in path.iterdir() if file.name.lower() in ("card.md", "readme.md", "model_card.md")]
     if cards:
@@ -270,4 +271,7 @@ def _describe_result(path: str, file: h5py.File, names: list[str]) -> Descriptio
     }
     attrs = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
     attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
+    if "kdrift" in attrs:
+        with contextlib.suppress(ValueError):
+            attrs["kdrift"] = json.loads(attrs["kdrift"])
     return {"what": "reconstruction", "path": path, "arrays": arrays, "attributes": attrs}

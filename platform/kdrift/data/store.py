@@ -174,6 +174,8 @@ class Store:
         attributes = self._attributes("")
         if attributes is None:
             if self.mode == "r":
+                if not self._files.exists(self._root):
+                    raise ValueError(f"there is no store at {self.location}: kdrift convert makes one")
                 raise ValueError(f"{self.location} is not a kdrift store: it has no zarr.json of a group")
             if self._folders():
                 raise ValueError(f"{self.location} exists and is not a kdrift store; choose another folder")

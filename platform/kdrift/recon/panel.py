@@ -140,12 +140,14 @@ def _rows(
         top.append(Cell(spread / white, "std", texts.get("std", ""), "magma", most, "% of white", True))
     if errors and not errors_below:
         caption = texts.get("error", "")
-        top.append(Cell(errors[final] / white, f"error x {factor}", caption, "magma", 1 / factor, boxed=True))
+        top.append(Cell(errors[final] / white, f"error x {factor}", caption, "magma", 1 / factor, "% of white", True))
     if truth is not None:
         top.append(Cell(truth, "reference", texts.get("reference", ""), top=white, boxed=True))
     if not errors or not errors_below:
         return [top]
-    below = [Cell(error / white, f"error x {factor}", "", "magma", 1 / factor) for error in errors.values()]
+    below = [
+        Cell(error / white, f"error x {factor}", "", "magma", 1 / factor, "% of white") for error in errors.values()
+    ]
     if kept is not None:
         below.append(Cell(kept, "k-space mask", blocky=True))
     return [top, below]

@@ -58,8 +58,9 @@ class ReconstructionResult:
         spread = f", {self.config['num_samples']} samples, {self.nfe} evaluations" if self.nfe else ""
         lost = sum(map(len, self.diverged.values()))
         note = f", {lost} samples diverged" if lost else ""
+        size = f"{slices} slice{'' if slices == 1 else 's'} of {rows} x {cols}"
         return (
-            f"ReconstructionResult({self.config['method']}: {slices} slices of {rows} x {cols},"
+            f"ReconstructionResult({self.config['method']}: {size},"
             f" {self.net_acceleration:.2f}x net{spread}, {self.seconds:.1f} s{note})"
         )
 

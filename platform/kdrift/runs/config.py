@@ -31,10 +31,12 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration")
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(root)"
+        place = ": ".join(filter(None, (where, ".".join(str(part) for part in first["loc"]))))
         if first["type"] == "missing":
-            raise ValueError(f"{where}: {key} is missing") from None
-        raise ValueError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from None
+            raise ValueError(f"{place} is missing") from None
+        if first["type"] == "value_error":  # a sentence of ours
+            raise ValueError(f"{place}: {first['ctx']['error']}") from None
+        raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
 
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Iterable[str] = ()) -> T:
