@@ -53,9 +53,10 @@ def noise_factor(noise_cov: Tensor, coils: int) -> Tensor:
     """Lower triangular L of noise_cov = L L^H, complex128 (coil, coil), for so many coils; errors as in `prewhiten`."""
     if noise_cov.shape != (coils, coils):
         raise ValueError(f"noise_cov has shape {tuple(noise_cov.shape)}, kspace has {coils} coils")
-    factor, info = torch.linalg.cholesky_ex(noise_cov.to(torch.complex128))
-    if int(info) != 0:
+    found = torch.linalg.cholesky_ex(noise_cov.to(torch.complex128))
+    if int(found.info) != 0:
         raise ValueError("noise_cov is not positive definite: take it from more noise samples, all coils connected")
+    factor: Tensor = found.L
     return factor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, keys, open_file, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.formats.kspace import slab_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, Attr, BadVolume, BoolArray, ReadOptions, Volume, check_dims, naming
@@ -246,3 +247,30 @@ def _noise_cov(table: _Table, coils: int, dwell: float) -> npt.NDArray[np.comple
     noise_dwell = float(head["sample_time_us"][noise[0]])
     scale = noise_dwell / dwell if noise_dwell > 0 and 0 < dwell < np.inf else 1.0
     return total / count * scale
+
+
+def read_noise(path: str) -> npt.NDArray[np.complex64] | None:
+    """Return the noise acquisitions of an ISMRMRD file, of all its groups, `(coil, sample)`; None for other HDF5 files.
+
+    Raises BadVolume where it holds other acquisitions alone, of different numbers of channels, or cannot be read.
+    """
+    found, tables = [], 0
+    with contextlib.ExitStack() as resources:
+        with naming(path, "cannot be opened"):
+            source = open_file(path, resources)
+        for group in keys(source):
+            data = dataset(source, f"{group}/data") if isinstance(source.file.get(group), h5py.Group) else None
+            if data is None or not {"head", "data"} <= set(data.dtype.names or ()):
+                continue
+            tables += 1
+            with naming(path, "noise acquisitions cannot be read"):
+                table = _table(source, data)
+                noise = np.flatnonzero(_has_flag(table.heads, NOISE_FLAG))
+                coils = table.heads["active_channels"][noise]
+                found += [_as_complex(each, int(n)) for n, each in zip(coils, _payloads(table, noise), strict=True)]
+    if not tables:
+        return None
+    if not found or len({len(samples) for samples in found}) > 1:
+        what = "of different numbers of channels" if found else "none"
+        raise BadVolume(path, f"expected noise acquisitions (flag 19) of one number of channels, found {what}")
+    return np.concatenate(found, axis=1)
