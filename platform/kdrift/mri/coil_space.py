@@ -60,7 +60,7 @@ def coil_space(live: Tensor, noise_cov: Tensor | None = None) -> CoilSpace:
     if noise_cov.shape != (len(live), len(live)):
         raise ValueError(f"noise_cov has shape {tuple(noise_cov.shape)}, kspace has {len(live)} coils")
     cov = noise_cov.to(live.device, torch.complex128)[live][:, live]
-    factor = noise_factor(cov / cov.diagonal().real.median(), len(cov))
+    factor = noise_factor(cov / cov.diagonal().real.median())
     return CoilSpace(torch.linalg.solve_triangular(factor, chosen, upper=False), chosen.mH @ factor)
 
 

@@ -1,4 +1,4 @@
-"""Receiver noise: covariance from a noise scan, prewhitening, and its level from undersampled data alone."""
+"""Receiver noise: covariance from a noise scan, and its level, coil by coil, from undersampled data alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 256
 LOW = -1.0
 """Quantile over blocks, in standard deviations below the median."""
 PROCESSED = 0.3
-"""A readout edge quieter than this fraction of the k-space periphery, in most coils, was masked or filtered."""
+"""A readout edge quieter than this fraction of the k-space periphery, in all coils, was masked or filtered."""
 SCATTER = 2.0
 """Coils whose levels differ by less than this factor count as equally noisy. On real scans of equal receivers the
 estimates differ by up to 1.7 (4 coils, 4 to 15 times undersampled: 1.16 to 1.67), for what of the object reaches the
@@ -38,21 +38,11 @@ def noise_covariance(noise: Tensor) -> Tensor:
     return samples @ samples.mH / (2 * samples.shape[1])
 
 
-def prewhiten(kspace: Tensor, noise_cov: Tensor) -> Tensor:
-    """k-space with sigma = 1 and uncorrelated coils: L^-1 k with noise_cov = L L^H (Pruessmann et al. 2001).
+def noise_factor(noise_cov: Tensor) -> Tensor:
+    """Lower triangular L of noise_cov = L L^H, complex128 (coil, coil): L^-1 k is white (Pruessmann et al. 2001).
 
-    kspace (*batch, coil, row, col), noise_cov (coil, coil) as `noise_covariance` defines it. Raises
-    ValueError for another number of coils and for a matrix that is not positive definite.
+    Raises ValueError for a matrix that is not positive definite.
     """
-    factor = noise_factor(noise_cov, kspace.shape[-3]).to(kspace.device)
-    inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
-    return torch.einsum("vc,...cyx->...vyx", inverse.to(kspace.dtype), kspace)
-
-
-def noise_factor(noise_cov: Tensor, coils: int) -> Tensor:
-    """Lower triangular L of noise_cov = L L^H, complex128 (coil, coil), for so many coils; errors as in `prewhiten`."""
-    if noise_cov.shape != (coils, coils):
-        raise ValueError(f"noise_cov has shape {tuple(noise_cov.shape)}, kspace has {coils} coils")
     found = torch.linalg.cholesky_ex(noise_cov.to(torch.complex128))
     if int(found.info) != 0:
         raise ValueError("noise_cov is not positive definite: take it from more noise samples, all coils connected")
@@ -107,8 +97,8 @@ def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         # Without the centring shift the far readout positions are the middle ones.
         edge = max(1, rows // 16)
         quiet = _low_level(hybrid[..., rows // 2 - edge : rows // 2 + edge, :].flatten(-2))
-        # of all coils together: a filter is one for all, and a lone coil below it has signal in its periphery
-        if float((quiet / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)).median()) > PROCESSED:
+        # a filter silences the edges of all coils; a coil that alone is quiet there has signal in its periphery
+        if bool((quiet > PROCESSED * sigma).any()):
             sigma = torch.minimum(quiet, sigma)
     return sigma
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -163,57 +163,78 @@ def prepare_slice(
     and keep for measuring. Each slice is compressed by its own calibration data, so that its image does not depend on
     which slices are read with it. Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
     """
-    asked, mask, unit = raw.coils, raw.mask, unit_of(raw.kspace)
+    mask, unit, notes = raw.mask, unit_of(raw.kspace), list[str]()
     kspace = raw.kspace / unit
     unseen = None if heldout is None else torch.where(heldout, kspace, 0)
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
-    live, notes = live_coils(kspace, asked.noise_cov)
-    if not bool(live.any()):
-        raise ValueError(f"no coil is left to reconstruct from: {'; '.join(notes)}")
-    noise_cov, source = _noise(kspace, mask, live, asked, notes)
-    space = coil_space(live, noise_cov)
     calibration = _calibration(raw, notes)
-    if asked.virtual_coils is not None and asked.virtual_coils < int(live.sum()):
+    space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
+    if space is not None:
+        kspace = space.apply(kspace)
+        unseen = None if unseen is None else space.apply(unseen)
+        calibration = None if calibration is None else space.apply(calibration)
+    if raw.smaps is not None:
+        smaps = _given(raw.smaps, space, notes)
+    elif len(kspace) == 1:
+        smaps = torch.ones_like(kspace)
+    else:
         lines = kspace if calibration is None else calibration
-        space = space.then(coil_compression(space.apply(lines), asked.virtual_coils)[1])
-    changed = not torch.equal(space.back, torch.eye(len(live)).to(space.back))
-    if changed:
-        kspace, unseen = space.apply(kspace), None if unseen is None else space.apply(unseen)
-    smaps = _maps(raw, space, kspace, calibration, notes, num_sets=num_sets, crop=crop, threshold=threshold)
-    back = space.back.to(kspace.dtype) if changed else None
-    shading = None if noise_cov is None or back is None else _shading(back, smaps)
-    sigma = estimate_noise_sigma(kspace, mask) if asked.noise_sigma is None else asked.noise_sigma / unit
+        smaps = espirit_maps(lines, num_sets=num_sets, crop=crop, threshold=threshold)
+    back = None if space is None else space.back.to(kspace.dtype)
+    known = raw.coils.noise_sigma
+    sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
     zero_filled = Sensitivities(smaps).adjoint(ifft2c(kspace))[None]
     factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
+    shading = None if back is None else _shading(back, smaps)
+    kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
     data = SliceData(
-        raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor,
-        None if unseen is None or heldout is None else HeldOut(unseen, heldout),
+        raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor, kept_out,
         unit=unit, back=back, shading=shading, noise_source=source, notes=tuple(notes),
     )  # fmt: skip
     return dataclasses.replace(data, zero_filled=data.magnitude(zero_filled)[0])
 
 
-def _noise(kspace: Tensor, mask: Tensor, live: Tensor, asked: Coils, notes: list[str]) -> tuple[Tensor | None, str]:
-    """Return the noise covariance of the coils, None where they are equally noisy, and its source in words."""
-    if asked.noise_cov is not None:
-        return asked.noise_cov, asked.noise_source
-    if asked.noise_sigma is not None:
-        return None, "noise_sigma, one for all coils"
+def _coil_space(
+    asked: Coils, kspace: Tensor, mask: Tensor, calibration: Tensor | None, notes: list[str]
+) -> tuple[CoilSpace | None, str]:
+    """Return the coils to work with, None where they are those that were measured, and the source of their noise."""
+    live, said = live_coils(kspace, asked.noise_cov)
+    notes += said
+    count = int(live.sum())
+    if count == 0:
+        raise ValueError(f"no coil is left to reconstruct from: {'; '.join(said)}")
+    noise_cov, source = asked.noise_cov, asked.noise_source
+    if noise_cov is None and asked.noise_sigma is not None:
+        source = "noise_sigma, one for all coils"
+    elif noise_cov is None:
+        noise_cov, source = _estimated(kspace, mask, live, notes), "the periphery of k-space"
+    space, virtual = coil_space(live, noise_cov), asked.virtual_coils
+    if virtual is not None and virtual > count:
+        notes.append(f"{count} coils are left, which are not compressed to {virtual}")
+    elif virtual is not None and virtual < count:
+        lines = kspace if calibration is None else calibration
+        space = space.then(coil_compression(space.apply(lines), virtual)[1])
+    same = torch.equal(space.back, torch.eye(len(live)).to(space.back))
+    return None if same else space, source
+
+
+def _estimated(kspace: Tensor, mask: Tensor, live: Tensor, notes: list[str]) -> Tensor | None:
+    """Return the noise covariance by the periphery of k-space, None where the coils are equally noisy."""
     found = differing_noise(kspace[live], mask) if int(live.sum()) > 1 else None
     if found is None:
-        return None, "the periphery of k-space, one level for all coils"
+        return None
     sigma = torch.ones(len(live), dtype=torch.float64, device=live.device)
     sigma[live] = found.to(sigma)
     noisy = (live & (sigma > SCATTER * sigma[live].min())).nonzero().flatten().tolist()
-    names = ", ".join(map(str, noisy))
+    names = f"coil{'s' * (len(noisy) > 1)} {', '.join(map(str, noisy))}"
     notes.append(
-        f"coil{'s' * (len(noisy) > 1)} {names}: more than {SCATTER:g} times as noisy as the best coil, at the periphery"
-        " of k-space; coils are weighted by their noise"
+        f"{names}: more than {SCATTER:g} times as noisy as the best coil at the periphery of k-space; coils are"
+        " weighted by their noise"
     )
-    return torch.diag(sigma.square()).to(torch.complex128), "the periphery of k-space, coil by coil"
+    return torch.diag(sigma.square()).to(torch.complex128)
 
 
 def _calibration(raw: RawSlice, notes: list[str]) -> Tensor | None:
@@ -227,26 +248,24 @@ def _calibration(raw: RawSlice, notes: list[str]) -> Tensor | None:
     return raw.calibration / unit_of(raw.calibration)
 
 
-def _maps(
-    raw: RawSlice, space: CoilSpace, kspace: Tensor, calibration: Tensor | None, notes: list[str], **espirit: Any
-) -> Tensor:
-    """Return the maps of the coils of `space`: those given, else ones for one coil, else by ESPIRiT."""
-    if raw.smaps is not None:
-        norm = rss(raw.smaps)
-        norm = norm[norm > 0]
-        if not len(norm):
-            raise ValueError("the coil maps given are zero everywhere")
-        if float((norm - 1).abs().max()) > UNNORMALISED:
-            notes.append(
-                f"the coil maps given have a root sum of squares of {float(norm.min()):.3g} to {float(norm.max()):.3g}:"
-                " normalised to 1, so that images are the root sum of squares of the coils"
-            )
-        return maps_of(space, raw.smaps)
-    if len(kspace) == 1:
-        return torch.ones_like(kspace)
-    return espirit_maps(kspace if calibration is None else space.apply(calibration), **espirit)
+def _given(smaps: Tensor, space: CoilSpace | None, notes: list[str]) -> Tensor:
+    """Return maps that were given for the coils as measured, as those of `space`, normalised."""
+    norm = rss(smaps)
+    norm = norm[norm > 0]
+    if not len(norm):
+        raise ValueError("the coil maps given are zero everywhere")
+    normalised = float((norm - 1).abs().max()) <= UNNORMALISED
+    if not normalised:
+        notes.append(
+            f"the coil maps given have a root sum of squares of {float(norm.min()):.3g} to {float(norm.max()):.3g}:"
+            " normalised to 1, so that images are the root sum of squares of the coils"
+        )
+    if space is None:
+        return smaps if normalised else normalise_maps(smaps)
+    return maps_of(space, smaps)
 
 
 def _shading(back: Tensor, smaps: Tensor) -> Tensor:
+    """Root sum of squares of the coils as measured of an image of ones, 1 where there are no maps."""
     norm = rss(mix(back, smaps if smaps.ndim == 3 else smaps[0]))
     return torch.where(norm > 0, norm, 1)
