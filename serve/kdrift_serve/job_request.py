@@ -189,7 +189,9 @@ def _refusal(method: Method, name: str, prior: Prior) -> str:
 
 def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:
     """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
-    given = {"noise_cov": request.noise_cov} | ({} if request.smaps == STORED else {"smaps": request.smaps})
+    given = {"noise_cov": request.noise_cov, "noise_scan": request.noise_scan} | (
+        {} if request.smaps == STORED else {"smaps": request.smaps}
+    )
     allowed = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
     try:
         acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **allowed))

@@ -209,7 +209,7 @@ class Planner:
         if isinstance(answer, str):
             raise JobFailed(answer)
         data, facts = answer
-        chunks = plan.split(len(raw.kspace), self._config.samplers.replicas)
+        chunks = plan.split(len(data.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         try:

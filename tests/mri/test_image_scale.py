@@ -26,7 +26,7 @@ def test_rules_are_what_they_say() -> None:
 def test_default_is_the_scale_of_a_slice_bit_for_bit() -> None:
     generator = torch.Generator().manual_seed(1)
     kspace = torch.randn(2, 24, 20, dtype=torch.complex64, generator=generator)
-    data = prepare_slice(RawSlice(0, kspace, torch.ones(24, 20, dtype=torch.bool)), noise_sigma=0.1)
+    data = prepare_slice(RawSlice(0, kspace, torch.ones(24, 20, dtype=torch.bool)))
     assert ImageScale().of(data.zero_filled) == data.scale
     assert data.scale == pytest.approx(float(np.quantile(data.zero_filled.numpy(), 0.99)), rel=1e-6)
     assert DataConfig(stores=["a"], crop=16).image_scale == PriorInfo(WhiteNoise(0.01, 5.0)).scale == ImageScale()

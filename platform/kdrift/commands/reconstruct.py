@@ -79,7 +79,7 @@ def run(options: Options) -> int:
         raise Misuse("give INPUT and --out DIR, or --config FILE")
     from kdrift.recon.acquisition import load_acquisition
     from kdrift.recon.plan import load_priors
-    from kdrift.recon.reconstruct import reconstruct
+    from kdrift.recon.reconstruct import reconstruct_slices
     from kdrift.recon.report import save_result
     from kdrift.recon.result import divergence_lines
     from kdrift.recon.sampling import choose_device
@@ -101,16 +101,10 @@ def run(options: Options) -> int:
         def show(position: int, done: int, steps: int) -> None:
             meter.update(position * steps + done, total=slices * steps, note=f"slice {position + 1}/{slices}")
 
-        result = reconstruct(
-            acquisition.kspace,
-            acquisition.mask,
-            plan=resolved,
-            prior=prior,
-            smaps=acquisition.smaps,
-            slice_indices=acquisition.slice_indices,
-            device=device,
-            progress=show,
-        )
+        raw = [acquisition.raw(position) for position in range(slices)]
+        result = reconstruct_slices(raw, plan=resolved, prior=prior, device=device, progress=show)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
     report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, nifti=options.nifti)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)

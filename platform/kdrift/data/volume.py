@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.geometry import Geometry
+from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
@@ -205,6 +206,11 @@ class Volume:
             if loaded.shape != shape:
                 raise BadVolume(self.path, f"slices {start}:{stop} have shape {loaded.shape}, expected {shape}")
             data = np.ascontiguousarray(loaded, dtype=dtype)
+        if data.dtype.kind == "c" and data.size:
+            with _quiet():
+                fault = out_of_range(float(max(np.abs(part).max() for part in (loaded.real, loaded.imag))))
+            if fault:
+                raise BadVolume(self.path, f"slices {start}:{stop}: {fault}")
         finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
         if not finite.all():
             first = start + int(np.argmin(finite))

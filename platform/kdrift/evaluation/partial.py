@@ -55,7 +55,8 @@ def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:
     with np.load(_path(task, index), allow_pickle=False) as file:
         scalars = json.loads(str(file["scalars"]))
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "scalars"}
-    facts = SliceFacts(zero_filled=arrays["zero_filled"], **scalars["facts"])
+    said = scalars["facts"]
+    facts = SliceFacts(zero_filled=arrays["zero_filled"], **{**said, "notes": tuple(said["notes"])})
     result = scalars["result"]
     result["diverged"] = {int(sample): why for sample, why in result["diverged"].items()}  # JSON has no numbers as keys
     return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **result)

@@ -17,6 +17,11 @@ COARSE = 4
 """Eigenvectors are computed directly in the middle of blocks of this side, to start the iteration from."""
 PRODUCTS = 3
 """Products with the pixel matrices between two checks of convergence."""
+NEARLY_LARGEST = 0.7
+"""Components of an eigenvector of at least this part of the largest one can be the one that its phase is taken from."""
+CLEARLY_MORE = 1.1
+"""Calibration data are taken around the echo where that box holds so many times the energy of the middle one: in scans
+whose echo is a sample or two off the middle both hold nearly all of it."""
 
 
 def espirit_maps(
@@ -47,7 +52,7 @@ def espirit_maps(
     kspace
         (*batch, coil, row, col), may be undersampled; only `acs` is read.
     acs
-        Fully sampled box (row slice, col slice); None: the largest centred one, see `calibration_box`.
+        Fully sampled box (row slice, col slice); None: the one around the echo, see `calibration_box`.
     kernel_size
         Kernel width in k-space samples; at most 2/5 of the ACS, along each axis: a wider kernel sees too few
         positions there, and crops the object.
@@ -66,7 +71,7 @@ def espirit_maps(
     Tensor
         (*batch, coil, row, col), with num_sets > 1 (*batch, set, coil, row, col): sum_c |S_c|^2 = 1 in the
         support, 0 outside, sets orthogonal; the phase is that of the principal combination of coils in the
-        ACS.
+        ACS, whose own phase is fixed by `canonical_phase`, so that maps do not depend on device or library.
     """
     if kspace.ndim < 3 or not kspace.is_complex():
         raise ValueError(
@@ -77,7 +82,7 @@ def espirit_maps(
         raise ValueError(f"num_sets must lie between 1 and the {coils} coils, got {num_sets}")
     if kernel_size < 1:
         raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
-    box = calibration_box(detect_mask(kspace)) if acs is None else acs
+    box = calibration_box(detect_mask(kspace), kspace=kspace) if acs is None else acs
     calibration = kspace[..., box[0], box[1]]
     if calibration.numel() == 0:
         raise ValueError("no fully sampled centre for coil maps: sample ACS lines, or give the maps")
@@ -132,44 +137,72 @@ def normalise_maps(smaps: Tensor) -> Tensor:
 
 
 def coil_compression(kspace: Tensor, num_coils: int, *, acs: Box | None = None) -> tuple[Tensor, Tensor]:
-    """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all slices together).
+    """The `num_coils` principal virtual coils of the ACS (Buehrer et al. 2007; SVD over all of the batch together).
 
     kspace is (*batch, coil, row, col), prewhitened where the coils' noise is correlated; acs is a fully sampled box
     (row slice, col slice), None: see `calibration_box`. Returns k-space (*batch, num_coils, row, col) and the matrix
-    (num_coils, coil) that made it, whose rows are orthonormal, so that white noise stays white with the same sigma.
+    (num_coils, coil) that made it, whose rows are orthonormal, so that white noise stays white with the same sigma,
+    and have the phase of `canonical_phase`.
     Raises ValueError for more virtual coils than coils, or an empty ACS.
     """
     coils = kspace.shape[-3]
     if not 1 <= num_coils <= coils:
         raise ValueError(f"num_coils must lie between 1 and the {coils} coils of kspace, got {num_coils}")
-    box = calibration_box(detect_mask(kspace)) if acs is None else acs
+    box = calibration_box(detect_mask(kspace), kspace=kspace) if acs is None else acs
     samples = kspace[..., box[0], box[1]].movedim(-3, 0).reshape(coils, -1).to(torch.complex128)
     if samples.shape[1] == 0:
         raise ValueError("no fully sampled centre to compress coils from: sample ACS lines, or give `acs`")
-    basis = torch.linalg.eigh(samples @ samples.mH)[1].flip(-1)[:, :num_coils]
+    basis = canonical_phase(torch.linalg.eigh(samples @ samples.mH)[1].flip(-1)[:, :num_coils])
     matrix = basis.mH.to(kspace.dtype)
     return torch.einsum("vc,...cyx->...vyx", matrix, kspace), matrix
 
 
-def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH) -> Box:
-    """Centred fully sampled box of `mask` (row, col) of about `width`^2 samples, as (row slice, col slice).
+def canonical_phase(vectors: Tensor) -> Tensor:
+    """Turn eigenvectors (*batch, coil, vector), whose phase is arbitrary, so that one component is real and positive.
 
-    `width` lines an axis where there are as many; an axis with fewer is made up for by the other one.
+    It is the first of those that are nearly the largest: the largest alone would change places with its equals, which
+    symmetric coils have, by rounding.
     """
-    region = acs_region(_centre_only(mask, (width, width)))
+    size = vectors.abs()
+    numbers = torch.arange(vectors.shape[-2], device=vectors.device)[:, None].expand(size.shape)
+    nearly = size >= NEARLY_LARGEST * size.amax(-2, keepdim=True)
+    first = torch.where(nearly, numbers, vectors.shape[-2]).amin(-2, keepdim=True)
+    return vectors * torch.sgn(vectors.gather(-2, first).conj())
+
+
+def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH, *, kspace: Tensor | None = None) -> Box:
+    """Fully sampled box of `mask` (row, col) of about `width`^2 samples, as (row slice, col slice).
+
+    `width` lines an axis where there are as many; an axis with fewer is made up for by the other one. The box lies
+    around the middle of k-space; with `kspace` (*batch, coil, row, col), around the echo where that box holds clearly
+    more of the energy.
+    """
+    middle = _box_around(mask, width, (mask.shape[0] // 2, mask.shape[1] // 2))
+    if kspace is None:
+        return middle
+    largest = kspace.abs().amax().clamp(min=torch.finfo(kspace.real.dtype).tiny)
+    energy = (kspace / largest).abs().square().reshape(-1, *mask.shape).sum(0) * mask
+    smooth = torch.nn.functional.avg_pool2d(energy[None, None], 3, 1, 1)[0, 0]
+    row, col = divmod(int(smooth.argmax()), mask.shape[1])
+    around = _box_around(mask, width, (row, col))
+    return around if float(energy[around].sum()) > CLEARLY_MORE * float(energy[middle].sum()) else middle
+
+
+def _box_around(mask: Tensor, width: int, centre: tuple[int, int]) -> Box:
+    region = acs_region(_near(mask, (width, width), centre), centre)
     size = [s.stop - s.start for s in region]
     if min(size) in (0, width):
         return region
     longer = math.ceil(width**2 / min(size))
     limits = (width, longer) if size[0] < size[1] else (longer, width)
-    return acs_region(_centre_only(mask, limits))
+    return acs_region(_near(mask, limits, centre), centre)
 
 
-def _centre_only(mask: Tensor, limits: tuple[int, int]) -> Tensor:
+def _near(mask: Tensor, limits: tuple[int, int], centre: tuple[int, int]) -> Tensor:
+    """`mask` within `limits` around `centre`, False elsewhere."""
     kept = torch.zeros_like(mask, dtype=torch.bool)
     rows, cols = (
-        slice(max(0, n // 2 - limit // 2), n // 2 - limit // 2 + limit)
-        for n, limit in zip(mask.shape, limits, strict=True)
+        slice(max(0, c - limit // 2), c - limit // 2 + limit) for c, limit in zip(centre, limits, strict=True)
     )
     kept[rows, cols] = mask[rows, cols] != 0
     return kept
@@ -198,7 +231,7 @@ def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: fl
             block = projector[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
             lags[y : y + size[0], x : x + size[1]] += block
     principal = torch.linalg.eigh(torch.einsum("cyx,dyx->cd", calibration, calibration.conj()))[1][:, -1]
-    return (lags / (size[0] * size[1])).to(calibration.dtype), principal
+    return (lags / (size[0] * size[1])).to(calibration.dtype), canonical_phase(principal[:, None])[:, 0]
 
 
 def _waves(positions: Tensor, length: int, num_lags: int, like: Tensor) -> Tensor:

@@ -117,5 +117,7 @@ class LowRankOperator(LinearOperator):
 
 def low_rank_operator(kspace: Tensor, mask: Tensor, *, kernel_size: int, threshold: float) -> LowRankOperator:
     """The operator of undersampled k-space `(coil, row, col)` from its ACS; see `annihilation_filters`."""
-    filters = annihilation_filters(kspace, calibration_box(mask), kernel_size=kernel_size, threshold=threshold)
+    filters = annihilation_filters(
+        kspace, calibration_box(mask, kspace=kspace), kernel_size=kernel_size, threshold=threshold
+    )
     return LowRankOperator(filters, tuple(kspace.shape))

@@ -148,31 +148,32 @@ def detect_mask(kspace: torch.Tensor) -> torch.Tensor:
     return (kspace != 0).reshape(-1, *kspace.shape[-2:]).any(0)
 
 
-def acs_region(mask: torch.Tensor) -> Box:
-    """Largest fully sampled box of `mask` (row, col) with its middle within half a sample of the centre.
+def acs_region(mask: torch.Tensor, centre: tuple[int, int] | None = None) -> Box:
+    """Largest fully sampled box of `mask` (row, col) with its middle within half a sample of `centre`.
 
-    Returns (row slice, col slice), both empty where the centre itself was not sampled.
+    `centre` is a position (row, col); None: the middle of k-space. Returns (row slice, col slice), both empty where
+    the centre itself was not sampled.
     """
     if mask.ndim != 2:
         raise ValueError(f"mask needs axes (row, col), got shape {tuple(mask.shape)}; see expand_mask")
     kept = (mask != 0).cpu().numpy()
     rows, cols = kept.shape
     missing = np.concatenate([np.zeros((1, cols), int), np.cumsum(~kept, 0)])
-    best, area = (slice(rows // 2, rows // 2), slice(cols // 2, cols // 2)), 0
+    row, col = centre if centre is not None else (rows // 2, cols // 2)
+    best, area = (slice(row, row), slice(col, col)), 0
     for height in range(1, rows + 1):
         # An odd height has one centred position; an even one may lean either way.
-        for start in (rows // 2 - height // 2, rows // 2 - (height - 1) // 2):
+        for start in (row - height // 2, row - (height - 1) // 2):
             if start < 0 or start + height > rows:
                 continue
-            window = _centre_run(missing[start + height] == missing[start])
+            window = _run_around(missing[start + height] == missing[start], col)
             if height * (window.stop - window.start) > area:
                 best, area = (slice(start, start + height), window), height * (window.stop - window.start)
     return best
 
 
-def _centre_run(kept: BoolArray) -> slice:
-    """Longest run of True around the centre, its two sides differing by at most one."""
-    centre = len(kept) // 2
+def _run_around(kept: BoolArray, centre: int) -> slice:
+    """Longest run of True around `centre`, its two sides differing by at most one."""
     if not kept[centre]:
         return slice(centre, centre)
     below, above = kept[:centre][::-1], kept[centre + 1 :]

@@ -1,8 +1,8 @@
-"""From a file to what `reconstruct` takes: read, crop the readout, prewhiten, undersample, find the reference."""
+"""From a file to what `reconstruct` takes: read, crop the readout, undersample, find the reference."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.store import is_store, open_stored_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, ReadOptions, Volume, VolumeInfo, centre_crop
-from kdrift.mri.coils import coil_compression, rss
+from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
-from kdrift.mri.masks import acs_region, make_mask
-from kdrift.mri.noise import prewhiten, prewhiten_maps
-from kdrift.recon.given_maps import read_maps, read_noise_cov
+from kdrift.mri.masks import make_mask
+from kdrift.mri.unit import unit_of
+from kdrift.recon.given_maps import read_coils, read_maps
 from kdrift.recon.request import AcquisitionRequest
-from kdrift.recon.slices import RawSlice
+from kdrift.recon.slices import Coils, RawSlice
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,17 @@ class Acquisition:
     """Rows and columns results are cropped to."""
     smaps: Tensor | None = None
     """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
+    calibration: Tensor | None = None
+    """Separate calibration data like `kspace`, for coil maps alone."""
+    coils: Coils = field(default_factory=Coils)
+    """What is known and asked of the coils."""
     notes: tuple[str, ...] = ()
     """Sentences on what was guessed, chosen, left out or is doubtful, those of the reader first."""
 
     def raw(self, position: int) -> RawSlice:
         """Return one of the slices, by its position in `slice_indices`."""
-        smaps = self.smaps[position] if self.smaps is not None else None
-        return RawSlice(self.slice_indices[position], self.kspace[position], self.mask, smaps)
+        smaps, calibration = (None if x is None else x[position] for x in (self.smaps, self.calibration))
+        return RawSlice(self.slice_indices[position], self.kspace[position], self.mask, smaps, calibration, self.coils)
 
     def crop(self, images: Tensor) -> Tensor:
         """Cut the centre of `(*batch, row, col)` to `image_shape`."""
@@ -80,22 +84,20 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        own_mask, noise_cov = opened.mask(), opened.noise_cov()
+        own_mask, coils = opened.mask(), read_coils(request, opened)
+        calibrated = opened.read_calibration(start, stop)
         stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
     if own_mask is not None and request.mask is not None:
         raise ValueError(f"{source} was measured undersampled and has a mask: leave out --mask")
-    if request.noise_cov is not None:
-        noise_cov = read_noise_cov(request.noise_cov)
+    calibration = None if calibrated is None else torch.tensor(calibrated)
     readout_only = own_mask is None or own_mask.ndim == 1
     if info.rows > info.recon_rows and readout_only:
         kspace = torch.from_numpy(remove_readout_oversampling(kspace.numpy(), info.recon_rows))
+        if calibration is not None:
+            calibration = torch.from_numpy(remove_readout_oversampling(calibration.numpy(), info.recon_rows))
     if smaps is not None:
-        smaps = _fitted(smaps, kspace, request)
-    if noise_cov is not None:
-        whitening = torch.from_numpy(noise_cov)
-        kspace = prewhiten(kspace, whitening)
-        smaps = prewhiten_maps(smaps, whitening) if smaps is not None else None
+        smaps = _fitted(smaps, kspace, info.rows)
     rows, cols = kspace.shape[-2:]
     shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
     reference, definition = None, ""
@@ -106,30 +108,27 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         kept = torch.ones(rows, cols, dtype=torch.bool)
         sampling = "fully sampled, nothing left out: there is no reference to compare with"
     else:
-        unchanged = stored if noise_cov is None else None
-        definition = "rss of full k-space" if unchanged is None else "stored reconstruction"
-        reference = rss(ifft2c(kspace)) if unchanged is None else unchanged
+        definition = "rss of full k-space" if stored is None else "stored reconstruction"
+        unit = unit_of(kspace)  # of which squares stay in the range of float32
+        reference = unit * rss(ifft2c(kspace / unit)) if stored is None else stored
         reference = torch.from_numpy(centre_crop(reference.numpy(), *shape).copy())
         drawn = make_mask(shape=(rows, cols), **asdict(request.mask))
         kept, sampling = drawn.mask, drawn.description
     kspace = torch.where(kept, kspace, 0)
-    if request.virtual_coils is not None:
-        kspace, _ = coil_compression(kspace, request.virtual_coils, acs=acs_region(kept))
     return Acquisition(
-        info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps, info.notes
-    )  # fmt: skip
+        info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps, calibration, coils, info.notes
+    )
 
 
-def _fitted(smaps: Tensor, kspace: Tensor, request: AcquisitionRequest) -> Tensor:
+def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
     """Crop maps of the oversampled readout as k-space was; raise ValueError where they do not fit it."""
-    if request.virtual_coils is not None:
-        raise ValueError("smaps are of the coils as measured: leave out virtual_coils, or have the maps estimated")
     rows, cols = kspace.shape[-2:]
-    if smaps.shape[-2] > rows and smaps.shape[-1] == cols:
+    if smaps.shape[-2] == measured_rows > rows and smaps.shape[-1] == cols:
         smaps = torch.from_numpy(centre_crop(smaps.numpy(), rows, cols).copy())
     if smaps.shape[-3:] != kspace.shape[-3:]:
         raise ValueError(
-            f"smaps have (coil, row, col) {tuple(smaps.shape[-3:])}, k-space has {tuple(kspace.shape[-3:])}"
+            f"smaps have (coil, row, col) {tuple(smaps.shape[-3:])}, k-space has {tuple(kspace.shape[-3:])}: give maps"
+            " of all coils as measured, of the matrix before or after readout oversampling is removed"
         )
     return smaps
 

@@ -39,7 +39,7 @@ class Fallback:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What a chunk gives back; images are magnitudes on the scale of the data, on the CPU."""
+    """What a chunk gives back; images are magnitudes in the unit of the slice, on the CPU."""
 
     chunk: Chunk
     moments: RunningMoments | None
@@ -65,7 +65,7 @@ class ChunkResult:
 
 @dataclass(frozen=True)
 class SliceResult:
-    """All chunks of a slice together."""
+    """All chunks of a slice together, in the unit of the slice."""
 
     mean: Tensor
     """Magnitude `(row, col)`."""

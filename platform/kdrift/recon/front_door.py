@@ -13,11 +13,12 @@ from torch.utils import dlpack
 
 from kdrift.methods.presets import Preset
 from kdrift.mri.masks import detect_mask
-from kdrift.mri.noise import prewhiten, prewhiten_maps
+from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
 from kdrift.recon.result import ReconstructionResult
+from kdrift.recon.slices import Coils, RawSlice
 
 
 def reconstruct(
@@ -67,9 +68,11 @@ def reconstruct(
         Coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
         ESPIRiT on the calibration lines.
     noise_cov
-        Noise covariance `(coil, coil)` to whiten by, each real component.
+        Noise covariance `(coil, coil)` that weights coils against each other, in any unit; None: by their noise at the
+        periphery of k-space, where that differs surely.
     noise_sigma
-        Standard deviation of each real component of the noise; None: estimated from the k-space.
+        Standard deviation of each real component of the noise, of every coil (of the median one beside `noise_cov`);
+        None: estimated from the k-space.
     keep_samples
         Also give every sample back.
     device
@@ -86,18 +89,24 @@ def reconstruct(
     data = _kspace(kspace)
     sampled = _mask(mask, data)
     maps = _smaps(smaps, data, sliced=getattr(kspace, "ndim", 0) == 4)
-    if noise_cov is not None:
-        whitening = _tensor(noise_cov, "noise_cov")
-        data = prewhiten(data, whitening)
-        maps = prewhiten_maps(maps, whitening) if maps is not None else None
+    cov = None if noise_cov is None else _tensor(noise_cov, "noise_cov")
+    coils = Coils(cov, "noise_cov", noise_sigma)
+    slices = [
+        RawSlice(
+            index,
+            torch.where(sampled.to(each.device), each, 0),
+            sampled,
+            None if maps is None else maps[index],
+            coils=coils,
+        )
+        for index, each in enumerate(data)
+    ]
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples,
         num_map_sets=maps.shape[1] if maps is not None and maps.ndim == 5 else 1,
     )  # fmt: skip
-    return engine.reconstruct(
-        data, sampled, plan=plan, prior=prior, smaps=maps, noise_sigma=noise_sigma, device=device, progress=progress
-    )
+    return engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
 
 
 def _tensor(array: Any, name: str) -> Tensor:
@@ -132,6 +141,8 @@ def _kspace(array: Any) -> Tensor:
         raise ValueError(f"kspace has shape {shape}: there is nothing to reconstruct")
     if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
         raise ValueError("kspace holds values that are not finite: check the data before reconstructing")
+    if fault := out_of_range(float(torch.view_as_real(kspace).abs().amax())):
+        raise ValueError(f"kspace: {fault}")
     kspace = kspace.to(torch.complex64)
     return kspace if kspace.ndim == 4 else kspace[None]
 

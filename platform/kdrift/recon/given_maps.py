@@ -1,10 +1,11 @@
-"""Coil maps and noise covariances that come as files."""
+"""What is known of the coils and comes in files: their maps, and their noise."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,9 +13,15 @@ from torch import Tensor
 
 from kdrift.data.formats.bart import read_bart_maps
 from kdrift.data.formats.hdf5 import dataset, keys, open_file
+from kdrift.data.formats.ismrmrd_table import read_noise
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
+from kdrift.mri.noise import noise_covariance
+from kdrift.recon.request import AcquisitionOptions
+from kdrift.recon.slices import Coils
 
+MAP_SETS = (2,)
+"""Numbers of sets that a file of four axes can mean."""
 STORED = "store"
 """What to ask for to get the maps that `kdrift convert --smaps` made."""
 
@@ -22,34 +29,83 @@ STORED = "store"
 def read_maps(where: str, volume: Volume, start: int, stop: int) -> Tensor:
     """Return the coil maps of slices `start:stop`, complex64 `(slice, [set,] coil, row, col)`.
 
-    Raises ValueError for a file that is none, holds no maps, or is of another number of slices.
+    A file has axes (row, col) of one coil, (coil, row, col), ([slice or set,] coil, row, col), or (slice, set, coil,
+    row, col); a slice axis of 1 serves all slices. Four axes are slices where their number is that of the volume, else
+    sets. Raises ValueError for a file that is none, holds no maps, or is of another number of slices.
     """
     if where == STORED:
         if not isinstance(volume, StoredVolume):
             raise ValueError(f"smaps store: {volume.path} is no volume of a store; name a file of coil maps")
         return torch.from_numpy(volume.read_smaps(start, stop)).to(torch.complex64)
-    maps = _load(where)
-    if maps.ndim == 3:
-        maps = np.broadcast_to(maps, (volume.info.num_slices, *maps.shape))
+    maps, slices = _load(where, "smaps"), volume.info.num_slices
+    found = f"{maps.dtype} {maps.shape}"
+    while maps.ndim > 5 and len(maps) == 1:
+        maps = maps[0]
+    if maps.ndim == 2 and volume.info.num_coils == 1:
+        maps = maps[None]
+    if maps.ndim == 3 or (maps.ndim == 4 and len(maps) != slices and len(maps) in (1, *MAP_SETS)):
+        maps = (maps[0] if maps.ndim == 4 and len(maps) == 1 else maps)[None]
     if maps.ndim not in (4, 5) or not np.iscomplexobj(maps):
         raise ValueError(
             f"{where}: expected complex coil maps (coil, row, col), (slice, coil, row, col) or (slice, set, coil, row,"
-            f" col), got {maps.dtype} {maps.shape}"
+            f" col), got {found}"
         )
-    if len(maps) != volume.info.num_slices:
-        raise ValueError(f"{where} has maps of {len(maps)} slices, {volume.path} has {volume.info.num_slices} slices")
+    if len(maps) not in (1, slices):
+        raise ValueError(f"{where} has maps of {len(maps)} slices, {volume.path} has {slices} slices")
+    if not np.isfinite(maps).all():
+        raise ValueError(f"{where} holds coil maps that are not finite: set them to zero where there are none")
+    maps = np.broadcast_to(maps, (slices, *maps.shape[1:]))
     return torch.from_numpy(np.array(maps[start:stop], dtype=np.complex64))
 
 
-def read_noise_cov(path: str) -> npt.NDArray[np.complex128]:
-    """Return a noise covariance `(coil, coil)`. Raises ValueError for a file that holds no square matrix."""
-    matrix = _load(path)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{path}: expected a noise covariance (coil, coil), got shape {matrix.shape}")
-    return matrix.astype(np.complex128)
+def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
+    """Return what is known and asked of the coils: their noise from a file given, else from the scan's noise lines.
+
+    Raises ValueError for a file that holds no covariance or noise scan of these coils, and for more virtual coils than
+    there are.
+    """
+    coils, asked = volume.info.num_coils, options.virtual_coils
+    if asked is not None and asked > coils:
+        raise ValueError(f"virtual_coils must lie between 1 and the {coils} coils of {volume.path}, got {asked}")
+    if options.noise_cov is not None:
+        matrix, source = _load(options.noise_cov, "noise_cov"), options.noise_cov
+        if matrix.ndim > 2:
+            matrix = matrix.squeeze()
+        if matrix.shape != (coils, coils):
+            raise ValueError(f"{source}: expected a noise covariance ({coils}, {coils}), got shape {matrix.shape}")
+        cov = matrix.astype(np.complex128)
+    elif options.noise_scan is not None:
+        source = options.noise_scan
+        cov = _covariance(source, coils)
+    elif options.noise_sigma is not None or (own := volume.noise_cov()) is None:
+        return Coils(noise_sigma=options.noise_sigma, virtual_coils=asked)
+    else:
+        source, cov = "the noise scan in the file", own
+        if cov.shape != (coils, coils):
+            raise ValueError(f"{volume.path} has a noise scan of {len(cov)} coils for {coils} coils of k-space")
+    real = np.isfinite(np.diagonal(cov))
+    lower = cov[real][:, real]
+    if not np.isfinite(lower).all() or np.abs(lower - lower.conj().T).max(initial=0) > 1e-3 * np.abs(lower).max():
+        raise ValueError(f"{source}: a noise covariance is finite and Hermitian, this one is not")
+    name = source if source == "the noise scan in the file" else Path(source).name
+    return Coils(torch.from_numpy(cov), name, options.noise_sigma, asked)
 
 
-def _load(path: str) -> npt.NDArray[np.generic]:
+def _covariance(path: str, coils: int) -> npt.NDArray[np.complex128]:
+    """Return the covariance of the noise samples in a file, complex128 `(coil, coil)`."""
+    lines = read_noise(path) if Path(path).is_file() and h5py.is_hdf5(path) else None
+    samples = _load(path, "noise") if lines is None else lines
+    while samples.ndim > 2 and len(samples) == 1 != coils:
+        samples = samples[0]
+    if samples.ndim < 2 or len(samples) != coils or not np.iscomplexobj(samples):
+        raise ValueError(
+            f"{path}: expected complex noise (coil, sample, ...) of {coils} coils, got {samples.dtype} {samples.shape}"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):  # coils that are not finite are left out later
+        return noise_covariance(torch.from_numpy(samples.astype(np.complex128))).numpy()
+
+
+def _load(path: str, name: str) -> npt.NDArray[np.generic]:
     file = Path(path).expanduser()
     if not file.is_file() and not file.with_suffix(".cfl").is_file():
         raise ValueError(f"there is no file {path}")
@@ -57,12 +113,21 @@ def _load(path: str) -> npt.NDArray[np.generic]:
         if file.suffix in (".h5", ".hdf5"):
             with contextlib.ExitStack() as resources:
                 opened = open_file(str(file), resources)
-                if (stored := dataset(opened, "smaps")) is None:
-                    raise ValueError(f"it has no dataset smaps, it has {', '.join(keys(opened)) or 'none'}")
-                return np.asarray(stored)
+                held = keys(opened)
+                found = dataset(opened, held[0] if len(held) == 1 else name)
+                if found is None:
+                    raise ValueError(f"it has no dataset {name}, it has {', '.join(held) or 'none'}")
+                return np.asarray(found)
         if file.suffix in (".cfl", ".hdr", ""):
-            return read_bart_maps(str(file))
+            return _from_bart(read_bart_maps(str(file)), name)
         with open(file, "rb") as stream:  # np.load leaves open what it opened of a damaged archive
             return np.asarray(np.load(stream, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _from_bart(maps: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.generic]:
+    """Bring what has BART's axes of maps, (slice, [set,] coil, row, col), to those of what it is."""
+    if name == "noise_cov" and maps.ndim == 4:  # a matrix stands in dimensions 0 and 1
+        return np.asarray(maps[0, 0])
+    return np.asarray(maps[0]) if name == "noise" and maps.ndim == 4 and len(maps) == 1 else maps

@@ -143,14 +143,14 @@ class ResolvedPlan:
             parts += [f"{name} {value}" for name, value in options.items()]
         return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
 
-    def prepare(self, raw: RawSlice, *, noise_sigma: float | None = None, heldout: Tensor | None = None) -> SliceData:
+    def prepare(self, raw: RawSlice, *, heldout: Tensor | None = None) -> SliceData:
         """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
 
         See `kdrift.recon.slices.prepare_slice`.
         """
         plan = self.plan
         data = prepare_slice(
-            raw, noise_sigma=noise_sigma, heldout=heldout, scale=self.prior.scale if self.prior else None,
+            raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
             num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
         )  # fmt: skip
         sets = data.smaps.shape[:-3].numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -46,13 +47,24 @@ class AcquisitionOptions:
     smaps: str | None = None
     """Coil maps that were made elsewhere: `store` for those that `kdrift convert --smaps` put beside the volume, or a
     file (.npy, the .h5 of a reconstruction with its maps, or a .cfl of BART) with axes ([slice, [set,]] coil, row,
-    col). null: ESPIRiT on the calibration lines."""
+    col) of all coils as measured. null: ESPIRiT on the calibration lines."""
     noise_cov: str | None = None
-    """File (.npy) with the noise covariance (coil, coil) to whiten by; null: the one in the scan, if any."""
+    """File (.npy, .h5, .cfl) with the noise covariance (coil, coil), in any unit, by which coils are weighted; null: of
+    the noise scan in the file, else coil by coil from the periphery of k-space."""
+    noise_scan: str | None = None
+    """File with samples of noise alone, axes (coil, sample, ...): .npy, .h5, .cfl of BART, or an ISMRMRD file with
+    noise lines; instead of a covariance."""
+    noise_sigma: float | None = None
+    """Standard deviation of each real component of the noise, the same for all coils, in the unit of the data (beside a
+    covariance: of the median coil); null: estimated."""
 
     def __post_init__(self) -> None:
         if self.virtual_coils is not None and self.virtual_coils < 1:
             raise ValueError(f"virtual_coils must be at least 1, got {self.virtual_coils}")
+        if self.noise_cov is not None and self.noise_scan is not None:
+            raise ValueError("noise_cov and noise_scan both say how noisy the coils are: give one of the two")
+        if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
+            raise ValueError(f"noise_sigma must be a number above 0, got {self.noise_sigma}")
 
     @property
     def how(self) -> ReadOptions:

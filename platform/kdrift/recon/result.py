@@ -47,11 +47,15 @@ class ReconstructionResult:
     data_residual: float
     """|M (y - A x)| / |y| of the samples' images x, mean over slices."""
     noise_sigma: list[float]
-    """Estimated noise level of each slice, each real component, on the scale of the data."""
+    """Noise level of each slice, each real component, on the scale of the data; that of the median coil."""
     diverged: dict[int, dict[int, str]] = field(default_factory=dict)
     """Slices with samples that diverged and are left out: their numbers, and when and why."""
     fallback: list[int] = field(default_factory=list)
     """Numbers of the slices whose samples all diverged: `mean` is CG-SENSE there, `std` zero."""
+    noise_source: str = ""
+    """Where what is known of the coils' noise comes from, in words."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was found out, left out or is doubtful while slices were prepared."""
 
     def __repr__(self) -> str:
         slices, rows, cols = self.mean.shape
@@ -116,7 +120,7 @@ class ReconstructionResult:
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """What a result tells of a slice besides its images; on the CPU."""
+    """What a result tells of a slice besides its images; on the CPU, in the unit of the slice."""
 
     index: int
     """Number of the slice in its volume."""
@@ -127,12 +131,21 @@ class SliceFacts:
     """|y| of the undersampled k-space."""
     prepare_s: float
     """Seconds that preparing the slice took."""
+    unit: float = 1.0
+    """What images, noise and norm are multiplied by to be on the scale of the data."""
+    noise_source: str = ""
+    """Where what is known of the coils' noise comes from."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out, guessed or is doubtful."""
 
     @staticmethod
     def of(data: SliceData, prepare_s: float) -> SliceFacts:
         """Facts of a prepared slice."""
         norm = float(torch.linalg.vector_norm(data.kspace))
-        return SliceFacts(data.index, data.zero_filled.cpu(), data.noise_sigma, norm, prepare_s)
+        return SliceFacts(
+            data.index, data.zero_filled.cpu(), data.noise_sigma, norm, prepare_s, data.unit, data.noise_source,
+            data.notes,
+        )  # fmt: skip
 
 
 def gather(
@@ -143,16 +156,19 @@ def gather(
     seconds: float | None = None,
     smaps: Tensor | None = None,
 ) -> ReconstructionResult:
-    """Put the slices of a volume together, in the order given; `seconds` None: the sum over the stages."""
+    """Put the slices of a volume together, in the order given, on the scale of the data.
+
+    `seconds` None: the sum over the stages.
+    """
     facts, outputs = [f for f, _ in slices], [o for _, o in slices]
-    kept = [o.samples for o in outputs if o.samples is not None]
+    kept = [f.unit * o.samples for f, o in slices if o.samples is not None]
     stages = {"prepare": sum(f.prepare_s for f in facts)}
     stages |= {name: sum(o.stages[name] for o in outputs) for name in outputs[0].stages}
     return ReconstructionResult(
-        mean=torch.stack([o.mean for o in outputs]),
-        std=torch.stack([o.std for o in outputs]),
+        mean=torch.stack([f.unit * o.mean for f, o in slices]),
+        std=torch.stack([f.unit * o.std for f, o in slices]),
         samples=torch.stack(kept) if kept else None,
-        zero_filled=torch.stack([f.zero_filled for f in facts]),
+        zero_filled=torch.stack([f.unit * f.zero_filled for f in facts]),
         mask=mask.cpu(),
         smaps=smaps,
         nfe=max(o.nfe for o in outputs),
@@ -162,10 +178,22 @@ def gather(
         config=config,
         net_acceleration=mask.numel() / int(mask.sum()),
         data_residual=float(np.mean([o.misfit**0.5 / f.norm for f, o in slices])),
-        noise_sigma=[f.noise_sigma for f in facts],
+        noise_sigma=[f.unit * f.noise_sigma for f in facts],
         diverged={f.index: o.diverged for f, o in slices if o.diverged},
         fallback=[f.index for f, o in slices if o.fallback],
+        noise_source="; ".join(dict.fromkeys(f.noise_source for f in facts if f.noise_source)),
+        notes=_notes(facts),
     )
+
+
+def _notes(facts: Sequence[SliceFacts]) -> tuple[str, ...]:
+    """Return what was noted of the slices, each sentence once, with the slices where it is not of all."""
+    found: dict[str, list[int]] = {}
+    for each in facts:
+        for note in each.notes:
+            found.setdefault(note, []).append(each.index)
+    where = {note: f"slice{'s' * (len(at) > 1)} {', '.join(map(str, at))}: " for note, at in found.items()}
+    return tuple(note if len(at) == len(facts) else where[note] + note for note, at in found.items())
 
 
 def divergence_lines(diverged: Mapping[int, Mapping[int, str]], fallback: Sequence[int]) -> list[str]:

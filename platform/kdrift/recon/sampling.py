@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Measurement, magnitude
+from kdrift.methods import METHODS, ChainNoise, Measurement
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
 from kdrift.recon.guard import AllDiverged, Guard
@@ -36,6 +36,8 @@ def run_chunk(
         raise ValueError(f"the slice has no start: prepare it with the plan that names {plan.plan.start!r}")
     began = time.perf_counter()
     part = data.of_coils(chunk.coils)
+    if not len(part.kspace):
+        return _no_coils(plan, data, chunk)
     measurement = part.measurement(method.chains)
     guard, score = Guard(measurement, chunk.num_samples), _TimedScore()
 
@@ -62,7 +64,7 @@ def run_chunk(
         x = measurement.data.new_full((chunk.num_samples, *measurement.A.ishape), torch.nan)
     sampled = time.perf_counter()
     healthy = guard.healthy()
-    images = (scale * magnitude(x)).cpu()
+    images = (scale * part.magnitude(x, method.chains)).cpu()
     images[[row for row in range(len(images)) if row not in healthy]] = torch.nan
     moments = RunningMoments.of(images[healthy]) if healthy and chunk.coils is None else None
     diverged = guard.divergences(data.index, chunk.samples[0])
@@ -80,6 +82,16 @@ def run_chunk(
         diverged=diverged,
         fallback=_cg_sense(data) if diverged and plan.plan.on_divergence == "fallback" else None,
     )
+
+
+def _no_coils(plan: ResolvedPlan, data: SliceData, chunk: Chunk) -> ChunkResult:
+    """Return what a chunk gives whose coils were all left out: chunks are planned before the data are read."""
+    shape, points = data.mask.shape, 0 if data.heldout is None else int(data.heldout.mask.sum())
+    return ChunkResult(
+        chunk, None, torch.zeros(chunk.num_samples, *shape), torch.zeros(chunk.num_samples), 0, 0,
+        dict.fromkeys(("network", "sampler", "combine"), 0.0),
+        heldout=None if data.heldout is None else torch.zeros(chunk.num_samples, 0, points, dtype=torch.complex64),
+    )  # fmt: skip
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -114,7 +126,7 @@ def _cg_sense(data: SliceData) -> Fallback:
     method, measurement = METHODS["cg_sense"], data.measurement()
     image = data.scale * method.function(measurement, options=method.preset(None)[1])
     misfit = (data.kspace - measurement.A.forward(image)).abs().square().sum()
-    return Fallback(magnitude(image[None])[0].cpu(), float(misfit))
+    return Fallback(data.magnitude(image[None])[0].cpu(), float(misfit))
 
 
 class _TimedScore:

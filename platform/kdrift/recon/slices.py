@@ -1,20 +1,27 @@
-"""One slice made ready for any method: coil maps, noise level and image scale, all from its undersampled data."""
+"""One slice made ready for any method, all from its undersampled data: the one place where data are brought to a unit
+scale, coils left out, whitened and compressed, and coil maps, noise level and image scale estimated."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from kdrift.methods import IMAGES, Chains, Measurement, magnitude
-from kdrift.mri.coils import espirit_maps
+from kdrift.mri.coil_space import CoilSpace, coil_space, live_coils, maps_of, mix
+from kdrift.mri.coils import calibration_box, coil_compression, espirit_maps, normalise_maps, rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
-from kdrift.mri.noise import estimate_noise_sigma
+from kdrift.mri.masks import detect_mask
+from kdrift.mri.noise import SCATTER, differing_noise, estimate_noise_sigma
+from kdrift.mri.unit import unit_of
+
+UNNORMALISED = 0.01
+"""Maps that are given count as normalised within this."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,21 @@ class OnDevice:
 
 
 @dataclass(frozen=True)
+class Coils(OnDevice):
+    """What is known of the coils besides k-space, and asked of them: the same for all slices of a volume."""
+
+    noise_cov: Tensor | None = None
+    """Covariance of the noise `(coil, coil)` in any unit: it weights coils against each other."""
+    noise_source: str = ""
+    """Where that comes from, in words."""
+    noise_sigma: float | None = None
+    """Standard deviation of each real component of the noise of every coil, in the unit of the data, or of the median
+    coil where there is a covariance; None: estimated."""
+    virtual_coils: int | None = None
+    """Compress to so many coils; None: all coils."""
+
+
+@dataclass(frozen=True)
 class RawSlice(OnDevice):
     """One slice as it was read."""
 
@@ -40,6 +62,10 @@ class RawSlice(OnDevice):
     """Boolean `(row, col)`."""
     smaps: Tensor | None = None
     """Coil maps that were given, `([set,] coil, row, col)`; None: they are to be estimated."""
+    calibration: Tensor | None = None
+    """Calibration data for the coil maps alone, like `kspace`, zero where not measured; None: its own lines."""
+    coils: Coils = field(default_factory=Coils)
+    """What is known and asked of its coils."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,10 @@ class HeldOut(OnDevice):
 
 @dataclass(frozen=True)
 class SliceData(OnDevice):
-    """One slice to reconstruct, on the scale of the data; plain tensors, so that it travels between processes."""
+    """One slice to reconstruct, in a unit of its own; plain tensors, so that it travels between processes.
+
+    Its coils are those of `kdrift.mri.coil_space`. Images in the unit of the data are `magnitude(x) * unit`.
+    """
 
     index: int
     """Number of the slice in its volume; a part of the chains' seeds."""
@@ -74,6 +103,16 @@ class SliceData(OnDevice):
     """Samples that are left out of `kspace` and `mask`."""
     start: Tensor | None = None
     """Complex `([set,] row, col)`, the image that a sampler starts from, where the plan names a start."""
+    unit: float = 1.0
+    """Power of two that k-space was divided by."""
+    back: Tensor | None = None
+    """Complex `(coil as measured, coil)`; None: the coils are those that were measured."""
+    shading: Tensor | None = None
+    """`(row, col)`: root sum of squares of the coils as measured, of an image of ones; None: 1."""
+    noise_source: str = ""
+    """Where what is known of the coils' noise comes from, in words."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out, guessed or is doubtful."""
 
     def of_coils(self, coils: tuple[int, int] | None) -> SliceData:
         """Return the slice with coils `[start, stop)` alone; None: with all. The scale stays that of all coils."""
@@ -81,7 +120,25 @@ class SliceData(OnDevice):
             return self
         part = slice(*coils)
         heldout = self.heldout and HeldOut(self.heldout.kspace[part], self.heldout.mask)
-        return dataclasses.replace(self, kspace=self.kspace[part], smaps=self.smaps[..., part, :, :], heldout=heldout)
+        back = None if self.back is None else self.back[:, part]
+        smaps = self.smaps[..., part, :, :]
+        return dataclasses.replace(self, kspace=self.kspace[part], smaps=smaps, heldout=heldout, back=back)
+
+    def magnitude(self, x: Tensor, chains: Chains = IMAGES) -> Tensor:
+        """Combine images `(sample, *parts, row, col)` to magnitudes `(sample, row, col)`.
+
+        They are the root sum of squares of the coils as measured, whatever the weights that their noise gave them:
+        |x| ||B S||, where B leads back to those coils; of several map sets || B sum_k S_k x_k ||.
+        """
+        if self.shading is None:
+            return magnitude(x)
+        if self.smaps.ndim == 4 and not chains.coil_images and self.back is not None:
+            return rss(mix(self.back, Sensitivities(self.smaps).forward(x)))
+        return magnitude(x) * self.shading
+
+    def measured_maps(self) -> Tensor:
+        """Return the maps of the coils as measured, normalised, zero for those that were left out."""
+        return self.smaps if self.back is None else normalise_maps(mix(self.back, self.smaps))
 
     def measurement(self, chains: Chains = IMAGES) -> Measurement:
         """Return what a method is conditioned on, in the units of the prior."""
@@ -93,32 +150,122 @@ class SliceData(OnDevice):
 def prepare_slice(
     raw: RawSlice,
     *,
-    noise_sigma: float | None = None,
     heldout: Tensor | None = None,
     scale: ImageScale | None = None,
     num_sets: int = 1,
     crop: float = 0.0,
     threshold: float = 0.02,
 ) -> SliceData:
-    """Estimate what a slice does not come with: coil maps by ESPIRiT on its ACS, and its noise level.
+    """Bring a slice to a unit scale, leave out dead coils, whiten, compress, and estimate what it does not come with.
 
     `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones. `scale`
     is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to leave out
-    and keep for measuring. Raises ValueError for k-space that is zero.
+    and keep for measuring. Each slice is compressed by its own calibration data, so that its image does not depend on
+    which slices are read with it. Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
     """
-    kspace, mask = raw.kspace, raw.mask
-    kept_out = None if heldout is None else HeldOut(torch.where(heldout, kspace, 0), heldout)
+    mask, unit, notes = raw.mask, unit_of(raw.kspace), list[str]()
+    kspace = raw.kspace / unit
+    unseen = None if heldout is None else torch.where(heldout, kspace, 0)
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError("kspace is zero everywhere: nothing to reconstruct")
+    calibration = _calibration(raw, notes)
+    space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
+    if space is not None:
+        kspace = space.apply(kspace)
+        unseen = None if unseen is None else space.apply(unseen)
+        calibration = None if calibration is None else space.apply(calibration)
     if raw.smaps is not None:
-        smaps = raw.smaps
+        smaps = _given(raw.smaps, space, notes)
     elif len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     else:
-        smaps = espirit_maps(kspace, num_sets=num_sets, crop=crop, threshold=threshold)
-    sigma = estimate_noise_sigma(kspace, mask) if noise_sigma is None else noise_sigma
-    zero_filled = magnitude(Sensitivities(smaps).adjoint(ifft2c(kspace))[None])[0]
-    factor = (scale or ImageScale()).of(zero_filled)
-    return SliceData(raw.index, kspace, mask, smaps, sigma, zero_filled, factor, kept_out)
+        lines = kspace if calibration is None else calibration
+        smaps = espirit_maps(lines, num_sets=num_sets, crop=crop, threshold=threshold)
+    back = None if space is None else space.back.to(kspace.dtype)
+    known = raw.coils.noise_sigma
+    sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
+    zero_filled = Sensitivities(smaps).adjoint(ifft2c(kspace))[None]
+    factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
+    shading = None if back is None else _shading(back, smaps)
+    kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
+    data = SliceData(
+        raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor, kept_out,
+        unit=unit, back=back, shading=shading, noise_source=source, notes=tuple(notes),
+    )  # fmt: skip
+    return dataclasses.replace(data, zero_filled=data.magnitude(zero_filled)[0])
+
+
+def _coil_space(
+    asked: Coils, kspace: Tensor, mask: Tensor, calibration: Tensor | None, notes: list[str]
+) -> tuple[CoilSpace | None, str]:
+    """Return the coils to work with, None where they are those that were measured, and the source of their noise."""
+    live, said = live_coils(kspace, asked.noise_cov)
+    notes += said
+    count = int(live.sum())
+    if count == 0:
+        raise ValueError(f"no coil is left to reconstruct from: {'; '.join(said)}")
+    noise_cov, source = asked.noise_cov, asked.noise_source
+    if noise_cov is None and asked.noise_sigma is not None:
+        source = "noise_sigma, one for all coils"
+    elif noise_cov is None:
+        noise_cov, source = _estimated(kspace, mask, live, notes), "the periphery of k-space"
+    space, virtual = coil_space(live, noise_cov), asked.virtual_coils
+    if virtual is not None and virtual > count:
+        notes.append(f"{count} coils are left, which are not compressed to {virtual}")
+    elif virtual is not None and virtual < count:
+        lines = kspace if calibration is None else calibration
+        space = space.then(coil_compression(space.apply(lines), virtual)[1])
+    same = torch.equal(space.back, torch.eye(len(live)).to(space.back))
+    return None if same else space, source
+
+
+def _estimated(kspace: Tensor, mask: Tensor, live: Tensor, notes: list[str]) -> Tensor | None:
+    """Return the noise covariance by the periphery of k-space, None where the coils are equally noisy."""
+    found = differing_noise(kspace[live], mask) if int(live.sum()) > 1 else None
+    if found is None:
+        return None
+    sigma = torch.ones(len(live), dtype=torch.float64, device=live.device)
+    sigma[live] = found.to(sigma)
+    noisy = (live & (sigma > SCATTER * sigma[live].min())).nonzero().flatten().tolist()
+    names = f"coil{'s' * (len(noisy) > 1)} {', '.join(map(str, noisy))}"
+    notes.append(
+        f"{names}: more than {SCATTER:g} times as noisy as the best coil at the periphery of k-space; coils are"
+        " weighted by their noise"
+    )
+    return torch.diag(sigma.square()).to(torch.complex128)
+
+
+def _calibration(raw: RawSlice, notes: list[str]) -> Tensor | None:
+    """Return separate calibration data in a unit of their own, None where there are none that can be used."""
+    if raw.calibration is None:
+        return None
+    region = calibration_box(detect_mask(raw.calibration), kspace=raw.calibration)
+    if raw.calibration[..., region[0], region[1]].numel() == 0:
+        notes.append("the calibration scan has no fully sampled centre: its own lines are used for the coil maps")
+        return None
+    return raw.calibration / unit_of(raw.calibration)
+
+
+def _given(smaps: Tensor, space: CoilSpace | None, notes: list[str]) -> Tensor:
+    """Return maps that were given for the coils as measured, as those of `space`, normalised."""
+    norm = rss(smaps)
+    norm = norm[norm > 0]
+    if not len(norm):
+        raise ValueError("the coil maps given are zero everywhere")
+    normalised = float((norm - 1).abs().max()) <= UNNORMALISED
+    if not normalised:
+        notes.append(
+            f"the coil maps given have a root sum of squares of {float(norm.min()):.3g} to {float(norm.max()):.3g}:"
+            " normalised to 1, so that images are the root sum of squares of the coils"
+        )
+    if space is None:
+        return smaps if normalised else normalise_maps(smaps)
+    return maps_of(space, smaps)
+
+
+def _shading(back: Tensor, smaps: Tensor) -> Tensor:
+    """Root sum of squares of the coils as measured of an image of ones, 1 where there are no maps."""
+    norm = rss(mix(back, smaps if smaps.ndim == 3 else smaps[0]))
+    return torch.where(norm > 0, norm, 1)

@@ -86,7 +86,7 @@ def evaluate_slices(
         if objective == "heldout":
             row["heldout"] = _heldout_error(case.data, misfit)
         else:
-            row |= _quality(case, mean)
+            row |= _quality(case, case.data.unit * mean)
         rows.append(row)
         means = {name: sum(r[name] for r in rows) / len(rows) for name in row}
         yield {**means, "value": means[objective], "slices": len(rows)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, contains, dataset, keys, open_file, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.volume import BadVolume, BoolArray, naming
 
@@ -50,18 +51,6 @@ class Table:
     def is_role(self, role: str) -> BoolArray:
         """Return which acquisitions have a role."""
         return np.asarray(self.roles == role)
-
-
-def raw_groups(source: Hdf5) -> list[str]:
-    """Return the groups at the top of a file that hold ISMRMRD raw data, by their names; links are not followed."""
-    groups = []
-    for key in sorted(map(str, source.file)):
-        if not isinstance(source.file.get(key, getlink=True), h5py.HardLink):
-            continue
-        node = source.file[key]
-        if isinstance(node, h5py.Group) and node.get("xml", getlink=True) is not None:
-            groups.append(key)
-    return groups
 
 
 def read_table(source: Hdf5, group: str) -> Table:
@@ -126,6 +115,23 @@ def noise_cov(table: Table, coils: int, dwell: float) -> npt.NDArray[np.complex1
     noise_dwell = float(table.heads["sample_time_us"][noise[0]])
     scale = noise_dwell / dwell if 0 < noise_dwell < np.inf and 0 < dwell < np.inf else 1.0
     return total / count * scale
+
+
+def read_noise(path: str) -> npt.NDArray[np.complex64] | None:
+    """Return the noise acquisitions of an ISMRMRD file, of all its groups, `(coil, sample)`; None for other HDF5 files.
+
+    Raises BadVolume where it holds other acquisitions alone, of different numbers of channels, or cannot be read.
+    """
+    with contextlib.ExitStack() as resources, naming(path, "noise acquisitions cannot be read"):
+        source = open_file(path, resources)
+        tables = [read_table(source, group) for group in keys(source) if contains(source, f"{group}/xml")]
+        found = [samples for table in tables for samples in payloads(table, np.flatnonzero(table.is_role(NOISE)))]
+    if not tables:
+        return None
+    if len({len(samples) for samples in found}) != 1:
+        what = "of different numbers of channels" if found else "none"
+        raise BadVolume(path, f"expected noise acquisitions (flag 19) of one number of channels, found {what}")
+    return np.concatenate(found, axis=1)
 
 
 def _roles(heads: Any) -> npt.NDArray[np.str_]:
