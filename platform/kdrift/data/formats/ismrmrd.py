@@ -237,6 +237,9 @@ def _calibration(
     lines, notes = place_lines(table, roles.calibration, encoding, grid, CALIBRATION)
     if len(lines.index) == 0:
         return None, notes
+    slabs = np.unique(table.heads["idx"]["slice"][roles.image])
+    if len(missing := np.setdiff1d(slabs, lines.slab)):
+        notes.append(f"slices {ranges(missing)} have no calibration lines")
     return slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth), notes
 
 
