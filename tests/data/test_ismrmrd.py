@@ -233,7 +233,7 @@ class TestNoiseAndOthers:
         write(tmp_path / "a.h5", lines(object_kspace(3, 8, 6)), header(encoding((8, 6, 1))), "b")
         with open_volume(tmp_path / "a.h5") as volume:
             assert volume.noise_cov() is None
-            assert said(volume.info, "also a (1 noise line)")
+            assert said(volume.info, "others are a (1 noise line)")
 
     def test_lines_of_fewer_channels_are_left_out(self, tmp_path: Path) -> None:
         kspace = object_kspace(4, 8, 6)
