@@ -15,7 +15,7 @@ import pytest
 from cyclopts import Group
 
 from kdrift.cli import VERBS, main, module_of, parse
-from kdrift.commands.options import Misuse, options_of
+from kdrift.commands.options import Misuse, joined, options_of
 from kdrift.mri.masks import KINDS
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import MaskRequest
@@ -49,6 +49,16 @@ def test_help_has_every_option_and_says_what_it_is(typed: str, capsys: pytest.Ca
             assert lines, f"{typed} --help does not show {option}"
             assert len(lines[0].strip("│* ").split()) > 2, f"{typed} --help says nothing of {option}"
     assert EVERY[typed].__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_select_can_be_given_several_times() -> None:
+    given = ["--select", "contrast=1,repetition=0", "--select", "group=dataset_2"]
+    parsed = parse(["reconstruct", "scan.h5", "--out", "out", *given])
+    assert parsed is not None
+    assert joined(parsed.options.data) == {"select": "contrast=1,repetition=0,group=dataset_2"}
+    parsed = parse(["convert", "scan.h5", "--store", "s.zarr", *given])
+    assert parsed is not None
+    assert parsed.options.select == ("contrast=1,repetition=0", "group=dataset_2")
 
 
 def test_the_overview_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,9 @@ def _fastmri_compressed(folder: Path) -> Path:
 def _ismrmrd(folder: Path) -> Path:
     lines = cartesian_lines(random_kspace((2, 3, 12, 10)))
     lines.append(line(random_kspace((3, 64)), flags=bit(19)))
+    lines += [line(random_kspace((3, 12)), flags=bit(20), slice=0, kspace_encode_step_1=step) for step in (4, 5)]
+    lines[3] = line(random_kspace((3, 12)), flags=bit(22), slice=0, kspace_encode_step_1=3)
+    lines += [line(random_kspace((3, 12)), flags=flags, slice=0) for flags in (bit(24), bit(24) + bit(22))]
     write_ismrmrd(folder / "raw.h5", lines, write_header((12, 10), (6, 10), (200.0, 200.0, 5.0), {}))
     return folder / "raw.h5"
 

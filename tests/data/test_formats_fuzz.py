@@ -42,6 +42,7 @@ def read_everything(path: Path) -> None:
         for index in range(min(info.num_slices, 4)):
             if info.kind == "kspace":
                 assert np.isfinite(volume.read_kspace(index, index + 1)).all()
+                volume.read_calibration(index, index + 1)
             if info.kind == "image" or info.has_reference:
                 assert np.isfinite(volume.read_image(index, index + 1)).all()
 

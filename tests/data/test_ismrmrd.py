@@ -174,6 +174,17 @@ class TestCalibration:
         expected = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(kept, 0), axis=0, norm="ortho"), 0)
         np.testing.assert_allclose(calibration, expected, atol=1e-5)
 
+    def test_slices_without_it_are_named(self, tmp_path: Path) -> None:
+        kspace = object_kspace(2, 8, 10)
+        written = [line for n in range(3) for line in lines(kspace, slice=n)]
+        written += lines(kspace, [4, 5, 6], flags=(CALIBRATION,), slice=1)
+        write(tmp_path / "a.h5", written, header(encoding((8, 10, 1), mode="separate")))
+        with open_volume(tmp_path / "a.h5") as volume:
+            calibration = volume.read_calibration(0, 3)
+            assert said(volume.info, "slices 0, 2 have no calibration lines")
+        assert calibration is not None
+        assert [bool(each.any()) for each in calibration] == [False, True, False]
+
     def test_a_store_keeps_it(self, tmp_path: Path) -> None:
         kspace = object_kspace(2, 8, 10)
         written = lines(2 * kspace, [4, 5, 6], flags=(CALIBRATION,)) + lines(kspace)
@@ -222,7 +233,7 @@ class TestNoiseAndOthers:
         write(tmp_path / "a.h5", lines(object_kspace(3, 8, 6)), header(encoding((8, 6, 1))), "b")
         with open_volume(tmp_path / "a.h5") as volume:
             assert volume.noise_cov() is None
-            assert said(volume.info, "also a (1 noise line)")
+            assert said(volume.info, "others are a (1 noise line)")
 
     def test_lines_of_fewer_channels_are_left_out(self, tmp_path: Path) -> None:
         kspace = object_kspace(4, 8, 6)

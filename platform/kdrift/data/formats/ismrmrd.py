@@ -69,11 +69,8 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     _check_options(path, how)
     tables, notes = _read_tables(source, groups, how.select.get("group"))
     table = _choose_group(path, tables, how.select.get("group"))
-    if len(groups) > 1:
-        told = (f"{other.group} ({count_roles(other.roles)})" for other in tables if other is not table)
-        notes.append(
-            f"read from group {table.group}; there {'is' if len(groups) == 2 else 'are'} also {', '.join(told)}"
-        )
+    if others := [f"{other.group} ({count_roles(other.roles)})" for other in tables if other is not table]:
+        notes.append(f"read from group {table.group}, others are {', '.join(others)}; select chooses others")
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         roles = choose_lines(table, how.select)
         encoding = encoding_of(table, roles.taken["encoding"])
@@ -237,6 +234,9 @@ def _calibration(
     lines, notes = place_lines(table, roles.calibration, encoding, grid, CALIBRATION)
     if len(lines.index) == 0:
         return None, notes
+    slabs = np.unique(table.heads["idx"]["slice"][roles.image])
+    if len(missing := np.setdiff1d(slabs, lines.slab)):
+        notes.append(f"slices {ranges(missing)} have no calibration lines")
     return slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth), notes
 
 

@@ -14,7 +14,7 @@ from kdrift.data.formats.ismrmrd_table import Table, payloads
 from kdrift.data.volume import BadVolume, fft_centred, ifft_centred
 
 Ramp = Callable[[int], npt.NDArray[np.complex64] | None]
-"""Of a slab: factors along the rows of the image `(row,)` for its reversed lines, None where there are none."""
+"""Factors along the rows of the image `(row,)` for the reversed lines of a slab, None where there are none."""
 _REFINEMENTS = 2
 
 
