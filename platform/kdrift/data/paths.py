@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _HOUSEKEEPING = frozenset(("__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin"))
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
@@ -47,6 +47,19 @@ def leads_out(path: str, roots: Iterable[str]) -> bool:
     """Return whether a path, its links resolved, lies in none of the folders."""
     real = os.path.realpath(path)
     return not any(real == root or real.startswith(f"{root.rstrip('/')}/") for root in map(os.path.realpath, roots))
+
+
+def link_out(path: str, roots: Sequence[str]) -> str | None:
+    """Return a file that opening `path` would read though it lies in none of the folders `roots`, links resolved.
+
+    Looked at are the path, its other half, and what is in it: of a folder its files, of a volume of a store all.
+    """
+    behind = [path, *files_of(path)]
+    if os.path.isdir(path):
+        behind += [entry.path for entry in os.scandir(path)]
+    if any(os.path.exists(os.path.join(path, name)) for name in STORE_FILES):
+        behind += [os.path.join(folder, name) for folder, below, names in os.walk(path) for name in (*below, *names)]
+    return next((file for file in behind if leads_out(file, roots)), None)
 
 
 class Tree:

@@ -95,6 +95,7 @@ class Store:
             load_image=loader("image" if info.kind == "image" else "target"),
             load_mask=lambda: open_array("mask")[...] if "mask" in arrays else None,
             load_noise_cov=lambda: open_array("noise_cov")[...] if "noise_cov" in arrays else None,
+            known_finite=True,
             attributes=attributes,
             open_array=open_array,
         )
