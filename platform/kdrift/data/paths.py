@@ -7,16 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _HOUSEKEEPING = frozenset(("__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin"))
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
-PAIRS = {".hdr": (".cfl", ".img"), ".cfl": (".hdr",), ".img": (".hdr",)}
+PAIRS = {
+    ".cfl": (".hdr",),
+    ".hdr": (".cfl", ".img", ".img.gz"),
+    ".hdr.gz": (".img.gz", ".img"),
+    ".img": (".hdr", ".hdr.gz"),
+    ".img.gz": (".hdr.gz", ".hdr"),
+}
 """Suffixes of files that are halves of one volume, and of what their other halves can be."""
 
 
 def split_series(path: str, exists: Callable[[str], bool] = os.path.exists) -> tuple[str, str | None]:
-    """Return the folder and the series of `folder#series`; a path that exists is all path, whatever its name has."""
+    """Return the folder and the series of `folder#series` or `folder/#series`; a path that exists is all path."""
     if "#" not in path or exists(path):
         return path, None
     folder, _, series = path.rpartition("#")
-    return folder, series
+    return folder.rstrip("/") or folder, series
 
 
 def files_of(path: str) -> list[str]:
@@ -25,12 +31,26 @@ def files_of(path: str) -> list[str]:
     if os.path.isdir(folder):
         names = sorted(name for name in os.listdir(folder) if not is_housekeeping(name))
         return [file for name in names if os.path.isfile(file := os.path.join(folder, name))]
-    stem, suffix = os.path.splitext(path)
-    if suffix.lower() in PAIRS:
-        return [path, *(half for half in halves(stem, PAIRS[suffix.lower()]) if os.path.exists(half))]
-    if not os.path.exists(path) and (pair := [half for half in halves(path, PAIRS) if os.path.exists(half)]):
+    if others := other_halves(path):
+        return [path, *filter(os.path.exists, others)]
+    if not os.path.exists(path) and (pair := list(filter(os.path.exists, halves(path, PAIRS)))):
         return pair
     return [path]
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """Split `x.img.gz` into `x` and `.img.gz`, the suffix in lower case."""
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() == ".gz":
+        stem, inner = os.path.splitext(stem)
+        suffix = inner + suffix
+    return stem, suffix.lower()
+
+
+def other_halves(path: str) -> list[str]:
+    """Return the names that the other half of a pair can have; none where a file is whole."""
+    stem, suffix = split_suffix(path)
+    return halves(stem, PAIRS.get(suffix, ()))
 
 
 def halves(stem: str, suffixes: Iterable[str]) -> list[str]:
