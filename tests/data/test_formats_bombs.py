@@ -35,10 +35,12 @@ def _zeros(stream: object, size: int) -> None:
 def _npz(path: Path, shape: tuple[int, ...], fortran: bool = False, dtype: str = "<c8") -> Path:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": fortran, "shape": shape})
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("kspace.npy", "w", force_zip64=True) as stream:
-            stream.write(header.getvalue())
-            _zeros(stream, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("kspace.npy", "w", force_zip64=True) as stream,
+    ):
+        stream.write(header.getvalue())
+        _zeros(stream, int(np.prod(shape)) * np.dtype(dtype).itemsize)
     return path
 
 
@@ -58,6 +60,14 @@ def chunk_beyond_the_array(folder: Path) -> Path:
         kspace = file.create_dataset("kspace", (1, 1, 64, 64), np.complex64, **options)
         kspace.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(16 * MIB), 9))
     return folder / "b.h5"
+
+
+def chunk_that_unfolds(folder: Path) -> Path:
+    with h5py.File(folder / "j.h5", "w") as file:
+        options = {"chunks": (1, 2, 24, 24), "compression": "gzip"}
+        kspace = file.create_dataset("kspace", (1, 2, 24, 24), np.complex64, **options)
+        kspace.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(1000 * MIB), 9))
+    return folder / "j.h5"
 
 
 def fortran_npz(folder: Path) -> Path:
@@ -111,8 +121,8 @@ def one_line_of_a_huge_matrix(folder: Path) -> Path:
 
 
 BOMBS = (
-    mask_beside_kspace, chunk_beyond_the_array, fortran_npz, one_huge_slice, gzip_nifti, dicom_frames,
-    compressed_dicom_frames, deflated_dicom, one_line_of_a_huge_matrix,
+    mask_beside_kspace, chunk_beyond_the_array, chunk_that_unfolds, fortran_npz, one_huge_slice, gzip_nifti,
+    dicom_frames, compressed_dicom_frames, deflated_dicom, one_line_of_a_huge_matrix,
 )  # fmt: skip
 OPENED = """
 import resource, sys
