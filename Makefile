@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # Processes that share the test files; 0: none but pytest's own.
 WORKERS ?= 2
 SPREAD = --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+# Minutes of the fuzzing of all readers together.
+MINUTES ?= 20
 # Of the mutation run: parts to mutate, mutants of each (0: all).
 MODULES ?= samplers,sde,chunks,loop,prior,work
 N ?= 12
@@ -15,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint docs docs-serve demo bench bench-peers mutants clean
+.PHONY: install test test-all lint docs docs-serve demo bench bench-peers mutants fuzz clean
 
 install: $(STAMP)
 
@@ -56,6 +58,9 @@ bench-peers: $(STAMP)
 
 mutants: $(STAMP)
 	$(BIN)/python -m benchmarks.mutants --modules $(MODULES) -n $(N)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) .env-bench build site *.egg-info platform/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

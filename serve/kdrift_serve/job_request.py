@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kdrift.data.paths import leads_out, link_out
 from kdrift.methods import METHODS, Method
 from kdrift.methods.presets import preset_folder
 from kdrift.prior.bundle import Prior
@@ -114,15 +115,23 @@ def upload_name(name: str | None) -> str:
 
 
 def allowed_path(path: str, roots: list[Path]) -> Path:
-    """Resolve a path, absolute or below one of `roots`, links and all. Raises `Problem` (403, 404 or 422)."""
+    """Find a path, absolute or below one of `roots`. Raises `Problem` (403, 404 or 422).
+
+    Nothing of it may lie elsewhere, links resolved: neither itself, nor a file that is opened with it.
+    """
     if not roots:
         raise Problem(403, "this service reads no files by path: upload the file instead")
     try:
-        found = [resolved for root in roots if (resolved := (root / path).resolve()).is_relative_to(root.resolve())]
-        found = [resolved for resolved in found if resolved not in {root.resolve() for root in roots}]
+        folders = [str(root.resolve()) for root in roots]
+        found = [place for root in roots if not leads_out(str(place := Path(os.path.abspath(root / path))), folders)]
+        found = [place for place in found if str(place.resolve()) not in folders]
         if not found:
             raise Problem(403, "path lies outside of the folders that this service reads")
-        existing = [resolved for resolved in found if resolved.exists()]
+        existing = [place for place in found if place.exists()]
+        for place in existing:
+            if link := link_out(str(place), folders):
+                name = os.path.basename(link)
+                raise Problem(403, f"path has a link, {name}, that leads out of the folders that this service reads")
     except (OSError, ValueError, RuntimeError):
         raise Problem(422, "path is not a possible path") from None
     if not existing:

@@ -99,6 +99,89 @@ def test_verify_names_the_slice_that_changed(tmp_path: Path) -> None:
         assert "kspace is damaged" in store.verify("scan")[0]
 
 
+def test_what_is_read_is_checked(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.zarr", "a") as store:
+        write_volume(store, "scan", kspace_volume(3, 4, 400, 330, mask=True)[0], derive={"smaps": lambda block: block})
+        volume = store.read_volume("scan")
+    place = tmp_path / "x.zarr" / "scan"
+    for array, read in {
+        "kspace": volume.read_kspace,
+        "smaps": volume.read_smaps,
+    }.items():
+        chunk = place / array / "c" / "1" / "0" / "0" / "0"
+        content = chunk.read_bytes()
+        chunk.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert read(2, 3).shape == (1, 4, 400, 330)  # the others are as they were
+        with pytest.raises(ValueError, match=f"scan: {array} is damaged: slice 1 differs from what was written"):
+            read(0, 3)
+        chunk.unlink()
+        with pytest.raises(ValueError, match=f"{array} is damaged: slice 1 is missing; restore it"):
+            read(1, 2)
+        chunk.write_bytes(content)
+    (place / "mask" / "c" / "0").write_bytes(b"\1" * 334)
+    with pytest.raises(ValueError, match="mask is damaged"):
+        volume.mask()
+    metadata = place / "target" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"slice"', '"slicf"'))
+    with pytest.raises(ValueError, match=r"target/zarr\.json is damaged"):
+        store.read_volume("scan").read_image(0, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"complete": true', '"complete": tru'),
+        lambda text: text.replace('"complete"', '"complfte"'),
+        lambda text: text.replace('"digest"', '"digesu"'),
+        lambda text: text.replace('"attributes"', '"attribuues"'),
+        lambda text: text.replace('"group"', '"groum"'),
+        lambda text: text.replace('"xxh3_64"', '"xxh3_65"'),
+        lambda text: None,
+    ],
+)
+def test_damaged_attributes_are_an_error_not_an_absence(change: object, tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.zarr", "a") as store:
+        for name in ("a", "b"):
+            write_volume(store, name, kspace_volume()[0])
+    path = tmp_path / "x.zarr" / "a" / "zarr.json"
+    changed = change(path.read_text())  # type: ignore[operator]
+    path.unlink() if changed is None else path.write_text(changed)
+    with pytest.raises(ValueError, match=r"x\.zarr/a: zarr\.json is (damaged|missing)"):
+        store.list_volumes()
+    said: list[ValueError] = []
+    assert store.list_volumes(said.append) == ["b"]
+    assert len(said) == len(store.verify()) == 1
+    with open_store(tmp_path / "x.zarr", "a") as again:
+        write_volume(again, "a", kspace_volume()[0])
+        assert again.list_volumes() == ["a", "b"]
+
+
+def test_stores_of_version_1_are_read_and_checked(tmp_path: Path) -> None:
+    """CRC-32 of every slice, no digests: as they were written before."""
+    import zlib
+
+    import zarr
+
+    kspace = kspace_volume(2)[1]
+    info = {"name": "old", "kind": "kspace", "num_slices": 2, "num_coils": 2, "rows": 9, "cols": 7}
+    root = zarr.create_group(tmp_path / "x.zarr", attributes={"schema": "kdrift-store", "version": 1}, zarr_format=3)
+    attributes = {
+        "kind": "kspace", "info": {**info, "recon_rows": 9, "recon_cols": 7}, "source": {}, "complete": True,
+        "arrays": {"kspace": {"crc32": [zlib.crc32(one.tobytes()) for one in kspace]}},
+    }  # fmt: skip
+    group = root.create_group("old", attributes=attributes)
+    group.create_array("kspace", data=kspace, chunks=(1, 2, 9, 7), compressors=None)
+    with open_store(tmp_path / "x.zarr", "a") as store:
+        np.testing.assert_array_equal(store.read_volume("old").read_kspace(0, 2), kspace)
+        write_volume(store, "new", kspace_volume()[0])
+        assert store.verify() == []
+        chunk = tmp_path / "x.zarr" / "old" / "kspace" / "c" / "0" / "0" / "0" / "0"
+        chunk.write_bytes(bytes(len(chunk.read_bytes())))
+        with pytest.raises(ValueError, match="kspace is damaged: slice 0 is missing"):
+            store.read_volume("old").read_kspace(0, 2)
+        assert len(store.verify()) == 1
+
+
 def test_derived_arrays_are_written_and_checked(tmp_path: Path) -> None:
     volume, kspace, _ = kspace_volume()
     with open_store(tmp_path / "x.zarr", "a") as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def test_round_trip_and_checksums(tmp_path: Path) -> None:
     torch.testing.assert_close(prior.network(x, sigma), network.eval()(x, sigma))
     (folder / "config.yaml").write_text("network: {}\n")
     with pytest.raises(ValueError, match=r"config\.yaml does not match"):
+        load_prior(folder)
+
+
+def test_a_configuration_edited_by_hand_is_said_to_be_so(tmp_path: Path) -> None:
+    """The error has the command that makes the edit good."""
+    folder = save_prior(tmp_path / "my prior", build_network(CONFIG), CONFIG, INFO)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(f"# edited\n{text}")
+    with pytest.raises(ValueError, match=r"config\.yaml does not match SHA256SUMS") as caught:
+        load_prior(folder)
+    subprocess.run(str(caught.value).partition("say so: ")[2], shell=True, check=True)
+    assert load_prior(folder).name == "my prior"
+    (folder / "README.md").unlink()
+    with pytest.raises(ValueError, match=r"README\.md does not match"):
+        load_prior(folder)
+    (folder / "SHA256SUMS").write_text("garbage")
+    with pytest.raises(ValueError, match="SHA256SUMS is damaged"):
         load_prior(folder)
 
 

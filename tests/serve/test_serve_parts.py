@@ -78,6 +78,28 @@ def test_names_and_paths(tmp_path: Path) -> None:
         allowed_path("a", [])
 
 
+def test_no_link_leads_out_of_the_roots(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in ("series", "x.zarr/a/kspace/c/0", ".git/annex"):
+        (root / folder).mkdir(parents=True)
+    outside.mkdir()
+    for path in (outside / "secret", root / "b.hdr", root / ".git" / "annex" / "key", root / "series" / "1.dcm"):
+        path.write_bytes(b"x")
+    (root / "x.zarr" / "a" / "zarr.json").write_text("{}")
+    (root / "annexed.h5").symlink_to(".git/annex/key")
+    assert allowed_path("annexed.h5", [root]) == root / "annexed.h5"
+    assert allowed_path("series", [root]) == root / "series"
+    (root / "file.h5").symlink_to(outside / "secret")
+    (root / "folder").symlink_to(outside)
+    for path in ("file.h5", "folder", "folder/secret"):
+        with pytest.raises(Problem, match="outside of the folders"):
+            allowed_path(path, [root])
+    for link, path in {"series/2.dcm": "series", "b.cfl": "b.hdr", "x.zarr/a/kspace/c/0/1": "x.zarr/a"}.items():
+        (root / link).symlink_to(outside / "secret")
+        with pytest.raises(Problem, match=rf"a link, {os.path.basename(link)}, that leads out"):
+            allowed_path(path, [root])
+
+
 def test_query_options_are_json_or_text() -> None:
     found = from_query(
         [("plan.settings.num_steps", "3"), ("name", "a.h5"), ("mask.kind", "random"), ("slices", "[1,2]")]

@@ -21,7 +21,13 @@ from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder
 from kdrift.sde import NoiseConfig
 from kdrift.sde.white_noise import edm_loss, score_matching_loss
-from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from kdrift.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    newest_sound,
+    save_checkpoint,
+)
 from kdrift.training.loop import (
     Hooks,
     NonFiniteLossError,
@@ -262,6 +268,29 @@ def test_checkpoints_are_whole_or_absent(tmp_path: Path) -> None:
         (newest / "state.pt").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"images_000000000030 is damaged"):
             load_checkpoint(newest)
+
+
+def test_a_damaged_checkpoint_is_set_aside_for_an_older_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert newest_sound(tmp_path, said.append) is None
+    for count in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, {"images": count, "w": torch.ones(100)}, images=count, keep=4)
+    content = bytearray((tmp_path / "images_000000000040" / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "images_000000000040" / "state.pt").write_bytes(content)
+    (tmp_path / "images_000000000030" / "state.pt").unlink()
+    (tmp_path / "images_000000000020" / "SHA256SUMS").unlink()  # as older versions wrote them
+    with pytest.raises(ValueError, match=r"images_000000000040 is damaged: state\.pt does not match SHA256SUMS"):
+        load_checkpoint(tmp_path / "images_000000000040")
+    assert newest_sound(tmp_path, said.append) == tmp_path / "images_000000000020"
+    assert len(said) == 2
+    assert "damaged_images_000000000040" in said[0]
+    save_checkpoint(tmp_path, {"images": 30}, images=30, keep=1)  # and nothing damaged counts among those kept
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["images_000000000030"]
+    assert newest_sound(tmp_path, said.append) == tmp_path / "images_000000000030"
+    (tmp_path / "images_000000000030" / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="all 1 checkpoints"):
+        newest_sound(tmp_path, said.append)
 
 
 def test_resume_needs_the_same_configuration(images: Path, tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def _serves(path: Path) -> Description:
     from kdrift.prior.bundle import check_sums, read_config
 
     try:
-        check_sums(path)
         network, info = read_config(path)
+        check_sums(path)
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]

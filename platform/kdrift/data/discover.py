@@ -16,7 +16,7 @@ from typing import Any
 
 from kdrift.data.formats import FORMATS, HEAD_BYTES, format_of, recognise
 from kdrift.data.formats.dicom import list_series
-from kdrift.data.paths import STORE_FILES, Tree, files_of, halves, is_housekeeping, split_series
+from kdrift.data.paths import STORE_FILES, Tree, files_of, halves, is_housekeeping, split_series, split_suffix
 from kdrift.data.volume import BadVolume
 
 DICOM_HEADER_BYTES = 256 << 10
@@ -161,6 +161,10 @@ class _Local:
         """Return the DICOM series of a folder."""
         return list_series(folder)
 
+    def exists(self, path: str) -> bool:
+        """Return whether there is something of this name."""
+        return os.path.exists(path)
+
 
 class _Remote:
     """Reads the beginnings of files of an fsspec file system."""
@@ -181,6 +185,10 @@ class _Remote:
                 with open(os.path.join(copies, f"{number:06d}"), "wb") as stream:
                     stream.write(content if isinstance(content, bytes) else b"")
             return list_series(copies)
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is something of this name."""
+        return bool(self.filesystem.exists(path))
 
     def _ranges(self, files: Sequence[str], stop: int) -> list[Any]:
         found: list[Any] = self.filesystem.cat_ranges(list(files), [0] * len(files), [stop] * len(files))
@@ -226,7 +234,10 @@ def _series(folder: str, files: Sequence[str], reader: _Local | _Remote) -> list
         series = list(reader.series(folder, files))
     except BadVolume:  # opening the folder names the file
         return [folder]
-    return [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder] * len(series)
+    if len(series) < 2:
+        return [folder] * len(series)
+    names = [(f"{folder}#{uid}", f"{folder}/#{uid}") for uid in series]
+    return [other if reader.exists(name) else name for name, other in names]  # a file may have that very name
 
 
 def _is_named(path: str) -> bool:
@@ -236,12 +247,11 @@ def _is_named(path: str) -> bool:
 
 def _is_second_half(name: str, members: dict[str, str | None]) -> bool:
     """Return whether a file is told by its other half: the header of a BART pair, the data of a NIfTI pair."""
-    stem, suffix = os.path.splitext(name)
-    others = {other: kind for other, kind in members.items() if os.path.splitext(other)[0] == stem}
-    suffixes = {os.path.splitext(other)[1].lower(): kind for other, kind in others.items()}
-    if suffix.lower() == ".hdr":
+    stem, suffix = split_suffix(name)
+    suffixes = {end: kind for other, kind in members.items() for base, end in [split_suffix(other)] if base == stem}
+    if suffix == ".hdr":
         return members[name] == "bart" and ".cfl" in suffixes
-    return suffix.lower() == ".img" and suffixes.get(".hdr") == "nifti"
+    return suffix in (".img", ".img.gz") and "nifti" in (suffixes.get(".hdr"), suffixes.get(".hdr.gz"))
 
 
 def _pattern(root: str) -> str:
@@ -256,9 +266,9 @@ def _pattern(root: str) -> str:
 
 
 def _hidden(path: str, pattern: str) -> bool:
-    """Return whether a match lies in what is hidden and not named by the pattern itself."""
-    named = set(pattern.split("/"))
-    return any(is_housekeeping(part) and part not in named for part in path.split("/"))
+    """Return whether a match lies in what is hidden and not named by the pattern; glob knows names with a dot."""
+    named = {"", *pattern.split("/")}
+    return any(is_housekeeping(part) and part[:1] != "." and part not in named for part in path.split("/"))
 
 
 def _sizes(files: Sequence[str]) -> Any:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _HOUSEKEEPING = frozenset(("__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin"))
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
-PAIRS = {".hdr": (".cfl", ".img"), ".cfl": (".hdr",), ".img": (".hdr",)}
+PAIRS = {
+    ".cfl": (".hdr",),
+    ".hdr": (".cfl", ".img", ".img.gz"),
+    ".hdr.gz": (".img.gz", ".img"),
+    ".img": (".hdr", ".hdr.gz"),
+    ".img.gz": (".hdr.gz", ".hdr"),
+}
 """Suffixes of files that are halves of one volume, and of what their other halves can be."""
 
 
 def split_series(path: str, exists: Callable[[str], bool] = os.path.exists) -> tuple[str, str | None]:
-    """Return the folder and the series of `folder#series`; a path that exists is all path, whatever its name has."""
+    """Return the folder and the series of `folder#series` or `folder/#series`; a path that exists is all path."""
     if "#" not in path or exists(path):
         return path, None
     folder, _, series = path.rpartition("#")
-    return folder, series
+    return folder.rstrip("/") or folder, series
 
 
 def files_of(path: str) -> list[str]:
@@ -25,12 +31,26 @@ def files_of(path: str) -> list[str]:
     if os.path.isdir(folder):
         names = sorted(name for name in os.listdir(folder) if not is_housekeeping(name))
         return [file for name in names if os.path.isfile(file := os.path.join(folder, name))]
-    stem, suffix = os.path.splitext(path)
-    if suffix.lower() in PAIRS:
-        return [path, *(half for half in halves(stem, PAIRS[suffix.lower()]) if os.path.exists(half))]
-    if not os.path.exists(path) and (pair := [half for half in halves(path, PAIRS) if os.path.exists(half)]):
+    if others := other_halves(path):
+        return [path, *filter(os.path.exists, others)]
+    if not os.path.exists(path) and (pair := list(filter(os.path.exists, halves(path, PAIRS)))):
         return pair
     return [path]
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """Split `x.img.gz` into `x` and `.img.gz`, the suffix in lower case."""
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() == ".gz":
+        stem, inner = os.path.splitext(stem)
+        suffix = inner + suffix
+    return stem, suffix.lower()
+
+
+def other_halves(path: str) -> list[str]:
+    """Return the names that the other half of a pair can have; none where a file is whole."""
+    stem, suffix = split_suffix(path)
+    return halves(stem, PAIRS.get(suffix, ()))
 
 
 def halves(stem: str, suffixes: Iterable[str]) -> list[str]:
@@ -47,6 +67,19 @@ def leads_out(path: str, roots: Iterable[str]) -> bool:
     """Return whether a path, its links resolved, lies in none of the folders."""
     real = os.path.realpath(path)
     return not any(real == root or real.startswith(f"{root.rstrip('/')}/") for root in map(os.path.realpath, roots))
+
+
+def link_out(path: str, roots: Sequence[str]) -> str | None:
+    """Return a file that opening `path` would read though it lies in none of the folders `roots`, links resolved.
+
+    Looked at are the path, its other half, and what is in it: of a folder its files, of a volume of a store all.
+    """
+    behind = [path, *files_of(path)]
+    if os.path.isdir(path):
+        behind += [entry.path for entry in os.scandir(path)]
+    if any(os.path.exists(os.path.join(path, name)) for name in STORE_FILES):
+        behind += [os.path.join(folder, name) for folder, below, names in os.walk(path) for name in (*below, *names)]
+    return next((file for file in behind if leads_out(file, roots)), None)
 
 
 class Tree:

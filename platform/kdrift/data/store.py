@@ -97,6 +97,7 @@ class Store:
             load_mask=lambda: open_array("mask")[...] if "mask" in arrays else None,
             load_noise_cov=lambda: open_array("noise_cov")[...] if "noise_cov" in arrays else None,
             load_calibration=loader("calibration"),
+            known_finite=True,
             attributes=attributes,
             open_array=open_array,
         )

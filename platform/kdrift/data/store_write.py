@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from kdrift import __version__
 from kdrift.data.store import SAFE_NAME, Store
@@ -193,7 +193,10 @@ class _SliceWriter:
         self._held: list[np.ndarray] | None = [] if sharded else None
         self.num_bytes = 0
         # Float k-space shrinks by 8 % and reads at half the speed; magnitudes come from integers and shrink well.
-        compressor = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle") if name == "image" else None
+        # A flipped bit in what is compressed, or in a truth value, need not change a value: these have a CRC-32C too.
+        compressors: list[BloscCodec | Crc32cCodec] = [Crc32cCodec()] if name == "image" or not has_slices else []
+        if name == "image":
+            compressors.insert(0, BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
         self._array: Any = zarr.create_array(
             zarr_store,
             name=f"{path}/{name}",
@@ -201,7 +204,7 @@ class _SliceWriter:
             dtype=first.dtype,
             chunks=(1, *shape[1:]) if has_slices else shape,
             shards=shape if sharded else None,
-            compressors=compressor,
+            compressors=compressors or None,
             dimension_names=DIMENSIONS.get(name),
             overwrite=True,
         )

@@ -22,7 +22,7 @@ from kdrift.data.formats.ismrmrd import open_ismrmrd
 from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import open_nifti
 from kdrift.data.formats.numpy import open_numpy
-from kdrift.data.paths import PAIRS, files_of, halves, is_housekeeping, split_series
+from kdrift.data.paths import files_of, halves, is_housekeeping, other_halves, split_series
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, check_expansion, naming
 
 __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "format_of", "open_volume", "recognise", "volume_name"]
@@ -164,7 +164,25 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     if kind is None:
         expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
         raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
-    return _checked(FORMATS[kind].open(path, name, how), sum(map(os.path.getsize, files_of(path))))
+    stored = sum(map(os.path.getsize, files_of(path)))
+    if kind == "nifti" and by_suffix not in ("nifti", "bart"):
+        return _checked(_open_renamed(path, ".nii.gz" if head.startswith(_GZIP) else ".nii", name, how), stored)
+    return _checked(FORMATS[kind].open(path, name, how), stored)
+
+
+def _open_renamed(path: str, suffix: str, name: str, how: ReadOptions) -> Volume:
+    """Open a NIfTI file whose name does not say that it is one, by a link: its reader goes by suffixes."""
+    with contextlib.ExitStack() as resources:
+        folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
+        link = os.path.join(folder, f"scan{suffix}")
+        os.symlink(os.path.abspath(path), link)
+        try:
+            volume = open_nifti(link, name, how)
+        except BadVolume as error:
+            raise BadVolume(path, error.reason) from None
+        volume.path = path
+        volume.resources.push(resources.pop_all())
+    return volume
 
 
 def _checked(volume: Volume, stored: int) -> Volume:
@@ -210,8 +228,7 @@ def _download(filesystem: Any, remote: str, folder: str) -> str:
         names = filesystem.ls(remote, detail=False)
         wanted = [name for name in names if not is_housekeeping(os.path.basename(name)) and filesystem.isfile(name)]
     else:
-        stem, suffix = os.path.splitext(remote)
-        others = halves(stem, PAIRS.get(suffix.lower(), ()))
+        others = other_halves(remote)
         wanted = [remote, *(other for other in others if filesystem.exists(other))]
     for source in wanted:
         filesystem.get_file(source, os.path.join(folder, os.path.basename(source)))

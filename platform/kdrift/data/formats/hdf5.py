@@ -118,7 +118,17 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             if chunk > MAX_SLICE_BYTES:
                 raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
             check_expansion(path, chunk, node.id.get_storage_size())
+            if compressed:
+                _check_chunks(path, key, node, chunk)
     return node
+
+
+def _check_chunks(path: str, key: str, node: h5py.Dataset, size: int) -> None:
+    """Raise `BadVolume` where a stored chunk is larger than what it is of: libhdf5 inflates without a limit."""
+    stored: list[int] = []
+    node.id.chunk_iter(lambda info: stored.append(info.size))
+    if (largest := max(stored, default=0)) > size + size // 100 + 1024:
+        raise BadVolume(path, f"{key} has a compressed chunk of {largest} bytes, more than the {size} it unfolds to")
 
 
 def text(source: Hdf5, node: h5py.Dataset) -> bytes:
