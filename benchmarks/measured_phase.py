@@ -82,7 +82,7 @@ def simulate(prepared: Path, folder: Path, args: argparse.Namespace) -> None:
             kind, _, name = key.partition("/")
             if kind != "magnitude" or (args.quick and len(images) == 2):
                 continue
-            magnitudes = arrays[key][16:18] if args.quick else arrays[key]
+            magnitudes = arrays[key][:2] if args.quick else arrays[key]
             magnitudes = magnitudes.astype(np.float32) / LEVELS
             shape = magnitudes.shape[1:]
             if shape not in maps:
@@ -118,6 +118,9 @@ def configuration(arm: str, folder: Path, args: argparse.Namespace) -> TrainConf
 def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, list[NoiseLeft]]:
     """Train one prior, write it to `folder/arm`, and return the noise it leaves on each set of images."""
     config, device = configuration(arm, folder, args), torch.device(args.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     data, state = TrainingImages(config.data, "train", config.seed), new_state(config, device)
     began = time.monotonic()
 
