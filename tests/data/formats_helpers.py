@@ -9,6 +9,7 @@ import h5py
 import nibabel
 import numpy as np
 import pydicom
+import scipy.io
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -158,11 +159,24 @@ def _dicom(folder: Path) -> Path:
     return folder / "d.dcm"
 
 
+def _mat(folder: Path) -> Path:
+    scipy.io.savemat(folder / "m.mat", {"kspace_full": random_kspace((12, 10, 2, 3, 2)), "mask": np.ones((12, 10))})
+    return folder / "m.mat"
+
+
+def _calgary(folder: Path) -> Path:
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["kspace"] = random_kspace((3, 12, 10, 2)).view(np.float32)
+    return folder / "c.h5"
+
+
 VALID: dict[str, Callable[[Path], Path]] = {
     "fastmri": _fastmri,
     "fastmri-compressed": _fastmri_compressed,
     "ismrmrd": _ismrmrd,
     "bart": _bart,
+    "matlab": _mat,
+    "calgary": _calgary,
     "npy": _npy,
     "npz": _npz,
     "nifti": _nifti(".nii"),

@@ -134,6 +134,18 @@ def test_complex_nifti_keeps_its_phase(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.read_image(0, 5), np.abs(expected))
 
 
+def test_complex_nifti_lies_as_its_magnitude_does(tmp_path: Path) -> None:
+    data = random_kspace((6, 12, 10)).astype(np.complex128)
+    affine = np.array([[0.0, 0.1, 2.0, -3], [-4.0, 0, 0.1, 5], [0.2, 2.0, 0, 7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "complex.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.abs(data), affine), tmp_path / "magnitude.nii.gz")
+    with open_volume(tmp_path / "complex.nii.gz") as volume, open_volume(tmp_path / "magnitude.nii.gz") as plain:
+        count = volume.info.num_slices
+        assert (volume.info.has_phase, plain.info.has_phase) == (True, False)
+        np.testing.assert_allclose(volume.read_image(0, count), plain.read_image(0, count), rtol=1e-6)
+        np.testing.assert_array_equal(volume.read_complex_image(2, 3), volume.read_complex_image(0, count)[2:3])
+
+
 def test_a_reconstruction_has_a_phase_and_magnitudes_have_none(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["reconstruction"] = head()

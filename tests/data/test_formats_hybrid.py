@@ -88,6 +88,27 @@ def test_skm_tea_echoes_and_target(tmp_path: Path) -> None:
         open_volume(write(tmp_path / "b.h5", kspace=kspace, target=target[:3]))
 
 
+def test_skm_tea_as_the_small_set_is_published(tmp_path: Path) -> None:
+    """Compressed by lzf, padded with zeros, one echo, challenge masks in a group, no target."""
+    kspace = np.zeros((5, 18, 14, 1, 4), np.complex64)
+    kspace[:, 2:-2, 3:-3] = random_kspace((5, 14, 8, 1, 4))
+    with h5py.File(tmp_path / "MTR_030.h5", "w") as file:
+        file.create_dataset("kspace", data=kspace, chunks=(1, 18, 14, 1, 4), compression="lzf")
+        file["masks/poisson_6.0x"] = np.ones((18, 14), bool)
+    np.testing.assert_array_equal(read(tmp_path / "MTR_030.h5"), kspace[:, :, :, 0].transpose(0, 3, 1, 2))
+    with open_volume(tmp_path / "MTR_030.h5") as volume:
+        assert not volume.info.has_reference
+        assert not any("echo" in note for note in volume.info.notes)
+        assert "masks of the file are not used" in volume.info.notes
+
+
+def test_skm_tea_with_the_origin_at_the_corner(tmp_path: Path) -> None:
+    images = random_kspace((2, 3, 16, 11))
+    plain = np.fft.fft2(images, norm="ortho").transpose(0, 2, 3, 1)[:, :, :, None].astype(np.complex64)
+    with open_volume(write(tmp_path / "a.h5", kspace=plain), ReadOptions(centred=False)) as volume:
+        np.testing.assert_allclose(ifft_centred(volume.read_kspace(0, 2)), images, atol=1e-5)
+
+
 def test_other_real_arrays_are_still_refused(tmp_path: Path) -> None:
     for shape in ((2, 8, 9, 7), (2, 4, 16, 16), (3, 16, 16)):
         with pytest.raises(BadVolume, match="expected complex"):

@@ -45,7 +45,7 @@ def complex_images(volume: Volume) -> Volume:
         return kspace, measured
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return np.stack([_combined(one, info.recon_rows, info.recon_cols) for one in read(start, stop)[0]])
+        return np.stack([combined_image(one, info.recon_rows, info.recon_cols) for one in read(start, stop)[0]])
 
     middle = info.num_slices // 2
     measured = read(middle, middle + 1)[1][0]  # says what is wrong before anything is written
@@ -80,8 +80,8 @@ def _between(box: BoolArray, axis: int) -> BoolArray:
     return np.asarray(before & after)
 
 
-def _combined(kspace: ComplexArray, rows: int, cols: int) -> ComplexArray:
-    """Return the combined image `(rows, cols)` of one slice `(coil, row, col)`; a slice of zeros stays zero."""
+def combined_image(kspace: ComplexArray, rows: int, cols: int, device: str = "cpu") -> ComplexArray:
+    """Return the combined image `(rows, cols)` of full k-space `(coil, row, col)`; a slice of zeros stays zero."""
     import torch
 
     from kdrift.mri.coils import combine, espirit_maps
@@ -89,6 +89,6 @@ def _combined(kspace: ComplexArray, rows: int, cols: int) -> ComplexArray:
 
     if not kspace.any():
         return np.zeros((rows, cols), dtype=np.complex64)
-    cut = torch.tensor(remove_readout_oversampling(kspace, rows))  # a copy: memory mapped files are read-only
+    cut = torch.tensor(remove_readout_oversampling(kspace, rows), device=device)  # a copy: what is mapped is read-only
     maps = torch.ones_like(cut) if len(cut) == 1 else espirit_maps(cut, crop=0.0)
-    return np.asarray(centre_crop(combine(ifft2c(cut), maps).numpy(), rows, cols), dtype=np.complex64)
+    return np.asarray(centre_crop(combine(ifft2c(cut), maps).cpu().numpy(), rows, cols), dtype=np.complex64)

@@ -37,7 +37,7 @@ from kdrift.data.volume import (
 )
 
 _KSPACE = re.compile(r"(kspace|ksp$|kus$|kdata$)", re.IGNORECASE)
-_IMAGE = re.compile(r"(im|rec)", re.IGNORECASE)
+_IMAGE = re.compile(r"(?!.*ksp)(im|rec)", re.IGNORECASE)
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _BYTES = {"double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
 _BYTES |= {"int64": 8, "uint64": 8, "logical": 1}
