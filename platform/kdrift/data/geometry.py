@@ -80,9 +80,9 @@ def from_affine_lps(affine: Matrix, rows: int, cols: int) -> Geometry:
     return Geometry(_vector(sizes), (row, col, through), _vector(centre), stated=True)
 
 
-def from_affine_ras(affine: Matrix, rows: int, cols: int) -> Geometry:
+def from_affine_ras(affine: Matrix, rows: int, cols: int, *, stated: bool = True) -> Geometry:
     """Return the geometry of a volume whose (row, col, slice) `affine` takes to mm (RAS), as NIfTI has it."""
-    return from_affine_lps(_RAS @ affine, rows, cols)
+    return replace(from_affine_lps(_RAS @ affine, rows, cols), stated=stated)
 
 
 def from_slices(

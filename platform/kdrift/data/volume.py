@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.geometry import Geometry
+from kdrift.data.magnitude import as_magnitudes
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
@@ -52,6 +53,11 @@ class ReadOptions:
     """Names of an array's axes in its order, of row, col, coil, slice; None: the format's own order."""
     centred: bool | None = None
     """Whether zero frequency lies in the middle of k-space (n // 2) or at its corner; None: as the format has it."""
+
+    @property
+    def any_values(self) -> bool:
+        """Whether images are read whatever their values, `values=any`; else only magnitudes are."""
+        return self.select.get("values") == "any"
 
     @classmethod
     def of(cls, select: str | None = None, axes: str | None = None, centred: bool | None = None) -> ReadOptions:
@@ -226,10 +232,21 @@ def check_declared(path: str, declared: int, stored: int, compressed: bool = Fal
         raise BadVolume(path, f"header declares {declared} bytes of data, the file holds {stored}: truncated?")
 
 
-def image_volume(path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr]) -> Volume:
+def image_volume(
+    path: str,
+    name: str,
+    shape: tuple[int, ...],
+    load: Loader,
+    attrs: dict[str, Attr],
+    *,
+    any_values: bool = False,
+    geometry: Geometry | None = None,
+    notes: tuple[str, ...] = (),
+) -> Volume:
     """Return a volume of images `(slice, row, col)`; of complex ones the magnitude is read.
 
-    Raises `BadVolume` for an impossible shape.
+    Raises `BadVolume` for an impossible shape and, unless `any_values`, for values that are no magnitudes: three slices
+    are read for that.
     """
     num_slices, rows, cols = shape
     check_dims(path, slices=num_slices, rows=rows, columns=cols)
@@ -238,8 +255,14 @@ def image_volume(path: str, name: str, shape: tuple[int, ...], load: Loader, att
         images = load(start, stop)
         return np.abs(images) if np.iscomplexobj(images) else images
 
-    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs)
-    return Volume(path, info, load_image=load_magnitude)
+    checked, doubts = load_magnitude, ()
+    if not any_values:
+        with naming(path, "not magnitude images"):
+            checked, doubts = as_magnitudes(load_magnitude, num_slices)
+    info = VolumeInfo(
+        name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs, geometry=geometry, notes=(*notes, *doubts)
+    )
+    return Volume(path, info, load_image=checked)
 
 
 def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ from kdrift.data.formats.dicom import list_series, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
 from kdrift.data.formats.hdf5 import keys, open_file
 from kdrift.data.formats.ismrmrd import open_ismrmrd
-from kdrift.data.formats.nifti import open_nifti
+from kdrift.data.formats.nifti import is_nifti, open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, naming
 
@@ -52,11 +52,14 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
     "numpy": Format((".npy", ".npz"), lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04")), open_numpy),
-    "nifti": Format((".nii.gz", ".nii"), lambda head: b"n+" in (head[344:346], head[4:6]), open_nifti),
+    "nifti": Format((".nii.gz", ".nii", ".img", ".img.gz", ".hdr.gz"), is_nifti, open_nifti),
     "dicom": Format((".dcm", ".ima"), lambda head: head[128:132] == b"DICM", open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
 }
 """Every readable format: fastMRI and ISMRMRD files are both HDF5 and told apart by their keys."""
+
+
+_BY_SUFFIX = (".cfl", ".img", ".img.gz")
 
 
 def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
@@ -116,7 +119,9 @@ def find_sources(path: str | os.PathLike[str]) -> list[str]:
                 series = {}
             found += [f"{folder}#{uid}" for uid in series] if len(series) > 1 else [folder]
         for name, kind in kinds.items():
-            paired = name.lower().endswith(".hdr") and f"{name[:-4]}.cfl" in names
+            stem, suffix = os.path.splitext(name.lower().removesuffix(".gz"))
+            mates = {".hdr": (".cfl",), ".img": (".hdr", ".hdr.gz")}.get(suffix, ())
+            paired = any(f"{stem}{mate}" == other.lower() for mate in mates for other in names)
             if kind not in (None, "dicom") and not paired:
                 found.append(os.path.join(folder, name))
     return found
@@ -138,8 +143,8 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     if not head:
         raise BadVolume(shown, "file is empty")
     by_suffix = format_of(path)
-    if by_suffix == "bart" or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
-        return FORMATS[by_suffix].open(path, name, how)  # .cfl is raw numbers, .nii.gz is compressed: suffix decides
+    if path.lower().endswith(_BY_SUFFIX) or (by_suffix == "nifti" and head[:2] == b"\x1f\x8b"):
+        return FORMATS[str(by_suffix)].open(path, name, how)  # raw numbers and compressed files: the suffix decides
     for row in FORMATS.values():
         if row.is_content(head):
             return row.open(path, name, how)
