@@ -222,7 +222,7 @@ class TestDicom:
         write_dicom(tmp_path / "a.dcm", np.zeros((4, 4)), position=0, series="1")
         write_dicom(tmp_path / "b.dcm", np.zeros((4, 5)), position=1, series="1")
         with pytest.raises(
-            BadVolume, match="2 sizes or directions .* stack 0 has 1 axial of 4x4; stack 1 has 1 axial of 4x5"
+            BadVolume, match=r"2 sizes or directions .* stack 0 has 1 axial of 4x4; stack 1 has 1 axial of 4x5"
         ):
             open_volume(tmp_path)
         (tmp_path / "b.dcm").write_bytes(b"short")

@@ -31,10 +31,8 @@ def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
     if values.size >= FEW_PIXELS and (values == np.round(values)).all():
         different = np.unique(values)
         if 1 < len(different) <= MOST_LABELS:
-            notes.append(
-                f"there are {len(different)} different values, all whole ({different[0]:g} to {different[-1]:g}): labels"
-                " or a mask rather than a magnitude image?"
-            )
+            spread = f"{len(different)} different values, all whole ({different[0]:g} to {different[-1]:g})"
+            notes.append(f"there are {spread}: labels or a mask rather than a magnitude image?")
 
     def checked(start: int, stop: int) -> npt.NDArray[Any]:
         images = load(start, stop)

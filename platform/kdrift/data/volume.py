@@ -255,7 +255,8 @@ def image_volume(
         images = load(start, stop)
         return np.abs(images) if np.iscomplexobj(images) else images
 
-    checked, doubts = load_magnitude, ()
+    checked: Loader = load_magnitude
+    doubts: tuple[str, ...] = ()
     if not any_values:
         with naming(path, "not magnitude images"):
             checked, doubts = as_magnitudes(load_magnitude, num_slices)

@@ -22,7 +22,7 @@ _ATTRS: dict[str, tuple[str, type[str] | type[float]]] = {
     "study_uid": ("StudyInstanceUID", str),
     "frame_of_reference_uid": ("FrameOfReferenceUID", str),
 }
-_TAGS = ["SeriesInstanceUID", *(tag for tag, _ in _ATTRS.values()), *FRAME_TAGS]
+_TAGS: list[Any] = ["SeriesInstanceUID", *(tag for tag, _ in _ATTRS.values()), *FRAME_TAGS]
 
 
 def is_dicom(path: str) -> bool:
@@ -119,7 +119,7 @@ def _attrs(header: Any, frame: Frame) -> dict[str, Attr]:
 
 def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
     """Return rescaled frames `(frame, row, col)`; each file is opened once, and each of its images decoded once."""
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
     for file in dict.fromkeys(frame.file for frame in frames):
@@ -149,4 +149,4 @@ def _read_header(path: str) -> Any:
         raise ValueError("reading DICOM needs pydicom: pip install 'kdrift[dicom]'") from None
     with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)

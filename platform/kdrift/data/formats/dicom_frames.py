@@ -1,4 +1,4 @@
-"""What DICOM headers say of every frame: kind of image, place, scale, echo, time; single and multi-frame files alike."""
+"""What DICOM headers say of every frame, of single and multi-frame files: kind of image, place, scale, echo, time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _KINDS = {
     "real": r"R|R_\w+|REAL",
     "imaginary": r"I|I_\w+|IMAG|IMAGINARY",
     "field map": r".*(B0|B1|FIELD|FREQ\w*)[ _]?MAP.*|B0|B1",
-    "derived map": r"E?ADC|EXP|RA|FA|COLFA|TENSOR\w*|TRACE_?MAP|.*[ _]MAP|(T1|T2|R2|T2STAR|FA|ADC)MAP|R?CB[FV].*|MTT|TTP|PBP|TMAX"
+    "derived map": r"E?ADC|EXP|RA|FA|COLFA|TENSOR\w*|TRACE_?MAP|.*[ _]MAP|(T1|T2|R2|T2STAR|FA|ADC)MAP|R?CB[FV].*"
+    r"|MTT|TTP|PBP|TMAX"
     r"|STD.*|STANDARD.DEV\w*|SUB|.*SUBTRACT\w*|T-?MAP|PERCENT\w*|QUANTITY|FAT_?FRACTION|(FAT|WATER)_FRAC\w*",
     "projection": r"MIP|MNIP|MINIP|M[AI][XN]_IP|PROJECTION.*",
     "screen shot": r"SCREEN.?SAVE|SCREENSHOT|REPORT",
@@ -195,11 +196,11 @@ def _kind(image_type: tuple[str, ...], places: Sequence[Any], header: Any) -> st
     component = str(_find(places, "ComplexImageComponent") or "").upper()
     if component and component != "MAGNITUDE" and (named := kind_of((component,))) != "magnitude":
         return named
-    if GE_IMAGE_TYPE in header and header.get((0x0043, 0x0010)) is not None:
-        if str(header[0x0043, 0x0010].value).strip() == "GEMS_PARM_01":
-            code = (*_numbers(header[GE_IMAGE_TYPE].value), 0.0)[0]
-            if code in (1, 2, 3):
-                return _GE_KINDS[int(code)]
+    creator = header.get((0x0043, 0x0010))
+    if GE_IMAGE_TYPE in header and creator is not None and str(creator.value).strip() == "GEMS_PARM_01":
+        code = (*_numbers(header[GE_IMAGE_TYPE].value), 0.0)[0]
+        if code in (1, 2, 3):
+            return _GE_KINDS[int(code)]
     return kind_of(image_type[2:])
 
 

@@ -58,7 +58,8 @@ def geometry_of(frames: Sequence[Frame]) -> Geometry | None:
         return Geometry(voxel)
     col, row = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     middle = row * voxel[0] * (first.rows // 2) + col * voxel[1] * (first.cols // 2)
-    return from_slices([np.array(frame.position) + middle for frame in frames], row, col, voxel)
+    positions = [tuple(np.array(frame.position) + middle) for frame in frames]
+    return from_slices(positions, tuple(row), tuple(col), voxel)
 
 
 def _of_modality(path: str, frames: list[Frame], how: ReadOptions) -> list[Frame]:
