@@ -232,5 +232,5 @@ class TestDicom:
         with pytest.raises(BadVolume, match="declares 800000000 bytes"):
             open_volume(tmp_path / "b.dcm")
         write_dicom(tmp_path / "b.dcm", np.zeros((4, 4)), position=1, series="1", SamplesPerPixel=3)
-        with pytest.raises(BadVolume, match="3 samples a pixel, expected 1"):
+        with pytest.raises(BadVolume, match="in colour, expected 1 sample a pixel"):
             open_volume(tmp_path / "b.dcm")

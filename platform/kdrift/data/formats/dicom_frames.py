@@ -46,6 +46,7 @@ _KINDS = {
     "screen shot": r"SCREEN.?SAVE|SCREENSHOT|REPORT",
 }
 _LETTERS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
+COLOUR = "colour"
 _GE_KINDS = ("magnitude", "phase", "real", "imaginary")
 Numbers = tuple[float, ...]
 
@@ -93,16 +94,13 @@ class Frame:
 
 
 def frames_of(file: str, header: Any, stored_bytes: int) -> list[Frame]:
-    """Return the frames of one file. Raises BadVolume for colour, or more declared than stored."""
+    """Return the frames of one file. Raises BadVolume where it is no image, or declares more than it stores."""
     for tag in ("Rows", "Columns", "BitsAllocated"):
         if header.get(tag) is None:
             raise BadVolume(file, f"DICOM tag {tag} is missing: not an image")
     rows, cols, count = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
-    samples, colours = int(header.get("SamplesPerPixel") or 1), str(header.get("PhotometricInterpretation") or "")
-    if samples != 1 or colours not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise BadVolume(file, f"image has {samples} samples a pixel {colours}, expected 1 (grey): colours are no data")
     check_dims(file, slices=count, rows=rows, columns=cols)
-    declared = count * rows * cols * int(header.BitsAllocated) // 8
+    declared = count * rows * cols * int(header.get("SamplesPerPixel") or 1) * int(header.BitsAllocated) // 8
     check_declared(file, declared, stored_bytes, header.file_meta.TransferSyntaxUID.is_compressed)
     own = header.get("PerFrameFunctionalGroupsSequence")
     if own and len(own) < count:
@@ -193,6 +191,9 @@ def _image_type(places: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _kind(image_type: tuple[str, ...], places: Sequence[Any], header: Any) -> str:
+    grey = str(header.get("PhotometricInterpretation") or "MONOCHROME2").startswith("MONOCHROME")
+    if not grey or int(header.get("SamplesPerPixel") or 1) != 1:
+        return COLOUR
     component = str(_find(places, "ComplexImageComponent") or "").upper()
     if component and component != "MAGNITUDE" and (named := kind_of((component,))) != "magnitude":
         return named

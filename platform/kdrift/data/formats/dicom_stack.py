@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdrift.data.formats.dicom_frames import DIMENSIONS, Frame, kind_asked
+from kdrift.data.formats.dicom_frames import COLOUR, DIMENSIONS, Frame, kind_asked
 from kdrift.data.formats.selection import check_names, selected_index
 from kdrift.data.geometry import Geometry, from_slices
 from kdrift.data.volume import BadVolume, ReadOptions
@@ -78,6 +78,11 @@ def _of_kind(path: str, frames: list[Frame], how: ReadOptions, notes: list[str])
     """Return the frames of one kind of image: that asked for, else magnitudes."""
     kinds = Counter(frame.kind for frame in frames)
     word = how.select.get("image_type")
+    if set(kinds) == {COLOUR}:
+        raise BadVolume(path, "images are in colour, expected 1 sample a pixel (grey): colours are no data")
+    if COLOUR in kinds:
+        notes.append(f"{kinds[COLOUR]} images in colour are left out")
+        frames = [frame for frame in frames if frame.kind != COLOUR]
     if word is not None:
         typed = [frame for frame in frames if word.upper() in frame.image_type]
         kept = typed or [frame for frame in frames if frame.kind == kind_asked(word)]
@@ -88,7 +93,7 @@ def _of_kind(path: str, frames: list[Frame], how: ReadOptions, notes: list[str])
     else:
         kept = [frame for frame in frames if frame.kind == "magnitude"]
         if not kept:
-            kind = next(iter(kinds))
+            kind = frames[0].kind
             raise BadVolume(
                 path,
                 f"there is no magnitude image, but {_types(frames)}: --select image_type={_word(frames[0])} reads the"

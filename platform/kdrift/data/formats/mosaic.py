@@ -29,9 +29,8 @@ def read_mosaic(file: str, header: Any) -> Mosaic:
     Raises BadVolume where the number is not stated, or the image cannot be divided so.
     """
     csa = _csa(file, header)
-    count = header[_COUNT].value if _COUNT in header else csa.get("NumberOfImagesInMosaic")
-    count = count[0] if isinstance(count, list) and count else count
-    images = int(count) if isinstance(count, (int, float, str)) and str(count).strip().isdigit() else 0
+    counts = csa.get("NumberOfImagesInMosaic") or ([header[_COUNT].value] if _COUNT in header else [])
+    images = int(counts[0]) if counts and isinstance(counts[0], (int, float)) else 0
     if images < 1:
         raise BadVolume(
             file,
