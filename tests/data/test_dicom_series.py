@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -378,7 +381,9 @@ def csa(**items: list[str]) -> bytes:
     """A Siemens CSA2 header, as its scanners write it."""
     content = b"SV10\4\3\2\1" + struct.pack("<2I", len(items), 77)
     for name, values in items.items():
-        content += name.encode().ljust(64, b"\0") + struct.pack("<i", len(values)) + b"FD\0\0" + struct.pack("<3i", 6, 6, 77)
+        content += (
+            name.encode().ljust(64, b"\0") + struct.pack("<i", len(values)) + b"FD\0\0" + struct.pack("<3i", 6, 6, 77)
+        )
         for value in [*values, *[""] * (6 - len(values))]:
             text = value.encode() + b"\0" if value else b""
             content += struct.pack("<4i", len(text), len(text), 77, len(text)) + text.ljust(
@@ -431,6 +436,33 @@ class TestMosaic:
         self.write(tmp_path, 1, lambda dataset: None)
         with pytest.raises(BadVolume, match="Siemens mosaic, and its header does not say of how many images"):
             open_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "voxel_mm"), [("siemens_dwi_0", 48, (1.797, 1.797, 3.0)), ("philips_mprage", 176, (1, 1, 1))]
+)
+def test_files_of_scanners_lie_where_nibabel_has_them(
+    name: str, slices: int, voxel_mm: tuple[float, ...], tmp_path: Path
+) -> None:
+    packed = Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / f"{name}.dcm.gz"
+    if not packed.is_file():
+        pytest.skip("nibabel was installed without its test files")
+    path = tmp_path / f"{name}.dcm"
+    path.write_bytes(gzip.decompress(packed.read_bytes()))
+    with open_volume(path) as volume:
+        info = volume.info
+        assert info.geometry is not None
+        found = info.geometry.affine_lps(info.rows, info.cols)
+    assert info.num_slices == slices
+    np.testing.assert_allclose(info.geometry.voxel_mm, voxel_mm, atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nibabel.nicom import dicomwrappers  # warns where it is imported
+
+        theirs = dicomwrappers.wrapper_from_file(path).affine
+    ends = [(found @ (0, 0, index, 1)).round(2).tolist() for index in (0, slices - 1)]
+    expected = [(theirs @ (0, 0, index, 1)).round(2).tolist() for index in (0, slices - 1)]
+    np.testing.assert_allclose(sorted(ends), sorted(expected), atol=0.02)
 
 
 def test_directories_and_reports_are_no_series(tmp_path: Path) -> None:

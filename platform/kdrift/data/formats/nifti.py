@@ -42,7 +42,10 @@ def is_nifti(head: bytes) -> bool:
     """Whether the first bytes of a file are a NIfTI-1, NIfTI-2 or Analyze 7.5 header."""
     if {head[344:347], head[4:7]} & {b"n+1", b"n+2", b"ni1", b"ni2"}:
         return True
-    return len(head) >= 348 and head[:4] in (struct.pack("<i", 348), struct.pack(">i", 348)) and head[38:39] == b"r"
+    if len(head) < 348:
+        return False
+    sizes = [struct.unpack_from(f"{order}i36xh", head) for order in "<>"]  # header bytes, number of dimensions
+    return any(size == 348 and 1 <= dimensions <= 7 for size, dimensions in sizes)
 
 
 def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
