@@ -184,8 +184,8 @@ class TestKinds:
         ("words", "kind"),
         [
             (["PHASE MAP", "P", "FFE"], "phase"), (["ADC", "ND"], "derived map"), (["T1 MAP"], "derived map"),
-            (["FIELD MAP"], "field map"), (["VELOCITY MAP", "PCA"], "phase"), (["PROJECTION IMAGE", "MIP"], "projection"),
-            (["I_SE"], "imaginary"),
+            (["FIELD MAP"], "field map"), (["VELOCITY MAP", "PCA"], "phase"), (["I_SE"], "imaginary"),
+            (["PROJECTION IMAGE", "MIP"], "projection"),
         ],
     )  # fmt: skip
     def test_what_is_no_magnitude_is_refused_unless_asked_for(
@@ -401,8 +401,8 @@ class TestMosaic:
         path = folder / f"m{time}.dcm"
         kinds = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
         write_dicom(
-            path, tiles, position=-20.0, series="1.2", ImageType=kinds, SpacingBetweenSlices=2.0, AcquisitionNumber=time,
-            PixelSpacing=[3, 3],
+            path, tiles, position=-20.0, series="1.2", ImageType=kinds, SpacingBetweenSlices=2.0,
+            AcquisitionNumber=time, PixelSpacing=[3, 3],
         )  # fmt: skip
         dataset = pydicom.dcmread(path)
         private(dataset)

@@ -19,6 +19,9 @@ HASH_BYTES = 64 * 2**20
 """Sources up to this size are hashed, so that a copy or a touched file is recognised; larger ones go by time."""
 
 
+_PAIRED = (".cfl", ".hdr", ".img")
+
+
 @dataclass(frozen=True)
 class Source:
     """One volume to convert."""
@@ -145,13 +148,13 @@ def _source(path: str, root: str) -> Source:
 
 
 def _files_of(path: str) -> list[str]:
-    """Return the files behind a local source: itself, the pair of a BART volume, all files of a DICOM folder."""
+    """Return the files behind a local source: itself, the pair of a BART or NIfTI volume, all files of a DICOM folder."""
     folder = path if os.path.exists(path) else path.rpartition("#")[0] or path
     if os.path.isdir(folder):
         return sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-    stem = os.path.splitext(path)[0] if path.endswith((".cfl", ".hdr")) else path
-    pair = [f"{stem}{suffix}" for suffix in (".cfl", ".hdr") if os.path.exists(f"{stem}{suffix}")]
-    return pair if pair and (path.endswith((".cfl", ".hdr")) or not os.path.exists(path)) else [path]
+    stem = os.path.splitext(path)[0] if path.endswith(_PAIRED) else path
+    pair = [f"{stem}{suffix}" for suffix in _PAIRED if os.path.exists(f"{stem}{suffix}")]
+    return pair if pair and (path.endswith(_PAIRED) or not os.path.exists(path)) else [path]
 
 
 def _join(parts: Iterable[str]) -> str:

@@ -67,7 +67,7 @@ def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[I
         {kind: acquisition.crop(values).numpy() for kind, values in images.items()},
         geometry,
         acquisition.slice_indices[0],
-        f"{how}{samples}, {acquisition.sampling}",
+        f"{how}{samples}, {acquisition.sampling.partition(':')[0]}",
         acquisition.info.attrs,
     ), notes
 

@@ -179,7 +179,8 @@ def _download(filesystem: Any, remote: str, folder: str) -> str:
         filesystem.get(remote.rstrip("/") + "/", folder + "/", recursive=True)
         return f"{folder}#{series_uid}" if series_uid else folder
     stem, suffix = os.path.splitext(remote)
-    remotes = [remote] if suffix not in (".cfl", ".hdr") else [f"{stem}.cfl", f"{stem}.hdr"]
+    mates = {".cfl": (".hdr",), ".hdr": (".cfl", ".img"), ".img": (".hdr",)}.get(suffix.lower(), ())
+    remotes = [remote, *(found for mate in mates if filesystem.exists(found := f"{stem}{mate}"))]
     for source in remotes:
         filesystem.get_file(source, os.path.join(folder, os.path.basename(source)))
     return os.path.join(folder, os.path.basename(remote))

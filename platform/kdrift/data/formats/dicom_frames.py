@@ -47,6 +47,7 @@ _KINDS = {
 }
 _LETTERS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
 COLOUR = "colour"
+MOST_FRAMES = 1 << 16
 _GE_KINDS = ("magnitude", "phase", "real", "imaginary")
 Numbers = tuple[float, ...]
 
@@ -100,6 +101,8 @@ def frames_of(file: str, header: Any, stored_bytes: int) -> list[Frame]:
             raise BadVolume(file, f"DICOM tag {tag} is missing: not an image")
     rows, cols, count = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
     check_dims(file, slices=count, rows=rows, columns=cols)
+    if count > MOST_FRAMES:
+        raise BadVolume(file, f"header claims {count} frames, expected at most {MOST_FRAMES}")
     declared = count * rows * cols * int(header.get("SamplesPerPixel") or 1) * int(header.BitsAllocated) // 8
     check_declared(file, declared, stored_bytes, header.file_meta.TransferSyntaxUID.is_compressed)
     own = header.get("PerFrameFunctionalGroupsSequence")

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdrift.data.volume import BadVolume, naming
 
+_MOST_ACROSS = 64
 _COUNT, _CSA = (0x0019, 0x100A), (0x0029, 0x1010)
 
 
@@ -38,7 +39,7 @@ def read_mosaic(file: str, header: Any) -> Mosaic:
             " is gone): it cannot be divided; convert it where the scan was made",
         )
     across = math.ceil(math.sqrt(images))
-    if int(header.Rows) % across or int(header.Columns) % across:
+    if across > _MOST_ACROSS or int(header.Rows) % across or int(header.Columns) % across:
         raise BadVolume(
             file, f"mosaic of {images} images is {header.Rows}x{header.Columns}, not {across} x {across} tiles"
         )

@@ -38,9 +38,12 @@ def write_dicom_series(folder: Path, images: ImageSet) -> list[str]:
     study = _stated_uid(images, "study_uid") or generate_uid()
     # a place that is a guess shares no frame with the scanner's images
     place = (images.geometry.stated and _stated_uid(images, "frame_of_reference_uid")) or generate_uid()
+    uids = {"StudyInstanceUID": study, "FrameOfReferenceUID": place}
+    if study != images.attrs.get("study_uid"):  # a study of its own is of now
+        uids |= {"StudyDate": time.strftime("%Y%m%d"), "StudyTime": time.strftime("%H%M%S")}
     with whole_folder(folder / "dicom", replace=True) as temporary:
         for number, kind in enumerate(images.images):
-            common = _common(images, kind, {"StudyInstanceUID": study, "FrameOfReferenceUID": place})
+            common = _common(images, kind, uids)
             common |= {"SeriesInstanceUID": generate_uid(), "SeriesNumber": _FIRST_SERIES + number}
             target = temporary / kind
             target.mkdir()
@@ -69,6 +72,7 @@ def _common(images: ImageSet, kind: str, uids: dict[str, str]) -> dict[str, Any]
         "AccessionNumber": "",
         "ReferringPhysicianName": "",
         "PatientPosition": "",
+        "Laterality": "",
         "PositionReferenceIndicator": "",
         "Manufacturer": str(attrs.get("vendor", ""))[: _TEXT_MOST["LO"]],
         "SoftwareVersions": f"kdrift {importlib.metadata.version('kdrift')}",
@@ -129,6 +133,7 @@ def _slices(images: ImageSet, kind: str, common: dict[str, Any]) -> list[FileDat
             "RescaleIntercept": "0",
             "RescaleSlope": slope,
             "RescaleType": "US",
+            "VOILUTFunction": "LINEAR_EXACT",  # the window may be narrower than 1
         }
         for name, value in (common | own).items():
             setattr(dataset, name, value)
