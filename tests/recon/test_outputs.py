@@ -69,8 +69,8 @@ def write_source(folder: Path) -> None:
             "SOPClassUID": MRImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "Modality": "MR",
             "StudyInstanceUID": STUDY, "FrameOfReferenceUID": FRAME, "SeriesInstanceUID": "1.2.3",
             "PatientID": "phantom-7", "ImageType": ["ORIGINAL", "PRIMARY", "M"], "Rows": ROWS, "Columns": COLS,
-            "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15,
-            "PixelRepresentation": 0, "InstanceNumber": number, "PixelSpacing": [ROW_MM, COL_MM], "SliceThickness": 4,
+            "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16,
+            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0, "InstanceNumber": number, "PixelSpacing": [ROW_MM, COL_MM], "SliceThickness": 4,
             "ImageOrientationPatient": [float(x) for x in (*COL, *ROW)], "EchoTime": 96.0,
             "ImagePositionPatient": [float(x) for x in world(0, 0, number)],
         }  # fmt: skip

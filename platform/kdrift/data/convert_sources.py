@@ -148,7 +148,7 @@ def _source(path: str, root: str) -> Source:
 
 
 def _files_of(path: str) -> list[str]:
-    """Return the files behind a local source: itself, the pair of a BART or NIfTI volume, all files of a DICOM folder."""
+    """Return the files behind a local source: itself, a BART or NIfTI pair, all files of a DICOM folder."""
     folder = path if os.path.exists(path) else path.rpartition("#")[0] or path
     if os.path.isdir(folder):
         return sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
