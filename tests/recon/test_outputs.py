@@ -70,8 +70,9 @@ def write_source(folder: Path) -> None:
             "StudyInstanceUID": STUDY, "FrameOfReferenceUID": FRAME, "SeriesInstanceUID": "1.2.3",
             "PatientID": "phantom-7", "ImageType": ["ORIGINAL", "PRIMARY", "M"], "Rows": ROWS, "Columns": COLS,
             "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16,
-            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0, "InstanceNumber": number, "PixelSpacing": [ROW_MM, COL_MM], "SliceThickness": 4,
-            "ImageOrientationPatient": [float(x) for x in (*COL, *ROW)], "EchoTime": 96.0,
+            "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0, "InstanceNumber": number,
+            "PixelSpacing": [ROW_MM, COL_MM], "SliceThickness": 4, "EchoTime": 96.0,
+            "ImageOrientationPatient": [float(x) for x in (*COL, *ROW)],
             "ImagePositionPatient": [float(x) for x in world(0, 0, number)],
         }  # fmt: skip
         for name, value in tags.items():
