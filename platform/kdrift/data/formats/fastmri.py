@@ -56,7 +56,10 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             found = ", ".join(keys(source))
             raise BadVolume(path, f"found keys {found}, expected kspace or one of {', '.join(IMAGES)}")
         first = next(iter(images.values()))
-        return image_volume(path, name, _image_shape(path, first), lambda start, stop: first[start:stop], attrs)
+        return image_volume(
+            path, name, _image_shape(path, first), lambda start, stop: first[start:stop], attrs,
+            any_values=how.any_values,
+        )  # fmt: skip
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
         expected = "complex (slice, coil, row, col) or (slice, row, col)"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
