@@ -47,7 +47,7 @@ def test_other_formats(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["reconstruction_rss"] = scores
     for name in ("a.npy", "a.h5"):
-        with pytest.raises(BadVolume, match=rf"{name}: not magnitude images: values are negative down to -3"):
+        with pytest.raises(BadVolume, match=rf"{name}: values are negative down to -3"):
             open_volume(tmp_path / name)
     with open_volume(tmp_path / "a.h5", ReadOptions({"values": "any"})) as volume:
         np.testing.assert_array_equal(volume.read_image(0, 3), scores.astype(np.float32))

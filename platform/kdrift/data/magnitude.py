@@ -16,10 +16,14 @@ MOST_LABELS = 16
 FEW_PIXELS = 1024
 
 
+class NoMagnitudes(ValueError):
+    """Images with values that no magnitude has."""
+
+
 def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
     """Return a loader of magnitude images `(slice, row, col)`, and notes on what three slices of them hold.
 
-    Tiny negative values, as interpolation leaves them, are read as 0. Raises ValueError for others, here and when a
+    Tiny negative values, as interpolation leaves them, are read as 0. Raises NoMagnitudes for others, here and when a
     slice is loaded, naming the least value: z-scores, phase, maps and CT numbers are no magnitudes.
     """
     probes = [load(index, index + 1) for index in sorted({num_slices // 4, num_slices // 2, 3 * num_slices // 4})]
@@ -46,7 +50,7 @@ def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
 
 def _check(least: float, high: float) -> None:
     if least < -TINY * high:
-        raise ValueError(
+        raise NoMagnitudes(
             f"values are negative down to {least:g} (the largest is {high:g}), which no magnitude is: normalised"
             " (z-scores), phase, or a map? --select values=any reads them as they are"
         )

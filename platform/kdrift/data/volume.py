@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.geometry import Geometry
-from kdrift.data.magnitude import as_magnitudes
+from kdrift.data.magnitude import NoMagnitudes, as_magnitudes
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
@@ -258,8 +258,11 @@ def image_volume(
     checked: Loader = load_magnitude
     doubts: tuple[str, ...] = ()
     if not any_values:
-        with naming(path, "not magnitude images"):
-            checked, doubts = as_magnitudes(load_magnitude, num_slices)
+        with naming(path, "images cannot be read"):
+            try:
+                checked, doubts = as_magnitudes(load_magnitude, num_slices)
+            except NoMagnitudes as error:
+                raise BadVolume(path, str(error)) from None
     info = VolumeInfo(
         name, "image", num_slices, 1, rows, cols, rows, cols, attrs=attrs, geometry=geometry, notes=(*notes, *doubts)
     )
