@@ -40,7 +40,7 @@ from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
-from kdrift_serve.storage import ACTIVE, Job, JobFolder
+from kdrift_serve.storage import ACTIVE, OUTPUTS_ZIP, Job, JobFolder
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -172,7 +172,8 @@ class Ingress:
         values["progress"] = self._planner.progress(job.id) if job.state in ACTIVE else None
         values["links"] = {"self": base}
         if job.state == "done":
-            values["links"] |= {name: f"{base}/{name}" for name in ("result", "panel.png", "mean.png", "std.png")}
+            names = ["result", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(job.report.get("outputs"))
+            values["links"] |= {name: f"{base}/{name}" for name in names}
         return values
 
     async def status(self, job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
@@ -219,6 +220,11 @@ def create_app(service: Ingress) -> FastAPI:
         job, path = service.result(job_id, "reconstruction.h5")
         filename = f"{Path(job.name).stem}-reconstruction.h5"
         return FileResponse(path, media_type="application/x-hdf5", filename=filename)
+
+    @api.get(f"/reconstructions/{{job_id}}/{OUTPUTS_ZIP}")
+    async def outputs(job_id: str) -> Response:
+        job, path = service.result(job_id, OUTPUTS_ZIP)
+        return FileResponse(path, media_type="application/zip", filename=f"{Path(job.name).stem}-{OUTPUTS_ZIP}")
 
     @api.get("/reconstructions/{job_id}/panel.png")
     async def panel(job_id: str) -> Response:

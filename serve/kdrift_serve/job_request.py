@@ -17,6 +17,7 @@ from kdrift.methods.presets import preset_folder
 from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
+from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan, ResolvedPlan
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.config import parse
@@ -42,6 +43,12 @@ class JobRequest(AcquisitionOptions):
     plan: Plan = field(default_factory=Plan)
     prior: str | None = None
     """Served name of a prior; None: the first that serves the method, of the images it was made for if there is one."""
+    output: str = "h5"
+    """What is made besides reconstruction.h5: some of nifti, dicom, ismrmrd, bart, such as h5,nifti,dicom."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_outputs(self.output)
 
 
 def from_json(body: bytes) -> JobRequest:

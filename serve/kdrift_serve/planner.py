@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -17,14 +19,16 @@ from ray.serve.handle import DeploymentHandle
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks
 from kdrift.recon.guard import Diverged
+from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
-from kdrift.recon.result import SliceFacts, gather
+from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
 from kdrift.recon.slices import RawSlice
+from kdrift.runs.files import whole_file
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler, is_alive
 from kdrift_serve.serve_config import ServeConfig
-from kdrift_serve.storage import ACTIVE, Job, JobFolder
+from kdrift_serve.storage import ACTIVE, OUTPUTS_ZIP, Job, JobFolder
 
 logger = logging.getLogger("ray.serve")
 LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
@@ -201,7 +205,8 @@ class Planner:
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
-        return await asyncio.to_thread(save_result, self._store.result_folder(job.id), acquisition, result)
+        folder, outputs = self._store.result_folder(job.id), read_outputs(job.request.get("output", "h5"))
+        return await asyncio.to_thread(_save, folder, acquisition, result, outputs)
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
         plan = entry.plan
@@ -251,6 +256,20 @@ class Planner:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)
         raise JobFailed(f"the sampler died {retries + 1} times at this job: is it too large for its memory?")
+
+
+def _save(
+    folder: Path, acquisition: Acquisition, result: ReconstructionResult, outputs: Sequence[str]
+) -> dict[str, Any]:
+    """Write the results, and the outputs that were asked for once more as one archive; return the report."""
+    report = save_result(folder, acquisition, result, outputs=outputs)
+    if report["outputs"]:
+        with whole_file(folder / OUTPUTS_ZIP) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name in report["outputs"]:
+                path = folder / name
+                for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                    archive.write(file, file.relative_to(folder))
+    return report
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -20,6 +20,8 @@ logger = logging.getLogger("ray.serve")
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ACTIVE = ("queued", "running")
+OUTPUTS_ZIP = "outputs.zip"
+"""The outputs of a job besides `reconstruction.h5`, where it asked for some."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 

@@ -148,7 +148,8 @@ def _nifti(suffix: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         data = np.arange(9 * 8 * 7, dtype=np.int16).reshape(9, 8, 7)
         path = folder / f"i{suffix}"
-        nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
+        kind = nibabel.Nifti1Pair if suffix == ".img" else nibabel.Nifti1Image
+        nibabel.save(kind(data, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
         return path
 
     return write
@@ -181,6 +182,7 @@ VALID: dict[str, Callable[[Path], Path]] = {
     "npz": _npz,
     "nifti": _nifti(".nii"),
     "nifti-gz": _nifti(".nii.gz"),
+    "nifti-pair": _nifti(".img"),
     "dicom": _dicom,
 }
 """Write a valid file of a format into a folder and return its path."""

@@ -222,7 +222,9 @@ class TestDicom:
             open_volume(tmp_path)
         write_dicom(tmp_path / "a.dcm", np.zeros((4, 4)), position=0, series="1")
         write_dicom(tmp_path / "b.dcm", np.zeros((4, 5)), position=1, series="1")
-        with pytest.raises(BadVolume, match=r"b\.dcm: slice is 4x5, but a\.dcm is 4x4"):
+        with pytest.raises(
+            BadVolume, match=r"2 sizes or directions .* stack 0 has 1 axial of 4x4; stack 1 has 1 axial of 4x5"
+        ):
             open_volume(tmp_path)
         (tmp_path / "b.dcm").write_bytes(b"short")
         with pytest.raises(BadVolume, match=r"b\.dcm: not a DICOM file"):
@@ -231,5 +233,5 @@ class TestDicom:
         with pytest.raises(BadVolume, match="declares 800000000 bytes"):
             open_volume(tmp_path / "b.dcm")
         write_dicom(tmp_path / "b.dcm", np.zeros((4, 4)), position=1, series="1", SamplesPerPixel=3)
-        with pytest.raises(BadVolume, match="3 samples a pixel, expected 1"):
+        with pytest.raises(BadVolume, match="in colour, expected 1 sample a pixel"):
             open_volume(tmp_path / "b.dcm")

@@ -68,7 +68,7 @@ class Killer:
 
 def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
     killer = Killer(tmp_path / "out")
-    config = parse(BatchConfig, batch_values(inputs, tmp_path / "out", plan=to_dict(SLOWER)))
+    config = parse(BatchConfig, batch_values(inputs, tmp_path / "out", plan=to_dict(SLOWER), output="h5,bart"))
     thread = threading.Thread(target=killer.watch)
     thread.start()
     try:
@@ -89,6 +89,8 @@ def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], t
     assert settings["config"]["prior"]["name"] == "prior"
     assert settings["seconds"] == pytest.approx(sum(settings["stages_seconds"].values()))
     assert (tmp_path / "out" / "large" / "panel.png").stat().st_size > 0
+    dimensions = (tmp_path / "out" / "large" / "std.hdr").read_text().splitlines()[1].split()
+    assert dimensions[13] == "3"
     # nothing is done twice, and nothing else goes into the folder
     again = reconstruct_batch(config, echo=killer.echo)
     assert (again.volumes, again.slices, again.slices_before) == (0, 0, 5)

@@ -51,6 +51,7 @@ JSON: dict[str, tuple[Any, int, str]] = {
     "unknown key": ({"path": "scan.h5", "masks": {}}, 422, "did you mean 'mask'?"),
     "unknown plan key": ({"path": "scan.h5", "plan": {"sample": 3}}, 422, "unknown key 'plan.sample'"),
     "plan is a number": ({"path": "scan.h5", "plan": 3}, 422, "plan"),
+    "unknown output": ({"path": "scan.h5", "output": "h5,niftii"}, 422, "did you mean 'nifti'?"),
     "wrong type": ({"path": "scan.h5", "plan": {"num_samples": "many"}}, 422, "valid integer, unable to parse"),
     "path is a number": ({"path": 3}, 422, "path"),
     "no samples": ({"path": "scan.h5", "plan": {"num_samples": 0}}, 422, "at least 1"),

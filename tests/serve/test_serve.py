@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import h5py
 import psutil
+import pydicom
 import pytest
 
 from kdrift.notice import RESEARCH_ONLY
@@ -88,7 +90,8 @@ def test_an_upload_is_read_once_and_its_plan_resolved_once(world: World) -> None
 
 
 def test_slices_of_a_volume_by_path(world: World) -> None:
-    job_id = world.service.accepted(path="volume.h5", plan=plan(), mask=MASK, slices=[1, 3])
+    asked = {"plan": plan(), "mask": MASK, "slices": [1, 3], "output": "h5,nifti,dicom"}
+    job_id = world.service.accepted(path="volume.h5", **asked)
     assert_same(world.service.result(job_id), library(world.volume, world.prior, plan(), (1, 3)))
     status = world.service.status(job_id)
     assert status["slices"] == [1, 2]
@@ -99,6 +102,10 @@ def test_slices_of_a_volume_by_path(world: World) -> None:
         assert response.content.startswith(b"\x89PNG")
     assert world.service.client.get(f"{status['links']['self']}/mean.png?slice=2").status_code == 422
     assert world.service.client.get(status["links"]["panel.png"]).content.startswith(b"\x89PNG")
+    with zipfile.ZipFile(io.BytesIO(world.service.client.get(status["links"]["outputs.zip"]).content)) as archive:
+        series = [f"dicom/{kind}/{index:04d}.dcm" for kind in ("mean", "std") for index in range(2)]
+        assert archive.namelist() == ["mean.nii.gz", "std.nii.gz", *series]
+        assert pydicom.dcmread(io.BytesIO(archive.read(series[3]))).InstanceNumber == 3
 
 
 def test_answers_name_the_prior_and_the_resolved_configuration(world: World) -> None:

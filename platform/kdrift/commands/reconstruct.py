@@ -61,8 +61,10 @@ class Options:
     """cpu, cuda, cuda:1, ...; auto: a GPU where there is one."""
     save_smaps: Annotated[bool, Parameter(group=FILES)] = False
     """Store the coil maps in reconstruction.h5."""
+    output: Annotated[str, Parameter(metavar="NAME,...", group=FILES)] = "h5"
+    """What is written besides reconstruction.h5: some of nifti, dicom, ismrmrd, bart."""
     nifti: Annotated[bool, Parameter(group=FILES)] = False
-    """Also write mean.nii.gz and std.nii.gz."""
+    """Short for --output nifti."""
     quiet: Annotated[bool, Parameter(group=FILES)] = False
     """Show no progress."""
     config: Annotated[ConfigName | None, Parameter(group=BATCH)] = None
@@ -78,6 +80,7 @@ def run(options: Options) -> int:
     if not options.input or not options.out:
         raise Misuse("give INPUT and --out DIR, or --config FILE")
     from kdrift.recon.acquisition import load_acquisition
+    from kdrift.recon.outputs import read_outputs
     from kdrift.recon.plan import load_priors
     from kdrift.recon.reconstruct import reconstruct_slices
     from kdrift.recon.report import save_result
@@ -87,6 +90,7 @@ def run(options: Options) -> int:
     from kdrift.runs.progress import progress
 
     keep_freed_memory()
+    outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
@@ -103,9 +107,9 @@ def run(options: Options) -> int:
 
         raw = [acquisition.raw(position) for position in range(slices)]
         result = reconstruct_slices(raw, plan=resolved, prior=prior, device=device, progress=show)
-    for note in result.notes:
+    report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, outputs=outputs)
+    for note in report["notes"][len(acquisition.notes) :]:
         print(f"note: {note}", file=sys.stderr)
-    report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, nifti=options.nifti)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)
     print(f"{acquisition.info.name}: {acquisition.sampling}")
@@ -113,7 +117,7 @@ def run(options: Options) -> int:
         figures = report["metrics"]
         print(f"PSNR {figures['psnr']:.2f} dB  SSIM {figures['ssim']:.4f}  NMSE {figures['nmse']:.5f}", end="  ")
     print(f"{result.nfe} evaluations, {result.seconds:.1f} s")
-    print(f"written: {options.out}/reconstruction.h5 metrics.json panel.png")
+    print(f"written: {options.out}/reconstruction.h5 metrics.json panel.png", *report["outputs"])
     return 0
 
 

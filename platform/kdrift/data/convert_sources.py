@@ -23,6 +23,9 @@ LONGEST_NAME = 160
 """Longer names are cut and told apart by a digest: file systems take 255 bytes, of which the store needs some."""
 
 
+_PAIRED = (".cfl", ".hdr", ".img")
+
+
 @dataclass(frozen=True)
 class Source:
     """One volume to convert."""

@@ -53,6 +53,11 @@ class Geometry:
         """Return the affine of a NIfTI file with axes (col, row, slice): mm along right, anterior, superior."""
         return np.asarray((_RAS @ self.affine_lps(rows, cols, first_slice))[:, [1, 0, 2, 3]])
 
+    def starting_at(self, first_slice: int) -> Geometry:
+        """Return the geometry of the slices from `first_slice` on."""
+        moved = np.asarray(self.centre_mm) + first_slice * self.voxel_mm[2] * np.asarray(self.directions[2])
+        return replace(self, centre_mm=_vector(moved))
+
     def resized(self, row_mm: float, col_mm: float) -> Geometry:
         """Return the geometry of the same field at another pixel size."""
         return replace(self, voxel_mm=(row_mm, col_mm, self.voxel_mm[2]))
@@ -80,9 +85,9 @@ def from_affine_lps(affine: Matrix, rows: int, cols: int) -> Geometry:
     return Geometry(_vector(sizes), (row, col, through), _vector(centre), stated=True)
 
 
-def from_affine_ras(affine: Matrix, rows: int, cols: int) -> Geometry:
+def from_affine_ras(affine: Matrix, rows: int, cols: int, *, stated: bool = True) -> Geometry:
     """Return the geometry of a volume whose (row, col, slice) `affine` takes to mm (RAS), as NIfTI has it."""
-    return from_affine_lps(_RAS @ affine, rows, cols)
+    return replace(from_affine_lps(_RAS @ affine, rows, cols), stated=stated)
 
 
 def from_slices(

@@ -140,9 +140,14 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     if fov_mm is not None:  # cropping and padding keep the pixel size
         scale = field_of_view[0] / info.recon_rows, field_of_view[1] / info.recon_cols
         attrs["fov_mm"] = f"{fov_mm[0] * scale[0]:g} x {fov_mm[1] * scale[1]:g} x {fov_mm[2]:g}"
+    geometry = info.geometry
+    if geometry is not None:  # cut, filled up and resampled about the middle
+        tall, wide = geometry.voxel_mm[0] * field_of_view[0], geometry.voxel_mm[1] * field_of_view[1]
+        geometry = geometry.resized(tall / rows, wide / cols).starting_at(first)
     made = VolumeInfo(
-        info.name, "kspace", len(images), len(smaps), rows, cols, rows, cols, has_reference=True, attrs=attrs
-    )
+        info.name, "kspace", len(images), len(smaps), rows, cols, rows, cols, has_reference=True, attrs=attrs,
+        geometry=geometry, notes=info.notes,
+    )  # fmt: skip
     noise_cov = 2 * noise_std**2 * np.eye(len(smaps), dtype=np.complex128)
     return Volume(
         path=source.path,

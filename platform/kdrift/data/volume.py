@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.geometry import Geometry
+from kdrift.data.magnitude import NoMagnitudes, as_magnitudes
 from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 
@@ -56,6 +57,11 @@ class ReadOptions:
     """Names of an array's axes in its order, of row, col, coil, slice; None: the format's own order."""
     centred: bool | None = None
     """Whether zero frequency lies in the middle of k-space (n // 2) or at its corner; None: as the format has it."""
+
+    @property
+    def any_values(self) -> bool:
+        """Whether images are read whatever their values, `values=any`; else only magnitudes are."""
+        return self.select.get("values") == "any"
 
     @classmethod
     def of(cls, select: str | None = None, axes: str | None = None, centred: bool | None = None) -> ReadOptions:
@@ -275,19 +281,42 @@ def check_expansion(path: str, declared: int, stored: int) -> None:
         )
 
 
-def image_volume(
-    path: str, name: str, shape: tuple[int, ...], load: Loader, attrs: dict[str, Attr], has_phase: bool = False
-) -> Volume:
-    """Return a volume of images `(slice, row, col)`; those with a phase are complex.
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a reader of images knows."""
 
-    Raises `BadVolume` for an impossible shape.
+    name: str
+    shape: tuple[int, ...]
+    """(slice, row, col)."""
+    attrs: dict[str, Attr]
+    geometry: Geometry | None = None
+    notes: tuple[str, ...] = ()
+    has_phase: bool = False
+    """Whether the images are complex."""
+
+
+def image_volume(path: str, image: ImageInfo, load: Loader, *, any_values: bool = False) -> Volume:
+    """Return a volume of images; `load` gives them `(slice, row, col)`.
+
+    Raises `BadVolume` for an impossible shape and, unless `any_values` or `image.has_phase`, for values that are no
+    magnitudes: three slices are read for that.
     """
-    num_slices, rows, cols = shape
+    num_slices, rows, cols = image.shape
     check_dims(path, slices=num_slices, rows=rows, columns=cols)
-    info = VolumeInfo(name, "image", num_slices, 1, rows, cols, rows, cols, has_phase=has_phase, attrs=attrs)
-    if has_phase:
+    checked, doubts = load, tuple[str, ...]()
+    if not (any_values or image.has_phase):
+        with naming(path, "images cannot be read"):
+            try:
+                checked, doubts = as_magnitudes(load, num_slices)
+            except NoMagnitudes as error:
+                raise BadVolume(path, str(error)) from None
+    info = VolumeInfo(
+        image.name, "image", num_slices, 1, rows, cols, rows, cols, has_phase=image.has_phase, attrs=image.attrs,
+        geometry=image.geometry, notes=(*image.notes, *doubts),
+    )  # fmt: skip
+    if image.has_phase:
         return Volume(path, info, load_complex_image=load)
-    return Volume(path, info, load_image=load)
+    return Volume(path, info, load_image=checked)
 
 
 def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:

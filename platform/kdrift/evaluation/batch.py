@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.work import volume_tasks
+from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.runs.run_folder import run_folder
 
@@ -21,6 +22,8 @@ class BatchConfig(StoreOptions):
 
     plan: Plan = field(default_factory=Plan)
     """Method, preset, settings, samples, seed."""
+    output: str = "h5"
+    """What is written besides reconstruction.h5: some of nifti, dicom, ismrmrd, bart, such as h5,nifti,dicom."""
 
 
 def reconstruct_batch(
@@ -36,7 +39,8 @@ def reconstruct_batch(
     out = Path(config.out).resolve()
     priors = load_priors([config.plan.method], config.prior)
     plan = config.plan.resolve(priors.get(config.plan.method))
-    tasks = volume_tasks(config.store, config.volumes, config, plan, out)
+    outputs = read_outputs(config.output)
+    tasks = [replace(task, outputs=outputs) for task in volume_tasks(config.store, config.volumes, config, plan, out)]
     settings = {**config.settings, "resolved": plan.config}
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):

@@ -48,7 +48,8 @@ class SliceWorker:
         try:
             acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
             found = [load_slice(task, index) for index in task.slices]
-            save_result(task.out, acquisition, gather(found, acquisition.mask, task.plan.config))
+            result = gather(found, acquisition.mask, task.plan.config)
+            save_result(task.out, acquisition, result, outputs=task.outputs)
             mark_finished(task)
         except Exception as error:  # the other volumes go on
             return _reason(error)

@@ -38,6 +38,8 @@ class VolumeTask:
     """Pixels of a slice."""
     key: str
     """Hash of all that decides a slice's result: resolved plan, prior, mask, the volume's checksums."""
+    outputs: tuple[str, ...] = ()
+    """What is written besides `reconstruction.h5`."""
 
     @property
     def num_chains(self) -> int:

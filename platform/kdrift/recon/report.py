@@ -1,21 +1,23 @@
-"""What a reconstruction leaves on disk: `reconstruction.h5`, `metrics.json`, `panel.png` and, on request, NIfTI."""
+"""What a reconstruction leaves on disk: `reconstruction.h5`, `metrics.json`, `panel.png` and the outputs asked for."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdrift.measures.metrics import METRICS, evaluate
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.outputs import write_outputs
+from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines
 from kdrift.runs.files import whole_file, write_json
@@ -30,17 +32,44 @@ def save_result(
     result: ReconstructionResult,
     *,
     keep_smaps: bool = False,
-    nifti: bool = False,
+    outputs: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write all files into the folder `out`, each whole or not at all, and return what `metrics.json` holds."""
+    """Write all files into the folder `out`, each whole or not at all, and return what `metrics.json` holds.
+
+    `outputs` are those of `kdrift.recon.outputs.OUTPUTS` besides.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    images, notes = image_set(acquisition, result)
     report = measurements(acquisition, result)
+    report["geometry"] = {
+        "voxel_mm": list(images.geometry.voxel_mm),
+        "affine_lps": images.affine_lps.tolist(),
+        "stated": images.geometry.stated,
+    }
+    report["outputs"], failed = write_outputs(out, images, outputs)
+    if outputs:
+        report["notes"] += [*notes, *failed]
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
     write_json(out / "metrics.json", report)
     save_panel(out / "panel.png", **describe_panel(acquisition, result, len(result.mean) // 2))
-    if nifti:
-        _write_nifti(out, acquisition, result)
     return report
+
+
+def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[ImageSet, tuple[str, ...]]:
+    """Return what outputs are written from, and notes on what of their geometry is a guess."""
+    geometry, notes = place_of(acquisition.info, *acquisition.image_shape)
+    images = {"mean": result.mean} | ({"std": result.std} if result.nfe else {})
+    config = result.config
+    how = " ".join(part for part in (config["method"], config["preset"]) if part)
+    samples = f", {config['num_samples']} samples" if result.nfe else ""
+    return ImageSet(
+        acquisition.info.name,
+        {kind: acquisition.crop(values).numpy() for kind, values in images.items()},
+        geometry,
+        acquisition.slice_indices[0],
+        f"{how}{samples}, {acquisition.sampling.partition(':')[0]}",
+        acquisition.info.attrs,
+    ), notes
 
 
 def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
@@ -105,6 +134,8 @@ def _write_h5(
         file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
         file.attrs["kdrift"] = json.dumps(report)
         file.attrs["notice"] = RESEARCH_ONLY
+        file.attrs["voxel_mm"] = report["geometry"]["voxel_mm"]
+        file.attrs["affine_lps"] = report["geometry"]["affine_lps"]  # (row, col, slice, 1) to mm
         if result.diverged:
             file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
             file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
@@ -132,26 +163,3 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
         f"{label}{samples}{note}, {result.seconds:.0f} s",
         "mean_title": "CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
     }
-
-
-def _write_nifti(out: Path, acquisition: Acquisition, result: ReconstructionResult) -> None:
-    fov = [float(part) for part in str(acquisition.info.attrs.get("fov_mm", "")).split("x") if part.strip()]
-    rows, cols = acquisition.image_shape
-    size = (fov[1] / cols, fov[0] / rows, fov[2]) if len(fov) == 3 else (1.0, 1.0, 1.0)
-    for name, images in (("mean", result.mean), ("std", result.std)):
-        write_nifti(out / f"{name}.nii.gz", acquisition.crop(images), size)
-
-
-def write_nifti(path: Path, images: Tensor, voxel_mm: tuple[float, float, float]) -> None:
-    """Write images `(slice, row, col)` as NIfTI with axes (col, row, slice) and voxels (col, row, slice) in mm.
-
-    Raises ValueError where nibabel is not installed.
-    """
-    try:
-        import nibabel
-    except ImportError:
-        raise ValueError("NIfTI output needs nibabel: pip install 'kdrift[nifti]'") from None
-    image = nibabel.Nifti1Image(images.numpy().transpose(2, 1, 0), np.diag([*voxel_mm, 1.0]))
-    image.header["descrip"] = RESEARCH_ONLY
-    with whole_file(path) as temporary:
-        nibabel.save(image, temporary)

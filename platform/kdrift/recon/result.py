@@ -75,24 +75,30 @@ class ReconstructionResult:
 
         return panel_figure(**describe_panel(self._acquisition(), self, position))
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `reconstruction.h5`, `metrics.json` and `panel.png` as `kdrift reconstruct` does; return the folder."""
+    def save(self, folder: str | Path, *, output: str = "h5") -> Path:
+        """Write `reconstruction.h5`, `metrics.json` and `panel.png` as `kdrift reconstruct` does; return the folder.
+
+        `output` names more, such as `h5,nifti,dicom`.
+        """
+        from kdrift.recon.outputs import read_outputs
         from kdrift.recon.report import save_result
 
-        save_result(Path(folder), self._acquisition(), self)
+        save_result(Path(folder), self._acquisition(), self, outputs=read_outputs(output))
         return Path(folder)
 
     def to_nifti(self, path: str | Path, *, images: str = "mean", voxel_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> Path:
-        """Write `mean` or `std` as NIfTI, voxels (col, row, slice) in mm; return the path.
+        """Write `mean` or `std` as NIfTI, voxels (col, row, slice) in mm, as axial slices; return the path.
 
         Raises ValueError for other images, and where nibabel is not installed.
         """
-        from kdrift.recon.report import write_nifti
+        from kdrift.data.geometry import Geometry
+        from kdrift.recon.outputs.nifti_images import write_nifti
 
         if images not in ("mean", "std") or len(voxel_mm) != 3:
             raise ValueError(f"expected images mean or std and three voxel sizes, got {images!r} and {voxel_mm!r}")
         col, row, through = map(float, voxel_mm)
-        write_nifti(Path(path), self.mean if images == "mean" else self.std, (col, row, through))
+        values = (self.mean if images == "mean" else self.std).numpy()
+        write_nifti(Path(path), values, Geometry((row, col, through)).affine_ras(*values.shape[1:]))
         return Path(path)
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from kdrift.data.formats.bart import open_bart
 from kdrift.data.formats.dicom import is_dicom, open_dicom
@@ -20,7 +20,7 @@ from kdrift.data.formats.hdf5 import Hdf5, contains, keys, open_file
 from kdrift.data.formats.hybrid import hybrid_layout, open_calgary, open_skm_tea
 from kdrift.data.formats.ismrmrd import open_ismrmrd
 from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
-from kdrift.data.formats.nifti import open_nifti
+from kdrift.data.formats.nifti import is_nifti, open_nifti
 from kdrift.data.formats.numpy import open_numpy
 from kdrift.data.paths import files_of, halves, is_housekeeping, other_halves, split_series
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, check_expansion, naming
@@ -77,20 +77,11 @@ def _is_numpy(head: bytes) -> bool:
     return head.startswith(b"\x93NUMPY") or (head.startswith(b"PK\x03\x04") and name.endswith(b".npy"))
 
 
-def _is_nifti(head: bytes) -> bool:
-    """Return whether it is the header of a NIfTI file, of a NIfTI pair, or of an Analyze pair (as SPM and FSL do)."""
-    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
-        return True
-    order: Literal["little", "big"] = "little" if head[:4] == b"\x5c\x01\0\0" else "big"
-    num_dims = int.from_bytes(head[40:42], order)
-    return len(head) >= 348 and int.from_bytes(head[:4], order) == 348 and 1 <= num_dims <= 7
-
-
 FORMATS: dict[str, Format] = {
     "hdf5": Format((".h5", ".hdf5", ".mrd"), lambda head: _HDF5 in (head[:8], head[512:520]), open_hdf5),
     "numpy": Format((".npy", ".npz"), _is_numpy, open_numpy),
     "matlab": Format((".mat",), lambda head: head.startswith(b"MATLAB 5.0 MAT-file"), open_mat),
-    "nifti": Format((".nii.gz", ".nii"), _is_nifti, open_nifti),
+    "nifti": Format((".nii.gz", ".nii", ".img", ".img.gz", ".hdr.gz"), is_nifti, open_nifti),
     "dicom": Format((".dcm", ".ima"), is_dicom, open_dicom),
     "bart": Format((".cfl", ".hdr"), lambda head: head.startswith(b"# Dimensions"), open_bart),
 }
@@ -124,7 +115,7 @@ def recognise(head: bytes) -> str | None:
     """Return the key in `FORMATS` that the first `HEAD_BYTES` of a file tell, or None; of gzip, only NIfTI is read."""
     if head.startswith(_GZIP):
         with contextlib.suppress(zlib.error):
-            return "nifti" if _is_nifti(zlib.decompressobj(31).decompress(head, HEAD_BYTES)) else None
+            return "nifti" if is_nifti(zlib.decompressobj(31).decompress(head, HEAD_BYTES)) else None
     return next((name for name, row in FORMATS.items() if row.is_content(head)), None)
 
 
@@ -159,8 +150,9 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
         raise BadVolume(shown, "file is empty")
     by_suffix = format_of(path)
     kind = recognise(head)
-    if kind is None and (by_suffix == "bart" or (by_suffix == "nifti" and head.startswith(_GZIP))):
-        kind = by_suffix  # .cfl is raw numbers; what is damaged says so itself
+    half = by_suffix == "nifti" and (head.startswith(_GZIP) or bool(other_halves(path)))
+    if kind is None and (by_suffix == "bart" or half):
+        kind = by_suffix  # .cfl and .img are raw numbers; what is damaged says so itself
     if kind is None:
         expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
         raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.dicom_frames import FRAME_TAGS, Frame, frames_of
+from kdrift.data.formats.dicom_stack import choose_frames, geometry_of
 from kdrift.data.paths import is_housekeeping
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
@@ -17,28 +19,26 @@ from kdrift.data.volume import (
     SMALL_BYTES,
     Attr,
     BadVolume,
+    ImageInfo,
     ReadOptions,
     Volume,
-    check_declared,
-    check_dims,
     image_volume,
     naming,
 )
 
-_TAGS = [
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ImagePositionPatient",
-    "ImageOrientationPatient", "InstanceNumber", "SeriesInstanceUID", "SeriesDescription", "PatientID",
-    "MagneticFieldStrength", "PixelSpacing", "SliceThickness", "EchoTime", "RepetitionTime",
-]  # fmt: skip
 _DIRECTORY = b"1.2.840.10008.1.3.10"  # the class of DICOMDIR
 _FIRST = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0016, 0x0018)  # what a file without preamble begins with
+
 _ATTRS: dict[str, tuple[str, type[str] | type[float]]] = {
     "acquisition": ("SeriesDescription", str),
     "patient_id": ("PatientID", str),
     "field_T": ("MagneticFieldStrength", float),
     "echo_time_ms": ("EchoTime", float),
     "repetition_time_ms": ("RepetitionTime", float),
+    "study_uid": ("StudyInstanceUID", str),
+    "frame_of_reference_uid": ("FrameOfReferenceUID", str),
 }
+_TAGS: list[Any] = ["SeriesInstanceUID", *(tag for tag, _ in _ATTRS.values()), *FRAME_TAGS]
 
 
 def is_dicom(head: bytes) -> bool:
@@ -65,7 +65,7 @@ def list_series(folder: str) -> dict[str, list[str]]:
         with naming(entry.path, "cannot be opened"), open(entry.path, "rb") as file:
             head = file.read(1024)
         if is_dicom(head):
-            header = _read(entry.path, headers_only=True)
+            header = _read_header(entry.path)
             if header.get("Rows") is not None:  # reports, presentation states and the like have no image
                 series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(entry.path)
         elif entry.name.lower().endswith((".dcm", ".ima")) and _DIRECTORY not in head:
@@ -74,7 +74,13 @@ def list_series(folder: str) -> dict[str, list[str]]:
 
 
 def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series_uid: str | None = None) -> Volume:
-    """Open a DICOM series as images `(slice, row, col)`, sorted along the slice normal and rescaled.
+    """Open a DICOM series as images `(slice, row, col)`, sorted along the slice normal, each frame rescaled by its own.
+
+    A volume is one kind of image at one place each: of a series with magnitude and phase the magnitude is read, of
+    several echoes, inversion or acquisition times, flip angles and diffusion weightings the first, and notes say what
+    there is. `select` chooses others: `image_type=P` (or any word of the image type), `echo=1`, `time=3`, `stack=0`,
+    `repeat=1`, `modality=CT`; numbers count from 0. Siemens mosaics are divided into their slices. Real-world value
+    maps are not applied.
 
     Parameters
     ----------
@@ -86,13 +92,13 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     Raises
     ------
     BadVolume
-        When there is no DICOM file, several series and none chosen, slices of different size, colour
-        images, or more declared than stored.
+        When there is no DICOM file, several series and none chosen, no MR magnitude, slices of several sizes or
+        directions and none chosen, colour images, or more declared than stored.
     """
     if os.path.isdir(path):
         series = list_series(path)
         if not series:
-            raise BadVolume(path, "folder holds no DICOM files")
+            raise BadVolume(path, "folder holds no DICOM files with images")
         if series_uid is None and len(series) > 1:
             raise BadVolume(path, f"folder holds {len(series)} series: choose one as {path}#{next(iter(series))}")
         if (chosen := series_uid or next(iter(series))) not in series:
@@ -100,96 +106,92 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
         paths = series[chosen]
     else:
         paths = [path]
-    with naming(path, "not a readable DICOM series"):
-        headers = {file: _header(file) for file in paths}
-        files = sorted(headers, key=lambda file: _position(file, headers[file]))
-        return _volume(path, name, {file: headers[file] for file in files})
-
-
-def _volume(path: str, name: str, headers: dict[str, Any]) -> Volume:
-    first_file, first = next(iter(headers.items()))
-    rows, cols = int(first.Rows), int(first.Columns)
-    index: list[tuple[str, int]] = []
-    for file, header in headers.items():
-        if (int(header.Rows), int(header.Columns)) != (rows, cols):
-            shape = f"{header.Rows}x{header.Columns}"
-            raise BadVolume(file, f"slice is {shape}, but {os.path.basename(first_file)} is {rows}x{cols}")
-        if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise BadVolume(file, f"image has {header.SamplesPerPixel} samples a pixel, expected 1 (grey)")
-        frames = int(header.get("NumberOfFrames", 1) or 1)
-        check_dims(file, slices=frames, rows=rows, columns=cols)
-        declared = frames * rows * cols * int(header.BitsAllocated) // 8
-        syntax = header.file_meta.get("TransferSyntaxUID")
-        compressed = syntax is not None and syntax.is_compressed
-        check_declared(file, declared, os.path.getsize(file), compressed)
-        index += [(file, frame) for frame in range(frames)]
+    with naming(path, "not a readable DICOM series"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values that break the standard are common and harmless here
+        headers = {file: _read_header(file) for file in paths}
+        found = [frame for file, header in headers.items() for frame in frames_of(file, header, os.path.getsize(file))]
+        frames, notes = choose_frames(path, found, how)
+        attrs = _attrs(headers[frames[0].file], frames[0])
+        geometry = geometry_of(frames)
+    if geometry is None:
+        notes.append("its pixel size is not stated")
+    if any(frame.padding for frame in frames):
+        notes.append("pixels that its header marks as padding are read as 0")
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
-        wanted = index[start:stop]
-        pixels = {file: _pixels(file) for file in dict.fromkeys(file for file, _ in wanted)}
-        return np.stack([pixels[file][frame] for file, frame in wanted])
+        return _pixels(frames[start:stop])
 
-    return image_volume(path, name, (len(index), rows, cols), load, _attrs(first, rows, cols))
+    asked = "modality" in how.select or frames[0].kind != "magnitude"
+    image = ImageInfo(name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes))
+    return image_volume(path, image, load, any_values=how.any_values or asked)
 
 
-def _attrs(header: Any, rows: int, cols: int) -> dict[str, Attr]:
+def _attrs(header: Any, frame: Frame) -> dict[str, Attr]:
     attrs: dict[str, Attr] = {"source_format": "dicom"}
     for key, (tag, kind) in _ATTRS.items():
         if header.get(tag) not in (None, ""):
             attrs[key] = kind(header.get(tag))
-    spacing = header.get("PixelSpacing")
-    if spacing is not None and len(spacing) == 2:
-        depth = float(header.get("SliceThickness") or 0)
-        attrs["fov_mm"] = f"{float(spacing[0]) * rows:g} x {float(spacing[1]) * cols:g} x {depth:g}"
+    if frame.facts["echo"]:
+        attrs["echo_time_ms"] = frame.facts["echo"][0]
+    if frame.spacing:
+        rows, cols = frame.spacing[0] * frame.rows, frame.spacing[1] * frame.cols
+        attrs["fov_mm"] = f"{rows:g} x {cols:g} x {frame.depth_mm:g}"
     return attrs
 
 
-def _header(path: str) -> Any:
-    header = _read(path, headers_only=True)
-    for tag in ("Rows", "Columns", "BitsAllocated"):
-        if header.get(tag) is None:
-            raise BadVolume(path, f"DICOM tag {tag} is missing: not an image")
-    return header
+def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
+    """Return rescaled frames `(frame, row, col)`; each file is opened once, and each of its images decoded once."""
+    from pydicom.pixels.utils import iter_pixels
+
+    images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
+    for file in dict.fromkeys(frame.file for frame in frames):
+        wanted = [(place, frame) for place, frame in enumerate(frames) if frame.file == file]
+        numbers = list(dict.fromkeys(frame.number for _, frame in wanted))
+        with naming(file, "pixel data cannot be read"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number, pixels in zip(numbers, iter_pixels(_source(file), indices=numbers), strict=True):
+                for place, frame in wanted:
+                    if frame.number == number:
+                        images[place] = _rescaled(pixels, frame)
+    return images
 
 
-def _position(path: str, header: Any) -> tuple[float, float, str]:
-    """Return what slices are sorted by: place along the slice normal, instance number, file name."""
-    place, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    along = 0.0
-    if place is not None and orientation is not None and len(place) == 3 and len(orientation) == 6:
-        row, col = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
-        along = float(np.dot(np.cross(row, col), np.array(place, dtype=float)))
-    instance = header.get("InstanceNumber")
-    return along, float(instance) if instance is not None else 0.0, os.path.basename(path)
+def _rescaled(pixels: npt.NDArray[Any], frame: Frame) -> npt.NDArray[np.float32]:
+    across, index = frame.tile
+    top, left = (index // across) * frame.rows, (index % across) * frame.cols
+    stored = pixels[top : top + frame.rows, left : left + frame.cols]
+    values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+    return np.where(stored == frame.padding[0], np.float32(0), values) if frame.padding else values
 
 
-def _pixels(path: str) -> npt.NDArray[Any]:
-    """Return the rescaled frames `(frame, row, col)` of one file."""
-    dataset = _read(path, headers_only=False)
-    with naming(path, "pixel data cannot be read"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pixels: npt.NDArray[np.float32] = dataset.pixel_array.astype(np.float32)
-        pixels *= np.float32(dataset.get("RescaleSlope", 1) or 1)
-        pixels += np.float32(dataset.get("RescaleIntercept", 0) or 0)
-    return pixels if pixels.ndim == 3 else pixels[None]
-
-
-def _read(path: str, headers_only: bool) -> Any:
+def _read_header(path: str) -> Any:
+    """Return the header; a file without preamble gets the transfer syntax that its own bytes show."""
     try:
         import pydicom
     except ImportError:
         raise ValueError("reading DICOM needs pydicom: pip install 'kdrift[dicom]'") from None
     with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values that break the standard are common and harmless here
+        warnings.simplefilter("ignore")
         _check_inflated(path)
-        if headers_only:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-        dataset = pydicom.dcmread(path, force=True)
-        if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-            if not dataset.original_encoding[0]:
-                dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        return dataset
+        return _with_syntax(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True))
+
+
+def _with_syntax(dataset: Any) -> Any:
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return dataset
+
+
+def _source(path: str) -> Any:
+    """Return what pixels are read from: the file, or of one without preamble its whole content."""
+    import pydicom
+
+    with open(path, "rb") as file:
+        whole = file.read(132)[128:] == b"DICM"
+    return path if whole else _with_syntax(pydicom.dcmread(path, force=True))
 
 
 def _check_inflated(path: str) -> None:

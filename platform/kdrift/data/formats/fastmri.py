@@ -21,6 +21,7 @@ from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     Attr,
     BadVolume,
+    ImageInfo,
     ReadOptions,
     Volume,
     VolumeInfo,
@@ -59,7 +60,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             raise BadVolume(path, f"found keys {found}, expected kspace or one of {', '.join(IMAGES)}")
         first = next(iter(images.values()))
         shape, has_phase = _image_shape(path, first), first.dtype.kind == "c"
-        return image_volume(path, name, shape, lambda start, stop: first[start:stop], attrs, has_phase)
+        image = ImageInfo(name, shape, attrs, has_phase=has_phase)
+        return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
     if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
         expected = "complex (slice, coil, row, col) or (slice, row, col)"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")

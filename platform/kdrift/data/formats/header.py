@@ -20,6 +20,8 @@ _NAMES: tuple[tuple[str, str, type[int] | type[float] | None], ...] = (
     ("model", "acquisitionSystemInformation/systemModel", None),
     ("protocol", "measurementInformation/protocolName", None),
     ("patient_id", "subjectInformation/patientID", None),
+    ("study_uid", "studyInformation/studyInstanceUID", None),
+    ("frame_of_reference_uid", "measurementInformation/frameOfReferenceUID", None),
     ("trajectory", "encoding/trajectory", None),
     ("calibration_mode", "encoding/parallelImaging/calibrationMode", None),
     ("resonance_Hz", "experimentalConditions/H1resonanceFrequency_Hz", float),

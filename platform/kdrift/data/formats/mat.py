@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -28,6 +28,7 @@ from kdrift.data.volume import (
     Attr,
     BadVolume,
     BoolArray,
+    ImageInfo,
     ReadOptions,
     Volume,
     VolumeInfo,
@@ -111,9 +112,8 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     if is_image:
         attrs: dict[str, Attr] = {"source_format": "matlab", "variable": variable.name}
         shape = (slices, rows, cols)
-        images = image_volume(path, name, shape, lambda start, stop: load(start, stop)[:, 0], attrs, has_phase)
-        images.info = replace(images.info, notes=notes)
-        return images
+        image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
+        return image_volume(path, image, lambda start, stop: load(start, stop)[:, 0], any_values=how.any_values)
 
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
         return from_corner(load(start, stop)) if how.centred is False else load(start, stop)

@@ -18,6 +18,7 @@ from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     SMALL_BYTES,
     BadVolume,
+    ImageInfo,
     ReadOptions,
     Volume,
     check_declared,
@@ -82,16 +83,16 @@ def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     holds.
     """
     if zipfile.is_zipfile(path):
-        return _open_npz(path, name)
+        return _open_npz(path, name, how)
     with naming(path, "not a readable .npy file"):
         array = np.lib.format.open_memmap(path, mode="r")  # np.load leaves the file of a damaged archive open
         slices = array.reshape(_full_shape(path, "array", array.shape, array.dtype))
         if array.dtype.kind == "c":
             return kspace_volume(path, name, slices, "numpy")
-        return _images(path, name, slices)
+        return _images(path, name, slices, how)
 
 
-def _open_npz(path: str, name: str) -> Volume:
+def _open_npz(path: str, name: str, how: ReadOptions) -> Volume:
     with contextlib.ExitStack() as resources:
         with naming(path, "not a readable .npz archive"):
             archive = resources.enter_context(zipfile.ZipFile(path))
@@ -105,17 +106,20 @@ def _open_npz(path: str, name: str) -> Volume:
                 for wanted in (key, "mask", "reference")
             )
             assert main is not None
-        volume = _npz_volume(path, name, main, mask, reference)
+        volume = _npz_volume(path, name, main, (mask, reference), how)
         volume.resources.push(resources.pop_all())
     return volume
 
 
-def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, reference: _Member | None) -> Volume:
+def _npz_volume(
+    path: str, name: str, main: _Member, beside: tuple[_Member | None, _Member | None], how: ReadOptions
+) -> Volume:
+    mask, reference = beside
     main = replace(main, shape=_full_shape(path, main.name, main.shape, main.dtype))
     if main.dtype.kind != "c":
         if main.name == "kspace":
             raise BadVolume(path, f"kspace is {main.dtype}, expected complex")
-        return _images(path, name, main)
+        return _images(path, name, main, how)
     num_slices, _, rows, cols = main.shape
     if reference is not None:
         reference = replace(reference, shape=_full_shape(path, "reference", reference.shape, reference.dtype))
@@ -136,8 +140,9 @@ def _npz_volume(path: str, name: str, main: _Member, mask: _Member | None, refer
         )
 
 
-def _images(path: str, name: str, images: Any) -> Volume:
-    return image_volume(path, name, images.shape, lambda start, stop: images[start:stop], {"source_format": "numpy"})
+def _images(path: str, name: str, images: Any, how: ReadOptions) -> Volume:
+    image = ImageInfo(name, images.shape, {"source_format": "numpy"})
+    return image_volume(path, image, lambda start, stop: images[start:stop], any_values=how.any_values)
 
 
 def _full_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

@@ -1,0 +1,72 @@
+"""ISMRMRD output: `images.h5` with the image groups that Gadgetron and the ismrmrd packages read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import h5py
+import numpy as np
+
+from kdrift.data.formats.header import write_header
+from kdrift.notice import RESEARCH_ONLY
+from kdrift.recon.outputs.image_set import ImageSet
+from kdrift.runs.files import whole_file
+
+_HEADER = np.dtype([
+    ("version", "<u2"), ("data_type", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"),
+    ("matrix_size", "<u2", (3,)), ("field_of_view", "<f4", (3,)), ("channels", "<u2"), ("position", "<f4", (3,)),
+    ("read_dir", "<f4", (3,)), ("phase_dir", "<f4", (3,)), ("slice_dir", "<f4", (3,)),
+    ("patient_table_position", "<f4", (3,)), ("average", "<u2"), ("slice", "<u2"), ("contrast", "<u2"),
+    ("phase", "<u2"), ("repetition", "<u2"), ("set", "<u2"), ("acquisition_time_stamp", "<u4"),
+    ("physiology_time_stamp", "<u4", (3,)), ("image_type", "<u2"), ("image_index", "<u2"),
+    ("image_series_index", "<u2"), ("user_int", "<i4", (8,)), ("user_float", "<f4", (8,)),
+    ("attribute_string_len", "<u4"),
+])  # fmt: skip
+_FLOAT, _MAGNITUDE = 5, 1
+
+
+def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
+    """Write each kind of image as a series, `dataset/image_0` the mean and `dataset/image_1` the std.
+
+    Data are float32 `(slice, channel, z, y, x)` with x along the rows, which is the readout, and y along the columns;
+    position is that of the middle pixel, as in headers of acquisitions.
+    """
+    slices, rows, cols = images.shape
+    row_mm, col_mm, depth_mm = images.geometry.voxel_mm
+    fov_mm = (rows * row_mm, cols * col_mm, depth_mm)
+    known = {name: images.attrs[name] for name in ("field_T", "patient_id") if name in images.attrs}
+    with whole_file(folder / "images.h5") as temporary, h5py.File(temporary, "w") as file:
+        xml = write_header((rows, cols), (rows, cols), fov_mm, known)
+        file.create_dataset("dataset/xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        for number, (kind, values) in enumerate(images.images.items()):
+            text = _attributes(kind, images)
+            heads = np.zeros(slices, dtype=_HEADER)
+            heads["version"], heads["data_type"], heads["image_type"], heads["channels"] = 1, _FLOAT, _MAGNITUDE, 1
+            heads["matrix_size"], heads["field_of_view"] = (rows, cols, 1), fov_mm
+            for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), images.geometry.directions, strict=True):
+                heads[name] = direction
+            middles = np.array([(rows // 2, cols // 2, index, 1) for index in range(slices)])
+            heads["position"] = (middles @ images.affine_lps.T)[:, :3]
+            heads["slice"] = images.first_slice + np.arange(slices)
+            heads["image_index"], heads["image_series_index"] = 1 + np.arange(slices), number
+            heads["attribute_string_len"] = len(text.encode())
+            group = file.create_group(f"dataset/image_{number}")
+            group.create_dataset("header", data=heads, maxshape=(None,))
+            group.create_dataset("attributes", data=[text] * slices, dtype=h5py.string_dtype(), maxshape=(None,))
+            stored = np.asarray(values, dtype="<f4").transpose(0, 2, 1)[:, None, None]
+            group.create_dataset("data", data=stored, maxshape=(None, *stored.shape[1:]), chunks=(1, *stored.shape[1:]))
+    return ["images.h5"]
+
+
+def _attributes(kind: str, images: ImageSet) -> str:
+    """Return the attributes of an image, as XML of the ISMRMRD package."""
+    values = {
+        "DataRole": "Image",
+        "SeriesDescription": f"{kind} {images.method}".strip(),
+        "ImageComment": RESEARCH_ONLY,
+    }
+    entries = "".join(
+        f"<meta><name>{name}</name><value>{escape(value)}</value></meta>" for name, value in values.items()
+    )
+    return f'<?xml version="1.0"?>\n<ismrmrdMeta>{entries}</ismrmrdMeta>\n'
