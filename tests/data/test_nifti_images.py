@@ -14,7 +14,8 @@ from nibabel.nifti1 import Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image, Nifti2Pair
 from nibabel.spm99analyze import Spm99AnalyzeImage
 
-from kdrift.data.formats import BadVolume, find_sources, open_volume
+from kdrift.data.discover import find_sources
+from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.volume import ReadOptions
 
