@@ -85,7 +85,7 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         index: list[slice] = [slice(None)] * 3
         length = shape[axes[0]]
         index[axes[0]] = slice(length - stop, length - start) if flips[0] else slice(start, stop)
-        stored = image.dataobj if image.ndim > 2 else np.asarray(image.dataobj)[..., None]
+        stored: Any = image.dataobj if image.ndim > 2 else np.asarray(image.dataobj)[..., None]
         data = np.asarray(stored[(*index, *tail)]).transpose(axes)
         return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
