@@ -35,6 +35,17 @@ def test_the_decision_does_not_depend_on_what_is_read_together() -> None:
     assert load(8, 9).min() == 0
 
 
+def test_ripples_at_an_edge_are_read_as_zero() -> None:
+    images = np.random.default_rng(0).random((2, 40, 40)).astype(np.float32)
+    images[1, 3, 3:8] = -0.08
+    found, notes = loaded(images)
+    np.testing.assert_array_equal(found, np.maximum(images, 0))
+    assert notes == ("negative values down to -0.08, as interpolation leaves them, are read as 0",)
+    images[1, 3:8, 3:8] = -0.08
+    with pytest.raises(ValueError, match="of the values are negative"):
+        loaded(images[1:])
+
+
 @pytest.mark.parametrize("values", [np.linspace(-1, 1, 400), np.full(400, -3.0), np.linspace(-4096, 4094, 400)])
 def test_no_magnitudes(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="which no magnitude is"):
@@ -47,7 +58,7 @@ def test_other_formats(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["reconstruction_rss"] = scores
     for name in ("a.npy", "a.h5"):
-        with pytest.raises(BadVolume, match=rf"{name}: values are negative down to -3"):
+        with pytest.raises(BadVolume, match=rf"{name}: .*negative, down to -3"):
             open_volume(tmp_path / name)
     with open_volume(tmp_path / "a.h5", ReadOptions({"values": "any"})) as volume:
         np.testing.assert_array_equal(volume.read_image(0, 3), scores.astype(np.float32))

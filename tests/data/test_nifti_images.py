@@ -101,6 +101,12 @@ class TestVolumes:
         with pytest.raises(BadVolume, match="select volume=1: there is 1, number 0"):
             open_volume(path, ReadOptions({"volume": "1"}))
 
+    def test_a_single_slice(self, tmp_path: Path) -> None:
+        image = Nifti1Image(head((16, 20)), SPACING)
+        image.set_qform(SPACING, 1)
+        found = slices(save(image, tmp_path / "a.nii.gz"))
+        np.testing.assert_array_equal(found, head((16, 20))[None, ::-1, ::-1].transpose(0, 2, 1))
+
     def test_vectors_and_colours(self, tmp_path: Path) -> None:
         with pytest.raises(BadVolume, match="expected 3 dimensions"):
             open_volume(save(Nifti1Image(head((8, 8, 4, 2, 3)), SPACING), tmp_path / "v.nii"))
@@ -173,7 +179,9 @@ class TestValues:
     def test_negative_values(self, tmp_path: Path) -> None:
         data = head() - 200
         path = save(Nifti1Image(data, SPACING), tmp_path / "a.nii.gz")
-        with pytest.raises(BadVolume, match=r"values are negative down to -\d+.*which no magnitude is.*values=any"):
+        with pytest.raises(
+            BadVolume, match=r"of the values are negative, down to -\d+.*which no magnitude is.*values=any"
+        ):
             open_volume(path)
         np.testing.assert_array_equal(slices(path, values="any"), data[::-1, ::-1].transpose(2, 1, 0))
 
@@ -190,13 +198,13 @@ class TestValues:
         path = save(Nifti1Image(data, SPACING), tmp_path / "a.nii")
         with open_volume(path) as volume:
             volume.read_image(0, 7)
-            with pytest.raises(BadVolume, match="negative down to -3000"):
+            with pytest.raises(BadVolume, match="negative, down to -3000"):
                 volume.read_image(6, 8)
 
     def test_scaled_integers(self, tmp_path: Path) -> None:
         image = Nifti1Image(np.arange(32 * 40 * 6, dtype=np.int16).reshape(32, 40, 6), SPACING)
         image.header.set_slope_inter(0.5, -2000.0)
-        with pytest.raises(BadVolume, match="negative down to"):
+        with pytest.raises(BadVolume, match="negative, down to"):
             open_volume(save(image, tmp_path / "a.nii"))
 
     def test_labels_statistics_and_names(self, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 Load = Callable[[int, int], npt.NDArray[Any]]
 TINY = 0.01
-"""Negative values down to this part of the largest one come from interpolation and are read as 0."""
+"""Negative values down to this part of the largest one are nothing."""
+FEW = 0.01
+"""Larger negative values are left by interpolation at edges where at most this part of the pixels has them."""
 MOST_LABELS = 16
 """Whole numbers of so few different values look like labels."""
 FEW_PIXELS = 1024
@@ -23,14 +25,14 @@ class NoMagnitudes(ValueError):
 def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
     """Return a loader of magnitude images `(slice, row, col)`, and notes on what three slices of them hold.
 
-    Tiny negative values, as interpolation leaves them, are read as 0. Raises NoMagnitudes for others, here and when a
-    slice is loaded, naming the least value: z-scores, phase, maps and CT numbers are no magnitudes.
+    Tiny or few negative values, as interpolation leaves them, are read as 0. Raises NoMagnitudes for others, here
+    and when a slice is loaded, naming the least value: z-scores, phase, maps and CT numbers are no magnitudes.
     """
     probes = [load(index, index + 1) for index in sorted({num_slices // 4, num_slices // 2, 3 * num_slices // 4})]
     values = np.concatenate([probe[np.isfinite(probe)].ravel() for probe in probes])  # others are refused when read
     high = float(values.max(initial=0))
     least = float(values.min(initial=0))
-    _check(least, high)
+    _check(values, high)
     notes = [f"negative values down to {least:g}, as interpolation leaves them, are read as 0"] if least < 0 else []
     if values.size >= FEW_PIXELS and (values == np.round(values)).all():
         different = np.unique(values)
@@ -41,16 +43,17 @@ def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
     def checked(start: int, stop: int) -> npt.NDArray[Any]:
         images = load(start, stop)
         for image in images:
-            if (lowest := float(image.min())) < 0:
-                _check(lowest, max(high, float(image.max())))
+            if image.min() < 0:
+                _check(image, max(high, float(image.max())))
         return images if images.dtype.kind == "u" else np.maximum(images, 0)
 
     return checked, tuple(notes)
 
 
-def _check(least: float, high: float) -> None:
-    if least < -TINY * high:
+def _check(values: npt.NDArray[Any], high: float) -> None:
+    share = float((values < -TINY * high).mean()) if values.size else 0.0
+    if share > FEW:
         raise NoMagnitudes(
-            f"values are negative down to {least:g} (the largest is {high:g}), which no magnitude is: normalised"
-            " (z-scores), phase, or a map? --select values=any reads them as they are"
+            f"{100 * share:.0f} % of the values are negative, down to {values.min():g} (the largest is {high:g}), which"
+            " no magnitude is: normalised (z-scores), phase, or a map? --select values=any reads them as they are"
         )

@@ -84,7 +84,8 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         index: list[slice] = [slice(None)] * 3
         length = shape[axes[0]]
         index[axes[0]] = slice(length - stop, length - start) if flips[0] else slice(start, stop)
-        data = np.asarray(image.dataobj[(*index, *tail)]).transpose(axes)
+        stored: Any = image.dataobj if image.ndim > 2 else np.asarray(image.dataobj)[..., None]
+        data = np.asarray(stored[(*index, *tail)]).transpose(axes)
         return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
     geometry = _geometry(space, shape, axes, flips)
@@ -112,6 +113,7 @@ def _load(path: str) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
         # An open handle makes reading a .gz slice after slice one pass instead of one pass a slice.
         image: Any = nibabel.load(path, keep_file_open=True)
         shape = tuple(int(n) for n in image.shape)
+        shape += (1,) * (3 - len(shape)) if len(shape) == 2 else ()
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) not in (3, 4) or 0 in shape:

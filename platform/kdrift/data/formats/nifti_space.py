@@ -38,7 +38,7 @@ def space_of(image: Any) -> Space:
     sform = int(header["sform_code"]) if "sform_code" in names else 0
     qform = int(header["qform_code"]) if "qform_code" in names else 0
     if sform > 0 and qform > 0:
-        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*image.shape[:3], 1]
+        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*(*image.shape, 1)[:3], 1]
         apart = np.abs(corners @ (image.get_sform() - image.get_qform()).T).max()
         if apart > _NEAR_MM:
             notes.append(f"qform and sform lie up to {apart:.3g} mm apart: the sform is taken")
