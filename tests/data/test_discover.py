@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from formats_helpers import VALID, random_kspace, write_dicom, write_ismrmrd, xml
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint
@@ -99,6 +99,7 @@ class TestContent:
         for name, syntax in (("implicit", ImplicitVRLittleEndian), ("explicit", ExplicitVRLittleEndian)):
             bare = pydicom.Dataset(old)
             implicit = syntax == ImplicitVRLittleEndian
+            bare.SOPInstanceUID, bare.ImagePositionPatient = generate_uid(), [0, 0, 4.0 * implicit]
             bare.save_as(tmp_path / "old" / name, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
         found = find_scans(tmp_path)
         assert below(tmp_path, found) == ["A/S1", "A/S2#1.2.4", "A/S2#1.2.5", "old"]

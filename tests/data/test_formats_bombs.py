@@ -115,8 +115,8 @@ def deflated_dicom(folder: Path) -> Path:
 
 
 def one_line_of_a_huge_matrix(folder: Path) -> Path:
-    header = write_header((1024, 1024), (1024, 1024), FOV, {}, 400)
-    write_ismrmrd(folder / "i.h5", cartesian_lines(random_kspace((1, 2, 1024, 1))), header)
+    header = write_header((8192, 8192), (8192, 8192), FOV, {})
+    write_ismrmrd(folder / "i.h5", cartesian_lines(random_kspace((1, 2, 8192, 1))), header)
     return folder / "i.h5"
 
 

@@ -246,9 +246,14 @@ def _is_named(path: str) -> bool:
 
 
 def _is_second_half(name: str, members: dict[str, str | None]) -> bool:
-    """Return whether a file is told by its other half: the header of a BART pair, the data of a NIfTI pair."""
+    """Return whether a file belongs to another: the header of a BART pair, the data of a NIfTI pair, the .mat that SPM
+    writes beside an image, the mask beside CMRxRecon's k-space."""
     stem, suffix = split_suffix(name)
     suffixes = {end: kind for other, kind in members.items() for base, end in [split_suffix(other)] if base == stem}
+    if suffix == ".mat":
+        return bool(
+            {".img", ".hdr", ".nii"} & set(suffixes)
+        ) or f"{stem.removesuffix('_mask')}.mat" in members.keys() - {name}
     if suffix == ".hdr":
         return members[name] == "bart" and ".cfl" in suffixes
     return suffix in (".img", ".img.gz") and "nifti" in (suffixes.get(".hdr"), suffixes.get(".hdr.gz"))
