@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, dataset, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_items, dataset, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.formats.kspace import slab_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, Attr, BadVolume, BoolArray, ReadOptions, Volume, check_dims, naming
@@ -29,8 +29,8 @@ class _Table:
     source: Hdf5
     data: h5py.Dataset
     heads: Any
-    heaps: npt.NDArray[np.uint64]
-    """Addresses of the heaps that hold the trajectory and the samples `(acquisition, 1 or 2)`, 0 for none."""
+    items: npt.NDArray[Any]
+    """Where the heaps hold the trajectory and the samples, `ITEM` `(acquisition, 1 or 2)`."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
         "traj": samples * heads["trajectory_dimensions"],
         "data": 2 * samples * heads["active_channels"],
     }
-    heaps = []
+    items = []
     for name in names:
         lengths = rows[name]["length"]
         wrong = (lengths != expected[name]) & ((lengths != 0) | (name == "data"))
@@ -131,8 +131,8 @@ def _table(source: Hdf5, data: h5py.Dataset) -> _Table:
             bad = int(np.argmax(wrong))
             claim = f"holds {lengths[bad]} numbers of {name}, its header says {expected[name][bad]}"
             raise BadVolume(source.path, f"acquisition {bad} {claim}")
-        heaps.append(np.where(lengths > 0, rows[name]["heap"], np.uint64(0)))
-    return _Table(source, data, heads, np.stack(heaps, axis=1))
+        items.append(rows[name].astype(ITEM))
+    return _Table(source, data, heads, np.stack(items, axis=1))
 
 
 def _place(path: str, head: Any, header: Header) -> tuple[_Lines, dict[str, Attr]]:
@@ -217,7 +217,7 @@ def _payloads(table: _Table, indices: npt.NDArray[np.int64]) -> Iterator[Any]:
     for run in np.split(indices, breaks):
         for first in range(int(run[0]), int(run[-1]) + 1, _BLOCK):
             block = slice(first, min(first + _BLOCK, int(run[-1]) + 1))
-            check_heaps(table.source, table.heaps[block].ravel().tolist())
+            check_items(table.source, table.items[block].ravel(), 4)
             yield from table.data.fields("data")[block]
 
 
