@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import resource
+import struct
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from formats_helpers import FOV, cartesian_lines, random_kspace, write_dicom, write_ismrmrd
+from formats_helpers import FOV, VALID, cartesian_lines, random_kspace, write_dicom, write_ismrmrd
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.header import write_header
 from kdrift.data.volume import check_expansion
@@ -115,8 +116,8 @@ def deflated_dicom(folder: Path) -> Path:
 
 
 def one_line_of_a_huge_matrix(folder: Path) -> Path:
-    header = write_header((8192, 8192), (8192, 8192), FOV, {})
-    write_ismrmrd(folder / "i.h5", cartesian_lines(random_kspace((1, 2, 8192, 1))), header)
+    header = write_header((4096, 4096), (4096, 4096), FOV, {})
+    write_ismrmrd(folder / "i.h5", cartesian_lines(random_kspace((1, 4, 4096, 1))), header)
     return folder / "i.h5"
 
 
@@ -147,9 +148,30 @@ def test_bombs_are_refused_from_their_headers(bomb: Callable[[Path], Path], tmp_
     )
     grown, _, reason = done.stdout.partition(" ")
     assert reason, f"{path.name} was read"
-    assert any(word in reason for word in ("declares", "Fortran", "more than", "inflated", "claims", "outside")), reason
+    words = ("declares", "Fortran", "more than", "inflated", "claims", "outside", "has a chunk")
+    assert any(word in reason for word in words), reason
     # what is inflated to be measured is held up to the limit; headers alone take nothing
     assert int(grown) < (600 if bomb is deflated_dicom else 100), f"{grown} MiB: {reason}"
+
+
+def test_what_libhdf5_would_crash_on_is_refused_before(tmp_path: Path) -> None:
+    """Found by `make fuzz`: an empty chunk with a checksum, flags of a sequence; and a sequence beyond its object."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        options = {"chunks": (1, 2, 4, 4), "compression": "gzip", "fletcher32": True}
+        kspace = file.create_dataset("kspace", data=random_kspace((2, 2, 4, 4)), **options)
+        kspace.id.write_direct_chunk((1, 0, 0, 0), b"abcd")
+    with pytest.raises(BadVolume, match="kspace has a chunk of 4 bytes"):
+        open_volume(tmp_path / "a.h5")
+    path = VALID["ismrmrd"](tmp_path)
+    content = path.read_bytes()
+    flags = content.index(b"\x19\0\0\0\x10", content.index(b"traj")) + 1
+    path.write_bytes(content[:flags] + b"\x08" + content[flags + 1 :])
+    with pytest.raises(BadVolume, match="damaged type"):
+        open_volume(path)
+    first = struct.pack("<HHIQ", 1, 0, 0, 288)  # an object of 72 numbers, and then of 71
+    path.write_bytes(content.replace(first, struct.pack("<HHIQ", 1, 0, 0, 284)))
+    with open_volume(path) as volume, pytest.raises(BadVolume, match="claims 72 values, its heap holds fewer"):
+        volume.read_kspace(0, 1)
 
 
 def test_honest_files_are_read_however_well_they_compress(tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from typing import Any
 
 from kdrift.data.formats import FORMATS, HEAD_BYTES, format_of, recognise
 from kdrift.data.formats.dicom import list_series
-from kdrift.data.paths import STORE_FILES, Tree, files_of, halves, is_housekeeping, split_series, split_suffix
+from kdrift.data.paths import (
+    STORE_FILES,
+    Tree,
+    beginnings,
+    files_of,
+    halves,
+    is_housekeeping,
+    split_series,
+    split_suffix,
+)
 from kdrift.data.volume import BadVolume
 
 DICOM_HEADER_BYTES = 256 << 10
@@ -175,24 +184,19 @@ class _Remote:
     def heads(self, files: Sequence[str]) -> Iterator[bytes | None]:
         """Yield the first bytes of each file, None where it cannot be read."""
         for first in range(0, len(files), 256):
-            for content in self._ranges(files[first : first + 256], HEAD_BYTES):
-                yield content if isinstance(content, bytes) else None
+            yield from beginnings(self.filesystem, files[first : first + 256], HEAD_BYTES)
 
     def series(self, folder: str, files: Sequence[str]) -> Iterable[str]:
         """Return the DICOM series of a folder, from the beginnings of its files."""
         with tempfile.TemporaryDirectory(prefix="kdrift-") as copies:
-            for number, content in enumerate(self._ranges(files, DICOM_HEADER_BYTES)):
+            for number, file in enumerate(files):
                 with open(os.path.join(copies, f"{number:06d}"), "wb") as stream:
-                    stream.write(content if isinstance(content, bytes) else b"")
+                    stream.writelines(beginnings(self.filesystem, [file], DICOM_HEADER_BYTES))
             return list_series(copies)
 
     def exists(self, path: str) -> bool:
         """Return whether there is something of this name."""
         return bool(self.filesystem.exists(path))
-
-    def _ranges(self, files: Sequence[str], stop: int) -> list[Any]:
-        found: list[Any] = self.filesystem.cat_ranges(list(files), [0] * len(files), [stop] * len(files))
-        return found
 
 
 def _scans(

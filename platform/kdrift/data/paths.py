@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 _HOUSEKEEPING = frozenset(("__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin"))
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
@@ -56,6 +57,18 @@ def other_halves(path: str) -> list[str]:
 def halves(stem: str, suffixes: Iterable[str]) -> list[str]:
     """Return the names that files of these suffixes can have beside each other, in lower and in upper case."""
     return [f"{stem}{each}" for suffix in suffixes for each in (suffix, suffix.upper())]
+
+
+def beginnings(filesystem: Any, paths: Sequence[str], stop: int) -> list[bytes]:
+    """Return the first `stop` bytes of files of an fsspec file system, nothing of one that cannot be read."""
+    found = filesystem.cat_ranges(list(paths), [0] * len(paths), [stop] * len(paths), on_error="return")
+    for number, path in enumerate(paths):
+        if not isinstance(found[number], bytes):  # some servers refuse a range that is longer than the file
+            try:
+                found[number] = filesystem.cat_file(path) if filesystem.size(path) <= stop else b""
+            except OSError:
+                found[number] = b""
+    return list(found)
 
 
 def is_housekeeping(name: str) -> bool:

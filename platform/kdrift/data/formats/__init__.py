@@ -22,7 +22,7 @@ from kdrift.data.formats.ismrmrd import open_ismrmrd
 from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import is_nifti, open_nifti
 from kdrift.data.formats.numpy import open_numpy
-from kdrift.data.paths import files_of, halves, is_housekeeping, other_halves, split_series
+from kdrift.data.paths import beginnings, files_of, halves, is_housekeeping, other_halves, split_series
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, check_expansion, naming
 
 __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "format_of", "open_volume", "recognise", "volume_name"]
@@ -197,7 +197,7 @@ def _open_url(url: str, how: ReadOptions) -> Volume:
             with naming(url, "cannot be reached"):
                 filesystem, remote = fsspec.core.url_to_fs(url)
                 remote, series = split_series(remote, filesystem.exists)
-                if filesystem.isfile(remote) and recognise(filesystem.cat_file(remote, 0, HEAD_BYTES)) == "hdf5":
+                if filesystem.isfile(remote) and recognise(*beginnings(filesystem, [remote], HEAD_BYTES)) == "hdf5":
                     stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
                     volume = _checked(open_hdf5(url, volume_name(url), how, stream), filesystem.size(remote))
                 else:

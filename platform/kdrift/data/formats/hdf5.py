@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from kdrift.data.formats.header import MAX_HEADER_BYTES
 from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, check_expansion, naming
@@ -34,7 +35,8 @@ class Hdf5:
     path: str
     file: h5py.File
     raw: IO[bytes]
-    checked_heaps: set[int] = field(default_factory=set)
+    heaps: dict[int, dict[int, int]] = field(default_factory=dict)
+    """Sizes of the objects in the heap collections that were checked, by address and number of the object."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`."""
@@ -118,17 +120,28 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             if chunk > MAX_SLICE_BYTES:
                 raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
             check_expansion(path, chunk, node.id.get_storage_size())
-            if compressed:
-                _check_chunks(path, key, node, chunk)
+            _check_chunks(path, key, node, chunk)
     return node
 
 
 def _check_chunks(path: str, key: str, node: h5py.Dataset, size: int) -> None:
-    """Raise `BadVolume` where a stored chunk is larger than what it is of: libhdf5 inflates without a limit."""
-    stored: list[int] = []
-    node.id.chunk_iter(lambda info: stored.append(info.size))
-    if (largest := max(stored, default=0)) > size + size // 100 + 1024:
-        raise BadVolume(path, f"{key} has a compressed chunk of {largest} bytes, more than the {size} it unfolds to")
+    """Raise `BadVolume` unless every stored chunk can hold what it is of.
+
+    libhdf5 believes their sizes: it inflates without a limit, and reads beyond chunks that are too short.
+    """
+    creation = node.id.get_create_plist()
+    filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
+    stored: list[Any] = []
+    node.id.chunk_iter(lambda info: stored.append((info.chunk_offset, info.filter_mask, info.size)))
+    for _, skipped, length in stored:
+        used = [code for index, code in enumerate(filters) if not skipped >> index & 1]
+        sums = 4 * used.count(h5py.h5z.FILTER_FLETCHER32)
+        packed = bool(set(used) - {h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE})
+        least, most = (sums + 1, sums + size + size // 100 + 1024) if packed else (sums + size, sums + size)
+        if not least <= length <= most:
+            raise BadVolume(path, f"{key} has a chunk of {length} bytes, which cannot be one of {size}: it is damaged")
+    if len({place for place, _, _ in stored}) != len(stored):
+        raise BadVolume(path, f"{key} has two chunks at one place: its index is damaged")
 
 
 def text(source: Hdf5, node: h5py.Dataset) -> bytes:
@@ -140,7 +153,7 @@ def text(source: Hdf5, node: h5py.Dataset) -> bytes:
         if h5py.check_vlen_dtype(node.dtype) is not None:
             item = np.frombuffer(raw_table(source, node), ITEM)[0]
             size = int(item["length"])
-            check_heaps(source, [int(item["heap"])])
+            check_items(source, np.array([item]), 1)
         if size > MAX_HEADER_BYTES:
             expected = f"expected at most {MAX_HEADER_BYTES}"
             raise BadVolume(source.path, f"XML header claims {size} bytes, {expected}")
@@ -153,9 +166,13 @@ def raw_table(source: Hdf5, node: h5py.Dataset) -> bytes:
 
     h5py would fetch all of them with any field of a record.
 
-    Raises BadVolume when the table is compressed, compact or incomplete.
+    Raises BadVolume when the table is compressed, compact or incomplete, or its type is damaged.
     """
     path = source.path
+    stored = node.id.get_type()
+    members = [stored.get_member_type(i) for i in range(stored.get_nmembers())] if node.dtype.names else []
+    if any(isinstance(member, h5py.h5t.TypeVlenID) and any(member.encode()[3:6]) for member in members):
+        raise BadVolume(path, f"{node.name} has a damaged type: sequences have no flags")  # libhdf5 crashes on them
     total = node.size * (node.dtype.itemsize if node.dtype.names else ITEM.itemsize)
     if node.id.get_create_plist().get_nfilters() > 0 or node.id.get_storage_size() < total:
         raise BadVolume(path, f"{node.name} is compressed or incomplete (h5repack -f NONE decompresses)")
@@ -174,11 +191,19 @@ def raw_table(source: Hdf5, node: h5py.Dataset) -> bytes:
 
 
 def check_heaps(source: Hdf5, addresses: Iterable[int]) -> None:
-    """Raise `BadVolume` unless the heap collections at these addresses are sound; each is checked once."""
+    """Raise `BadVolume` unless the heap collections at these addresses are sound; each is walked once."""
     for address in addresses:
-        if address and address not in source.checked_heaps:
-            _check_heap(source, address + source.file.userblock_size)
-            source.checked_heaps.add(address)
+        if address and address not in source.heaps:
+            source.heaps[address], _ = _check_heap(source, address + source.file.userblock_size)
+
+
+def check_items(source: Hdf5, items: npt.NDArray[Any], width: int) -> None:
+    """Raise `BadVolume` unless every item (`ITEM`, of values `width` bytes wide) is as long in its heap as it says."""
+    used = items[items["length"] > 0]
+    check_heaps(source, np.unique(used["heap"]).tolist())
+    for length, address, index in used.tolist():
+        if length * width > source.heaps.get(address, {}).get(index, 0):
+            raise BadVolume(source.path, f"an item of variable length claims {length} values, its heap holds fewer")
 
 
 def attributes(source: Hdf5) -> dict[str, Attr]:
@@ -202,8 +227,8 @@ def keys(source: Hdf5) -> list[str]:
     return sorted(str(key) for key in source.file)
 
 
-def _check_heap(source: Hdf5, start: int) -> int:
-    """Walk the objects of one collection as libhdf5 will, and return where it ends."""
+def _check_heap(source: Hdf5, start: int) -> tuple[dict[int, int], int]:
+    """Walk the objects of one collection as libhdf5 will; return the size of each, and where the collection ends."""
     damaged = BadVolume(source.path, f"heap of variable-length items at byte {start} is damaged")
     head = source.read_at(start, 16)
     if len(head) < 16 or head[:8] != _HEAP_MAGIC:
@@ -211,14 +236,15 @@ def _check_heap(source: Hdf5, start: int) -> int:
     end: int = start + struct.unpack("<Q", head[8:])[0]
     if not start + 16 <= end <= source.size():
         raise damaged
-    place = start + 16
+    place, sizes = start + 16, dict[int, int]()
     while end - place >= 16:
         index, _, _, size = struct.unpack("<HHIQ", source.read_at(place, 16))
         step = size if index == 0 else 16 + (size + 7) // 8 * 8  # index 0 is the free space, header included
         if not 16 <= step <= end - place:
             raise damaged
+        sizes[index] = size
         place += step
-    return end
+    return sizes, end
 
 
 def _check_heaps_between(source: Hdf5) -> None:
@@ -228,7 +254,7 @@ def _check_heaps_between(source: Hdf5) -> None:
         while place < start:
             block = source.read_at(place, min(_BLOCK, start - place) + len(_HEAP_MAGIC) - 1)
             found = block.find(_HEAP_MAGIC)
-            place = _check_heap(source, place + found) if found >= 0 else place + min(_BLOCK, start - place)
+            place = _check_heap(source, place + found)[1] if found >= 0 else place + min(_BLOCK, start - place)
         place = max(place, stop)
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_heaps, contains, dataset, keys, open_file, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_items, contains, dataset, keys, open_file, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.volume import BadVolume, BoolArray, naming
 
@@ -43,8 +43,8 @@ class Table:
     header: Header
     data: h5py.Dataset
     heads: Any
-    heaps: npt.NDArray[np.uint64]
-    """Addresses of the heaps that hold the trajectory and the samples `(acquisition, 1 or 2)`, 0 for none."""
+    items: npt.NDArray[Any]
+    """Where the heaps hold the trajectory and the samples, `ITEM` `(acquisition, 1 or 2)`."""
     roles: npt.NDArray[np.str_]
     """What each acquisition is: image, calibration, noise, phase correction, navigation, ..."""
 
@@ -66,8 +66,8 @@ def read_table(source: Hdf5, group: str) -> Table:
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
             raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
-        heads, heaps = _read_heads(source, data)
-        return Table(source, group, header, data, heads, heaps, _roles(heads))
+        heads, items = _read_heads(source, data)
+        return Table(source, group, header, data, heads, items, _roles(heads))
 
 
 def has_flag(heads: Any, flag: int) -> BoolArray:
@@ -88,7 +88,7 @@ def payloads(table: Table, indices: npt.NDArray[np.int64]) -> Iterator[npt.NDArr
     for run in np.split(indices, breaks) if len(indices) else ():
         for first in range(int(run[0]), int(run[-1]) + 1, _BLOCK):
             block = slice(first, min(first + _BLOCK, int(run[-1]) + 1))
-            check_heaps(table.source, table.heaps[block].ravel().tolist())
+            check_items(table.source, table.items[block].ravel(), 4)
             stored = table.data.fields("data")[block]
             for coils, samples in zip(table.heads["active_channels"][block].tolist(), stored, strict=True):
                 yield np.ascontiguousarray(samples, dtype=np.float32).view(np.complex64).reshape(coils, -1)
@@ -142,8 +142,8 @@ def _roles(heads: Any) -> npt.NDArray[np.str_]:
     return roles
 
 
-def _read_heads(source: Hdf5, data: h5py.Dataset) -> tuple[Any, npt.NDArray[np.uint64]]:
-    """Return all acquisition headers and the heaps of their samples; lengths are checked against the headers."""
+def _read_heads(source: Hdf5, data: h5py.Dataset) -> tuple[Any, npt.NDArray[Any]]:
+    """Return all acquisition headers and where their samples are; lengths are checked against the headers."""
     dtype = data.dtype
     names = [name for name in ("traj", "data") if name in dtype.names]
     head, place = dtype.fields["head"][:2]
@@ -162,7 +162,7 @@ def _read_heads(source: Hdf5, data: h5py.Dataset) -> tuple[Any, npt.NDArray[np.u
         "traj": samples * heads["trajectory_dimensions"],
         "data": 2 * samples * heads["active_channels"],
     }
-    heaps = []
+    items = []
     for name in names:
         lengths = rows[name]["length"]
         wrong = (lengths != expected[name]) & ((lengths != 0) | (name == "data"))
@@ -170,5 +170,5 @@ def _read_heads(source: Hdf5, data: h5py.Dataset) -> tuple[Any, npt.NDArray[np.u
             bad = int(np.argmax(wrong))
             claim = f"holds {lengths[bad]} numbers of {name}, its header says {expected[name][bad]}"
             raise BadVolume(source.path, f"acquisition {bad} {claim}")
-        heaps.append(np.where(lengths > 0, rows[name]["heap"], np.uint64(0)))
-    return heads, np.stack(heaps, axis=1)
+        items.append(rows[name].astype(ITEM))
+    return heads, np.stack(items, axis=1)
