@@ -27,7 +27,7 @@ from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
 from kdrift_serve.job_request import JobRequest, load
 from kdrift_serve.serve_config import Limits
 
-OPTIONS = ("smaps", "noise_cov", "virtual_coils")
+OPTIONS = ("smaps", "noise_cov", "noise_scan", "virtual_coils")
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(made / "maps.npy", (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64))
     mixing = np.eye(4) + 0.4 * (rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)))
     np.save(made / "cov.npy", mixing @ mixing.conj().T)
+    drawn = rng.standard_normal((4, 500)) + 1j * rng.standard_normal((4, 500))
+    np.save(made / "scan.npy", np.diag([1.0, 8.0, 1.0, 0.3]) @ drawn)
     return made
 
 
 def _value(option: str, folder: Path) -> Any:
-    return {"smaps": str(folder / "maps.npy"), "noise_cov": str(folder / "cov.npy"), "virtual_coils": 2}[option]
+    files = {"smaps": "maps.npy", "noise_cov": "cov.npy", "noise_scan": "scan.npy"}
+    return str(folder / files[option]) if option in files else 2
 
 
 def _plan() -> ResolvedPlan:
@@ -126,4 +129,7 @@ def test_options_do_what_they_say(folder: Path) -> None:
     torch.testing.assert_close(white.kspace, measured.kspace)
     plan = _plan()
     assert plan.prepare(load_acquisition(replace(plain, virtual_coils=2)).raw(1)).kspace.shape == (2, 32, 32)
+    assert plan.prepare(load_acquisition(replace(plain, noise_sigma=0.5)).raw(0)).noise_sigma * 2 == pytest.approx(
+        plan.prepare(load_acquisition(replace(plain, noise_sigma=1.0)).raw(0)).noise_sigma
+    )
     assert load_acquisition(replace(plain, slices=(1, None))).slice_indices == [1]
