@@ -44,10 +44,10 @@ class SliceWorker:
             return _reason(error)
 
     def finish(self, task: VolumeTask) -> str:
-        """Write the results of a volume whose slices are all done; return what went wrong, if anything."""
+        """Write the results of a volume whose slices are done or have failed; return what went wrong, if anything."""
         try:
             acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
-            found = [load_slice(task, index) for index in task.slices]
+            found = {index: load_slice(task, index) for index in task.slices}
             save_result(task.out, acquisition, gather(found, acquisition.mask, task.plan.config))
             mark_finished(task)
         except Exception as error:  # the other volumes go on

@@ -17,10 +17,16 @@ from torch import Tensor
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
+from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import RawSlice
 
+SLICE_FAULTS: tuple[type[Exception], ...] = (
+    ValueError,
+    ArithmeticError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
+)
+"""What the data of a slice may raise; a plan's own mistakes are found before."""
 Progress = Callable[[int, int, int], None]
 """Called with (slice position, sampler steps done, steps in all)."""
 
@@ -44,7 +50,7 @@ def reconstruct(
     kspace
         Complex `(slice, coil, row, col)`; what `mask` leaves out is ignored.
     mask
-        Boolean `(col,)` or `(row, col)`.
+        Boolean `(col,)`, `(row, col)`, or one a slice `(slice, row, col)`.
     plan
         What to run; a resolved one goes with the loaded prior that it was resolved with. None: `Plan()`.
     prior
@@ -56,11 +62,14 @@ def reconstruct(
     noise_sigma, device, progress
         As in `kdrift.reconstruct`.
 
+    A slice that cannot be reconstructed (it is zero, or its samples all diverged and the plan asks for no fallback)
+    costs itself alone: its images are zero, and the result names it under `failed`.
+
     Raises
     ------
     ValueError
-        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve; or a slice whose
-        samples all diverged (`kdrift.recon.guard.Diverged`), unless the plan asks for the fallback.
+        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve; or where no slice
+        could be reconstructed, the reason of the first.
     """
     started = time.perf_counter()
     if kspace.ndim != 4 or not kspace.is_complex():
@@ -75,24 +84,34 @@ def reconstruct(
         plan = plan or Plan()
         loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
         resolved = plan.resolve(loaded)
-    full_mask, kspace = mask.expand(shape).to(device), kspace.to(device)
-    kspace = torch.where(full_mask, kspace, 0)
+    masks = mask.to(device).expand(len(kspace), *shape)
+    kspace = torch.where(masks[:, None], kspace.to(device), 0)
     chunks = resolved.split(kspace.shape[1])
-    slices, maps = [], []
+    slices: dict[int, Outcome] = {}
+    maps: dict[int, Tensor] = {}
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
-    for position, (index, data) in enumerate(zip(indices, kspace, strict=True)):
+    if len(set(indices)) != len(kspace) or len(indices) != len(kspace):
+        raise ValueError(f"slice_indices are {indices}, expected a number of its own for each of {len(kspace)} slices")
+    for position, index in enumerate(indices):
         began = time.perf_counter()
         given = smaps[position].to(device) if smaps is not None else None
-        prepared = resolved.prepare(RawSlice(index, data, full_mask, given), noise_sigma=noise_sigma)
-        facts = SliceFacts.of(prepared, time.perf_counter() - began)
-        found = []
-        for done, chunk in enumerate(chunks):
-            steps = None if progress is None else _steps(progress, position, done, len(chunks))
-            found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
-        slices.append((facts, merge_chunks(found)))
-        maps.append(prepared.smaps.cpu())
+        try:
+            raw = RawSlice(index, kspace[position], masks[position], given)
+            prepared = resolved.prepare(raw, noise_sigma=noise_sigma)
+            facts = SliceFacts.of(prepared, time.perf_counter() - began)
+            found = []
+            for done, chunk in enumerate(chunks):
+                steps = None if progress is None else _steps(progress, position, done, len(chunks))
+                found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
+            slices[index] = facts, merge_chunks(found)
+            maps[index] = prepared.smaps.cpu()
+        except SLICE_FAULTS as error:  # a slice costs itself alone
+            slices[index] = named(index, " ".join(str(error).split()))
     seconds = time.perf_counter() - started
-    return gather(slices, full_mask, resolved.config, seconds=seconds, smaps=torch.stack(maps))
+    like = next(iter(maps.values()), None)
+    stacked = None if like is None else torch.stack([maps.get(index, torch.zeros_like(like)) for index in indices])
+    shared = mask.expand(shape) if mask.ndim < 3 else mask
+    return gather(slices, shared, resolved.config, seconds=seconds, smaps=stacked)
 
 
 def _steps(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:

@@ -16,6 +16,9 @@ from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
 from kdrift.mri.noise import estimate_noise_sigma
 
+ZERO = "kspace is zero everywhere: nothing to reconstruct"
+"""What is wrong with a slice that was padded, or not measured."""
+
 
 @dataclass(frozen=True)
 class OnDevice:
@@ -111,7 +114,7 @@ def prepare_slice(
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
-        raise ValueError("kspace is zero everywhere: nothing to reconstruct")
+        raise ValueError(ZERO)
     if raw.smaps is not None:
         smaps = raw.smaps
     elif len(kspace) == 1:
