@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.ndimage
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
@@ -171,13 +172,12 @@ def is_by_columns(masks: BoolArray) -> bool:
 
 
 def has_gaps(measured: BoolArray) -> bool:
-    """Whether some row or column of `(row, col)` has more than one run of measured positions."""
+    """Whether `(row, col)` is no one block: some row or column has more than one run of measured positions, say."""
     for each in (measured, measured.T):
         begins = each[:, 1:] & ~each[:, :-1]
         if (begins.sum(1) + each[:, 0] > 1).any():
             return True
-    lines = (_any(measured, 0), _any(measured, 1))
-    return any(not line[np.argmax(line) : len(line) - np.argmax(line[::-1])].all() for line in lines if line.any())
+    return int(scipy.ndimage.label(measured)[1]) > 1
 
 
 def centred_box(measured: BoolArray) -> Box:

@@ -68,6 +68,13 @@ def doubts(
     return [*axes, *_centring(plane), *_image_place(scaled)]
 
 
+def is_peaked(kspace: npt.NDArray[Any]) -> bool:
+    """Whether energy lies in one place along the first axis, as it does along any axis of k-space but that of coils."""
+    levels = np.array([float(np.linalg.norm(each.astype(np.complex128))) for each in kspace])
+    energies = np.square(levels / (levels.max() or 1.0))
+    return len(energies) < 2 or not energies.any() or _concentration(energies / energies.sum()) > 0.5
+
+
 def _axes(power: Power, leading: str) -> list[Doubt]:
     """Look for coils in the place of rows or columns."""
     coils, rows, cols = power.shape

@@ -70,8 +70,8 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     measured; other data have none, since they would be compared with themselves.
 
     Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, what cannot be
-    k-space with these axes, a draw for data that have gaps, a mask, coil maps or a noise covariance that do not fit, and
-    a file that cannot be read (`BadVolume`, which names it).
+    k-space with these axes, a draw for data that have gaps, a mask, coil maps or a noise covariance that do not fit,
+    and a file that cannot be read (`BadVolume`, which names it).
     """
     source = request.source
     with _open(source, request.how) as opened:
@@ -96,7 +96,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         if given is not None and given.ndim == 3:
             given = given[start:stop]
         noise_cov = opened.noise_cov()
-        stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
+        stored = torch.tensor(opened.read_image(start, stop)) if info.has_reference else None
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
     if request.noise_cov is not None:
         noise_cov = read_noise_cov(request.noise_cov)

@@ -24,7 +24,7 @@ from kdrift.data.volume import (
     check_dims,
     naming,
 )
-from kdrift.mri.plausibility import MANY_COILS, SMALLEST_SIDE
+from kdrift.mri.plausibility import MANY_COILS, SMALLEST_SIDE, is_peaked
 from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
@@ -47,17 +47,21 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
     Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions.
     """
     data, dims = _read_dims(path)
+    names = _names(path, dims) if how.axes is None else ()
     check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
     with naming(path, "BART data cannot be mapped"):
         stored = np.memmap(data, np.dtype("<c8"), "r", shape=tuple(dims), order="F")
         if how.axes is not None:
             return kspace_volume(path, name, arrange(path, "array", stored, AXES, how), "bart")
-        names = _names(path, dims)
         if "partition" not in names:
             return kspace_volume(path, name, Arranged(stored, names, AXES, how.centred is not False), "bart")
         slabs = ordered(stored, names, ("slice", "partition", "coil", "row", "col"))
         if how.centred is False:
             slabs = np.fft.fftshift(slabs, axes=(1, 3, 4))
+        if dims[3] == 1 and how.centred is None and not is_peaked(slabs[0]):
+            raise BadVolume(
+                path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
+            )
         sampled = np.logical_or.reduce([nonzero_positions(slab) for slab in slabs])
         num_slabs, partitions, coils, rows, cols = slabs.shape
         volume = slab_volume(
@@ -80,11 +84,12 @@ def _names(path: str, dims: list[int]) -> Names:
             )
     sizes = {name: dims[index] for index, name in used.items()}
     side = min((index for index, name in used.items() if name in ("row", "col")), key=lambda index: dims[index])
-    if dims[3] > MANY_COILS and dims[side] < SMALLEST_SIDE:
+    beside = 3 if dims[3] > MANY_COILS else 2 if dims[3] == 1 and dims[2] >= SMALLEST_SIDE and not transformed else None
+    if beside is not None and 1 < dims[side] < SMALLEST_SIDE:
         raise BadVolume(
             path,
-            f"BART dimension 3 (coil) is {dims[3]} and dimension {side} ({_DIMENSIONS[side]}) is {dims[side]}: coils"
-            f" belong in dimension 3{_OR_STATE_AXES}",
+            f"BART dimension {side} ({_DIMENSIONS[side]}) is {dims[side]} and dimension {beside}"
+            f" ({_DIMENSIONS[beside]}) is {dims[beside]}: coils belong in dimension 3, and nothing else{_OR_STATE_AXES}",
         )
     slices = sizes["slice"] * sizes.get("partition", 1)
     check_dims(path, slices=slices, coils=sizes["coil"], rows=sizes["row"], columns=sizes["col"])
