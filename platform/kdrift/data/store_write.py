@@ -18,7 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from kdrift import __version__
-from kdrift.data.sampling import Sampling, compact_mask
+from kdrift.data.measured import Sampling, compact_mask
 from kdrift.data.store import SAFE_NAME, Store, crc32
 from kdrift.data.volume import Volume
 from kdrift.runs.files import put_folder
@@ -51,7 +51,7 @@ def write_volume(
 ) -> int:
     """Write a whole volume under `name`, replacing one of that name, and return the bytes of its arrays.
 
-    The mask is what was measured, by what the file states and by what is zero (`kdrift.data.sampling`).
+    The mask is what was measured, by what the file states and by what is zero (`kdrift.data.measured`).
 
     K-space of (slice, coil, row, col) and the reference, or an image series (slice, row, col), are copied in blocks of
     slices; `derive` adds arrays that are computed from the k-space of each slice. Locally the volume is built under a

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from kdrift.data.geometry import Geometry
-from kdrift.data.sampling import BoolArray as BoolArray
-from kdrift.data.sampling import Sampling, as_mask, find_sampling, nonzero_positions
+from kdrift.data.measured import BoolArray as BoolArray
+from kdrift.data.measured import Sampling, as_mask, find_sampling, nonzero_positions
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
-from kdrift.data.sampling import Sampling, common_mask, is_by_columns
+from kdrift.data.measured import Sampling, common_mask, is_by_columns
 from kdrift.data.store import is_store, open_stored_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo, centre_crop
 from kdrift.mri.coils import coil_compression, rss
@@ -65,7 +65,7 @@ class Acquisition:
 def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     """Read slices of a k-space file, or of a volume in a store, and undersample full data by the mask asked for.
 
-    What was measured is decided by `kdrift.data.sampling`, and nothing else is kept or drawn. The reference is the
+    What was measured is decided by `kdrift.data.measured`, and nothing else is kept or drawn. The reference is the
     image that the file stores, else, of data that are undersampled here, the root sum of squares of all that was
     measured; other data have none, since they would be compared with themselves.
 

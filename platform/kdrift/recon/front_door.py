@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import dlpack
 
-from kdrift.data.sampling import Sampling, as_mask, common_mask, find_sampling
+from kdrift.data.measured import Sampling, as_mask, common_mask, find_sampling
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
 from kdrift.mri.noise import prewhiten, prewhiten_maps

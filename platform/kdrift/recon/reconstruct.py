@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import merge_chunks
+from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
 from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.sampling import choose_device, run_chunk
@@ -106,6 +107,8 @@ def reconstruct(
             slices[index] = facts, merge_chunks(found)
             maps[index] = prepared.smaps.cpu()
         except SLICE_FAULTS as error:  # a slice costs itself alone
+            if isinstance(error, Diverged) and not maps and position + 1 == len(indices):
+                raise  # by its own name, where there is nothing to keep
             slices[index] = named(index, " ".join(str(error).split()))
     seconds = time.perf_counter() - started
     like = next(iter(maps.values()), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdrift.data.mask_file import read_mask_file
-from kdrift.data.sampling import BoolArray, Sampling, as_mask, centred_box, is_by_columns, mean_count
+from kdrift.data.measured import BoolArray, Sampling, as_mask, centred_box, is_by_columns, mean_count
 from kdrift.mri.masks import make_mask
 from kdrift.recon.request import MaskRequest
 

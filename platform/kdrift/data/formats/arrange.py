@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.sampling import as_mask
+from kdrift.data.measured import as_mask
 from kdrift.data.volume import AXES, BadVolume, BoolArray, ReadOptions, check_dims
 
 IMAGE_AXES = ("slice", "row", "col")

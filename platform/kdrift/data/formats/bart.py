@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.arrange import Arranged, Names, arrange, ordered
 from kdrift.data.formats.kspace import kspace_volume, slab_volume
-from kdrift.data.sampling import nonzero_positions
+from kdrift.data.measured import nonzero_positions
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     AXES,
@@ -89,7 +89,7 @@ def _names(path: str, dims: list[int]) -> Names:
         raise BadVolume(
             path,
             f"BART dimension {side} ({_DIMENSIONS[side]}) is {dims[side]} and dimension {beside}"
-            f" ({_DIMENSIONS[beside]}) is {dims[beside]}: coils belong in dimension 3, and nothing else{_OR_STATE_AXES}",
+            f" ({_DIMENSIONS[beside]}) is {dims[beside]}: coils belong in dimension 3{_OR_STATE_AXES}",
         )
     slices = sizes["slice"] * sizes.get("partition", 1)
     check_dims(path, slices=slices, coils=sizes["coil"], rows=sizes["row"], columns=sizes["col"])

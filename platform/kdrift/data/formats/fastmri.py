@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_mask
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
-from kdrift.data.sampling import mask_shape
+from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     AXES,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.arrange import Arranged, arrange_mask
-from kdrift.data.sampling import BoolArray, mask_from_pattern
+from kdrift.data.measured import BoolArray, mask_from_pattern
 from kdrift.data.volume import Attr, BadVolume, Loader, Volume, VolumeInfo, ifft_centred
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.arrange import IMAGE_AXES, Arranged, arrange, arrange_image
 from kdrift.data.formats.kspace import kspace_volume
-from kdrift.data.sampling import mask_shape
+from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     AXES,

@@ -181,7 +181,10 @@ def has_gaps(measured: BoolArray) -> bool:
 
 
 def centred_box(measured: BoolArray) -> Box:
-    """Return the smallest box about the middle of k-space (n // 2) that holds all of `measured` `(row, col)`."""
+    """Return the smallest box about the middle of k-space (n // 2) that holds all of `measured` `(row, col)`.
+
+    Where `measured` reaches one end, as with partial Fourier, the box reaches both.
+    """
     return _centred(_any(measured, 1)), _centred(_any(measured, 0))
 
 
@@ -196,6 +199,8 @@ def _any(masks: BoolArray, *axes: int) -> BoolArray:
 
 def _centred(line: BoolArray) -> slice:
     where, middle = np.flatnonzero(line), len(line) // 2
+    if line[0] or line[-1]:
+        return slice(0, len(line))
     size = max(2 * (middle - int(where[0])), 2 * (int(where[-1]) + 1 - middle) - 1, 1)
     return slice(middle - size // 2, middle - size // 2 + size)
 
