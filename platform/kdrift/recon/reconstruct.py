@@ -46,6 +46,9 @@ def reconstruct(
 ) -> ReconstructionResult:
     """Reconstruct a volume of undersampled k-space slice by slice.
 
+    A slice that cannot be reconstructed (it is zero, or its samples all diverged and the plan asks for no fallback)
+    costs itself alone: its images are zero, and the result names it under `failed`.
+
     Parameters
     ----------
     kspace
@@ -62,9 +65,6 @@ def reconstruct(
         Numbers of the slices in their volume, for the chains' seeds; None: 0, 1, ...
     noise_sigma, device, progress
         As in `kdrift.reconstruct`.
-
-    A slice that cannot be reconstructed (it is zero, or its samples all diverged and the plan asks for no fallback)
-    costs itself alone: its images are zero, and the result names it under `failed`.
 
     Raises
     ------
