@@ -141,7 +141,7 @@ class Ingress:
         job = Job(
             id=job_id, state="queued", name=name, owner=self._planner.owner, request=to_dict(request), prior=prior,
             config=plan.config | ({"prior": prior} if prior else {}), sampling=acquisition.sampling,
-            slices=acquisition.slice_indices,
+            slices=acquisition.slice_indices, notes=list(acquisition.notes),
         )  # fmt: skip
         self._planner.submit(job, plan, served, acquisition)
         return job

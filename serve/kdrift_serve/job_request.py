@@ -19,7 +19,9 @@ from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan, ResolvedPlan
-from kdrift.recon.request import AcquisitionOptions
+from kdrift.recon.request import AcquisitionOptions, MaskRequest
+from kdrift.recon.result import named
+from kdrift.recon.slices import ZERO
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
 from kdrift_serve.problems import Problem
@@ -205,19 +207,21 @@ def _refusal(method: Method, name: str, prior: Prior) -> str:
 
 def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:
     """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
-    given = {"noise_cov": request.noise_cov, "noise_scan": request.noise_scan} | (
-        {} if request.smaps == STORED else {"smaps": request.smaps}
-    )
-    allowed = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+    given = {
+        "noise_cov": request.noise_cov, "noise_scan": request.noise_scan,
+        "smaps": None if request.smaps == STORED else request.smaps,
+        "mask": request.mask.file if request.mask else None,
+    }  # fmt: skip
+    allowed: dict[str, Any] = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+    changes = allowed | ({"mask": MaskRequest(file=allowed["mask"])} if "mask" in allowed else {})
     try:
-        acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **allowed))
+        acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **changes))
     except ValueError as error:
         text = str(error)
         for name, path in allowed.items():
             text = text.replace(path, name)
         text = text.replace(str(source), shown).replace(str(source.parent), "")
-        raise ValueError(text.replace("--mask", "mask")) from None
-    for index, kspace in zip(acquisition.slice_indices, acquisition.kspace, strict=True):
-        if not bool((kspace != 0).any()):
-            raise ValueError(f"{shown}: slice {index} is zero wherever it is sampled: nothing to reconstruct")
+        raise ValueError(re.sub(r"--(?=[a-z])", "", text)) from None
+    if not bool((acquisition.kspace != 0).any()):
+        raise ValueError(f"{shown}: {named(acquisition.slice_indices[0], ZERO)}")
     return acquisition

@@ -22,7 +22,7 @@ from kdrift.recon.guard import Diverged
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
+from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.slices import RawSlice
 from kdrift.runs.files import whole_file
 from kdrift_serve.problems import Problem
@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 class JobFailed(Exception):
     """A job that has no result, and the sentence that says why."""
+
+
+class SliceFailed(JobFailed):
+    """A slice that has no images, which costs itself alone."""
 
 
 @dataclass
@@ -199,11 +203,16 @@ class Planner:
         job, acquisition = entry.job, entry.acquisition
         began = time.perf_counter()
         entry.progress.began = time.monotonic()
-        slices = []
-        for position in range(len(acquisition.slice_indices)):
-            slices.append(await self._slice(entry, acquisition.raw(position)))
+        slices: dict[int, Outcome] = {}
+        for position, index in enumerate(acquisition.slice_indices):
+            try:
+                slices[index] = await self._slice(entry, acquisition.raw(position))
+            except SliceFailed as error:
+                slices[index] = named(index, str(error))
             entry.progress.slices_done += 1
         seconds = time.perf_counter() - began
+        if all(isinstance(outcome, str) for outcome in slices.values()):
+            raise JobFailed(next(iter(slices.values())))
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
         folder, outputs = self._store.result_folder(job.id), read_outputs(job.request.get("output", "h5"))
         return await asyncio.to_thread(_save, folder, acquisition, result, outputs)
@@ -212,7 +221,7 @@ class Planner:
         plan = entry.plan
         answer = await self._again(self._prepare.remote, plan, raw)
         if isinstance(answer, str):
-            raise JobFailed(answer)
+            raise SliceFailed(answer)
         data, facts = answer
         chunks = plan.split(len(data.kspace), self._config.samplers.replicas)
         shared = await asyncio.to_thread(ray.put, data)
@@ -225,7 +234,7 @@ class Planner:
         try:
             merged = merge_chunks([task.result() for task in tasks])
         except Diverged as error:
-            raise JobFailed(str(error)) from None
+            raise SliceFailed(str(error)) from None
         entry.progress.chunks = dict.fromkeys(chunks, 0)
         return facts, merged
 
@@ -238,7 +247,7 @@ class Planner:
                 if isinstance(event, ChunkResult):
                     return event
                 if isinstance(event, str):
-                    raise JobFailed(event)
+                    raise SliceFailed(event)
                 entry.progress.chunks[chunk], entry.progress.total = event
         except BaseException:
             response.cancel()

@@ -48,6 +48,8 @@ class Job:
     finished: float | None = None
     detail: str = ""
     """Why it has no result."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed, left out or is doubtful of the data; `report` adds what was found later."""
     report: dict[str, Any] = field(default_factory=dict)
     """What metrics.json holds, once it is done."""
 

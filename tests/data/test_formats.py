@@ -97,32 +97,21 @@ class TestRoundTrips:
 
 class TestMasks:
     @pytest.mark.parametrize("two_d", [False, True])
-    def test_zeros_are_unsampled(self, two_d: bool, tmp_path: Path) -> None:
+    def test_zeros_are_unsampled_and_no_stated_mask(self, two_d: bool, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
         mask = rng.random((20, 16)) < 0.3 if two_d else np.arange(16) % 3 == 0
         kspace = random_kspace((3, 4, 20, 16)) * mask
         np.save(tmp_path / "a.npy", kspace)
         np.savez(tmp_path / "b.npz", kspace=kspace)
         write_bart(tmp_path / "c", kspace)
-        for name in ("a.npy", "b.npz", "c"):
+        write_fastmri(tmp_path / "d.h5", kspace)
+        for name in ("a.npy", "b.npz", "c", "d.h5"):
             with open_volume(tmp_path / name) as volume:
-                assert volume.info.has_mask
-                np.testing.assert_array_equal(volume.mask(), mask)
-
-    def test_a_few_measured_zeros_are_no_mask(self, tmp_path: Path) -> None:
-        kspace = random_kspace((1, 1, 32, 32))
-        kspace[..., 3, 5] = 0
-        np.save(tmp_path / "a.npy", kspace)
-        with open_volume(tmp_path / "a.npy") as volume:
-            assert volume.mask() is None
-
-    def test_slices_sampled_differently_are_refused(self, tmp_path: Path) -> None:
-        kspace = random_kspace((2, 1, 8, 8))
-        kspace[0, ..., ::2] = 0
-        kspace[1, ..., [1, 2, 3]] = 0
-        np.save(tmp_path / "a.npy", kspace)
-        with open_volume(tmp_path / "a.npy") as volume, pytest.raises(BadVolume, match="expected one mask"):
-            volume.mask()
+                assert not volume.info.has_mask
+                assert volume.mask() is None
+                found = volume.sampling(volume.read_kspace(1, 3), 1)
+                np.testing.assert_array_equal(found.measured, np.broadcast_to(mask, (2, 20, 16)))
+                assert found.has_gaps
 
     def test_fastmri_two_dimensional_mask(self, tmp_path: Path) -> None:
         mask = np.random.default_rng(0).random((8, 6)) < 0.5
@@ -193,10 +182,11 @@ class TestRealFiles:
                     np.testing.assert_allclose(image, reference, atol=1e-3 * reference.max())
                     assert volume.mask() is None
                 else:
-                    mask = volume.mask()
-                    assert mask is not None
-                    assert mask.shape == (230, 180)
-                    assert mask.mean() == pytest.approx(0.1243, abs=1e-3)
+                    assert volume.mask() is None
+                    found = volume.sampling(kspace, 0)
+                    assert found.has_gaps
+                    assert found.measured.shape == (1, 230, 180)
+                    assert found.measured.mean() == pytest.approx(0.1243, abs=1e-3)
 
     def test_nifti(self, shared_data: Path) -> None:
         with open_volume(shared_data / "brain_nifti/patient12/study1_T2W.nii.gz") as volume:

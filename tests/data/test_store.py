@@ -33,6 +33,8 @@ def kspace_volume(
         attrs={"acquisition": "T2", "field_T": 1.5, "simulated": True},
     )  # fmt: skip
     sampled = np.arange(cols) % 2 == 0
+    if mask:
+        kspace *= sampled
     volume = Volume(
         "scan",
         info,

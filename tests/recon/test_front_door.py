@@ -97,7 +97,7 @@ def test_other_kspace_gets_a_sentence(full: np.ndarray, change: Any, sentence: s
 def test_other_masks_and_maps_get_a_sentence(full: np.ndarray, mask: np.ndarray) -> None:
     for wrong, sentence in (
         (mask.T, r"mask has shape \(44, 40\), expected \(44,\), \(40, 1\) or \(40, 44\)"),
-        (np.stack([mask, mask]), "one mask for all slices"),
+        (np.stack([mask, mask, mask]), "or one a slice, 2 of them first"),
         (0.5 * mask, "other values than 0 and 1"),
         (0 * mask, "nothing was measured"),
         ("equispaced", 'expected an array, "full" or None'),

@@ -268,8 +268,13 @@ def test_a_lost_slice_leaves_the_others(
     assert bool(result.mean.isfinite().all())
     assert result.samples is not None
     assert bool(result.samples[1 - lost].isfinite().all())
+    strict = replace(chosen, on_divergence="error")
+    without = reconstruct(kspace, mask, plan=strict, prior=prior)
+    assert without.failed[lost].startswith(f"slice {lost}: the sample diverged")
+    assert not without.mean[lost].any()
+    torch.testing.assert_close(without.mean[1 - lost], result.mean[1 - lost])
     with pytest.raises(Diverged, match=f"slice {lost}: the sample diverged"):
-        reconstruct(kspace, mask, plan=replace(chosen, on_divergence="error"), prior=prior)
+        reconstruct(kspace[lost : lost + 1], mask, plan=strict, prior=prior, slice_indices=[lost])
 
 
 def test_two_map_sets_fall_back_too(kspace: Tensor, mask: Tensor, prior: Prior) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from batch_helpers import MASK, make_inputs
+from kdrift.data.formats import open_volume
+from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.evaluation.batch import BatchConfig
 from kdrift.evaluation.evaluate import EvaluateConfig, cell_tasks
 from kdrift.evaluation.slice_worker import SliceWorker
@@ -19,12 +21,13 @@ from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.plan import Plan, ResolvedPlan
-from kdrift.recon.request import AcquisitionRequest
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift.tuning.objective import load_cases
 from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
 from kdrift_serve.job_request import JobRequest, load
+from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
 
 OPTIONS = ("smaps", "noise_cov", "noise_scan", "virtual_coils")
@@ -133,3 +136,34 @@ def test_options_do_what_they_say(folder: Path) -> None:
         plan.prepare(load_acquisition(replace(plain, noise_sigma=1.0)).raw(0)).noise_sigma
     )
     assert load_acquisition(replace(plain, slices=(1, None))).slice_indices == [1]
+
+
+@pytest.mark.parametrize("entrance", [library, tuning, service])
+def test_axes_centring_and_mask_files_are_options_everywhere(entrance: Any, folder: Path, tmp_path: Path) -> None:
+    """The same scan with coils last and zero frequency at the corner, undersampled by a file."""
+    with open_volume(folder / "small.h5") as volume:
+        kspace = volume.read_kspace(0, 2)
+    other = tmp_path / "small"
+    other.mkdir()
+    drawn = load_acquisition(AcquisitionRequest(source=str(folder / "small.h5"), mask=MASK)).mask
+    np.save(other / "mask.npy", drawn.numpy())
+    write_fastmri(other / "small.h5", kspace)
+    mask = MaskRequest(file=str(other / "mask.npy"))
+    expected = _of_raw(load_acquisition(AcquisitionRequest(source=str(other / "small.h5"), mask=mask)).raw(1))
+    corner = np.fft.ifftshift(kspace, axes=(-2, -1)).transpose(0, 2, 3, 1)
+    np.save(other / "corner.npy", corner)
+    options: dict[str, Any] = {"axes": "slice,row,col,coil", "centred": False, "mask": mask, "slices": (1, 2)}
+    source = other / "corner.npy"
+    if entrance is service:
+        request = JobRequest(path="corner.npy", **options)
+        found = _of_raw(load(request, source, "corner.npy", [other], Limits()).raw(0))
+        with pytest.raises(Problem, match="403"):
+            load(request, source, "corner.npy", [folder / "store.zarr"], Limits())
+    elif entrance is tuning:
+        data = TuneData(sources=[str(source)], **options)
+        plan = _plan()
+        (case,) = load_cases(TuneConfig("cg_sense", {"max_iter": Axis(low=2, high=20, integer=True)}, data), plan)
+        found = _image(plan, case.data)
+    else:
+        found = _of_raw(load_acquisition(AcquisitionRequest(source=str(source), **options)).raw(0))
+    torch.testing.assert_close(found, expected)

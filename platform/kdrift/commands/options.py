@@ -56,15 +56,17 @@ def options_of(
     *,
     names: Mapping[str, str] | None = None,
     choices: Mapping[str, Collection[str]] | None = None,
+    free: Collection[str] = (),
     omit: Collection[str] = (),
     repeated: Collection[str] = (),
 ) -> Any:
     """Return a type of options with an option for each field of a dataclass, to be a field of a verb's `Options`.
 
     Its value is a mapping of the fields that were given to their values, so that all else is left to the dataclass.
-    An option is called as its field, without `num_`; `names` says otherwise. A field whose type no option can have
-    must be in `omit`; of a union of several types the first that an option can have is taken. Those of texts that are
-    lists with commas are in `repeated`: they can be given several times, see `joined`.
+    An option is called as its field, without `num_`; `names` says otherwise. A field with `choices` takes nothing else,
+    unless it is `free`. A field whose type no option can have must be in `omit`; of a union of several types the first
+    that an option can have is taken. Those of texts that are lists with commas are in `repeated`: they can be given
+    several times, see `joined`.
     """
     annotations: dict[str, Any] = {}
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
@@ -75,7 +77,8 @@ def options_of(
         default = _default(each)
         shown = f" [default: {default}]" if _is_shown(default) else ""
         known = (choices or {}).get(each.name)
-        hint = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
+        hint: Any = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
+        hint = hint | str if each.name in free else hint
         negative = f"--not-{name}" if hint is bool and default is None else ()
         help_ = docs.get(each.name, "") + shown
         hint = tuple[str, ...] if each.name in repeated else hint

@@ -15,7 +15,9 @@ from kdrift.commands.options import Misuse, joined, options_of, refuse_beside_co
 from kdrift.mri.masks import KINDS
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
+from kdrift.runs.hint import suggest
 
+FIGURES = (("psnr", ".2f"), ("ssim", ".4f"), ("nmse", ".5f"))
 MASK = {"kind": "mask", "seed": "mask_seed", "released": "mask_released"}
 DATA = Group("What is read", sort_key=0)
 METHOD = Group("Method and samples", sort_key=1)
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 else:
     PlanOptions = options_of(Plan, METHOD, names={"keep_samples": "save_samples"}, omit=("settings",))
     DataOptions = options_of(AcquisitionOptions, DATA, omit=("slices", "mask"), repeated=("select",))
-    MaskOptions = options_of(MaskRequest, MASKS, names=MASK, choices={"kind": sorted(KINDS)})
+    MaskOptions = options_of(
+        MaskRequest, MASKS, names=MASK, choices={"kind": sorted(KINDS)}, free=("kind",), omit=("file",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +87,15 @@ def run(options: Options) -> int:
     from kdrift.recon.outputs import read_outputs
     from kdrift.recon.plan import load_priors
     from kdrift.recon.reconstruct import reconstruct_slices
-    from kdrift.recon.report import save_result
-    from kdrift.recon.result import divergence_lines
+    from kdrift.recon.report import check_outputs, save_result
+    from kdrift.recon.result import divergence_lines, failure_lines
     from kdrift.recon.sampling import choose_device
     from kdrift.runs.hardware import keep_freed_memory
     from kdrift.runs.progress import progress
 
     keep_freed_memory()
     outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
+    check_outputs(options.out)
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
@@ -108,14 +113,20 @@ def run(options: Options) -> int:
         raw = [acquisition.raw(position) for position in range(slices)]
         result = reconstruct_slices(raw, plan=resolved, prior=prior, device=device, progress=show)
     report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, outputs=outputs)
-    for note in report["notes"][len(acquisition.notes) :]:
-        print(f"note: {note}", file=sys.stderr)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)
+    failures = failure_lines(result.failed)
+    for note in report["notes"]:
+        if note not in acquisition.notes:
+            print(f"{'kdrift: failed' if note in failures else 'warning'}: {note}", file=sys.stderr)
     print(f"{acquisition.info.name}: {acquisition.sampling}")
-    if "metrics" in report:
-        figures = report["metrics"]
-        print(f"PSNR {figures['psnr']:.2f} dB  SSIM {figures['ssim']:.4f}  NMSE {figures['nmse']:.5f}", end="  ")
+    figures = [
+        f"{name.upper()} {report['metrics'][name]:{form}}"
+        for name, form in FIGURES
+        if name in report.get("metrics", {})
+    ]
+    if figures:
+        print("  ".join(figures), end="  ")
     print(f"{result.nfe} evaluations, {result.seconds:.1f} s")
     print(f"written: {options.out}/reconstruction.h5 metrics.json panel.png", *report["outputs"])
     return 0
@@ -140,6 +151,15 @@ def _mask(given: Mapping[str, Any]) -> MaskRequest | None:
     if given and "kind" not in given:
         option = f"--{MASK.get(next(iter(given)), next(iter(given))).replace('_', '-')}"
         raise Misuse(f"{option} without --mask undersamples nothing: name the kind, one of {', '.join(sorted(KINDS))}")
+    if given and given["kind"] not in KINDS:
+        file = str(given["kind"])
+        if len(given) > 1:
+            raise Misuse(
+                f"--mask {file} is no kind of mask but a file, which is not drawn: leave the options of a draw out"
+            )
+        if not Path(file).exists() and not Path(f"{file}.cfl").exists():
+            raise Misuse(f"--mask {file} is no file, and no kind of mask{suggest(file, KINDS)}")
+        return MaskRequest(file=file)
     if {"acs_fraction", "acs_lines"} <= given.keys():
         raise Misuse("give --acs-fraction or --acs-lines, not both")
     return MaskRequest(**given) if given else None

@@ -157,11 +157,18 @@ def _derived(volume: Volume, requested: Sequence[str]) -> dict[str, Derive]:
     """Return what to compute of each block of k-space; an undersampled scan has no target."""
     info = volume.info
     derive: dict[str, Derive] = {}
-    if info.kind == "kspace" and "target" in requested and volume.mask() is None:
+    if info.kind == "kspace" and "target" in requested and not _is_undersampled(volume):
         derive["target"] = lambda kspace: rss_target(kspace, info.recon_rows, info.recon_cols)
     if info.kind == "kspace" and "smaps" in requested:
         derive["smaps"] = _estimate_smaps
     return derive
+
+
+def _is_undersampled(volume: Volume) -> bool:
+    """Whether the first, middle or last slice was measured with gaps."""
+    count = volume.info.num_slices
+    probes = sorted({0, count // 2, count - 1})
+    return any(volume.sampling(volume.read_kspace(i, i + 1), i).has_gaps for i in probes)
 
 
 def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:

@@ -135,7 +135,8 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
         )  # fmt: skip
         return kspace
 
-    attrs = {**info.attrs, **_labels(config, source, noise_std, len(smaps), first, last)}
+    of_scan = {key: value for key, value in info.attrs.items() if not key.startswith("padding_")}  # of its k-space
+    attrs = {**of_scan, **_labels(config, source, noise_std, len(smaps), first, last)}
     fov_mm = _fov_mm(attrs)
     if fov_mm is not None:  # cropping and padding keep the pixel size
         scale = field_of_view[0] / info.recon_rows, field_of_view[1] / info.recon_cols

@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from kdrift import __version__
+from kdrift.data.measured import Sampling, compact_mask
 from kdrift.data.store import SAFE_NAME, Store
 from kdrift.data.store_check import CHECKSUMS, checksums
 from kdrift.data.volume import Volume
@@ -57,6 +58,7 @@ def write_volume(
     has one, are copied in blocks of slices; `derive` adds arrays that are computed from the k-space of each slice.
     Locally the volume is built under a temporary name and renamed; on an object store its group metadata is written
     last.
+    The mask is what was measured, by what the file states and by what is zero (`kdrift.data.measured`).
 
     Raises ValueError if values are not finite, a block has the wrong shape, or `name` is unsafe.
     """
@@ -66,13 +68,17 @@ def write_volume(
         raise ValueError(f"volume name {name!r} is unsafe: use letters, digits, '.', '_' and '-'")
     zarr_store = store.zarr_store(read_only=False)
     writers: dict[str, _SliceWriter] = {}
+    found: list[Sampling] = []
     with _destination(store, name) as path:
-        for array_name, block in _arrays(volume, derive or {}):
+        for array_name, block in _arrays(volume, derive or {}, found):
             if array_name not in writers:
                 writers[array_name] = _SliceWriter(zarr_store, path, array_name, block, volume.info.num_slices)
             writers[array_name].append(block)
         arrays = {key: _entry(store, f"{path}/{key}", writer.finish()) for key, writer in writers.items()}
-        info = replace(volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays)
+        info = replace(
+            volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays,
+            has_mask="mask" in arrays, notes=(*volume.info.notes, *_said(found)),
+        )  # fmt: skip
         attrs = {key: _json_value(value) for key, value in info.attrs.items()}
         attributes: dict[str, Any] = {
             "kind": info.kind,
@@ -129,12 +135,13 @@ def _destination(store: Store, name: str) -> Iterator[str]:
         raise
 
 
-def _arrays(volume: Volume, derive: Mapping[str, Derive]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield all arrays of a volume by name, those with slices block by block."""
+def _arrays(volume: Volume, derive: Mapping[str, Derive], found: list[Sampling]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield all arrays of a volume by name, those with slices block by block; `found` gets the sampling of each."""
     for start, stop, block, target in _read_ahead(volume):
         if volume.info.kind == "image":
             yield "complex_image" if volume.info.has_phase else "image", block
             continue
+        found.append(volume.sampling(block, start))
         yield "kspace", block
         if (calibration := volume.read_calibration(start, stop)) is not None:
             yield "calibration", calibration
@@ -146,9 +153,15 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive]) -> Iterator[tuple[str,
                 if not np.isfinite(computed).all():
                     raise ValueError(f"{name} computed of slices {start}:{stop} holds NaN or infinite values")
                 yield name, computed
-    for name, value in (("mask", volume.mask()), ("noise_cov", volume.noise_cov())):
-        if value is not None:
-            yield name, np.asarray(value)
+    if volume.info.has_mask or any(each.has_gaps for each in found):
+        yield "mask", compact_mask(np.concatenate([each.measured for each in found]))
+    noise_cov = volume.noise_cov()
+    if noise_cov is not None:
+        yield "noise_cov", np.asarray(noise_cov)
+
+
+def _said(found: list[Sampling]) -> list[str]:
+    return list(dict.fromkeys(note for each in found for note in each.notes))
 
 
 def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:

@@ -18,13 +18,14 @@ import scipy.fft
 
 from kdrift.data.geometry import Geometry
 from kdrift.data.magnitude import NoMagnitudes, as_magnitudes
+from kdrift.data.measured import BoolArray as BoolArray
+from kdrift.data.measured import Sampling, as_mask, find_sampling, nonzero_positions
 from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 
 Attr = str | int | float | bool
 ComplexArray = npt.NDArray[np.complex64]
 FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 Loader = Callable[[int, int], npt.NDArray[Any]]
 
 AXES = ("slice", "coil", "row", "col")
@@ -98,7 +99,7 @@ class VolumeInfo:
     recon_cols: int
     """Columns after the centre crop, never more than `cols`."""
     has_mask: bool = False
-    """Whether the k-space is really (prospectively) undersampled and its mask is known."""
+    """Whether the file states a mask; where none is stated, exact zeros say what was measured."""
     has_reference: bool = False
     """Whether k-space comes with a stored reference image."""
     has_phase: bool = False
@@ -173,8 +174,9 @@ class Volume:
         return self._read(self.load_calibration, start, stop, shape, np.dtype(np.complex64))
 
     def mask(self) -> BoolArray | None:
-        """Return the sampling mask that the file states, or None: `(col,)`, `(row, col)`, or `(slice, row, col)` where
-        slices are sampled differently.
+        """Return the mask that the file states, `(col,)`, `(row, col)` or one a slice `(slice, row, col)`, or None.
+
+        What was measured is more than this: see `sampling`.
         """
         if self.load_mask is None:
             return None
@@ -182,10 +184,17 @@ class Volume:
             mask = self.load_mask()
         if mask is None:
             return None
-        rows, cols = self.info.rows, self.info.cols
-        if mask.shape not in ((cols,), (rows, cols), (self.info.num_slices, rows, cols)):
-            raise BadVolume(self.path, f"mask has shape {mask.shape}, expected ({cols},) or ({rows}, {cols})")
-        return np.asarray(mask != 0)
+        try:
+            return as_mask(mask, self.info.num_slices, self.info.rows, self.info.cols)
+        except ValueError as error:
+            raise BadVolume(self.path, str(error)) from None
+
+    def sampling(self, kspace: ComplexArray, start: int) -> Sampling:
+        """Return what was measured of the slices from `start` on, whose k-space was read."""
+        mask = self.mask()
+        if mask is not None and mask.ndim == 3:
+            mask = mask[start : start + len(kspace)]
+        return find_sampling(nonzero_positions(kspace), mask, self.info.attrs)
 
     def noise_cov(self) -> npt.NDArray[np.complex128] | None:
         """Return the noise covariance `(coil, coil)` measured in the same scan, or None."""

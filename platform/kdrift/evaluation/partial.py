@@ -17,7 +17,7 @@ import torch
 
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.chunks import SliceResult
-from kdrift.recon.result import SliceFacts
+from kdrift.recon.result import Outcome, SliceFacts
 from kdrift.runs.files import read_json, whole_file, write_json
 
 MARK = "batch.json"
@@ -50,11 +50,19 @@ def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None
         np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **arrays)
 
 
-def load_slice(task: VolumeTask, index: int) -> tuple[SliceFacts, SliceResult]:
-    """Read one finished slice."""
+def save_failure(task: VolumeTask, index: int, reason: str) -> None:
+    """Write down why a slice has no images; it is tried again when the batch is resumed."""
+    with whole_file(_path(task, index)) as temporary:
+        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps({"failed": reason, "key": task.key})))
+
+
+def load_slice(task: VolumeTask, index: int) -> Outcome:
+    """Read one finished slice, or why there is none."""
     with np.load(_path(task, index), allow_pickle=False) as file:
         scalars = json.loads(str(file["scalars"]))
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "scalars"}
+    if "failed" in scalars:
+        return str(scalars["failed"])
     said = scalars["facts"]
     facts = SliceFacts(zero_filled=arrays["zero_filled"], **{**said, "notes": tuple(said["notes"])})
     result = scalars["result"]
@@ -69,7 +77,8 @@ def _is_done(task: VolumeTask, index: int) -> bool:
     try:
         # the stream is ours: np.load leaves open what it opened of a damaged archive
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return bool(json.loads(str(file["scalars"]))["key"] == task.key)
+            scalars = json.loads(str(file["scalars"]))
+            return bool(scalars["key"] == task.key and "failed" not in scalars)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile):  # damaged on the disk: done again
         return False
 

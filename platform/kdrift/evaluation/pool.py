@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.data.store import normalise_location
-from kdrift.evaluation.partial import is_finished, save_slice, slices_left
+from kdrift.evaluation.partial import is_finished, save_failure, save_slice, slices_left
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult, merge_chunks
 from kdrift.recon.guard import Diverged
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.recon.result import SliceFacts, divergence_lines
+from kdrift.recon.result import SliceFacts, divergence_lines, named
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
@@ -108,6 +108,8 @@ class _Batch:
     facts: dict[tuple[Path, int], SliceFacts] = field(default_factory=dict)
     losses: Counter[Any] = field(default_factory=Counter)
     failed: dict[Path, str] = field(default_factory=dict)
+    gone: set[tuple[Path, int]] = field(default_factory=set)
+    """Slices that were given up."""
 
     def fail(self, task: VolumeTask, reason: str) -> None:
         """Give up a volume and forget its other units."""
@@ -176,16 +178,44 @@ class _Batch:
             if too_many:
                 raise OSError(f"actors do not start: {reason}")
         elif too_many:
-            self.fail(unit.task, f"{unit} lost {self.losses[name]} actors, the last one so: {reason}")
-        elif unit.task.out not in self.failed:
+            reason = f"{unit} lost {self.losses[name]} actors, the last one so: {reason}"
+            if unit.chunks:
+                self.lose(unit, reason)
+            else:
+                self.fail(unit.task, reason)
+        elif not self.is_gone(unit):
             self.echo(f"an actor was lost at {unit}: another one does it again")
             self.queue.appendleft(unit)
 
+    def is_gone(self, unit: Unit) -> bool:
+        """Whether the volume or slice of a unit was given up."""
+        return unit.task.out in self.failed or (unit.task.out, unit.index) in self.gone
+
+    def lose(self, unit: Unit, reason: str) -> None:
+        """Give up a slice, which costs itself alone, and forget its other units."""
+        if self.is_gone(unit):
+            return
+        self.gone.add((unit.task.out, unit.index))
+        self.queue = deque(other for other in self.queue if not other.chunks or not self.is_gone(other))
+        self.found.pop((unit.task.out, unit.index), None)
+        said = named(unit.index, reason)
+        self.echo(f"{unit.task.out.name}: {said}")
+        save_failure(unit.task, unit.index, said)
+        self.count(unit)
+
+    def count(self, unit: Unit) -> None:
+        """Count a slice that is done or given up, and queue the end of its volume after the last one."""
+        self.meter.update(self.meter.done + 1, fraction=min(1.0, self.cost / self.total_cost))
+        self.left[unit.task.out] -= 1
+        if not self.left[unit.task.out]:
+            self.queue.appendleft(Unit(unit.task))
+
     def take(self, unit: Unit, outcome: Any) -> None:
         """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
+        if self.is_gone(unit):
+            return
         if isinstance(outcome, str):
-            self.fail(unit.task, f"slice {unit.index}: {outcome}")
-        if unit.task.out in self.failed:
+            self.lose(unit, outcome)
             return
         name = (unit.task.out, unit.index)
         facts, results = outcome
@@ -197,15 +227,12 @@ class _Batch:
         try:
             merged = merge_chunks(self.found.pop(name))
         except Diverged as error:
-            self.fail(unit.task, str(error))
+            self.lose(unit, str(error))
             return
         for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
             self.echo(f"{unit.task.out.name}: {line}")
         save_slice(unit.task, self.facts.pop(name), merged)
-        self.meter.update(self.meter.done + 1, fraction=self.cost / self.total_cost)
-        self.left[unit.task.out] -= 1
-        if not self.left[unit.task.out]:
-            self.queue.appendleft(Unit(unit.task))
+        self.count(unit)
 
 
 def run_tasks(

@@ -44,10 +44,10 @@ class SliceWorker:
             return _reason(error)
 
     def finish(self, task: VolumeTask) -> str:
-        """Write the results of a volume whose slices are all done; return what went wrong, if anything."""
+        """Write the results of a volume whose slices are done or have failed; return what went wrong, if anything."""
         try:
             acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
-            found = [load_slice(task, index) for index in task.slices]
+            found = {index: load_slice(task, index) for index in task.slices}
             result = gather(found, acquisition.mask, task.plan.config)
             save_result(task.out, acquisition, result, outputs=task.outputs)
             mark_finished(task)

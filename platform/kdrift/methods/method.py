@@ -108,6 +108,8 @@ class Method:
     """Kind of images that its prior must be of; None: either kind can serve it."""
     max_map_sets: int = 2
     """Sets of coil maps that it can use."""
+    fits_data: bool = True
+    """Whether its images explain the data, so that a large data residual is a warning."""
 
     def __post_init__(self) -> None:
         name = getattr(self.function, "__name__", repr(self.function))

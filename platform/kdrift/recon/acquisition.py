@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
+from kdrift.data.measured import Sampling, common_mask, is_by_columns
 from kdrift.data.store import is_store, open_stored_volume
-from kdrift.data.volume import AS_THE_FILE_SAYS, ReadOptions, Volume, VolumeInfo, centre_crop
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    BadVolume,
+    BoolArray,
+    ComplexArray,
+    ReadOptions,
+    Volume,
+    VolumeInfo,
+    centre_crop,
+)
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
-from kdrift.mri.masks import make_mask
+from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import read_coils, read_maps
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.slices import Coils, RawSlice
+from kdrift.recon.undersample import crop_rows, given_mask, keep
 
 
 @dataclass(frozen=True)
@@ -29,9 +43,11 @@ class Acquisition:
     kspace: Tensor
     """Complex `(slice, coil, row, col)`, zero where not sampled."""
     mask: Tensor
-    """Boolean `(row, col)`."""
+    """Boolean `(row, col)`, or `(slice, row, col)` where slices differ."""
     sampling: str
     """One line: how the mask came about, with nominal and net acceleration."""
+    net_acceleration: float
+    """Positions that were, or could be, measured, divided by those that are kept."""
     reference: Tensor | None
     """Magnitude `(slice, row, col)` of the fully sampled data, of `image_shape`."""
     reference_definition: str
@@ -50,7 +66,8 @@ class Acquisition:
     def raw(self, position: int) -> RawSlice:
         """Return one of the slices, by its position in `slice_indices`."""
         smaps, calibration = (None if x is None else x[position] for x in (self.smaps, self.calibration))
-        return RawSlice(self.slice_indices[position], self.kspace[position], self.mask, smaps, calibration, self.coils)
+        mask = self.mask if self.mask.ndim == 2 else self.mask[position]
+        return RawSlice(self.slice_indices[position], self.kspace[position], mask, smaps, calibration, self.coils)
 
     def crop(self, images: Tensor) -> Tensor:
         """Cut the centre of `(*batch, row, col)` to `image_shape`."""
@@ -60,13 +77,13 @@ class Acquisition:
 def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     """Read slices of a k-space file, or of a volume in a store, and undersample full data by the mask asked for.
 
-    Data that were measured undersampled keep their own mask. The reference of retrospectively undersampled data is the
-    stored one, else the root sum of squares of the full coil images; full data that are not undersampled have none,
-    since they would be compared with themselves.
+    What was measured is decided by `kdrift.data.measured`, and nothing else is kept or drawn. The reference is the
+    image that the file stores, else, of data that are undersampled here, the root sum of squares of all that was
+    measured; other data have none, since they would be compared with themselves.
 
-    Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, a mask for data
-    that already have one, coil maps or a noise covariance that do not fit, and a file that cannot be read (`BadVolume`,
-    which names it).
+    Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, what cannot be
+    k-space with these axes, a draw for data that have gaps, a mask, coil maps or a noise covariance that do not fit,
+    and a file that cannot be read (`BadVolume`, which names it).
     """
     source = request.source
     with _open(source, request.how) as opened:
@@ -84,40 +101,86 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        own_mask, coils = opened.mask(), read_coils(request, opened)
-        calibrated = opened.read_calibration(start, stop)
-        stored = torch.from_numpy(opened.read_image(start, stop)) if info.has_reference else None
+        with _naming(source):
+            doubts = _plausible(kspace, request)
+            sampling = opened.sampling(kspace.numpy(), start)
+        given = given_mask(request.mask, info.num_slices, ((info.rows, info.cols), (info.recon_rows, info.cols)))
+        if given is not None and given.ndim == 3:
+            given = given[start:stop]
+        coils, calibrated = read_coils(request, opened), opened.read_calibration(start, stop)
+        stored = torch.tensor(opened.read_image(start, stop)) if info.has_reference else None
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
-    if own_mask is not None and request.mask is not None:
-        raise ValueError(f"{source} was measured undersampled and has a mask: leave out --mask")
-    calibration = None if calibrated is None else torch.tensor(calibrated)
-    readout_only = own_mask is None or own_mask.ndim == 1
-    if info.rows > info.recon_rows and readout_only:
-        kspace = torch.from_numpy(remove_readout_oversampling(kspace.numpy(), info.recon_rows))
-        if calibration is not None:
-            calibration = torch.from_numpy(remove_readout_oversampling(calibration.numpy(), info.recon_rows))
+    kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
+    calibration = None if calibrated is None else torch.from_numpy(_cropped(calibrated, kspace.shape[-2]))
+    kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
     if smaps is not None:
         smaps = _fitted(smaps, kspace, info.rows)
+    kept = keep(sampling, request.mask, given, source)
     rows, cols = kspace.shape[-2:]
     shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
+    notes = [*info.notes, *doubts, *sampling.notes]
     reference, definition = None, ""
-    if own_mask is not None:
-        kept = torch.from_numpy(own_mask).expand(rows, cols)
-        sampling = f"as measured, {kept.numel() / int(kept.sum()):.2f}x net"
-    elif request.mask is None:
-        kept = torch.ones(rows, cols, dtype=torch.bool)
-        sampling = "fully sampled, nothing left out: there is no reference to compare with"
-    else:
-        definition = "rss of full k-space" if stored is None else "stored reconstruction"
+    if stored is not None:
+        reference, definition = stored, "stored reconstruction"
+        if not kept.is_retrospective:
+            notes.append("figures are against the image that the file stores: right where that is the truth")
+    elif kept.is_retrospective:
         unit = unit_of(kspace)  # of which squares stay in the range of float32
-        reference = unit * rss(ifft2c(kspace / unit)) if stored is None else stored
+        reference = unit * rss(ifft2c(kspace / unit))
+        definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
+    if reference is not None:
         reference = torch.from_numpy(centre_crop(reference.numpy(), *shape).copy())
-        drawn = make_mask(shape=(rows, cols), **asdict(request.mask))
-        kept, sampling = drawn.mask, drawn.description
-    kspace = torch.where(kept, kspace, 0)
+    mask = torch.from_numpy(np.array(common_mask(kept.mask)))
+    kspace = torch.where(mask if mask.ndim == 2 else mask[:, None], kspace, 0)
+    text = kept.text
+    if sampling.is_complete and not kept.is_retrospective and reference is None:
+        text += ": there is no reference to compare with"
     return Acquisition(
-        info, list(chosen), kspace, kept, sampling, reference, definition, shape, smaps, calibration, coils, info.notes
+        info=info, slice_indices=list(chosen), kspace=kspace, mask=mask, sampling=text,
+        net_acceleration=kept.net_acceleration, reference=reference, reference_definition=definition,
+        image_shape=shape, smaps=smaps, calibration=calibration, coils=coils, notes=tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def _plausible(kspace: Tensor, request: AcquisitionRequest) -> tuple[str, ...]:
+    """Return what is doubtful about k-space; refuse what surely is none."""
+    stated = {"axes_stated": request.axes is not None, "centring_stated": request.centred is not None}
+    return check_kspace(kspace.numpy(), leading="slice," if len(kspace) > 1 else "", **stated)
+
+
+def _without_oversampling(
+    kspace: Tensor, sampling: Sampling, given: BoolArray | None, recon_rows: int
+) -> tuple[Tensor, Sampling, BoolArray | None]:
+    """Remove readout oversampling where whole readout lines were measured and are kept."""
+    rows = kspace.shape[-2]
+    masks = [] if given is None or given.ndim == 1 else [given.reshape(-1, *given.shape[-2:])]
+    whole = [mask for mask in masks if mask.shape[-2] == rows]
+    if rows <= recon_rows or not all(is_by_columns(mask) for mask in (sampling.measured, *whole)):
+        if len(whole) < len(masks):
+            raise ValueError(f"the mask has {masks[0].shape[-2]} rows, k-space has {rows}")
+        return kspace, sampling, given
+    if whole:
+        given = crop_rows(whole[0], recon_rows)
+    fewer = replace(
+        sampling, measured=crop_rows(sampling.measured, recon_rows), positions=sampling.positions * recon_rows // rows
     )
+    return torch.from_numpy(remove_readout_oversampling(kspace.numpy(), recon_rows)), fewer, given
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Put the name of the source before what is wrong with it."""
+    try:
+        yield
+    except BadVolume:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _cropped(kspace: ComplexArray, rows: int) -> ComplexArray:
+    """Return k-space without the readout oversampling that the image's k-space lost."""
+    return np.array(remove_readout_oversampling(kspace, rows))
 
 
 def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils import dlpack
 
+from kdrift.data.measured import Sampling, as_mask, find_sampling
+from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
-from kdrift.mri.masks import detect_mask
+from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
@@ -25,6 +28,8 @@ def reconstruct(
     kspace: Any,
     mask: Any | Literal["full"] | None = None,
     *,
+    axes: str | Sequence[str] | None = None,
+    centred: bool | None = None,
     method: str = DEFAULT_METHOD,
     preset: str | Preset | None = None,
     prior: Prior | str | None = None,
@@ -46,10 +51,16 @@ def reconstruct(
     Parameters
     ----------
     kspace
-        Complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`).
+        Complex `(coil, row, col)` or `(slice, coil, row, col)`, zero frequency in the middle (at `n // 2`), unless
+        `axes` and `centred` say otherwise.
     mask
-        What was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, the same for all slices. None:
-        everything but exact zeros in all coils and slices. "full": everything, zeros are data.
+        What was measured, boolean or 0 and 1, `(col,)`, `(row, 1)` or `(row, col)`, or these a slice, slices first.
+        None: everything but exact zeros in all coils. "full": everything, zeros are data.
+    axes
+        Names of the axes of `kspace` in its order, of row, col, coil, slice, such as "row,col,coil".
+    centred
+        Whether zero frequency lies in the middle of k-space and mask, or at the corner as `numpy.fft.fft2` leaves it;
+        None: in the middle, which is checked.
     method
         A key of `kdrift.METHODS`.
     preset
@@ -86,27 +97,25 @@ def reconstruct(
         For arrays that are no such k-space, mask or maps, a name or setting that there is not, a prior that cannot
         serve, and a slice whose samples all diverged.
     """
-    data = _kspace(kspace)
-    sampled = _mask(mask, data)
-    maps = _smaps(smaps, data, sliced=getattr(kspace, "ndim", 0) == 4)
+    data, sliced = _kspace(kspace, axes, centred)
+    doubts = check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
+    sampling = _sampling(mask, data, centred)
+    maps = _smaps(smaps, data, sliced=sliced)
     cov = None if noise_cov is None else _tensor(noise_cov, "noise_cov")
     coils = Coils(cov, "noise_cov", noise_sigma)
+    measured = torch.from_numpy(np.array(sampling.measured)).to(data.device)
     slices = [
-        RawSlice(
-            index,
-            torch.where(sampled.to(each.device), each, 0),
-            sampled,
-            None if maps is None else maps[index],
-            coils=coils,
-        )
-        for index, each in enumerate(data)
+        RawSlice(index, torch.where(kept, each, 0), kept, None if maps is None else maps[index], coils=coils)
+        for index, (each, kept) in enumerate(zip(data, measured, strict=True))
     ]
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples,
         num_map_sets=maps.shape[1] if maps is not None and maps.ndim == 5 else 1,
     )  # fmt: skip
-    return engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
+    result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
+    notes = (*doubts, *sampling.notes, *result.notes)
+    return replace(result, net_acceleration=sampling.net_acceleration, notes=notes)
 
 
 def _tensor(array: Any, name: str) -> Tensor:
@@ -127,10 +136,11 @@ def _tensor(array: Any, name: str) -> Tensor:
     raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
-def _kspace(array: Any) -> Tensor:
+def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) -> tuple[Tensor, bool]:
+    """Return k-space `(slice, coil, row, col)` with zero frequency in the middle, and whether it came with slices."""
     kspace = _tensor(array, "kspace")
     shape = tuple(kspace.shape)
-    if kspace.ndim not in (3, 4):
+    if kspace.ndim not in (3, 4) and axes is None:
         hint = "; a single coil is kspace[None]" if kspace.ndim == 2 else ""
         raise ValueError(f"kspace has shape {shape}, expected (coil, row, col) or (slice, coil, row, col){hint}")
     if not kspace.is_complex():
@@ -144,30 +154,39 @@ def _kspace(array: Any) -> Tensor:
     if fault := out_of_range(float(torch.view_as_real(kspace).abs().amax())):
         raise ValueError(f"kspace: {fault}")
     kspace = kspace.to(torch.complex64)
-    return kspace if kspace.ndim == 4 else kspace[None]
+    stated = axes if axes is None or isinstance(axes, str) else ",".join(axes)
+    names = ReadOptions.of(axes=stated).axes or AXES[-kspace.ndim :]
+    if len(names) != kspace.ndim or not {"row", "col"} <= set(names):
+        raise ValueError(f"kspace has shape {shape}, axes {','.join(names)} do not name these with row and col")
+    kspace = kspace.permute([names.index(name) for name in AXES if name in names])
+    for place, name in enumerate(AXES):
+        kspace = kspace if name in names else kspace.unsqueeze(place)
+    if centred is False:
+        kspace = torch.fft.fftshift(kspace, dim=(-2, -1))
+    return kspace.contiguous(), "slice" in names
 
 
-def _mask(mask: Any, kspace: Tensor) -> Tensor:
-    rows, cols = kspace.shape[-2:]
+def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
+    slices, _, rows, cols = kspace.shape
     if isinstance(mask, str):
         if mask != "full":
             raise ValueError(f'mask is {mask!r}, expected an array, "full" or None; kdrift.make_mask draws one')
-        return torch.ones(rows, cols, dtype=torch.bool)
+        return Sampling(np.ones((slices, rows, cols), dtype=bool), rows * cols, "full")
+    nonzero = (kspace != 0).any(1).cpu().numpy()
     if mask is None:
-        return detect_mask(kspace)
+        return find_sampling(nonzero)
     values = _tensor(mask, "mask")
-    if values.is_complex() or not bool(((values == 0) | (values == 1)).all()):
-        raise ValueError(
-            f"mask is {values.dtype} with other values than 0 and 1: expected what was measured, as booleans"
-        )
-    if tuple(values.shape) not in ((cols,), (1, cols), (rows, 1), (rows, cols)):
-        raise ValueError(
-            f"mask has shape {tuple(values.shape)}, expected ({cols},), ({rows}, 1) or ({rows}, {cols}):"
-            " one mask for all slices"
-        )
-    if not bool(values.any()):
-        raise ValueError("mask is zero everywhere: nothing was measured")
-    return (values != 0).expand(rows, cols)
+    if values.is_complex():
+        raise ValueError(f"mask is {values.dtype} with other values than 0 and 1: expected what was measured")
+    try:
+        stated = as_mask(values.cpu().numpy(), slices, rows, cols)
+    except ValueError as error:
+        if "samples nothing" in str(error):
+            raise ValueError("mask is zero everywhere: nothing was measured") from None
+        raise
+    if centred is False:
+        stated = np.fft.fftshift(stated, axes=(-1,) if stated.ndim == 1 else (-2, -1))
+    return find_sampling(nonzero & stated, stated)
 
 
 def _smaps(smaps: Any, kspace: Tensor, *, sliced: bool) -> Tensor | None:

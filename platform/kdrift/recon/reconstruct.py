@@ -16,11 +16,18 @@ from torch import Tensor
 
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import merge_chunks
+from kdrift.recon.guard import Diverged
 from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
+from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import Coils, RawSlice
 
+SLICE_FAULTS: tuple[type[Exception], ...] = (
+    ValueError,
+    ArithmeticError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
+)
+"""What the data of a slice may raise; a plan's own mistakes are found before."""
 Progress = Callable[[int, int, int], None]
 """Called with (slice position, sampler steps done, steps in all)."""
 
@@ -39,12 +46,15 @@ def reconstruct(
 ) -> ReconstructionResult:
     """Reconstruct a volume of undersampled k-space slice by slice, from arrays alone; see `reconstruct_slices`.
 
+    A slice that cannot be reconstructed (it is zero, or its samples all diverged and the plan asks for no fallback)
+    costs itself alone: its images are zero, and the result names it under `failed`.
+
     Parameters
     ----------
     kspace
         Complex `(slice, coil, row, col)`; what `mask` leaves out is ignored.
     mask
-        Boolean `(col,)` or `(row, col)`.
+        Boolean `(col,)`, `(row, col)`, or one a slice `(slice, row, col)`.
     plan
         What to run; a resolved one goes with the loaded prior that it was resolved with. None: `Plan()`.
     prior
@@ -59,26 +69,21 @@ def reconstruct(
     Raises
     ------
     ValueError
-        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve; or a slice whose
-        samples all diverged (`kdrift.recon.guard.Diverged`), unless the plan asks for the fallback.
+        Shapes that do not fit, an unknown method, preset or setting, or a prior that cannot serve; or where no slice
+        could be reconstructed, the reason of the first.
     """
     if kspace.ndim != 4 or not kspace.is_complex():
         raise ValueError(f"kspace must be complex (slice, coil, row, col), got {tuple(kspace.shape)} {kspace.dtype}")
     if not len(kspace):
         raise ValueError("kspace has no slices: nothing to reconstruct")
-    shape = kspace.shape[-2:]
-    full_mask = mask.expand(shape)
+    masks = mask.to(kspace.device).expand(len(kspace), *kspace.shape[-2:])
     indices = slice_indices if slice_indices is not None else list(range(len(kspace)))
-    given = smaps if smaps is not None else [None] * len(kspace)
+    if len(indices) != len(kspace):
+        raise ValueError(f"slice_indices are {indices}, expected a number of its own for each of {len(kspace)} slices")
+    given, coils = smaps if smaps is not None else [None] * len(kspace), Coils(noise_sigma=noise_sigma)
     slices = [
-        RawSlice(
-            index,
-            torch.where(full_mask.to(data.device), data, 0),
-            full_mask,
-            maps,
-            coils=Coils(noise_sigma=noise_sigma),
-        )
-        for index, data, maps in zip(indices, kspace, given, strict=True)
+        RawSlice(index, torch.where(kept, data, 0), kept, maps, coils=coils)
+        for index, data, kept, maps in zip(indices, kspace, masks, given, strict=True)
     ]
     return reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
 
@@ -102,19 +107,32 @@ def reconstruct_slices(
         plan = plan or Plan()
         loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
         resolved = plan.resolve(loaded)
-    slices, maps = [], []
+    indices = [raw.index for raw in raw_slices]
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"slice_indices are {indices}, expected a number of its own for each of {len(indices)} slices")
+    slices: dict[int, Outcome] = {}
+    maps: dict[int, Tensor] = {}
     for position, raw in enumerate(raw_slices):
         began = time.perf_counter()
-        prepared = resolved.prepare(raw.to(device))
-        facts = SliceFacts.of(prepared, time.perf_counter() - began)
-        found, chunks = [], resolved.split(len(prepared.kspace))
-        for done, chunk in enumerate(chunks):
-            steps = None if progress is None else _steps(progress, position, done, len(chunks))
-            found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
-        slices.append((facts, merge_chunks(found)))
-        maps.append(prepared.measured_maps().cpu())
+        try:
+            prepared = resolved.prepare(raw.to(device))
+            facts = SliceFacts.of(prepared, time.perf_counter() - began)
+            found, chunks = [], resolved.split(len(prepared.kspace))
+            for done, chunk in enumerate(chunks):
+                steps = None if progress is None else _steps(progress, position, done, len(chunks))
+                found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
+            slices[raw.index] = facts, merge_chunks(found)
+            maps[raw.index] = prepared.measured_maps().cpu()
+        except SLICE_FAULTS as error:  # a slice costs itself alone
+            if isinstance(error, Diverged) and not maps and position + 1 == len(raw_slices):
+                raise  # by its own name, where there is nothing to keep
+            slices[raw.index] = named(raw.index, " ".join(str(error).split()))
     seconds = time.perf_counter() - started
-    return gather(slices, raw_slices[0].mask, resolved.config, seconds=seconds, smaps=torch.stack(maps))
+    like = next(iter(maps.values()), None)
+    stacked = None if like is None else torch.stack([maps.get(index, torch.zeros_like(like)) for index in indices])
+    masks = [raw.mask for raw in raw_slices]
+    shared = masks[0] if all(torch.equal(mask, masks[0]) for mask in masks) else torch.stack(masks)
+    return gather(slices, shared, resolved.config, seconds=seconds, smaps=stacked)
 
 
 def _steps(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import h5py
 import numpy as np
 import torch
 
-from kdrift.measures.metrics import METRICS, evaluate
+from kdrift.measures.metrics import METRICS
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.outputs import write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
-from kdrift.recon.result import ReconstructionResult, divergence_lines
-from kdrift.runs.files import whole_file, write_json
+from kdrift.recon.result import ReconstructionResult, divergence_lines, failure_lines
+from kdrift.runs.files import check_folder, whole_file, write_json
+from kdrift.runs.hint import one_line
 from kdrift.trust.uncertainty import spearman
 
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
@@ -50,8 +52,10 @@ def save_result(
     if outputs:
         report["notes"] += [*notes, *failed]
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
+    shown = [i for i, index in enumerate(acquisition.slice_indices) if index not in result.failed]
+    with _costing_itself("panel.png", report):
+        save_panel(out / "panel.png", **describe_panel(acquisition, result, shown[len(shown) // 2]))
     write_json(out / "metrics.json", report)
-    save_panel(out / "panel.png", **describe_panel(acquisition, result, len(result.mean) // 2))
     return report
 
 
@@ -72,6 +76,20 @@ def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[I
     ), notes
 
 
+@contextlib.contextmanager
+def _costing_itself(what: str, report: dict[str, Any]) -> Iterator[None]:
+    """Note that something beside the images could not be made, and go on."""
+    try:
+        yield
+    except Exception as error:  # whatever it is: the reconstruction is not lost for it
+        report["notes"].append(f"{what} could not be written: {one_line(error)}")
+
+
+def check_outputs(out: Path) -> None:
+    """Raise ValueError where results could not be written into the folder `out`, before anything is computed."""
+    check_folder(out, ("reconstruction.h5", "metrics.json", "panel.png"))
+
+
 def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
     """Return quality (where there is a reference), cost, configuration and versions as plain values."""
     info = acquisition.info
@@ -79,18 +97,13 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "volume": info.name,
         "slices": acquisition.slice_indices,
         "simulated": bool(info.attrs.get("simulated", False)),
-        "notes": [*acquisition.notes, *result.notes],
+        "notes": list(dict.fromkeys((*acquisition.notes, *result.notes, *failure_lines(result.failed)))),
         "sampling": acquisition.sampling,
-        "net_acceleration": result.net_acceleration,
+        "net_acceleration": acquisition.net_acceleration,
         "reference": acquisition.reference_definition or None,
     }
     if acquisition.reference is not None:
-        mean, std = acquisition.crop(result.mean), acquisition.crop(result.std)
-        report["metrics"] = evaluate(acquisition.reference, mean)
-        report["metrics_zero_filled"] = evaluate(acquisition.reference, acquisition.crop(result.zero_filled))
-        report["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
-        if std.max() > 0:
-            report["std_error_rank_correlation"] = spearman(std, (mean - acquisition.reference).abs())
+        report |= _quality(acquisition, result, report)
     report |= {
         "nfe": result.nfe,
         "network_images": result.network_images,
@@ -101,6 +114,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "noise_source": result.noise_source,
         "diverged": {str(index): {str(k): why for k, why in found.items()} for index, found in result.diverged.items()},
         "fallback": result.fallback,
+        "failed": {str(index): why for index, why in result.failed.items()},
         "seed": result.config["seed"],
         "config": result.config,
         "versions": {
@@ -110,6 +124,27 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "hardware": {"device": str(result.mean.device), "threads": torch.get_num_threads()},
     }
     return report
+
+
+def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures against the reference, of the slices that did not fail; one that fails is left out, noted."""
+    assert acquisition.reference is not None
+    done = [i for i, index in enumerate(acquisition.slice_indices) if index not in result.failed]
+    mean, std, zero = (acquisition.crop(images)[done] for images in (result.mean, result.std, result.zero_filled))
+    reference, found, failed = acquisition.reference[done], dict[str, Any](), dict[str, str]()
+    for key, images in (("metrics", mean), ("metrics_zero_filled", zero)):
+        values = {}
+        for name, metric in METRICS.items():
+            try:
+                values[name] = metric.function(reference, images)
+            except ValueError as error:
+                failed[name] = str(error)
+        found |= {key: values} if values else {}
+    found["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
+    report["notes"] += [f"no {name.upper()}: {why}" for name, why in failed.items()]
+    if std.max() > 0:
+        found["std_error_rank_correlation"] = spearman(std, (mean - reference).abs())
+    return found
 
 
 def _write_h5(
@@ -136,6 +171,10 @@ def _write_h5(
         file.attrs["notice"] = RESEARCH_ONLY
         file.attrs["voxel_mm"] = report["geometry"]["voxel_mm"]
         file.attrs["affine_lps"] = report["geometry"]["affine_lps"]  # (row, col, slice, 1) to mm
+        if report["notes"]:
+            file.attrs["notes"] = "\n".join(report["notes"])
+        if result.failed:
+            file.attrs["failed_slices"] = np.array(list(result.failed), dtype=np.int64)  # these are zero
         if result.diverged:
             file.attrs["diverged"] = "\n".join(divergence_lines(result.diverged, result.fallback))
             file.attrs["fallback_slices"] = np.array(result.fallback, dtype=np.int64)  # these are CG-SENSE
@@ -158,7 +197,7 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
         "mean": acquisition.crop(result.mean)[position],
         "std": acquisition.crop(result.std)[position] if result.nfe and not fallback else None,
         "reference": None if acquisition.reference is None else acquisition.reference[position],
-        "mask": result.mask,
+        "mask": result.mask if result.mask.ndim == 2 else result.mask[position],
         "title": f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
         f"{label}{samples}{note}, {result.seconds:.0f} s",
         "mean_title": "CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],

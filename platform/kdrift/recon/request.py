@@ -13,8 +13,8 @@ from kdrift.data.volume import ReadOptions
 class MaskRequest:
     """Retrospective undersampling of full data; see `kdrift.mri.masks.make_mask`."""
 
-    kind: str
-    """Kind of mask, a key of `kdrift.mri.masks.KINDS`."""
+    kind: str | None = None
+    """Kind of mask, a key of `kdrift.mri.masks.KINDS`; null: the mask of `file`. The command takes either."""
     acceleration: float = 4.0
     """Nominal factor."""
     acs_fraction: float | None = None
@@ -25,6 +25,18 @@ class MaskRequest:
     """Seed of the draw."""
     released: bool = False
     """Draw as the published code does."""
+    file: str | None = None
+    """Mask that is not drawn: a file (.npy, .npz, .h5 or .mat with `mask`, or a .cfl of BART) with axes (col,),
+    (row, 1), (row, col), or these a slice."""
+
+    def __post_init__(self) -> None:
+        if (self.kind is None) == (self.file is None):
+            raise ValueError("a mask is drawn by its kind or comes from a file: give one of the two")
+
+    @property
+    def draw(self) -> dict[str, Any]:
+        """Keywords of `make_mask` besides kind and shape."""
+        return {key: getattr(self, key) for key in ("acceleration", "acs_fraction", "acs_lines", "seed", "released")}
 
 
 @dataclass(frozen=True, kw_only=True)

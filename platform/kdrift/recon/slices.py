@@ -23,6 +23,9 @@ from kdrift.mri.unit import unit_of
 UNNORMALISED = 0.01
 """Maps that are given count as normalised within this."""
 
+ZERO = "kspace is zero everywhere: nothing to reconstruct"
+"""What is wrong with a slice that was padded, or not measured."""
+
 
 @dataclass(frozen=True)
 class OnDevice:
@@ -169,7 +172,7 @@ def prepare_slice(
     if heldout is not None:
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
-        raise ValueError("kspace is zero everywhere: nothing to reconstruct")
+        raise ValueError(ZERO)
     calibration = _calibration(raw, notes)
     space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
     if space is not None:

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,32 @@ def whole_file(path: str | os.PathLike[str], *, mode: int = 0o644, durable: bool
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: str | os.PathLike[str], names: Iterable[str] = ()) -> None:
+    """Raise ValueError where files called `names` cannot be written into a folder, which may not exist yet.
+
+    It is tried, and left as it was found.
+    """
+    path = Path(path)
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+            elif not folder.is_dir():
+                raise ValueError(f"cannot write into {path}: {folder} is a file, expected a folder")
+        for name in names:
+            if (path / name).is_dir():
+                raise ValueError(f"cannot write into {path}: {name} in it is a folder, expected a file or nothing")
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into {path}: {error.strerror or error}; name a folder to write to") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -5,14 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.kspace import kspace_volume, sampled_positions, slab_volume
+from kdrift.data.formats.arrange import Arranged, Names, arrange, ordered
+from kdrift.data.formats.kspace import kspace_volume, slab_volume
+from kdrift.data.measured import nonzero_positions
 from kdrift.data.paths import halves
-from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, check_declared, check_dims, naming
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    AXES,
+    BadVolume,
+    ReadOptions,
+    Volume,
+    check_declared,
+    check_dims,
+    naming,
+)
+from kdrift.mri.plausibility import MANY_COILS, SMALLEST_SIDE, is_peaked
 from kdrift.runs.files import whole_file
 
 _DIMENSIONS = (
@@ -20,6 +33,7 @@ _DIMENSIONS = (
     "time 2", "level", "slice", "average", "batch",
 )  # fmt: skip
 _SLICE, _MAX_HEADER_BYTES = 13, 1 << 20
+_OR_STATE_AXES = "; --axes names those that are not 1 where they stand elsewhere"
 
 
 def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
@@ -28,30 +42,70 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
     BART does not say what an array means, so it is assumed: dimension 0 is the readout (rows), 1 the phase encoding
     (columns), 3 the coil, 13 the slice. Dimension 2 larger than 1 is the second phase encoding of 3-D k-space, which an
     inverse FFT makes slices; then every partition has to be sampled alike. Where dimension 0 is 1 and dimensions 1 and
-    2 are not (an already transformed readout), those two are rows and columns. All other dimensions must be 1. Exact
-    zeros in all coils are unsampled positions.
+    2 are not (an already transformed readout), those two are rows and columns. All other dimensions must be 1.
+    `how.axes` names the dimensions that are not 1, in their order, where they stand elsewhere.
 
     Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions.
     """
     data, dims = _read_dims(path)
-    for index, size in enumerate(dims):
-        if size != 1 and index not in (0, 1, 2, 3, _SLICE):
-            raise BadVolume(path, f"BART dimension {index} ({_DIMENSIONS[index]}) is {size}, expected 1")
-    read, phase, partitions, coils, num_slices = (dims[index] for index in (0, 1, 2, 3, _SLICE))
-    if read == 1 and phase > 1 and partitions > 1:
-        read, phase, partitions = phase, partitions, 1
-    check_dims(path, slices=num_slices * partitions, coils=coils, rows=read, columns=phase)
+    names = _names(path, dims) if how.axes is None else ()
     check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
     with naming(path, "BART data cannot be mapped"):
-        stored = np.memmap(data, np.complex64, "r", shape=(num_slices, coils, partitions, phase, read))
-        array = stored.transpose(0, 2, 1, 4, 3)  # (slab, partition, coil, row, col)
-        if partitions == 1:
-            return kspace_volume(path, name, array[:, 0], "bart")
-        sampled = np.logical_or.reduce([sampled_positions(slab) for slab in array])
-        return slab_volume(
-            path, name, sampled, lambda slab: np.asarray(array[slab]), num_slabs=num_slices, num_coils=coils,
-            recon=(read, phase, partitions), attrs={"source_format": "bart", "encoded_slices": partitions},
+        stored = np.memmap(data, np.dtype("<c8"), "r", shape=tuple(dims), order="F")
+        if how.axes is not None:
+            return kspace_volume(path, name, arrange(path, "array", stored, AXES, how), "bart")
+        if "partition" not in names:
+            return kspace_volume(path, name, Arranged(stored, names, AXES, how.centred is not False), "bart")
+        slabs = ordered(stored, names, ("slice", "partition", "coil", "row", "col"))
+        if how.centred is False:
+            slabs = np.fft.fftshift(slabs, axes=(1, 3, 4))
+        if dims[3] == 1 and how.centred is None and not is_peaked(slabs[0]):
+            raise BadVolume(
+                path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
+            )
+        sampled = np.logical_or.reduce([nonzero_positions(slab) for slab in slabs])
+        num_slabs, partitions, coils, rows, cols = slabs.shape
+        volume = slab_volume(
+            path, name, sampled, lambda slab: np.asarray(slabs[slab]), num_slabs=num_slabs, num_coils=coils,
+            recon=(rows, cols, partitions), attrs={"source_format": "bart", "encoded_slices": partitions},
         )  # fmt: skip
+    volume.info, volume.load_mask = replace(volume.info, has_mask=False), None  # none is stated; zeros remain zeros
+    return volume
+
+
+def _names(path: str, dims: list[int]) -> Names:
+    """Return what each dimension is. Raises BadVolume for one that k-space has not, and for coils out of place."""
+    transformed = dims[0] == 1 and dims[1] > 1 and dims[2] > 1
+    used = {1: "row", 2: "col"} if transformed else {0: "row", 1: "col"}
+    used |= {3: "coil", _SLICE: "slice"} | ({2: "partition"} if dims[2] > 1 and not transformed else {})
+    for index, size in enumerate(dims):
+        if size != 1 and index not in used:
+            raise BadVolume(
+                path, f"BART dimension {index} ({_DIMENSIONS[index]}) is {size}, expected 1{_OR_STATE_AXES}"
+            )
+    sizes = {name: dims[index] for index, name in used.items()}
+    side = min((index for index, name in used.items() if name in ("row", "col")), key=lambda index: dims[index])
+    beside = 3 if dims[3] > MANY_COILS else 2 if dims[3] == 1 and dims[2] >= SMALLEST_SIDE and not transformed else None
+    if beside is not None and 1 < dims[side] < SMALLEST_SIDE:
+        raise BadVolume(
+            path,
+            f"BART dimension {side} ({_DIMENSIONS[side]}) is {dims[side]} and dimension {beside}"
+            f" ({_DIMENSIONS[beside]}) is {dims[beside]}: coils belong in dimension 3{_OR_STATE_AXES}",
+        )
+    slices = sizes["slice"] * sizes.get("partition", 1)
+    check_dims(path, slices=slices, coils=sizes["coil"], rows=sizes["row"], columns=sizes["col"])
+    return tuple(used.get(index) for index in range(len(dims)))
+
+
+def read_bart_array(path: str) -> npt.NDArray[Any]:
+    """Return any BART array with its slices (dimension 13) first and no axes of length 1.
+
+    Raises BadVolume for a pair that cannot be read.
+    """
+    data, dims = _read_dims(path)
+    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    values = np.fromfile(data, dtype="<c8", count=math.prod(dims)).reshape(dims, order="F")
+    return np.moveaxis(values, _SLICE, 0).squeeze()
 
 
 def write_bart(stem: str | os.PathLike[str], kspace: npt.NDArray[Any]) -> None:

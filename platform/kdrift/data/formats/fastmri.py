@@ -13,12 +13,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_mask
 from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
 from kdrift.data.geometry import Geometry
+from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
+    AXES,
     Attr,
     BadVolume,
     ImageInfo,
@@ -26,7 +29,6 @@ from kdrift.data.volume import (
     Volume,
     VolumeInfo,
     centre_crop,
-    check_dims,
     fft_centred,
     ifft_centred,
     image_volume,
@@ -40,11 +42,11 @@ IMAGES = (*REFERENCES, "reconstruction")
 def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a file in the fastMRI layout.
 
-    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout;
-    optional are `reconstruction_rss` or `reconstruction_esc`, `mask` over columns (then the data is really
-    undersampled), `ismrmrd_header` and attributes. A file with reconstructions only is read as images. The image size
-    is that of the reference, else of the header's fields of view (`image_field`), and never larger than the k-space
-    (some published references are: they are cropped).
+    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout, or
+    as `how.axes` and `how.centred` state; optional are `reconstruction_rss` or `reconstruction_esc`, `mask`,
+    `ismrmrd_header` and attributes (`padding_left` and `padding_right` bound what was measured). A file with
+    reconstructions only is read as images. The image size is that of the reference, else of the header's fields of
+    view (`image_field`), and never larger than the k-space (some published references are: they are cropped).
 
     Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
@@ -62,12 +64,11 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         shape, has_phase = _image_shape(path, first), first.dtype.kind == "c"
         image = ImageInfo(name, shape, attrs, has_phase=has_phase)
         return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
-    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
-        expected = "complex (slice, coil, row, col) or (slice, row, col)"
+    if kspace.dtype.kind != "c" or (how.axes is None and kspace.ndim not in (3, 4)):
+        expected = "complex (slice, coil, row, col) or (slice, row, col); --axes states another order"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
-    num_slices, rows, cols = kspace.shape[0], kspace.shape[-2], kspace.shape[-1]
-    coils = kspace.shape[1] if kspace.ndim == 4 else 1
-    check_dims(path, slices=num_slices, coils=coils, rows=rows, columns=cols)
+    slices = arrange(path, "kspace", kspace, AXES if kspace.ndim == 4 else IMAGE_AXES, how)
+    num_slices, coils, rows, cols = slices.shape
     field = image_field(header.encodings[0], rows, cols) if header.encodings else None
     image_rows, image_cols = (field.rows, field.cols) if field is not None else (rows, cols)
     reference = next((images[key] for key in REFERENCES if key in images), None)
@@ -79,10 +80,6 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     mask = dataset(source, "mask")
     if mask is not None and mask.size > num_slices * rows * cols:
         raise BadVolume(path, f"mask has shape {mask.shape}, more than the {num_slices} x {rows} x {cols} of kspace")
-
-    def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
-        data: npt.NDArray[Any] = kspace[start:stop]
-        return data if data.ndim == 4 else data[:, None]
 
     def load_image(start: int, stop: int) -> npt.NDArray[Any]:
         assert reference is not None
@@ -97,9 +94,9 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     return Volume(
         path,
         info,
-        load_kspace,
+        lambda start, stop: slices[start:stop],
         load_image if reference is not None else None,
-        lambda: None if mask is None else _read_mask(path, mask),
+        None if mask is None else lambda: arrange_mask(_read_mask(mask, num_slices, rows, cols), slices),
     )
 
 
@@ -123,7 +120,7 @@ def write_fastmri(
         `(slice, recon_row, recon_col)`: `reconstruction_rss` for multi-coil, `reconstruction_esc` for
         single-coil; gives the attributes `max` and `norm`.
     mask
-        `(col,)` or `(row, col)` for really undersampled data.
+        `(col,)`, `(row, col)` or one a slice `(slice, row, col)`, for really undersampled data.
     recon_size
         Rows and columns of reconSpace, where there is no reference; default that of the k-space.
     fov_mm
@@ -141,8 +138,8 @@ def write_fastmri(
     rows, cols = kspace.shape[-2:]
     if reference is not None and (reference.ndim != 3 or len(reference) != len(kspace)):
         raise ValueError(f"reference has shape {reference.shape}, expected ({len(kspace)}, row, col)")
-    if mask is not None and mask.shape not in ((cols,), (rows, cols)):
-        raise ValueError(f"mask has shape {mask.shape}, expected ({cols},) or ({rows}, {cols})")
+    if mask is not None:
+        mask_shape(mask.shape, len(kspace), rows, cols)
     size = (reference.shape[1], reference.shape[2]) if reference is not None else recon_size or (rows, cols)
     values: dict[str, Attr] = {"acquisition": "unknown", "patient_id": "unknown", **(attrs or {})}
     if reference is not None:
@@ -182,10 +179,8 @@ def _image_shape(path: str, node: h5py.Dataset) -> tuple[int, int, int]:
     return num_slices, rows, cols
 
 
-def _read_mask(path: str, node: h5py.Dataset) -> npt.NDArray[Any]:
-    mask: npt.NDArray[Any] = node[()]
-    if mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
-        raise BadVolume(path, f"mask is {mask.dtype} or not finite, expected 0 and 1")
-    if not mask.any():
-        raise BadVolume(path, "mask samples nothing")
-    return np.squeeze(mask) if mask.ndim > 2 else mask
+def _read_mask(node: h5py.Dataset, num_slices: int, rows: int, cols: int) -> npt.NDArray[Any]:
+    if node.size > num_slices * rows * cols:
+        mask_shape(node.shape, num_slices, rows, cols)  # raises, before it is read
+    values: npt.NDArray[Any] = node[()]
+    return values

@@ -1,89 +1,36 @@
-"""What readers of plain k-space arrays share: finding the sampling mask, and 3-D k-space as slices."""
+"""What readers of plain k-space arrays share: a volume over an array, and 3-D k-space as slices."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, BadVolume, BoolArray, Loader, Volume, VolumeInfo, ifft_centred
-
-_MEASURED_ZEROS = 0.02  # integer data holds a few measured exact zeros: fewer than this are no mask
-_SAME_PATTERN = 0.9
-
-
-def sampled_positions(kspace: npt.NDArray[Any]) -> BoolArray:
-    """Return where `(slice, coil, row, col)` is not exactly zero in every coil, `(slice, row, col)`."""
-    with np.errstate(invalid="ignore"):  # NaN counts as sampled, and is refused when it is read
-        return np.asarray((kspace != 0).any(axis=-3))
-
-
-def mask_from_pattern(sampled: BoolArray) -> BoolArray | None:
-    """Return the mask of a pattern `(row, col)`: `(col,)` where all rows agree, None where it is full.
-
-    A few scattered zeros are measured values, not missing samples, unless a whole row or column of them is.
-    """
-    whole_lines = sampled.any(axis=0).all() and sampled.any(axis=1).all()
-    if whole_lines and 1 - sampled.mean() < _MEASURED_ZEROS:
-        return None
-    return np.asarray(sampled[0] if (sampled == sampled[0]).all() else sampled)
-
-
-def is_undersampled(volume_slices: Iterable[npt.NDArray[Any]]) -> bool:
-    """Return whether some slices `(coil, row, col)` together leave positions unsampled."""
-    union = np.logical_or.reduce([sampled_positions(kspace) for kspace in volume_slices])
-    return bool(union.any()) and mask_from_pattern(union) is not None
-
-
-def find_mask(path: str, num_slices: int, read: Callable[[int], npt.NDArray[Any]]) -> BoolArray:
-    """Return the mask common to all slices, reading one slice `(coil, row, col)` at a time.
-
-    Raises BadVolume when slices are sampled at different positions: one volume has one mask.
-    """
-    counts: list[int] = []
-    union: Any = False
-    for index in range(num_slices):
-        sampled = sampled_positions(read(index))
-        counts.append(int(sampled.sum()))
-        union |= sampled
-    for index, count in enumerate(counts):
-        if 0 < count < _SAME_PATTERN * union.sum():
-            raise BadVolume(path, f"slice {index} is sampled at other positions than the rest, expected one mask")
-    mask = mask_from_pattern(union)
-    return mask if mask is not None else np.ones(union.shape[-1], dtype=bool)
+from kdrift.data.formats.arrange import Arranged, arrange_mask
+from kdrift.data.measured import BoolArray, mask_from_pattern
+from kdrift.data.volume import Attr, BadVolume, Loader, Volume, VolumeInfo, ifft_centred
 
 
 def kspace_volume(
     path: str,
     name: str,
-    slices: Any,
+    slices: Arranged,
     source_format: str,
     *,
-    probes: Iterable[int] | None = None,
     load_mask: Callable[[], npt.NDArray[Any]] | None = None,
     load_image: Loader | None = None,
 ) -> Volume:
-    """Return a volume over an array `(slice, coil, row, col)`, or what has its `shape` and is sliced like one.
-
-    Where it comes without a mask, exact zeros give one; the slices `probes` (default: first, middle, last) tell at
-    once whether there are any.
-    """
+    """Return a volume over an array; `load_mask` gives the mask that the file states, with axes in its order."""
     num_slices, coils, rows, cols = slices.shape
-    probes = {0, num_slices // 2, num_slices - 1} if probes is None else probes
-
-    def read(index: int) -> npt.NDArray[Any]:
-        return np.asarray(slices[index : index + 1][0])
-
-    if load_mask is None and is_undersampled(read(index) for index in sorted(probes)):
-        load_mask = functools.partial(find_mask, path, num_slices, read)
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, rows, cols, has_mask=load_mask is not None,
         has_reference=load_image is not None, attrs={"source_format": source_format},
     )  # fmt: skip
-    return Volume(path, info, lambda start, stop: slices[start:stop], load_image, load_mask)
+    stated = None if load_mask is None else lambda: arrange_mask(load_mask(), slices)
+    return Volume(path, info, lambda start, stop: slices[start:stop], load_image, stated)
 
 
 def slab_volume(

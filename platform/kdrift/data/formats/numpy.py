@@ -7,22 +7,24 @@ import functools
 import math
 import os
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.arrange import IMAGE_AXES, Arranged, arrange, arrange_image
 from kdrift.data.formats.kspace import kspace_volume
+from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
+    AXES,
     SMALL_BYTES,
     BadVolume,
     ImageInfo,
     ReadOptions,
     Volume,
     check_declared,
-    check_dims,
     image_volume,
     naming,
 )
@@ -37,9 +39,7 @@ class _Member:
     path: str
     name: str
     stream: IO[bytes]
-    stored_shape: tuple[int, ...]
     shape: tuple[int, ...]
-    """Its shape, with the axes of length 1 that it was stored without."""
     dtype: np.dtype[Any]
     fortran: bool
     offset: int
@@ -50,17 +50,18 @@ class _Member:
         return self.whole()
 
     def whole(self) -> npt.NDArray[Any]:
-        """Read all of it, in the shape that was stored."""
-        values = self._read(0, math.prod(self.stored_shape))
-        return values.reshape(self.stored_shape, order="F" if self.fortran else "C")
+        """Read all of it."""
+        values = self._read(0, math.prod(self.shape))
+        return values.reshape(self.shape, order="F" if self.fortran else "C")
 
-    def __getitem__(self, items: slice) -> npt.NDArray[Any]:
-        """Read `start:stop` of the first axis; only Fortran order needs the whole array."""
-        if self.fortran:
-            return self._held.reshape(self.shape)[items]
+    def __getitem__(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Read `start:stop` of one axis; only of the first one, in C order, is nothing else read."""
+        first = index[0]
+        if self.fortran or first.start is None:
+            return self._held[index]
         per_item = math.prod(self.shape[1:])
-        values = self._read(items.start * per_item, items.stop * per_item)
-        return values.reshape(items.stop - items.start, *self.shape[1:])
+        values = self._read(first.start * per_item, first.stop * per_item)
+        return values.reshape(first.stop - first.start, *self.shape[1:])
 
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
         with naming(self.path, f"{self.name} is damaged"):
@@ -76,8 +77,8 @@ def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     """Open .npy or .npz: complex arrays are k-space, real ones magnitude images.
 
     K-space is `(row, col)`, `(coil, row, col)` or `(slice, coil, row, col)`; images `(row, col)` or
-    `(slice, row, col)`. An .npz holds `kspace` with optional `mask` and `reference`, or a single array. Positions that
-    are exactly zero in all coils (and are more than a few scattered ones) are taken as not sampled: `mask`.
+    `(slice, row, col)`; `how.axes` states another order, `how.centred` that zero frequency is at the corner. An .npz
+    holds `kspace` with optional `mask` and `reference`, or a single array.
 
     Raises BadVolume for other shapes, types or keys, pickled objects, and headers that declare more than the file
     holds.
@@ -86,10 +87,10 @@ def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         return _open_npz(path, name, how)
     with naming(path, "not a readable .npy file"):
         array = np.lib.format.open_memmap(path, mode="r")  # np.load leaves the file of a damaged archive open
-        slices = array.reshape(_full_shape(path, "array", array.shape, array.dtype))
+        found = _arranged(path, "array", array, how)
         if array.dtype.kind == "c":
-            return kspace_volume(path, name, slices, "numpy")
-        return _images(path, name, slices, how)
+            return kspace_volume(path, name, found, "numpy")
+        return _images(path, name, found, how)
 
 
 def _open_npz(path: str, name: str, how: ReadOptions) -> Volume:
@@ -106,53 +107,52 @@ def _open_npz(path: str, name: str, how: ReadOptions) -> Volume:
                 for wanted in (key, "mask", "reference")
             )
             assert main is not None
-        volume = _npz_volume(path, name, main, (mask, reference), how)
+        volume = _npz_volume(path, name, _arranged(path, main.name, main, how), (mask, reference), how)
         volume.resources.push(resources.pop_all())
     return volume
 
 
 def _npz_volume(
-    path: str, name: str, main: _Member, beside: tuple[_Member | None, _Member | None], how: ReadOptions
+    path: str, name: str, main: Arranged, beside: tuple[_Member | None, _Member | None], how: ReadOptions
 ) -> Volume:
     mask, reference = beside
-    main = replace(main, shape=_full_shape(path, main.name, main.shape, main.dtype))
-    if main.dtype.kind != "c":
-        if main.name == "kspace":
-            raise BadVolume(path, f"kspace is {main.dtype}, expected complex")
+    if main.source.dtype.kind != "c":
+        if main.source.name == "kspace":
+            raise BadVolume(path, f"kspace is {main.source.dtype}, expected complex")
         return _images(path, name, main, how)
     num_slices, _, rows, cols = main.shape
-    if reference is not None:
-        reference = replace(reference, shape=_full_shape(path, "reference", reference.shape, reference.dtype))
-        if reference.shape != (num_slices, rows, cols) or reference.dtype.kind == "c":
-            found = f"{reference.dtype} {reference.stored_shape}"
-            raise BadVolume(path, f"reference is {found}, expected real ({num_slices}, {rows}, {cols})")
-    if mask is not None and (mask.dtype.kind not in "biuf" or mask.shape not in ((cols,), (rows, cols))):
-        raise BadVolume(path, f"mask is {mask.dtype} {mask.shape}, expected ({cols},) or ({rows}, {cols})")
     with naming(path, "kspace cannot be read"):
+        images = None
+        if reference is not None:
+            images = arrange_image(reference, main)
+            if reference.dtype.kind not in "iuf":
+                raise BadVolume(path, f"reference is {reference.dtype}, expected real ({num_slices}, {rows}, {cols})")
+        if mask is not None and math.prod(mask.shape) > num_slices * rows * cols:
+            mask_shape(mask.shape, num_slices, rows, cols)  # raises, before it is read
         return kspace_volume(
             path,
             name,
             main,
             "numpy",
-            probes=(0,),
             load_mask=mask.whole if mask is not None else None,
-            load_image=(lambda start, stop: reference[start:stop]) if reference is not None else None,
+            load_image=None if images is None else lambda start, stop: images[start:stop],
         )
 
 
-def _images(path: str, name: str, images: Any, how: ReadOptions) -> Volume:
+def _images(path: str, name: str, images: Arranged, how: ReadOptions) -> Volume:
     image = ImageInfo(name, images.shape, {"source_format": "numpy"})
     return image_volume(path, image, lambda start, stop: images[start:stop], any_values=how.any_values)
 
 
-def _full_shape(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Return the full shape, (slice, coil, row, col) or (slice, row, col)."""
-    names = ("slices", "coils", "rows", "columns") if dtype.kind == "c" else ("slices", "rows", "columns")
-    if dtype.kind not in "ciuf" or not 2 <= len(shape) <= len(names):
-        raise BadVolume(path, f"{key} is {dtype} {shape}, expected {_SHAPES}")
-    full = (*(1,) * (len(names) - len(shape)), *shape)
-    check_dims(path, **dict(zip(names, full, strict=True)))
-    return full
+def _arranged(path: str, key: str, source: Any, how: ReadOptions) -> Arranged:
+    """Return an array with its axes in our order."""
+    default = AXES if source.dtype.kind == "c" else IMAGE_AXES
+    fits = how.axes is not None or 2 <= len(source.shape) <= len(default)
+    if source.dtype.kind not in "ciuf" or not fits:
+        raise BadVolume(
+            path, f"{key} is {source.dtype} {source.shape}, expected {_SHAPES}; --axes states another order"
+        )
+    return arrange(path, key, source, default, how)
 
 
 def _open_member(
@@ -171,4 +171,4 @@ def _open_member(
         raise BadVolume(
             path, f"{entry.filename} is in Fortran order, so read as a whole, and has {expected}: save it in C"
         )
-    return _Member(path, entry.filename.removesuffix(".npy"), stream, shape, shape, dtype, fortran, stream.tell())
+    return _Member(path, entry.filename.removesuffix(".npy"), stream, shape, dtype, fortran, stream.tell())

@@ -1,0 +1,111 @@
+"""Arrays whose axes come in any order: read as k-space `(slice, coil, row, col)` or images `(slice, row, col)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdrift.data.measured import as_mask
+from kdrift.data.volume import AXES, BadVolume, BoolArray, ReadOptions, check_dims
+
+IMAGE_AXES = ("slice", "row", "col")
+Names = tuple[str | None, ...]
+_PLURAL = {"slice": "slices", "coil": "coils", "row": "rows", "col": "columns"}
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """An array, or what has its `shape` and is sliced like one, with its axes in our order; slicing it reads."""
+
+    source: Any
+    names: Names
+    """Name of each stored axis; None for one of length 1 that has none."""
+    order: tuple[str, ...]
+    """`AXES` or `IMAGE_AXES`."""
+    centred: bool = True
+    """Whether zero frequency is stored in the middle; if not, it is brought there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes in our order; 1 for an axis that is not stored."""
+        sizes = dict(zip(self.names, self.source.shape, strict=True))
+        return tuple(sizes.get(name, 1) for name in self.order)
+
+    def __getitem__(self, items: slice) -> npt.NDArray[Any]:
+        """Read slices `start:stop`."""
+        index = tuple(items if name == "slice" else slice(None) for name in self.names)
+        values = ordered(np.asarray(self.source[index]), self.names, self.order)
+        return values if self.centred else np.fft.fftshift(values, axes=(-2, -1))
+
+
+def arrange(path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions) -> Arranged:
+    """Return an array with its axes in our order: those that were stated, else `default`, the last ones of these first.
+
+    Complex values are k-space, others images. Raises BadVolume for another number of axes, names that do not fit, and
+    sizes that no scan has.
+    """
+    is_kspace = source.dtype.kind == "c"
+    order = AXES if is_kspace else IMAGE_AXES
+    stated = how.axes is not None
+    names = how.axes if how.axes is not None else default[max(0, len(default) - len(source.shape)) :]
+    if stated and not is_kspace:
+        names = tuple(name for name in names if name != "coil")
+    if not {"row", "col"} <= set(names):
+        raise BadVolume(path, f"axes {','.join(names)} name no row and col: an image has both")
+    placed = _placed(source.shape, names)
+    if placed is None:
+        raise BadVolume(path, f"{key} has shape {source.shape}, the axes {','.join(names)} are {len(names)}")
+    centred = not is_kspace or how.centred is not False
+    found = Arranged(source, placed, order, centred)
+    check_dims(path, **{_PLURAL[name]: size for name, size in zip(order, found.shape, strict=True)})
+    return found
+
+
+def arrange_mask(values: npt.NDArray[Any], like: Arranged) -> BoolArray:
+    """Return the mask of k-space `like`, stored with its axes in the same order, as `as_mask` does."""
+    num_slices, _, rows, cols = like.shape
+    mask = as_mask(_like(values, like), num_slices, rows, cols)
+    return mask if like.centred else np.fft.fftshift(mask, axes=(-1,) if mask.ndim == 1 else (-2, -1))
+
+
+def arrange_image(source: Any, like: Arranged) -> Arranged:
+    """Return images that are stored with their axes in the order of the k-space `like`."""
+    names = _placed(source.shape, tuple(name for name in like.names if name not in (None, "coil")))
+    default = IMAGE_AXES[max(0, 3 - len(source.shape)) :]
+    if names is None and len(default) == len(source.shape):
+        names = default
+    if names is None or Arranged(source, names, IMAGE_AXES).shape != (like.shape[0], *like.shape[2:]):
+        num_slices, _, rows, cols = like.shape
+        raise ValueError(f"reference is {source.dtype} {source.shape}, expected real ({num_slices}, {rows}, {cols})")
+    return Arranged(source, names, IMAGE_AXES)
+
+
+def ordered(values: npt.NDArray[Any], names: Names, order: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Return an array with its named axes in `order`, axes of length 1 for those that are missing."""
+    present = [name for name in names if name is not None]
+    sizes = [size for size, name in zip(values.shape, names, strict=True) if name is not None]
+    values = values.reshape(sizes).transpose([present.index(name) for name in order if name in present])
+    return np.expand_dims(values, tuple(place for place, name in enumerate(order) if name not in present))
+
+
+def _placed(shape: tuple[int, ...], names: Names) -> Names | None:
+    """Return a name for each axis; where there are more axes than names, those of length 1 have none."""
+    if len(names) == len(shape):
+        return names
+    if len(names) != sum(size != 1 for size in shape):
+        return None
+    left = iter(names)
+    return tuple(next(left) if size != 1 else None for size in shape)
+
+
+def _like(values: npt.NDArray[Any], like: Arranged) -> npt.NDArray[Any]:
+    """Return a mask with its axes in our order, where it has those of the k-space without coils."""
+    sizes = dict(zip(like.names, like.source.shape, strict=True))
+    for left_out in (("coil",), ("coil", "slice")):
+        names = tuple(name for name in like.names if name is not None and name not in left_out)
+        if values.shape == tuple(sizes[name] for name in names):
+            return ordered(values, names, tuple(name for name in AXES if name in names))
+    return values

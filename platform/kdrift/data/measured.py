@@ -1,0 +1,230 @@
+"""Which positions of k-space were measured: one rule for every format, store, array and request.
+
+Measured is what a mask states, where there is one, inside of the padding that a header states, and not exactly zero in
+all coils. A few scattered zeros are measured values, as integer data have them, unless a whole row or column is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.ndimage
+
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+
+MEASURED_ZEROS = 0.02
+"""Integer data hold a few measured exact zeros: fewer than this are no gaps."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What was measured of some slices."""
+
+    measured: BoolArray
+    """`(slice, row, col)`."""
+    positions: int
+    """Positions of a slice that could be measured: the matrix without its padding."""
+    origin: str
+    """Where the mask comes from, in words."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a row or column of some slice has more than one run of measured positions: it is undersampled."""
+        return any(has_gaps(each) for each in self.measured)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every position was measured, in the slices that hold anything."""
+        return bool(common_mask(self.measured).all())
+
+    @property
+    def net_acceleration(self) -> float:
+        """Positions that could be measured, divided by those that were."""
+        return self.positions / mean_count(self.measured)
+
+
+def find_sampling(
+    nonzero: BoolArray, stated: BoolArray | None = None, attrs: Mapping[str, Any] | None = None
+) -> Sampling:
+    """Return what was measured of slices.
+
+    Parameters
+    ----------
+    nonzero
+        `(slice, row, col)`: what is not exactly zero in all coils (`nonzero_positions`).
+    stated
+        The mask of the file, `(col,)`, `(row, col)` or one a slice `(slice, row, col)`.
+    attrs
+        Attributes of the file: `padding_left` and `padding_right` are its first and last column but one of k-space.
+    """
+    rows, cols = nonzero.shape[-2:]
+    inside, notes = _inside_padding(attrs or {}, cols)
+    padded = int((nonzero & ~inside).any((0, 1)).sum())
+    if padded:
+        notes.append(f"k-space has values in {padded} columns that its header calls padding: they are left out")
+    allowed = np.broadcast_to(inside, (rows, cols))
+    marked = allowed if stated is None else allowed & stated
+    expected = np.broadcast_to(marked, nonzero.shape)
+    measured = np.stack([_measured(e, n) for e, n in zip(expected, nonzero, strict=True)])
+    filled = _any(measured, 1, 2)  # an empty slice says nothing of masks
+    if stated is None:
+        gaps = any(has_gaps(each) for each in measured)
+        positions = int(allowed.sum()) if gaps or not filled.any() else box_size(centred_box(_any(measured, 0)))
+        origin = "exact zeros in all coils" if gaps else "what was measured in one block"
+        if gaps:
+            notes.append("no mask is stated: what is exactly zero in all coils counts as not measured")
+        return Sampling(measured, positions, origin, tuple(notes))
+    empty = int((expected & ~measured)[filled].any(0).sum())
+    if empty:
+        notes.append(f"the mask marks {empty} positions where k-space is zero in all coils: they were not measured")
+    outside = int((nonzero & allowed & ~expected).any(0).sum())
+    if outside:
+        notes.append(f"k-space has values at {outside} positions that the mask does not mark: they are left out")
+    return Sampling(measured, int(allowed.sum()), "the mask of the file", tuple(notes))
+
+
+def nonzero_positions(kspace: npt.NDArray[Any]) -> BoolArray:
+    """Return where `(slice, coil, row, col)` is not exactly zero in every coil, `(slice, row, col)`."""
+    with np.errstate(invalid="ignore"):  # NaN counts as sampled, and is refused when it is read
+        return np.asarray((kspace != 0).any(axis=-3))
+
+
+def as_mask(values: npt.NDArray[Any], num_slices: int, rows: int, cols: int) -> BoolArray:
+    """Return a mask as `(col,)`, `(row, col)` or `(slice, row, col)`.
+
+    It may come as `(col,)`, `(row, 1)`, `(row, col)`, or one a slice with slices first; further axes of length 1 are
+    left out, as fastMRI's `(1, 1, col, 1)`. Raises ValueError for another shape, other values than 0 and 1 (or one
+    other whole number), and one that marks nothing.
+    """
+    shape = mask_shape(values.shape, num_slices, rows, cols)
+    if values.dtype.kind == "c" and not np.any(values.imag):
+        values = values.real
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"mask is {values.dtype}, expected 0 and 1")
+    if not np.isfinite(values).all():
+        raise ValueError("mask is not finite, expected 0 and 1")
+    kept = values != 0
+    if not kept.any():
+        raise ValueError("mask samples nothing")
+    least, most = values[kept].min(), values[kept].max()
+    if least != most or (values.dtype.kind == "f" and most != 1):
+        raise ValueError(f"mask holds other values than 0 and 1 ({least:g} to {most:g}): expected what was measured")
+    mask = np.asarray(kept.reshape(shape))
+    if len(shape) == 3 and (mask == mask[0]).all():
+        mask = mask[0]
+    if mask.ndim == 2 and mask.shape[0] == 1:
+        return np.asarray(mask[0])
+    return mask if mask.ndim == 1 else np.array(np.broadcast_to(mask, (*mask.shape[:-2], rows, cols)))
+
+
+def mask_shape(shape: tuple[int, ...], num_slices: int, rows: int, cols: int) -> tuple[int, ...]:
+    """Return the shape among `(col,)`, `(row, 1)`, `(row, col)` and these a slice that a mask of `shape` has.
+
+    Raises ValueError for one that fits none.
+    """
+    exact = [(cols,), (rows, 1), (rows, cols)]
+    sliced = [(num_slices, 1, cols), (num_slices, rows, 1), (num_slices, rows, cols)] if num_slices > 1 else []
+    if shape in exact or shape in sliced:
+        return shape
+    core = tuple(size for size in shape if size != 1)
+    for known in (*exact, *sliced):
+        if core == tuple(size for size in known if size != 1):
+            return known
+    more = f"; or one a slice, {num_slices} of them first" if num_slices > 1 else ""
+    raise ValueError(f"mask has shape {shape}, expected ({cols},), ({rows}, 1) or ({rows}, {cols}){more}")
+
+
+def mask_from_pattern(sampled: BoolArray) -> BoolArray | None:
+    """Return the mask of a pattern `(row, col)`: `(col,)` where all rows agree, None where it is full."""
+    measured = _measured(np.ones_like(sampled), sampled)
+    if measured.all():
+        return None
+    return np.asarray(measured[0] if (measured == measured[0]).all() else measured)
+
+
+def common_mask(masks: BoolArray) -> BoolArray:
+    """Return `(row, col)` where all slices of `(slice, row, col)` that hold anything agree, else all of them."""
+    filled = masks[_any(masks, 1, 2)]
+    return filled[0] if len(filled) and (filled == filled[0]).all() else masks if len(filled) else masks[0]
+
+
+def compact_mask(masks: BoolArray) -> BoolArray:
+    """Return `common_mask`, as `(col,)` where all rows agree."""
+    mask = common_mask(masks)
+    return mask[0] if mask.ndim == 2 and (mask == mask[0]).all() else mask
+
+
+def mean_count(masks: BoolArray) -> float:
+    """Return how many positions are marked in a slice of `(slice, row, col)`, the mean over those that hold any."""
+    counts = masks.sum((1, 2))
+    return float(counts[counts > 0].mean()) if counts.any() else 1.0
+
+
+def is_by_columns(masks: BoolArray) -> bool:
+    """Whether all rows of each mask `(slice, row, col)` are alike: whole readout lines."""
+    return bool((masks == masks[:, :1]).all())
+
+
+def has_gaps(measured: BoolArray) -> bool:
+    """Whether `(row, col)` is no one block: some row or column has more than one run of measured positions, say."""
+    for each in (measured, measured.T):
+        begins = each[:, 1:] & ~each[:, :-1]
+        if (begins.sum(1) + each[:, 0] > 1).any():
+            return True
+    return int(scipy.ndimage.label(measured)[1]) > 1
+
+
+def centred_box(measured: BoolArray) -> Box:
+    """Return the smallest box about the middle of k-space (n // 2) that holds all of `measured` `(row, col)`.
+
+    Where `measured` reaches one end, as with partial Fourier, the box reaches both.
+    """
+    return _centred(_any(measured, 1)), _centred(_any(measured, 0))
+
+
+def box_size(box: Box) -> int:
+    """Return the positions in a box."""
+    return int((box[0].stop - box[0].start) * (box[1].stop - box[1].start))
+
+
+def _any(masks: BoolArray, *axes: int) -> BoolArray:
+    return np.asarray(masks.any(axis=axes))
+
+
+def _centred(line: BoolArray) -> slice:
+    where, middle = np.flatnonzero(line), len(line) // 2
+    if line[0] or line[-1]:
+        return slice(0, len(line))
+    size = max(2 * (middle - int(where[0])), 2 * (int(where[-1]) + 1 - middle) - 1, 1)
+    return slice(middle - size // 2, middle - size // 2 + size)
+
+
+def _measured(expected: BoolArray, nonzero: BoolArray) -> BoolArray:
+    """Return what was measured of one slice `(row, col)`."""
+    found = expected & nonzero
+    lines = expected & _any(found, 1)[:, None] & _any(found, 0)
+    missing = int(lines.sum()) - int(found.sum())
+    return lines if missing < MEASURED_ZEROS * lines.sum() else found
+
+
+def _inside_padding(attrs: Mapping[str, Any], cols: int) -> tuple[BoolArray, list[str]]:
+    """Return the columns `(col,)` that padding leaves, and what is wrong with what is said of it."""
+    left, right = attrs.get("padding_left"), attrs.get("padding_right")
+    inside = np.ones(cols, dtype=bool)
+    if left is None and right is None:
+        return inside, []
+    try:
+        first, stop = max(0, int(left or 0)), min(cols, int(cols if right is None else right))
+    except (TypeError, ValueError):
+        first, stop = 0, 0
+    if first >= stop:
+        said = f"padding_left {left} and padding_right {right} leave none of {cols} columns: they are not used"
+        return inside, [] if (left, right) == (0, 0) else [said]
+    inside[:first] = inside[stop:] = False
+    return inside, []

@@ -1,0 +1,187 @@
+"""Whether an array can be centred k-space `(coil, row, col)`: what is surely wrong, and what is doubtful.
+
+K-space of an object has its energy around zero frequency, along rows and columns, while it is spread over coils. What
+contradicts that is an array with other axes, with zero frequency elsewhere, or an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.ndimage
+
+Power = npt.NDArray[np.float64]
+
+MOST_COILS = 128
+"""No receive array has more channels."""
+MANY_COILS = 32
+"""More channels than this beside a side of less than `SMALLEST_SIDE` are rows or columns."""
+SMALLEST_SIDE = 16
+"""Rows or columns; below it nothing can be said of where energy lies either."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What is odd about k-space."""
+
+    sentence: str
+    is_sure: bool
+    """Whether it is surely wrong, so that an image made of it is worthless."""
+
+
+def check_kspace(
+    kspace: npt.NDArray[Any], *, axes_stated: bool = False, centring_stated: bool = False, leading: str = ""
+) -> tuple[str, ...]:
+    """Return what is doubtful about slices `(slice, coil, row, col)`, as sentences, and refuse what is surely wrong.
+
+    The one with most energy is looked at. Who states axes or centring is believed. `leading` are names of axes before
+    the coils. Raises ValueError with the likely cause and the option that says otherwise.
+    """
+    energies = np.array([np.abs(each).max(initial=0) for each in kspace])
+    if not energies.any():
+        return ()
+    found = doubts(kspace[int(energies.argmax())], axes_stated, centring_stated, leading)
+    for doubt in found:
+        if doubt.is_sure:
+            raise ValueError(doubt.sentence)
+    return tuple(doubt.sentence for doubt in found)
+
+
+def doubts(
+    kspace: npt.NDArray[Any], axes_stated: bool = False, centring_stated: bool = False, leading: str = ""
+) -> list[Doubt]:
+    """Return what is odd about one slice `(coil, row, col)` that is not zero; see `check_kspace`."""
+    scaled = kspace / np.abs(kspace).max()  # squares of the data's own unit may overflow
+    power = np.square(np.abs(scaled), dtype=np.float64)
+    power /= power.sum()
+    axes = [] if axes_stated else _axes(power, leading)
+    if any(doubt.is_sure for doubt in axes) or centring_stated:
+        return axes
+    plane = power.sum(0)
+    kind = _kind(scaled, plane)
+    if kind is not None:
+        return [*axes, kind]
+    return [*axes, *_centring(plane), *_image_place(scaled)]
+
+
+def is_peaked(kspace: npt.NDArray[Any]) -> bool:
+    """Whether energy lies in one place along the first axis, as it does along any axis of k-space but that of coils."""
+    levels = np.array([float(np.linalg.norm(each.astype(np.complex128))) for each in kspace])
+    energies = np.square(levels / (levels.max() or 1.0))
+    return len(energies) < 2 or not energies.any() or _concentration(energies / energies.sum()) > 0.5
+
+
+def _axes(power: Power, leading: str) -> list[Doubt]:
+    """Look for coils in the place of rows or columns."""
+    coils, rows, cols = power.shape
+    spread = [_concentration(power.sum(other)) for other in ((1, 2), (0, 2), (0, 1))]
+    side = min(rows, cols)
+    last = spread[2] <= spread[1] if min(spread[1:]) < 0.5 else cols <= rows
+    by_energy = coils >= SMALLEST_SIDE and spread[0] > 0.7 and min(spread[1:]) < 0.5
+    if coils > MOST_COILS or (coils > MANY_COILS and side < SMALLEST_SIDE) or by_energy:
+        likely = f"{leading}{'row,col,coil' if last else 'row,coil,col'}"
+        return [
+            Doubt(
+                f"{coils} coils of {rows} x {cols} are unlikely: the axes are probably {likely} (say --axes {likely};"
+                f" or --axes {leading}coil,row,col if they are as they seem)",
+                True,
+            )
+        ]
+    if coils > MOST_COILS // 2:
+        return [Doubt(f"{coils} coils are many: if these are slices of one coil, say --axes slice,row,col", False)]
+    return []
+
+
+def _kind(scaled: npt.NDArray[Any], plane: Power) -> Doubt | None:
+    """Look for images in the place of k-space."""
+    if min(plane.shape) < SMALLEST_SIDE:
+        return None
+    if not np.any(scaled.imag) and (scaled.real >= 0).all():
+        return Doubt(
+            "all values are real and not negative: this is a magnitude image, no k-space (k-space that is so:"
+            " say --centred)",
+            True,
+        )
+    transformed = np.square(np.abs(scipy.fft.fft2(scaled)), dtype=np.float64).sum(0)
+    here, there = _brightest(plane), _brightest(transformed / transformed.sum())
+    if here < 0.25 and there > max(0.5, 3 * here):
+        return Doubt(
+            "energy lies all over k-space, and in one place after a Fourier transform: this is an image, no k-space;"
+            " transform it first (k-space that is so: say --centred)",
+            True,
+        )
+    if here < 0.25:
+        return Doubt("energy lies all over k-space, as that of noise does: is this k-space of an object?", False)
+    return None
+
+
+def _centring(plane: Power) -> list[Doubt]:
+    """Look for zero frequency elsewhere than in the middle."""
+    rows, cols = plane.shape
+    if min(rows, cols) < SMALLEST_SIDE:
+        return []
+    middle = _around(plane, rows // 2, cols // 2)
+    for row, col, where in ((0, 0, ""), (0, cols // 2, "rows"), (rows // 2, 0, "columns")):
+        if _around(plane, row, col) > max(0.5, 4 * middle):
+            cure = "say --not-centred" if not where else f"shift the {where} by half their number (fftshift) first"
+            place = "at the corner of k-space" if not where else f"at the edge of the {where}"
+            return [Doubt(f"zero frequency lies {place}, expected in the middle (n // 2): {cure}", True)]
+    smooth = scipy.ndimage.uniform_filter(plane, 3, mode="wrap")
+    echo = np.unravel_index(int(smooth.argmax()), plane.shape)
+    off = [int(place) - size // 2 for place, size in zip(echo, plane.shape, strict=True)]
+    if any(abs(away) > max(2, size // 32) for away, size in zip(off, plane.shape, strict=True)):
+        return [
+            Doubt(
+                f"the echo lies off the centre of k-space, by {off[0]:+d} rows and {off[1]:+d} columns: calibration"
+                " lines are looked for around it",
+                False,
+            )
+        ]
+    return []
+
+
+def _image_place(scaled: npt.NDArray[Any]) -> list[Doubt]:
+    """Look for an image around the corner of its matrix, on the middle of k-space alone, which has no gaps."""
+    rows, cols = scaled.shape[-2:]
+    if min(rows, cols) < 2 * SMALLEST_SIDE:
+        return []
+    window = np.zeros((rows, cols))
+    half = SMALLEST_SIDE // 2
+    taper = np.hanning(SMALLEST_SIDE + 1)[:-1]
+    box = slice(rows // 2 - half, rows // 2 + half), slice(cols // 2 - half, cols // 2 + half)
+    window[box] = np.outer(taper, taper)
+    shown = np.square(np.abs(scipy.fft.ifft2(scipy.fft.ifftshift(scaled * window, axes=(-2, -1)))), dtype=np.float64)
+    plane: Power = shown.sum(0)  # not shifted back: its middle is the image's corner
+    if not plane.any():
+        return []
+    plane /= plane.sum()
+    corner, middle = (_around(plane, place[0], place[1], 4) for place in ((rows // 2, cols // 2), (0, 0)))
+    if corner > max(0.5, 3 * middle):
+        return [Doubt("the image lies around the corner of its matrix: it was not shifted before its transform", False)]
+    return []
+
+
+def _concentration(line: Power) -> float:
+    """Return the energy in the best eighth of an axis, all around."""
+    width = max(1, len(line) // 8)
+    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([line, line[: width - 1]]))])
+    return float((sums[width:] - sums[:-width]).max())
+
+
+def _brightest(plane: Power) -> float:
+    """Return the energy in the brightest hundredth of the positions."""
+    count = max(4, plane.size // 100)
+    return float(np.partition(plane.ravel(), -count)[-count:].sum())
+
+
+def _around(plane: Power, row: int, col: int, part: int = 8) -> float:
+    """Return the energy within an eighth (or another `part`) of each side of a position, all around."""
+    rows, cols = (
+        np.arange(place - size // part, place + size // part + 1) % size
+        for place, size in zip((row, col), plane.shape, strict=True)
+    )
+    return float(plane[np.ix_(rows, cols)].sum())

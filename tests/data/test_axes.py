@@ -1,0 +1,124 @@
+"""Arrays whose axes and centring are stated: the same k-space from every order, in every format that does not say."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from formats_helpers import random_kspace
+from kdrift.data.formats import BadVolume, open_volume
+from kdrift.data.volume import AXES, ReadOptions
+
+KSPACE = random_kspace((3, 2, 7, 6))
+ORDERS = [order for order in itertools.permutations(AXES) if order != AXES]
+
+
+def write_pair(stem: Path, array: np.ndarray) -> Path:
+    """As BART's writecfl.m and cfl.py do: dimensions in their order, column-major."""
+    stem.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
+    array.astype(np.complex64).ravel(order="F").tofile(stem.with_suffix(".cfl"))
+    return stem.with_suffix(".cfl")
+
+
+def write(folder: Path, kind: str, array: np.ndarray, **more: np.ndarray) -> Path:
+    path = folder / f"a.{kind}"
+    if kind == "npy":
+        np.save(path, array)
+    elif kind == "fortran.npy":
+        np.save(path, np.asfortranarray(array))
+    elif kind == "npz":
+        np.savez(path, kspace=array, **more)
+    elif kind == "h5":
+        with h5py.File(path, "w") as file:
+            for name, values in {"kspace": array, **more}.items():
+                file[name] = values
+    else:
+        path = write_pair(folder / "a", array)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npy", "fortran.npy", "npz", "h5", "cfl"])
+@pytest.mark.parametrize("order", ORDERS[::4])
+def test_every_order_is_read_alike(kind: str, order: tuple[str, ...], tmp_path: Path) -> None:
+    stored = KSPACE.transpose([AXES.index(name) for name in order])
+    path = write(tmp_path, kind, stored)
+    with open_volume(path, ReadOptions.of(axes=",".join(order))) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(0, 3), KSPACE)
+        np.testing.assert_array_equal(volume.read_kspace(2, 3), KSPACE[2:])
+
+
+@pytest.mark.parametrize("axes", ["row,col", "col,row", "row,col,coil", "coil,col,row", "row,col,slice"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "cfl"])
+def test_axes_may_be_missing(kind: str, axes: str, tmp_path: Path) -> None:
+    names = tuple(axes.split(","))
+    part = KSPACE[slice(None) if "slice" in names else slice(1), slice(None) if "coil" in names else slice(1)]
+    kept = tuple(name for name in AXES if name in names)
+    array = part.reshape([part.shape[AXES.index(name)] for name in kept])
+    path = write(tmp_path, kind, array.transpose([kept.index(name) for name in names]))
+    with open_volume(path, ReadOptions.of(axes=axes)) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(0, volume.info.num_slices), part)
+
+
+def test_bart_dimensions_of_one_need_no_name(tmp_path: Path) -> None:
+    path = write_pair(tmp_path / "a", KSPACE[0].reshape(1, 2, 7, 6))
+    with open_volume(path, ReadOptions.of(axes="coil,row,col")) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(0, 1), KSPACE[:1])
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "cfl"])
+@pytest.mark.parametrize("shape", [(7, 6), (8, 8), (1, 5)])
+def test_zero_frequency_at_the_corner(kind: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    kspace = random_kspace((2, 3, *shape))
+    stored = np.fft.ifftshift(kspace, axes=(-2, -1))
+    mask = np.random.default_rng(0).random(shape) < 0.6
+    more = {"mask": np.fft.ifftshift(mask)} if kind in ("npz", "h5") else {}
+    path = write(tmp_path, kind, stored if kind != "cfl" else stored.transpose(2, 3, 1, 0), **more)
+    axes = "row,col,coil,slice" if kind == "cfl" and 1 not in shape else None
+    if kind == "cfl" and axes is None:
+        pytest.skip("BART leaves out axes of one")
+    with open_volume(path, ReadOptions.of(axes=axes, centred=False)) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(0, 2), kspace)
+        if more:
+            np.testing.assert_array_equal(np.broadcast_to(volume.mask(), shape), mask)
+
+
+def test_masks_and_references_follow_the_axes(tmp_path: Path) -> None:
+    mask = np.random.default_rng(1).random((7, 6)) < 0.5
+    reference = np.random.default_rng(2).random((3, 7, 6)).astype(np.float32)
+    path = write(tmp_path, "npz", KSPACE.transpose(3, 2, 0, 1), mask=mask.T, reference=reference.transpose(2, 1, 0))
+    with open_volume(path, ReadOptions.of(axes="col,row,slice,coil")) as volume:
+        np.testing.assert_array_equal(volume.mask(), mask)
+        np.testing.assert_array_equal(volume.read_image(1, 3), reference[1:])
+
+
+def test_images_have_axes_too(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((4, 7, 6))
+    np.save(tmp_path / "a.npy", images.transpose(1, 2, 0))
+    with open_volume(tmp_path / "a.npy", ReadOptions.of(axes="row,col,slice")) as volume:
+        np.testing.assert_array_equal(volume.read_image(0, 4), images.astype(np.float32))
+
+
+def test_axes_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
+    path = write(tmp_path, "npy", KSPACE[0])
+    for axes, sentence in (
+        ("row,col", r"shape \(2, 7, 6\), the axes row,col are 2"),
+        ("slice,coil,row", "name no row and col"),
+        ("row,col,coil,slice", r"shape \(2, 7, 6\), the axes row,col,coil,slice are 4"),
+    ):
+        with pytest.raises(BadVolume, match=sentence):
+            open_volume(path, ReadOptions.of(axes=axes))
+    with pytest.raises(ValueError, match="expected some of slice, coil, row, col"):
+        ReadOptions.of(axes="x,y,coil")
+    for dims, named in (
+        ((1, 4, 96, 80), "dimension 3 .coil. is 80: coils belong"),
+        ((4, 96, 80), "dimension 0 .read. is 4 and dimension 2 .phase 2. is 80"),
+        ((96, 80, 4), "spread over BART dimension 2"),
+        ((8, 7, 1, 2, 5), "maps"),
+    ):
+        pair = write_pair(tmp_path / "b", np.ones(dims, np.complex64))
+        with pytest.raises(BadVolume, match=named):
+            open_volume(pair)
