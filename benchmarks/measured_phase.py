@@ -211,7 +211,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--phase-order", type=int, default=5, help="order of the simulated phase along each axis")
     parser.add_argument("--phase-rad", type=float, default=1.0, help="its standard deviation at the knots")
-    parser.add_argument("--samples", type=int, default=8, help="samples of psnr")
+    parser.add_argument("--samples", type=int, default=8, help="samples of psnr, at least 2")
     return parser.parse_args(arguments)
 
 
