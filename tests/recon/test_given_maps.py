@@ -56,11 +56,11 @@ def test_the_same_maps_in_every_form(folder: Path, tmp_path: Path) -> None:
         file["S"] = maps
     write_bart(tmp_path / "bart", maps)
     for name in ("sets.npy", "long.npy", "double.npy", "maps.h5", "one.h5", "bart.cfl", "bart"):
-        torch.testing.assert_close(_run(folder / "scan.h5", tmp_path / name).mean, expected.mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(_run(folder / "scan.h5", tmp_path / name).mean, expected.mean, rtol=0, atol=1e-4)
     for one in (maps[1], maps[1][None], maps[1][None, None]):
         np.save(tmp_path / "one.npy", one)
         found = _run(folder / "scan.h5", tmp_path / "one.npy", slices=(1, 2))
-        torch.testing.assert_close(found.mean[0], expected.mean[1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.mean[0], expected.mean[1], rtol=0, atol=1e-4)
     np.save(tmp_path / "two.npy", np.stack([maps[1], np.roll(maps[1], 2, 0)]))
     assert _run(folder / "scan.h5", tmp_path / "two.npy", sets=2).config["maps"]["sets"] == 2
 

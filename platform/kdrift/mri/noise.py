@@ -21,9 +21,9 @@ SCATTER = 2.0
 """Coils whose levels differ by less than this factor count as equally noisy. On real scans of equal receivers the
 estimates differ by up to 1.7 (4 coils, 4 to 15 times undersampled: 1.16 to 1.67), for what of the object reaches the
 periphery; weights by such estimates would only add their scatter, and equal weights cost little there."""
-RAYLEIGH_TAIL = 1.15
-"""A coil's periphery is noise where its 0.9 quantile over its median is at most so many times a Rayleigh
-distribution's; structures of the object have longer tails (1.2 to 1.6 in small matrices, noise 0.93 to 1.09)."""
+OWN = 0.5
+"""A coil's periphery is noise where the other coils explain less than this part of its energy. Of 240 simulated scans
+with one noisy coil at least 0.48 was its own, mostly 0.97 and more; of signal in the periphery at most 0.41."""
 
 
 def noise_covariance(noise: Tensor) -> Tensor:
@@ -58,16 +58,39 @@ def estimate_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> float:
 def differing_noise(kspace: Tensor, mask: Tensor | None = None) -> Tensor | None:
     """Noise level of each coil, (coil,), where coils surely differ; None: they count as equally noisy.
 
-    A coil whose periphery is no noise has the median of all coils where its own estimate, an upper bound, is above it.
-    See `SCATTER` for what counts as equal, `coil_noise_sigma` for axes and errors.
+    The estimate is an upper bound, so a level far above the lowest is believed only where the coil's periphery is noise
+    of its own; else it is the median of all coils. See `SCATTER` and `OWN` for what counts as equal and as noise,
+    `coil_noise_sigma` for axes and errors.
     """
     sigma = coil_noise_sigma(kspace, mask)
+    if not float(sigma.max()) > SCATTER * float(sigma.min()) > 0:
+        return None
     kept, outer = _periphery(kspace, mask)
-    sizes = kspace.reshape(-1, *kspace.shape[-3:])[..., kept][..., outer].abs().movedim(1, 0).flatten(1)
-    tail = torch.quantile(sizes, 0.9, dim=1) / sizes.median(1).values
-    is_noise = tail <= RAYLEIGH_TAIL * math.sqrt(math.log(10) / math.log(2))
-    sigma = torch.where(is_noise, sigma, torch.minimum(sigma, sigma.median()))
-    return sigma if float(sigma.max()) > SCATTER * float(sigma.min()) > 0 else None
+    around = torch.cat([kspace.roll(shift, -2) for shift in (0, 1, -1)], -3)
+    samples = around.reshape(-1, *around.shape[-3:])[..., kept][..., outer].movedim(1, 0).flatten(1)
+    own = _own_part(samples.to(torch.complex128), kspace.shape[-3]).to(sigma)
+    far_above = sigma > SCATTER * sigma.min()
+    sigma = torch.where(far_above & (own < OWN), torch.minimum(sigma, sigma.median()), sigma)
+    return sigma if float(sigma.max()) > SCATTER * float(sigma.min()) else None
+
+
+def _own_part(samples: Tensor, coils: int) -> Tensor:
+    """Part of each coil's energy, (coil,), that no combination of the other coils explains.
+
+    `samples` (3 coil, sample) are the coils, and the same at the next readout positions: smooth sensitivities make of
+    signal in one coil a short convolution of that in others. 0 where there are too few samples to tell.
+    """
+    count, gram = samples.shape[1], samples @ samples.mH
+    number = torch.arange(len(gram), device=gram.device) % coils
+    own = gram.new_zeros(coils).real
+    for coil in range(coils):
+        others = number != coil
+        freedom = count - int(others.sum())
+        if 2 * freedom > count:
+            cross = gram[others, coil]
+            left = gram[coil, coil] - cross.conj() @ torch.linalg.pinv(gram[others][:, others], hermitian=True) @ cross
+            own[coil] = left.real / gram[coil, coil].real * count / freedom
+    return own
 
 
 def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
