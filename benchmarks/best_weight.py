@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrift.data.volume import centre_crop
+from kdrift.data.centring import centre_crop
 from kdrift.measures.metrics import METRICS, evaluate
 from kdrift.methods import METHODS, Measurement
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from benchmarks.best_weight import GRIDS, tune
 from benchmarks.held_out import DATA
+from kdrift.data.centring import centre_crop
 from kdrift.data.formats import open_volume
-from kdrift.data.volume import centre_crop
 from kdrift.measures.metrics import evaluate
 from kdrift.mri.coils import combine, espirit_maps
 from kdrift.mri.fourier import ifft2c

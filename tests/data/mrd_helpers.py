@@ -9,7 +9,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd import xsd
 
-from kdrift.data.volume import fft_centred
+from kdrift.data.centring import fft_centred
 
 SIZES = tuple[int, int, int]
 

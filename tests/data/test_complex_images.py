@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from formats_helpers import random_kspace
+from kdrift.data.centring import fft_centred
 from kdrift.data.complex_images import complex_images, has_gaps
 from kdrift.data.convert import ConvertConfig, _convert_task, convert
 from kdrift.data.data_config import DataConfig
@@ -20,7 +21,7 @@ from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.simulate import simulate_volume
 from kdrift.data.store import open_store
-from kdrift.data.volume import ReadOptions, Volume, fft_centred
+from kdrift.data.volume import ReadOptions, Volume
 from kdrift.mri.birdcage import birdcage_maps
 from kdrift.training.provenance import describe_data
 

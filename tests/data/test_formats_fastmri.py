@@ -16,10 +16,10 @@ from formats_helpers import (
     read,
     xml,
 )
+from kdrift.data.centring import centre_crop
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling, write_fastmri
 from kdrift.data.formats.header import read_header, write_header
-from kdrift.data.volume import centre_crop
 
 
 class TestFastmri:

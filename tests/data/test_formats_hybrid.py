@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from formats_helpers import random_kspace, read
+from kdrift.data.centring import ifft_centred
 from kdrift.data.formats import BadVolume, open_volume
-from kdrift.data.volume import ReadOptions, ifft_centred
+from kdrift.data.volume import ReadOptions
 
 
 def head(rows: int, cols: int) -> np.ndarray:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdrift.data.centring import fft_centred, ifft_centred
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.ismrmrd_epi import fit_ramp
-from kdrift.data.volume import fft_centred, ifft_centred
 from mrd_helpers import acquisition, encoding, header, lines, object_kspace, write
 
 REVERSED, PHASE = 22, 24

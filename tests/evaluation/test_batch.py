@@ -17,6 +17,8 @@ import pytest
 
 from batch_helpers import MASK, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
 from kdrift.cli import main
+from kdrift.data.store import open_store
+from kdrift.data.store_write import write_volume
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.recon.plan import Plan
 from kdrift.runs import tracking
@@ -104,10 +106,11 @@ def test_split_slices_and_failed_volumes(
     """One slice of each volume by a method with independent coils; one volume is empty there, and is named."""
     plan = Plan("score_mri_ssos", "paper", {"num_steps": 2}, num_samples=1, seed=1, precision="float32")
     broken = make_inputs(tmp_path)
-    import zarr
-
-    kspace = zarr.open_array(zarr.storage.LocalStore(broken["store"]), path="small/kspace", mode="a")
-    kspace[1] = np.zeros_like(kspace[1])
+    with open_store(broken["store"], "a") as store:
+        volume = store.read_volume("small")
+        kspace = volume.read_kspace(0, volume.info.num_slices)
+        kspace[1] = 0
+        write_volume(store, "small", replace(volume, load_kspace=lambda start, stop: kspace[start:stop]))
     values = batch_values(broken, tmp_path / "out", slices=[1, 2], plan=to_dict(plan))
     assert main(["reconstruct", "--config", str(write_config(tmp_path / "batch.yaml", values))]) == 1
     printed = capsys.readouterr()

@@ -306,7 +306,8 @@ def test_notes_of_some_slices_name_them() -> None:
     ]
 
     empty = SliceResult(torch.zeros(2, 2), torch.zeros(2, 2), None, 0.0, 0, 0, {})
-    found = gather([(each, empty) for each in facts], torch.ones(2, 2, dtype=torch.bool), {})
+    outcomes = {each.index: (each, empty) for each in facts}
+    found = gather(outcomes, torch.ones(2, 2, dtype=torch.bool), {"method": "cg_sense"})
     assert found.notes == ("all", "slices 3, 4: odd")
 
 
@@ -325,7 +326,7 @@ def test_the_command_says_what_it_left_out(tmp_path: Path, capsys: pytest.Captur
         "--quiet",
     ]
     assert main([*command, "--noise-cov", str(tmp_path / "n.npy"), "--noise-sigma", "0.001"]) == 0
-    assert "note: coil 3 measured nothing: left out" in capsys.readouterr().err
+    assert "warning: coil 3 measured nothing: left out" in capsys.readouterr().err
     report = kdrift.runs.files.read_json(tmp_path / "out" / "metrics.json")
     assert report["noise_source"] == "n.npy"
     assert report["noise_sigma"] == pytest.approx([0.001])

@@ -133,7 +133,7 @@ def test_a_sampler_and_what_its_result_can_do(full: np.ndarray, mask: np.ndarray
     result = kdrift.reconstruct(full[:1], mask, samples=2, steps=3, seed=1, keep_samples=True)
     assert result.samples is not None
     assert (result.nfe, result.config["seed"], result.config["preset_source"]) == (3, 1, "built in")
-    assert repr(result).startswith("ReconstructionResult(annealed: 1 slices of 40 x 44, ")
+    assert repr(result).startswith("ReconstructionResult(annealed: 1 slice of 40 x 44, ")
     assert len(repr(result)) < 160
     assert "data:image/png;base64," in result._repr_html_()
     assert result.plot().get_size_inches()[0] > 4

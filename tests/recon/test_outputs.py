@@ -219,7 +219,7 @@ def acquisition_of(
 ) -> Acquisition:
     slices, rows, cols = result.mean.shape
     info = VolumeInfo("scan", "kspace", slices, 1, rows, cols, *shape, attrs=attrs, geometry=geometry)
-    return Acquisition(info, list(range(slices)), result.mean, result.mask, "as measured", None, "", shape)
+    return Acquisition(info, list(range(slices)), result.mean, result.mask, "as measured", 1.0, None, "", shape)
 
 
 def test_uncertainty_is_a_series_of_its_own(tmp_path: Path) -> None:

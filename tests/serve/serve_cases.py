@@ -39,6 +39,7 @@ def sparse(shape: tuple[int, ...]) -> bytes:
 
 
 KSPACE = np.ones((1, 2, 32, 32), np.complex64)
+MEASURED = (KSPACE * np.exp(1j * np.arange(32) ** 2)).astype(np.complex64)
 NAN = np.where(np.arange(32) == 5, np.nan, KSPACE).astype(np.complex64)
 JSON: dict[str, tuple[Any, int, str]] = {
     "not JSON": (b"{", 400, "not valid JSON"),
@@ -102,8 +103,8 @@ UPLOADS: dict[str, tuple[bytes, str, int, str]] = {
     "no k-space": (h5(data=KSPACE), "", 422, "expected kspace"),
     "NaN": (h5(kspace=NAN), "", 422, "NaN or infinite"),
     "zeros": (h5(kspace=np.zeros_like(KSPACE)), "", 422, "zero"),
-    "mask of a mask": (h5(kspace=KSPACE, mask=np.arange(32) % 2), "mask.kind=random", 422, "has a mask"),
-    "mask of another shape": (h5(kspace=KSPACE, mask=np.ones(7)), "", 422, "mask has shape"),
+    "mask of a mask": (h5(kspace=MEASURED, mask=np.arange(32) % 2), "mask.kind=random", 422, "has a mask"),
+    "mask of another shape": (h5(kspace=MEASURED, mask=np.ones(7)), "", 422, "mask has shape"),
     "unknown option": (h5(kspace=KSPACE), "sample=3", 422, "unknown key 'sample'"),
     "unknown section": (h5(kspace=KSPACE), "plans.seed=3", 422, "unknown option"),
     "option twice": (h5(kspace=KSPACE), "plan.seed=3&plan.seed=4", 422, "given twice"),

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.centring import centre_crop
 from kdrift.data.formats.fastmri import remove_readout_oversampling
-from kdrift.data.volume import BadVolume, BoolArray, ComplexArray, Volume, centre_crop
+from kdrift.data.volume import BadVolume, BoolArray, ComplexArray, Volume
 
 _SCATTERED = 0.02  # integer data holds a few measured exact zeros: fewer than this are no gaps
 

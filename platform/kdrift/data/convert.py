@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from kdrift.data.centring import centre_crop
 from kdrift.data.complex_images import complex_images
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint, is_same
 from kdrift.data.formats import open_volume
 from kdrift.data.store import Store, open_store
 from kdrift.data.store_write import Derive, remove_leftovers, write_volume
-from kdrift.data.volume import ReadOptions, Volume, centre_crop
+from kdrift.data.volume import ReadOptions, Volume
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import only_user

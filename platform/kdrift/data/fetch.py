@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
+from kdrift.data.centring import fft_centred, ifft_centred
 from kdrift.data.formats.fastmri import write_fastmri
-from kdrift.data.volume import fft_centred, ifft_centred
 from kdrift.runs.config import parse, read_yaml
 from kdrift.runs.files import whole_file
 

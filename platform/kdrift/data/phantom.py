@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.volume import Attr, ComplexArray, FloatArray, fft_centred
+from kdrift.data.centring import fft_centred
+from kdrift.data.volume import Attr, ComplexArray, FloatArray
 from kdrift.mri.birdcage import birdcage_maps, plane
 from kdrift.runs.seeds import numpy_rng
 

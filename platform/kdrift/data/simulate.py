@@ -16,7 +16,8 @@ import numpy as np
 import scipy.ndimage
 
 from kdrift.data.augment import smooth_phase
-from kdrift.data.volume import Attr, Volume, VolumeInfo, centre_crop, fft_centred
+from kdrift.data.centring import centre_crop, fft_centred
+from kdrift.data.volume import Attr, Volume, VolumeInfo
 from kdrift.runs.seeds import numpy_rng
 
 SIGNAL_FRACTION = 0.1

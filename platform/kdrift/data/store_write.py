@@ -219,6 +219,7 @@ class _SliceWriter:
             shards=shape if sharded else None,
             compressors=compressors or None,
             dimension_names=DIMENSIONS.get(name),
+            config={"write_empty_chunks": True},  # else zeros are left out, and -0 comes back as 0: other bytes
             overwrite=True,
         )
 

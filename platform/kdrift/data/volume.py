@@ -14,10 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from kdrift.data.geometry import Geometry
-from kdrift.data.magnitude import NoMagnitudes, as_magnitudes
 from kdrift.data.measured import BoolArray as BoolArray
 from kdrift.data.measured import Sampling, as_mask, find_sampling, nonzero_positions
 from kdrift.mri.unit import out_of_range
@@ -288,65 +286,3 @@ def check_expansion(path: str, declared: int, stored: int) -> None:
             f"header declares {declared >> 20} MiB of data in {stored} bytes, expected at most {MAX_EXPANSION} times"
             " what is stored: if the scan is really so empty, save it without compression",
         )
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What a reader of images knows."""
-
-    name: str
-    shape: tuple[int, ...]
-    """(slice, row, col)."""
-    attrs: dict[str, Attr]
-    geometry: Geometry | None = None
-    notes: tuple[str, ...] = ()
-    has_phase: bool = False
-    """Whether the images are complex."""
-
-
-def image_volume(path: str, image: ImageInfo, load: Loader, *, any_values: bool = False) -> Volume:
-    """Return a volume of images; `load` gives them `(slice, row, col)`.
-
-    Raises `BadVolume` for an impossible shape and, unless `any_values` or `image.has_phase`, for values that are no
-    magnitudes: three slices are read for that.
-    """
-    num_slices, rows, cols = image.shape
-    check_dims(path, slices=num_slices, rows=rows, columns=cols)
-    checked, doubts = load, tuple[str, ...]()
-    if not (any_values or image.has_phase):
-        with naming(path, "images cannot be read"):
-            try:
-                checked, doubts = as_magnitudes(load, num_slices)
-            except NoMagnitudes as error:
-                raise BadVolume(path, str(error)) from None
-    info = VolumeInfo(
-        image.name, "image", num_slices, 1, rows, cols, rows, cols, has_phase=image.has_phase, attrs=image.attrs,
-        geometry=image.geometry, notes=(*image.notes, *doubts),
-    )  # fmt: skip
-    if image.has_phase:
-        return Volume(path, info, load_complex_image=load)
-    return Volume(path, info, load_image=checked)
-
-
-def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
-    """Return the centred orthonormal FFT along `axes`, in the precision of `values`."""
-    shifted = scipy.fft.ifftshift(values, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes))
-
-
-def ifft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
-    """Return the inverse of `fft_centred`."""
-    shifted = scipy.fft.ifftshift(values, axes=axes)
-    return np.asarray(scipy.fft.fftshift(scipy.fft.ifftn(shifted, axes=axes, norm="ortho"), axes=axes))
-
-
-def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:
-    """Return the centre `(*batch, rows, cols)` of `array`; index n//2 stays the centre, as in centred FFTs.
-
-    Raises ValueError when `array` is smaller than the crop.
-    """
-    have_rows, have_cols = array.shape[-2:]
-    if not (0 < rows <= have_rows and 0 < cols <= have_cols):
-        raise ValueError(f"cannot crop {rows}x{cols} from {have_rows}x{have_cols}")
-    top, left = have_rows // 2 - rows // 2, have_cols // 2 - cols // 2
-    return array[..., top : top + rows, left : left + cols]

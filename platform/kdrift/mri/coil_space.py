@@ -14,7 +14,7 @@ NOTHING = 1e-6
 """A coil whose largest sample is below this part of the largest of all coils holds rounding and nothing measured."""
 
 PARALLEL = 1e-3
-"""Of a second set of maps that points where the first does, but for so much, nothing is left."""
+"""A second set of maps that points where the first does, but for so much of it, counts as nothing."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from kdrift.mri.masks import Box, acs_region, detect_mask
 
 CALIBRATION_WIDTH = 24
 """Lines of calibration data an axis that ESPIRiT takes where the caller does not choose (sigpy's width)."""
+LEAST_SIDE = 4
+"""Fewest lines of a calibration box that is not in the middle of k-space."""
 CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
 """Elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU."""
 COARSE = 4
@@ -175,7 +177,7 @@ def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH, *, kspace: Ten
 
     `width` lines an axis where there are as many; an axis with fewer is made up for by the other one. The box lies
     around the middle of k-space; with `kspace` (*batch, coil, row, col), around the echo where that box holds clearly
-    more of the energy.
+    more of the energy and has `LEAST_SIDE` lines an axis at least: one line that was measured is no calibration.
     """
     middle = _box_around(mask, width, (mask.shape[0] // 2, mask.shape[1] // 2))
     if kspace is None:
@@ -185,7 +187,8 @@ def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH, *, kspace: Ten
     smooth = torch.nn.functional.avg_pool2d(energy[None, None], 3, 1, 1)[0, 0]
     row, col = divmod(int(smooth.argmax()), mask.shape[1])
     around = _box_around(mask, width, (row, col))
-    return around if float(energy[around].sum()) > CLEARLY_MORE * float(energy[middle].sum()) else middle
+    wide = min(side.stop - side.start for side in around) >= min(LEAST_SIDE, *mask.shape)
+    return around if wide and float(energy[around].sum()) > CLEARLY_MORE * float(energy[middle].sum()) else middle
 
 
 def _box_around(mask: Tensor, width: int, centre: tuple[int, int]) -> Box:

@@ -10,20 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdrift.data.centring import centre_crop
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.measured import Sampling, common_mask, is_by_columns
 from kdrift.data.store import is_store, open_stored_volume
-from kdrift.data.volume import (
-    AS_THE_FILE_SAYS,
-    BadVolume,
-    BoolArray,
-    ComplexArray,
-    ReadOptions,
-    Volume,
-    VolumeInfo,
-    centre_crop,
-)
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ComplexArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.plausibility import check_kspace

@@ -74,7 +74,7 @@ class ReconstructionResult:
         spread = f", {self.config['num_samples']} samples, {self.nfe} evaluations" if self.nfe else ""
         lost = sum(map(len, self.diverged.values()))
         note = f", {lost} samples diverged" if lost else ""
-        note += f", {len(self.failed)} failed" if self.failed else ""
+        note += f", {len(self.failed)} slices failed" if self.failed else ""
         size = f"{slices} slice{'' if slices == 1 else 's'} of {rows} x {cols}"
         return (
             f"ReconstructionResult({self.config['method']}: {size},"

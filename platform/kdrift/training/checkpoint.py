@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kdrift.runs.files import file_sha256, whole_folder
+from kdrift.runs.files import file_sha256, put_folder, whole_folder
 
 _FILE, _SUMS = "state.pt", "SHA256SUMS"
 
@@ -57,8 +57,7 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Path | None:
             return path
         except ValueError as error:
             aside = path.with_name(f"damaged_{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            put_folder(path, aside, replace=True)
             say(f"{error}; it is {aside.name} now, and an older one is looked for")
     if found:
         raise ValueError(f"all {len(found)} checkpoints in {folder} are damaged: remove them to train from the start")

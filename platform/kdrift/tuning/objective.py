@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdrift.data.centring import centre_crop
 from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
 from kdrift.data.store import is_store, open_store
-from kdrift.data.volume import centre_crop
 from kdrift.measures.metrics import evaluate
 from kdrift.mri.heldout import draw_heldout
 from kdrift.prior.bundle import Prior

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.dicom_frames import FRAME_TAGS, Frame, frames_of
 from kdrift.data.formats.dicom_stack import choose_frames, geometry_of
+from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.paths import is_housekeeping
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
@@ -19,10 +20,8 @@ from kdrift.data.volume import (
     SMALL_BYTES,
     Attr,
     BadVolume,
-    ImageInfo,
     ReadOptions,
     Volume,
-    image_volume,
     naming,
 )
 

@@ -13,26 +13,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.centring import centre_crop, fft_centred, ifft_centred
 from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_mask
 from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
 from kdrift.data.geometry import Geometry
+from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
-from kdrift.data.volume import (
-    AS_THE_FILE_SAYS,
-    AXES,
-    Attr,
-    BadVolume,
-    ImageInfo,
-    ReadOptions,
-    Volume,
-    VolumeInfo,
-    centre_crop,
-    fft_centred,
-    ifft_centred,
-    image_volume,
-)
+from kdrift.data.volume import AS_THE_FILE_SAYS, AXES, Attr, BadVolume, ReadOptions, Volume, VolumeInfo
 from kdrift.runs.files import whole_file
 
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")

@@ -116,7 +116,8 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
         compressed = node.id.get_create_plist().get_nfilters() > 0
         check_declared(path, node.size * node.dtype.itemsize, node.id.get_storage_size(), compressed)
         if node.chunks:
-            chunk = math.prod(node.chunks) * node.dtype.itemsize
+            item = node.dtype.itemsize if h5py.check_vlen_dtype(node.dtype) is None else ITEM.itemsize
+            chunk = math.prod(node.chunks) * item
             if chunk > MAX_SLICE_BYTES:
                 raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
             check_expansion(path, chunk, node.id.get_storage_size())

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.centring import from_corner, from_cornered_image
+from kdrift.data.centring import from_corner, from_cornered_image
 from kdrift.data.formats.choose import check_select, choose_index
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo, check_dims

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.centring import fft_centred, ifft_centred
 from kdrift.data.formats.header import Encoding
 from kdrift.data.formats.ismrmrd_lines import Grid, Lines
 from kdrift.data.formats.ismrmrd_table import Table, payloads
-from kdrift.data.volume import BadVolume, fft_centred, ifft_centred
+from kdrift.data.volume import BadVolume
 
 Ramp = Callable[[int], npt.NDArray[np.complex64] | None]
 """Factors along the rows of the image `(row,)` for the reversed lines of a slab, None where there are none."""

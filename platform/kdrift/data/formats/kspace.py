@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.centring import ifft_centred
 from kdrift.data.formats.arrange import Arranged, arrange_mask
 from kdrift.data.measured import BoolArray, mask_from_pattern
-from kdrift.data.volume import Attr, BadVolume, Loader, Volume, VolumeInfo, ifft_centred
+from kdrift.data.volume import Attr, BadVolume, Loader, Volume, VolumeInfo
 
 
 def kspace_volume(

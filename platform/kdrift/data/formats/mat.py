@@ -19,21 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from kdrift.data.formats.centring import from_corner
+from kdrift.data.centring import from_corner
 from kdrift.data.formats.choose import check_select, choose_index
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
+from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     MAX_SLICE_BYTES,
     Attr,
     BadVolume,
     BoolArray,
-    ImageInfo,
     ReadOptions,
     Volume,
     VolumeInfo,
     check_dims,
-    image_volume,
     naming,
 )
 

@@ -14,15 +14,14 @@ import numpy.typing as npt
 from kdrift.data.formats.nifti_space import Space, space_of
 from kdrift.data.formats.selection import check_names, selected_index
 from kdrift.data.geometry import Geometry, from_affine_ras
+from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     Attr,
     BadVolume,
-    ImageInfo,
     ReadOptions,
     Volume,
     check_declared,
-    image_volume,
     naming,
 )
 

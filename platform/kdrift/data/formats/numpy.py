@@ -15,17 +15,16 @@ import numpy.typing as npt
 
 from kdrift.data.formats.arrange import IMAGE_AXES, Arranged, arrange, arrange_image
 from kdrift.data.formats.kspace import kspace_volume
+from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     AXES,
     SMALL_BYTES,
     BadVolume,
-    ImageInfo,
     ReadOptions,
     Volume,
     check_declared,
-    image_volume,
     naming,
 )
 

@@ -1,4 +1,4 @@
-"""k-space and images whose origin lies at the corner, brought to the middle, as all volumes have it.
+"""The middle of k-space and of images: transforms and crops that keep it, and data whose origin lies at the corner.
 
 Shifts of k-space move values; shifts of the image are phase ramps in k-space, so that exact zeros stay zeros.
 """
@@ -9,8 +9,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 _PLANE = (-2, -1)
+
+
+def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
+    """Return the centred orthonormal FFT along `axes`, in the precision of `values`."""
+    shifted = scipy.fft.ifftshift(values, axes=axes)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes))
+
+
+def ifft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
+    """Return the inverse of `fft_centred`."""
+    shifted = scipy.fft.ifftshift(values, axes=axes)
+    return np.asarray(scipy.fft.fftshift(scipy.fft.ifftn(shifted, axes=axes, norm="ortho"), axes=axes))
+
+
+def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[Any]:
+    """Return the centre `(*batch, rows, cols)` of `array`; index n//2 stays the centre, as in centred FFTs.
+
+    Raises ValueError when `array` is smaller than the crop.
+    """
+    have_rows, have_cols = array.shape[-2:]
+    if not (0 < rows <= have_rows and 0 < cols <= have_cols):
+        raise ValueError(f"cannot crop {rows}x{cols} from {have_rows}x{have_cols}")
+    top, left = have_rows // 2 - rows // 2, have_cols // 2 - cols // 2
+    return array[..., top : top + rows, left : left + cols]
 
 
 def from_corner(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
