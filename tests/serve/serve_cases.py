@@ -39,7 +39,8 @@ def sparse(shape: tuple[int, ...]) -> bytes:
 
 
 KSPACE = np.ones((1, 2, 32, 32), np.complex64)
-MEASURED = (KSPACE * np.exp(1j * np.arange(32) ** 2)).astype(np.complex64)
+OFFSET = np.arange(32) - 16
+MEASURED = (KSPACE * np.exp(-np.add.outer(OFFSET**2, OFFSET**2) / 20 + 1j * OFFSET)).astype(np.complex64)
 NAN = np.where(np.arange(32) == 5, np.nan, KSPACE).astype(np.complex64)
 JSON: dict[str, tuple[Any, int, str]] = {
     "not JSON": (b"{", 400, "not valid JSON"),

@@ -72,7 +72,12 @@ def library(source: Path, prior: Path, values: dict[str, Any], slices: tuple[int
 
 
 def assert_same(content: bytes, expected: Any) -> None:
-    """Mean and deviation of a result file are those of the library, within 1e-5 of the largest value."""
+    """Mean and deviation of a result file are those of the library, within 1e-5 of the largest value.
+
+    Chunks of another size are batches of another size, whose float32 sums round otherwise: one sample moves by up to
+    5e-6 of its largest value (the library's own with `batch_samples` 1 and 2), and the deviation, of a few samples and
+    five times smaller, by up to 1.5e-5 of its own.
+    """
     with h5py.File(io.BytesIO(content)) as file:
         found = {"mean": torch.from_numpy(file["reconstruction"][:]), "std": torch.from_numpy(file["std"][:])}
     for name, image in found.items():
@@ -80,7 +85,8 @@ def assert_same(content: bytes, expected: Any) -> None:
         assert image.shape == reference.shape
         assert float((image - reference).abs().max()) <= 1e-5 * float(expected.mean.max()), name
         if float(reference.max()) > 0:
-            assert float((image - reference).abs().max()) <= 1e-5 * float(reference.max()), name
+            ratio = float((image - reference).abs().max()) / float(reference.max())
+            assert ratio <= 3e-5, f"{name} differs by {ratio:.1e} of its largest value"
 
 
 @dataclass
