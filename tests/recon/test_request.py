@@ -21,9 +21,10 @@ from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.plan import Plan, ResolvedPlan
-from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.request import AcquisitionOptions, AcquisitionRequest, MaskRequest
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
+from kdrift.runs.config import parse
 from kdrift.tuning.objective import load_cases
 from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
 from kdrift_serve.job_request import JobRequest, load
@@ -167,3 +168,23 @@ def test_axes_centring_and_mask_files_are_options_everywhere(entrance: Any, fold
     else:
         found = _of_raw(load_acquisition(AcquisitionRequest(source=str(source), **options)).raw(0))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("1:3", [1, 2]),
+        ([1, 3], [1, 2]),
+        ("2", [2]),
+        (-1, [4]),
+        (":2", [0, 1]),
+        ("-2:", [3, 4]),
+        (None, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_slices_are_said_in_one_way_everywhere(given: Any, expected: list[int]) -> None:
+    options = parse(AcquisitionOptions, {"slices": given})
+    assert list(range(5)[options.chosen]) == expected
+    assert options.of("a.h5").chosen == options.chosen
+    with pytest.raises(ValueError, match=r"slices are A:B or one number, got '4,5'"):
+        parse(AcquisitionOptions, {"slices": "4,5"})

@@ -100,7 +100,7 @@ def run(options: Options) -> int:
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
-    asked = AcquisitionOptions(slices=_slices(options.slices), mask=mask, **joined(options.data))
+    asked = AcquisitionOptions(slices=options.slices, mask=mask, **joined(options.data))
     acquisition = load_acquisition(asked.of(options.input))
     for note in acquisition.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -176,15 +176,3 @@ def _plan(options: Options) -> Plan:
     if str(given.get("preset")).endswith((".yaml", ".yml")):
         given["preset"] = read_preset(given["preset"])
     return Plan(**given, settings=settings)
-
-
-def _slices(text: str | None) -> tuple[int | None, int | None] | None:
-    if text is None:
-        return None
-    start, separator, stop = text.partition(":")
-    try:
-        if not separator:
-            return int(start), int(start) + 1 or None
-        return int(start) if start else None, int(stop) if stop else None
-    except ValueError:
-        raise ValueError(f"--slices takes A:B or one number, got {text!r}") from None

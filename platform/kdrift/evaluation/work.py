@@ -88,7 +88,7 @@ def volume_tasks(
         if not any(fnmatch(name, pattern) for pattern in volumes):
             continue
         request = options.of(f"{opened.location}/{name}")
-        chosen = tuple(range(info.num_slices)[request.slice])
+        chosen = tuple(range(info.num_slices)[request.chosen])
         if not chosen:
             raise ValueError(f"{name} has {info.num_slices} slices; none is in the range asked for")
         decides = {

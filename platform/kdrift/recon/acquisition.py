@@ -82,7 +82,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         info = opened.info
         if info.kind != "kspace":
             raise ValueError(f"{source} holds images: make k-space from it with kdrift simulate")
-        chosen = range(info.num_slices)[request.slice]
+        chosen = range(info.num_slices)[request.chosen]
         if not chosen:
             raise ValueError(f"{source} has {info.num_slices} slices; none is in the range asked for")
         declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes

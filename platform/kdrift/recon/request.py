@@ -43,8 +43,9 @@ class MaskRequest:
 class AcquisitionOptions:
     """How a source is read, the same wherever it is asked for."""
 
-    slices: tuple[int | None, int | None] | None = None
-    """[A, B]: slices A to B - 1 of a volume, negative numbers from its end, null to that end; null: all."""
+    slices: tuple[int | None, int | None] | str | int | None = None
+    """Slices A to B - 1 of a volume as [A, B] or "A:B", or one by its number; negative numbers count from the end, null
+    in [A, B] goes to that end; null: all."""
     mask: MaskRequest | None = None
     """Retrospective undersampling of full data; null: data as they are."""
     select: str | None = None
@@ -77,6 +78,14 @@ class AcquisitionOptions:
             raise ValueError("noise_cov and noise_scan both say how noisy the coils are: give one of the two")
         if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
             raise ValueError(f"noise_sigma must be a number above 0, got {self.noise_sigma}")
+        _ = self.chosen  # raises where slices are neither numbers nor A:B
+
+    @property
+    def chosen(self) -> slice:
+        """The slices as a Python slice."""
+        if isinstance(self.slices, str | int):
+            return slice(*_parse_slices(str(self.slices)))
+        return slice(*self.slices) if self.slices else slice(None)
 
     @property
     def how(self) -> ReadOptions:
@@ -98,7 +107,12 @@ class AcquisitionRequest(AcquisitionOptions):
     max_bytes: int | None = None
     """Refuse more k-space than this, by what the header declares; null: no limit."""
 
-    @property
-    def slice(self) -> slice:
-        """The slices as a Python slice."""
-        return slice(*self.slices) if self.slices else slice(None)
+
+def _parse_slices(text: str) -> tuple[int | None, int | None]:
+    start, separator, stop = text.partition(":")
+    try:
+        if not separator:
+            return int(start), int(start) + 1 or None
+        return int(start) if start else None, int(stop) if stop else None
+    except ValueError:
+        raise ValueError(f"slices are A:B or one number, got {text!r}") from None

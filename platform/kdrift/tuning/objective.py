@@ -142,7 +142,7 @@ def _volumes(data: TuneData) -> list[tuple[str, int]]:
 
 
 def _spread(data: TuneData, place: str, num_slices: int) -> list[int]:
-    numbers = range(num_slices)[slice(*(data.slices or (None,)))]
+    numbers = range(num_slices)[data.chosen]
     if not numbers:
         raise ValueError(f"{place} has {num_slices} slices, none in {data.slices}")
     count = min(data.slices_per_volume, len(numbers))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from kdrift.data.centring import centre_crop, fft_centred, ifft_centred
 from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_mask
+from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
@@ -53,6 +54,7 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         shape, has_phase = _image_shape(path, first), first.dtype.kind == "c"
         image = ImageInfo(name, shape, attrs, has_phase=has_phase)
         return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
+    beside = check_beside(path, keys(source), ("kspace", "mask", "ismrmrd_header", *IMAGES))
     if kspace.dtype.kind != "c" or (how.axes is None and kspace.ndim not in (3, 4)):
         expected = "complex (slice, coil, row, col) or (slice, row, col); --axes states another order"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
@@ -78,7 +80,7 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
         geometry=Geometry(field.voxel_mm) if field is not None and field.voxel_mm is not None else None,
-        notes=field.notes if field is not None and reference is None else (),
+        notes=(*beside, *(field.notes if field is not None and reference is None else ())),
     )  # fmt: skip
     return Volume(
         path,

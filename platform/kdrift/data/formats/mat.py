@@ -20,6 +20,7 @@ import numpy.typing as npt
 import scipy.io
 
 from kdrift.data.centring import from_corner
+from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.choose import check_select, choose_index
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
 from kdrift.data.images import ImageInfo, image_volume
@@ -92,6 +93,7 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     Raises BadVolume for variables that leave open what is meant, and for other shapes.
     """
     check_select(path, how, ("variable", "time"))
+    check_beside(path, [each.name for each in variables], ())
     variable = _choose(path, variables, how)
     has_phase = variable.is_complex()
     is_image = not has_phase or bool(_IMAGE.match(variable.name))

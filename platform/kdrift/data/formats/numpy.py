@@ -7,13 +7,14 @@ import functools
 import math
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.arrange import IMAGE_AXES, Arranged, arrange, arrange_image
+from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.kspace import kspace_volume
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
@@ -101,12 +102,14 @@ def _open_npz(path: str, name: str, how: ReadOptions) -> Volume:
             if key != "kspace" and len(members) != 1:
                 found = ", ".join(members) or "none"
                 raise BadVolume(path, f"found arrays {found}, expected kspace (and mask, reference) or a single one")
+            notes = check_beside(path, members, (key, "mask", "reference"))
             main, mask, reference = (
                 _open_member(path, archive, members[wanted], resources) if wanted in members else None
                 for wanted in (key, "mask", "reference")
             )
             assert main is not None
         volume = _npz_volume(path, name, _arranged(path, main.name, main, how), (mask, reference), how)
+        volume.info = replace(volume.info, notes=(*volume.info.notes, *notes))
         volume.resources.push(resources.pop_all())
     return volume
 
