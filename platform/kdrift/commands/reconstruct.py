@@ -17,7 +17,7 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.runs.hint import suggest
 
-FIGURES = (("psnr", ".2f"), ("ssim", ".4f"), ("nmse", ".5f"))
+FIGURES = (("psnr", ".2f", " dB"), ("ssim", ".4f", ""), ("nmse", ".5f", ""))
 MASK = {"kind": "mask", "seed": "mask_seed", "released": "mask_released"}
 DATA = Group("What is read", sort_key=0)
 METHOD = Group("Method and samples", sort_key=1)
@@ -121,8 +121,8 @@ def run(options: Options) -> int:
             print(f"{'kdrift: failed' if note in failures else 'warning'}: {note}", file=sys.stderr)
     print(f"{acquisition.info.name}: {acquisition.sampling}")
     figures = [
-        f"{name.upper()} {report['metrics'][name]:{form}}"
-        for name, form in FIGURES
+        f"{name.upper()} {report['metrics'][name]:{form}}{unit}"
+        for name, form, unit in FIGURES
         if name in report.get("metrics", {})
     ]
     if figures:
