@@ -95,7 +95,7 @@ def run(options: Options) -> int:
 
     keep_freed_memory()
     outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
-    check_outputs(options.out)
+    check_outputs(options.out, options.input)
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)

@@ -102,7 +102,9 @@ def same_content(sources: Sequence[str]) -> list[str]:
 
     Sizes are compared first, then a few samples; only what still looks the same is read as a whole.
     """
-    groups: list[list[str]] = [[source for source in sources if "://" not in source]]
+    groups: list[list[str]] = [
+        [source for source in sources if "://" not in source and split_series(source)[1] is None]
+    ]
     for key in (_sizes, _samples, _digest):
         finer: dict[Any, list[str]] = {}
         for number, group in enumerate(groups):

@@ -85,8 +85,14 @@ def _costing_itself(what: str, report: dict[str, Any]) -> Iterator[None]:
         report["notes"].append(f"{what} could not be written: {one_line(error)}")
 
 
-def check_outputs(out: Path) -> None:
-    """Raise ValueError where results could not be written into the folder `out`, before anything is computed."""
+def check_outputs(out: Path, source: str) -> None:
+    """Raise ValueError where results could not be written into the folder `out`, before anything is computed.
+
+    `source` is what is read: no result may take its place.
+    """
+    read = Path(source)
+    if read.is_file() and any(each.is_file() and each.samefile(read) for each in out.glob("*")):
+        raise ValueError(f"{source} lies in {out}, where results would be written over it: name another folder")
     check_folder(out, ("reconstruction.h5", "metrics.json", "panel.png"))
 
 

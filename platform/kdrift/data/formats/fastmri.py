@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.centring import centre_crop, fft_centred, ifft_centred
-from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_mask
+from kdrift.data.formats.arrange import IMAGE_AXES, arrange, arrange_image, arrange_mask
 from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
+from kdrift.data.formats.selection import check_names
 from kdrift.data.geometry import Geometry
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
-from kdrift.data.volume import AS_THE_FILE_SAYS, AXES, Attr, BadVolume, ReadOptions, Volume, VolumeInfo
+from kdrift.data.volume import AS_THE_FILE_SAYS, AXES, Attr, BadVolume, ReadOptions, Volume, VolumeInfo, naming
 from kdrift.runs.files import whole_file
 
 REFERENCES = ("reconstruction_rss", "reconstruction_esc")
@@ -41,6 +42,7 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
     path = source.path
+    check_names(path, how, ("values",))
     xml = dataset(source, "ismrmrd_header")
     header = read_header(path, text(source, xml)) if xml is not None else Header()
     attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(source)}
@@ -63,8 +65,18 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     field = image_field(header.encodings[0], rows, cols) if header.encodings else None
     image_rows, image_cols = (field.rows, field.cols) if field is not None else (rows, cols)
     reference = next((images[key] for key in REFERENCES if key in images), None)
+    images_of: Any = reference
     if reference is not None:
         num_references, image_rows, image_cols = _image_shape(path, reference)
+        if how.axes is not None and set(how.axes) >= {"row", "col"}:
+            with naming(path, "the reference does not fit the axes"):
+                images_of = arrange_image(reference, slices)
+            num_references, image_rows, image_cols = images_of.shape
+        if image_rows > rows or image_cols > cols:
+            beside += (
+                f"the stored reference is {image_rows} x {image_cols}, larger than the {rows} x {cols} of k-space: its"
+                " centre is compared, which is right where it was padded, not where it was interpolated",
+            )
         if num_references != num_slices:
             raise BadVolume(path, f"reference has {num_references} slices, kspace has {num_slices}")
     recon_rows, recon_cols = min(image_rows, rows), min(image_cols, cols)
@@ -73,8 +85,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         raise BadVolume(path, f"mask has shape {mask.shape}, more than the {num_slices} x {rows} x {cols} of kspace")
 
     def load_image(start: int, stop: int) -> npt.NDArray[Any]:
-        assert reference is not None
-        return centre_crop(reference[start:stop], recon_rows, recon_cols)
+        values = images_of[start:stop]
+        return centre_crop(np.abs(values) if np.iscomplexobj(values) else values, recon_rows, recon_cols)
 
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,

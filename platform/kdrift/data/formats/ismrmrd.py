@@ -77,6 +77,7 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
         grid = _grid(table, roles.image, encoding)
         placing = check_trajectory(path, encoding)
         lines, odd = place_lines(table, roles.image, encoding, grid)
+        _check_positions(table, lines)
         placing += [*odd, *_repeats(lines)]
         num_slabs = int(lines.slab.max()) + 1
         if len(missing := np.setdiff1d(np.arange(num_slabs), lines.slab)):
@@ -158,6 +159,19 @@ def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> Gri
     grid = Grid(rows, cols, partitions if len(steps) > 1 else 1)
     check_dims(path, partitions=1, rows=rows * grid.partitions, columns=cols)  # the pattern is held in memory
     return grid
+
+
+def _check_positions(table: Table, lines: Lines) -> None:
+    """Raise BadVolume where lines of one slice number lie at different places: they are no repeats of each other."""
+    places = np.round(table.heads["position"][lines.index].astype(np.float64), 2)
+    for slab in np.unique(lines.slab):
+        found = np.unique(places[lines.slab == slab], axis=0)
+        if len(found) > 1:
+            raise BadVolume(
+                table.source.path,
+                f"lines of slice {slab} lie at {len(found)} positions, expected one: their idx.slice does not tell the"
+                " slices apart; number it by position",
+            )
 
 
 def _repeats(lines: Lines) -> list[str]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from kdrift.data.formats.arrange import IMAGE_AXES, Arranged, arrange, arrange_image
 from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.kspace import kspace_volume
+from kdrift.data.formats.selection import check_names
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
 from kdrift.data.volume import (
@@ -83,6 +84,7 @@ def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     Raises BadVolume for other shapes, types or keys, pickled objects, and headers that declare more than the file
     holds.
     """
+    check_names(path, how, ("values",))
     if zipfile.is_zipfile(path):
         return _open_npz(path, name, how)
     with naming(path, "not a readable .npy file"):
