@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,6 +22,12 @@ def python(*arguments: str) -> str:
 
 def test_platform_is_a_folder_and_no_package() -> None:
     assert not (REPOSITORY / "platform" / "__init__.py").exists()
+
+
+def test_the_wheel_has_every_package() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert found - set(settings["packages"]) == set()
 
 
 def test_the_standard_librarys_platform_wins() -> None:
