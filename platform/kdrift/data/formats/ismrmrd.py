@@ -164,6 +164,7 @@ def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> Gri
 def _check_positions(table: Table, lines: Lines) -> None:
     """Raise BadVolume where lines of one slice number lie at different places: they are no repeats of each other."""
     places = np.round(table.heads["position"][lines.index].astype(np.float64), 2)
+    places = np.where(np.isfinite(places), places, 0)  # which the geometry says itself
     for slab in np.unique(lines.slab):
         found = np.unique(places[lines.slab == slab], axis=0)
         if len(found) > 1:
