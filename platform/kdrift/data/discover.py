@@ -257,9 +257,8 @@ def _is_second_half(name: str, members: dict[str, str | None]) -> bool:
     stem, suffix = split_suffix(name)
     suffixes = {end: kind for other, kind in members.items() for base, end in [split_suffix(other)] if base == stem}
     if suffix == ".mat":
-        return bool(
-            {".img", ".hdr", ".nii"} & set(suffixes)
-        ) or f"{stem.removesuffix('_mask')}.mat" in members.keys() - {name}
+        beside_image = not suffixes.keys().isdisjoint({".img", ".hdr", ".nii"})
+        return beside_image or f"{stem.removesuffix('_mask')}.mat" in members.keys() - {name}
     if suffix == ".hdr":
         return members[name] == "bart" and ".cfl" in suffixes
     return suffix in (".img", ".img.gz") and "nifti" in (suffixes.get(".hdr"), suffixes.get(".hdr.gz"))
