@@ -24,8 +24,11 @@ def encoding(
     mode: str | None = None,
     trajectory: str = "cartesian",
     parameters: dict[str, int] | None = None,
+    last: dict[str, int] | None = None,
+    acceleration: tuple[int, int] = (2, 1),
 ) -> Any:
-    """One encoding space; `mode` is the calibrationMode, `parameters` describe the trajectory."""
+    """One encoding space; `mode` is the calibrationMode with an acceleration, `parameters` describe the trajectory, and
+    `last` has the last values of counters: slice, repetition, ..."""
 
     def space(size: SIZES, mm: tuple[float, float, float]) -> Any:
         return xsd.encodingSpaceType(
@@ -37,6 +40,7 @@ def encoding(
     limits = xsd.encodingLimitsType(
         kspace_encoding_step_1=xsd.limitType(minimum=0, maximum=matrix[1] - 1, center=one),
         kspace_encoding_step_2=xsd.limitType(minimum=0, maximum=matrix[2] - 1, center=two),
+        **{name: xsd.limitType(minimum=0, maximum=value, center=0) for name, value in (last or {}).items()},
     )
     made = xsd.encodingType(
         encodedSpace=space(matrix, fov),
@@ -46,7 +50,9 @@ def encoding(
     )
     if mode is not None:
         made.parallelImaging = xsd.parallelImagingType(
-            accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=2, kspace_encoding_step_2=1),
+            accelerationFactor=xsd.accelerationFactorType(
+                kspace_encoding_step_1=acceleration[0], kspace_encoding_step_2=acceleration[1]
+            ),
             calibrationMode=xsd.calibrationModeType(mode),
         )
     if parameters is not None:

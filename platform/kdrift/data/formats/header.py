@@ -13,6 +13,11 @@ from kdrift.data.volume import Attr, BadVolume, naming
 MAX_HEADER_BYTES = 8 << 20
 _MAX_DEPTH = 64
 _STEP = "encodingLimits/kspace_encoding_step_"
+_COUNTERS = (
+    "kspace_encoding_step_1", "kspace_encoding_step_2", "slice", "contrast", "phase", "repetition", "set", "average",
+)  # fmt: skip
+_MOST_COUNTED = (1 << 16) - 1
+"""Counters of acquisitions have 16 bits; a limit beyond them, or below 0, is none."""
 _NAMES: tuple[tuple[str, str, type[int] | type[float] | None], ...] = (
     ("field_T", "acquisitionSystemInformation/systemFieldStrength_T", float),
     ("receiver_channels", "acquisitionSystemInformation/receiverChannels", int),
@@ -39,6 +44,10 @@ class Encoding:
     recon_fov_mm: Vector | None = None
     centre: tuple[int | None, int | None] = (None, None)
     """Centre of kspace_encoding_step_1 and _2."""
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """First and last value of each counter that encodingLimits states, by the name of its element."""
+    acceleration: tuple[int, int] = (1, 1)
+    """Factors that parallelImaging states along kspace_encoding_step_1 and _2."""
     trajectory: str = "cartesian"
     calibration: str | None = None
     """calibrationMode of parallel imaging: embedded, interleaved, separate, external, other."""
@@ -91,6 +100,15 @@ def _encoding(path: str, texts: Mapping[str, str], name: str) -> Encoding:
     for key, value in texts.items():
         if key.startswith(described) and key.endswith("/value") and (called := texts.get(key[:-5] + "name")):
             parameters[called] = _float(value)
+    limits = {}
+    for counter in _COUNTERS:
+        least, most = (
+            _integer(path, texts, f"{name}/encodingLimits/{counter}/{end}") for end in ("minimum", "maximum")
+        )
+        if most is not None and 0 <= (least or 0) <= most <= _MOST_COUNTED:
+            limits[counter] = (least or 0, most)
+    factors = (_integer(path, texts, f"{name}/parallelImaging/accelerationFactor/{step}") for step in _COUNTERS[:2])
+    first, second = (factor or 1 for factor in factors)
     encoded, recon = (_size(path, texts, f"{name}/{space}") for space in ("encodedSpace", "reconSpace"))
     encoded_fov, recon_fov = (_field_of_view(texts, f"{name}/{space}") for space in ("encodedSpace", "reconSpace"))
     return Encoding(
@@ -99,6 +117,8 @@ def _encoding(path: str, texts: Mapping[str, str], name: str) -> Encoding:
         encoded_fov,
         recon_fov,
         (_integer(path, texts, f"{name}/{_STEP}1/center"), _integer(path, texts, f"{name}/{_STEP}2/center")),
+        limits,
+        (first, second),
         texts.get(f"{name}/trajectory", "cartesian").lower(),
         texts.get(f"{name}/parallelImaging/calibrationMode", "").lower() or None,
         parameters,

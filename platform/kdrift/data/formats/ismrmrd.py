@@ -25,6 +25,7 @@ from kdrift.data.formats.ismrmrd_lines import (
     place_lines,
     ranges,
 )
+from kdrift.data.formats.ismrmrd_missing import missing_lines, missing_values, present_slices
 from kdrift.data.formats.ismrmrd_table import (
     CALIBRATION,
     IMAGE,
@@ -59,8 +60,9 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     is given for the coil maps, noise of the same coils (of another group where this one has none) gives `noise_cov`,
     scaled by the ratio of dwell times, phase-correction lines correct reversed lines of an EPI scan. Notes name what
     was taken and count what is not used. Lines are placed by `center_sample` and the centre of the encoding limits. A
-    second phase encoding becomes slices by an inverse FFT. Lines that were not acquired are zero and make the mask.
-    The image is cut and its place is known by fields of view and acquisition headers, in mm.
+    second phase encoding becomes slices by an inverse FFT. Lines that were not acquired are zero and make the mask;
+    slices without lines are left out. Notes say which slices, lines, repetitions, ... the header states and are not
+    there. The image is cut and its place is known by fields of view and acquisition headers, in mm.
 
     Opening reads the acquisition headers only. Raises BadVolume for missing keys, other trajectories, lines outside of
     the encoded matrix, a choice that is not there, or a hostile header.
@@ -74,21 +76,24 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         roles = choose_lines(table, how.select)
         encoding = encoding_of(table, roles.taken["encoding"])
-        grid = _grid(table, roles.image, encoding)
+        grid, without = _grid(table, roles.image, encoding)
         placing = check_trajectory(path, encoding)
         lines, odd = place_lines(table, roles.image, encoding, grid)
-        _check_positions(table, lines)
+        _check_positions(table, lines, grid)
         placing += [*odd, *_repeats(lines)]
-        num_slabs = int(lines.slab.max()) + 1
-        if len(missing := np.setdiff1d(np.arange(num_slabs), lines.slab)):
-            raise BadVolume(path, f"slice {missing[0]} of {num_slabs} has no acquisitions")
+        num_slabs = len(grid.slices)
         field = image_field(encoding, grid.rows, grid.cols, grid.partitions)
         coils = roles.taken["channels"]
         check_dims(path, slices=num_slabs * field.depth, coils=coils, rows=grid.rows, columns=grid.cols)
         patterns, which = _patterns(path, lines, grid)
         ramp, navigators, correcting = _correction(table, roles, lines, grid)
         calibration, calibrating = _calibration(table, roles, grid, coils, field, ramp)
-        notes += [*roles.notes, *placing, *calibrating, *correcting, *field.notes]
+        lacking = [
+            *without,
+            *missing_values(table, roles, encoding),
+            *missing_lines(table, roles, encoding, grid, lines),
+        ]
+        notes += [*roles.notes, *lacking, *placing, *calibrating, *correcting, *field.notes]
         info = _info(name, table, roles, encoding, lines, grid, field)
     if len(patterns) > 1:
         notes.append("slices are sampled at different positions: there is one mask a slice")
@@ -147,8 +152,10 @@ def _choose_group(path: str, tables: Sequence[Table], wanted: str | None) -> Tab
     raise BadVolume(path, f"there are no image lines{f' in group {wanted}' if wanted else ''}: {held}")
 
 
-def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> Grid:
-    """Return the encoded matrix; it has partitions only where lines step through them."""
+def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> tuple[Grid, list[str]]:
+    """Return the encoded matrix, and notes on slices that are missing; it has partitions only where lines step through
+    them.
+    """
     path = table.source.path
     if encoding.encoded is None:
         raise BadVolume(path, "ISMRMRD header has no encodedSpace matrix size")
@@ -156,12 +163,13 @@ def _grid(table: Table, image: npt.NDArray[np.int64], encoding: Encoding) -> Gri
     steps = np.unique(table.heads["idx"]["kspace_encode_step_2"][image])
     if partitions == 1 and len(steps) > 1:
         raise BadVolume(path, f"lines have kspace_encode_step_2 {ranges(steps)}, the encoded matrix has z = 1")
-    grid = Grid(rows, cols, partitions if len(steps) > 1 else 1)
+    slices, notes = present_slices(table, image, encoding)
+    grid = Grid(rows, cols, partitions if len(steps) > 1 else 1, slices)
     check_dims(path, partitions=1, rows=rows * grid.partitions, columns=cols)  # the pattern is held in memory
-    return grid
+    return grid, notes
 
 
-def _check_positions(table: Table, lines: Lines) -> None:
+def _check_positions(table: Table, lines: Lines, grid: Grid) -> None:
     """Raise BadVolume where lines of one slice number lie at different places: they are no repeats of each other."""
     places = np.round(table.heads["position"][lines.index].astype(np.float64), 2)
     places = np.where(np.isfinite(places), places, 0)  # which the geometry says itself
@@ -170,8 +178,8 @@ def _check_positions(table: Table, lines: Lines) -> None:
         if len(found) > 1:
             raise BadVolume(
                 table.source.path,
-                f"lines of slice {slab} lie at {len(found)} positions, expected one: their idx.slice does not tell the"
-                " slices apart; number it by position",
+                f"lines of slice {grid.slices[slab]} lie at {len(found)} positions, expected one: their idx.slice does"
+                " not tell the slices apart; number it by position",
             )
 
 
@@ -227,7 +235,7 @@ def _correction(
     navigators, notes = place_lines(table, found, encoding, grid, PHASE_CORRECTION)
     corrected = [slab for slab, both in directions(navigators).items() if both and slab in mixed]
     if len(corrected) < len(mixed):
-        which = "" if not corrected else f" in slices {ranges(np.setdiff1d(mixed, corrected))}"
+        which = "" if not corrected else f" in slices {ranges(grid.slices[np.setdiff1d(mixed, corrected)])}"
         notes.append(
             f"lines of both readout directions are in the image without phase-correction lines of both{which}:"
             " a ghost may be left"
@@ -249,8 +257,7 @@ def _calibration(
     lines, notes = place_lines(table, roles.calibration, encoding, grid, CALIBRATION)
     if len(lines.index) == 0:
         return None, notes
-    slabs = np.unique(table.heads["idx"]["slice"][roles.image])
-    if len(missing := np.setdiff1d(slabs, lines.slab)):
+    if len(missing := np.setdiff1d(grid.slices, grid.slices[lines.slab])):
         notes.append(f"slices {ranges(missing)} have no calibration lines")
     return slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth), notes
 

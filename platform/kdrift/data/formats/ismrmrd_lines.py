@@ -40,11 +40,13 @@ class Roles:
 
 @dataclass(frozen=True)
 class Grid:
-    """The encoded matrix that lines are placed on."""
+    """The encoded matrix that lines are placed on, and the slices that there are."""
 
     rows: int
     cols: int
     partitions: int
+    slices: npt.NDArray[np.int64]
+    """Numbers (`idx.slice`) of the slices with lines of the image, sorted: slab i is the i-th of them."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ def choose_lines(table: Table, select: Mapping[str, str]) -> Roles:
     """
     path, heads = table.source.path, table.heads
     chosen = table.is_role(IMAGE)
-    there = {name: np.unique(_values(heads, name)[chosen]) for name in DIMENSIONS}
+    there = {name: np.unique(values_of(heads, name)[chosen]) for name in DIMENSIONS}
     taken: dict[str, int] = {}
     for name in sorted(DIMENSIONS, key=lambda name: name not in select):
-        values, counts = np.unique(_values(heads, name)[chosen], return_counts=True)
+        values, counts = np.unique(values_of(heads, name)[chosen], return_counts=True)
         if name in select:
             found = [int(value) for value in values if str(value) == select[name]]
             if not found:
@@ -90,7 +92,7 @@ def choose_lines(table: Table, select: Mapping[str, str]) -> Roles:
             taken[name] = found[0]
         elif name != "average" and len(values):
             taken[name] = int(values[np.argmax(counts)] if name == "channels" else values[0])
-        chosen = _are(heads, chosen, {name: taken[name]} if name in taken else {})
+        chosen = are(heads, chosen, {name: taken[name]} if name in taken else {})
     notes = []
     if told := [f"{name} {taken[name]} of {ranges(there[name])}" for name in taken if len(there[name]) > 1]:
         notes.append(f"taken of several: {', '.join(told)}; select chooses others")
@@ -117,12 +119,12 @@ def like_image(table: Table, lines: BoolArray, taken: Mapping[str, int]) -> Bool
     """Return those of `lines` that belong to the image: of its encoding and channels, of its value in each dimension
     where they have it, else of their first.
     """
-    lines = _are(table.heads, lines, {name: taken[name] for name in ("encoding", "channels")})
+    lines = are(table.heads, lines, {name: taken[name] for name in ("encoding", "channels")})
     for name in ("contrast", "phase", "repetition", "set"):
-        values = np.unique(_values(table.heads, name)[lines])
+        values = np.unique(values_of(table.heads, name)[lines])
         if len(values):
             value = taken[name] if taken[name] in values else int(values[0])
-            lines = _are(table.heads, lines, {name: value})
+            lines = are(table.heads, lines, {name: value})
     return lines
 
 
@@ -178,8 +180,11 @@ def place_lines(
         notes.append(f"up to {cut.max()} samples of {(cut > 0).sum()} lines reach over the encoded matrix and are cut")
     skipped = skipped + np.where(reverse, over_end, over_start)
     kept, first_row = kept - cut, first_row + over_start
-    slab = heads["idx"]["slice"].astype(np.int64)
-    i = ~outside
+    number = heads["idx"]["slice"].astype(np.int64)
+    slab, elsewhere = np.searchsorted(grid.slices, number), ~np.isin(number, grid.slices)
+    if elsewhere.any():
+        notes.append(f"{elsewhere.sum()} of {len(index)} {role} lines are of slices without image, and are not used")
+    i = ~(outside | elsewhere)
     lines = Lines(index[i], slab[i], partition[i], col[i], first_row[i], skipped[i], kept[i], reverse[i])
     return lines, notes
 
@@ -207,14 +212,16 @@ def _told(lines: BoolArray, mode: str | None, what: str) -> str:
     return f"{lines.sum()} calibration lines {what} ({stated}; select calibration=embedded or separate says otherwise)"
 
 
-def _values(heads: Any, name: str) -> npt.NDArray[np.int64]:
+def values_of(heads: Any, name: str) -> npt.NDArray[np.int64]:
+    """Return the values of one of `DIMENSIONS`."""
     own = {"encoding": "encoding_space_ref", "channels": "active_channels"}
     return np.asarray(heads[own[name]] if name in own else heads["idx"][name]).astype(np.int64)
 
 
-def _are(heads: Any, lines: BoolArray, values: Mapping[str, int]) -> BoolArray:
+def are(heads: Any, lines: BoolArray, values: Mapping[str, int]) -> BoolArray:
+    """Return which of `lines` have these values of `DIMENSIONS`."""
     for name, value in values.items():
-        lines = lines & (_values(heads, name) == value)
+        lines = lines & (values_of(heads, name) == value)
     return lines
 
 
@@ -223,7 +230,7 @@ def _split_calibration(
 ) -> tuple[BoolArray, BoolArray]:
     """Return the calibration lines that are part of the image, and those for the coil maps alone."""
     none = np.zeros(len(heads), dtype=bool)
-    same = _are(heads, calibration, taken)
+    same = are(heads, calibration, taken)
     if mode in ("separate", "external"):
         return none, calibration
     if mode != "embedded":
@@ -237,8 +244,10 @@ def _split_calibration(
 def _nearest(table: Table, calibration: BoolArray, taken: Mapping[str, int]) -> BoolArray:
     """Return the calibration lines that fit the image best: same channels, its encoding space or one of its field."""
     encodings = table.header.encodings
-    lines = _are(table.heads, calibration, {"channels": taken["channels"]})
-    for encoding in sorted(set(_values(table.heads, "encoding")[lines].tolist()), key=lambda x: x != taken["encoding"]):
+    lines = are(table.heads, calibration, {"channels": taken["channels"]})
+    for encoding in sorted(
+        set(values_of(table.heads, "encoding")[lines].tolist()), key=lambda x: x != taken["encoding"]
+    ):
         fits = encoding == taken["encoding"] or (
             encoding < len(encodings) and same_field(encodings[taken["encoding"]], encodings[encoding])
         )

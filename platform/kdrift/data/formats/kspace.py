@@ -95,10 +95,13 @@ def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
     z = (np.arange(acquired[0], acquired[-1] + 1) - num_partitions // 2) / (num_partitions / 2)
     y = (np.arange(cols) - cols // 2) / (cols / 2)
     ellipse = (z[:, None, None] ** 2 + y**2) < 0.98
-    if ((union & ~inside) & ellipse).any():
+    lacking = ((union & ~inside) & ellipse).any(axis=(1, 2))
+    if lacking.any():
+        first = int(acquired[0] + np.argmax(lacking))
         raise BadVolume(
             path,
-            "3-D k-space is undersampled along its second phase encoding: expected every partition sampled"
-            " alike, or the slices cannot be separated",
+            "3-D k-space is undersampled along its second phase encoding, or the scan was cut short: expected every"
+            f" partition sampled alike, or the slices cannot be separated; {lacking.sum()} partitions, of"
+            f" {num_partitions} first {first}, lack positions that others have",
         )
     return union
