@@ -106,7 +106,7 @@ class TestChoices:
         assert levels(tmp_path) == [100, 104, 108]
         assert levels(tmp_path, echo="2", time="1") == [310, 314, 318]
         said = notes(tmp_path, echo="1")
-        assert "echo 1 of 3 (9.2 2 ms) is read" in said
+        assert "echo 1 of 3 (9.2 2 ms) was taken" in said
         assert "time 0 of 2" in said
         with opened(tmp_path, echo="2") as volume:
             assert volume.info.attrs["echo_time_ms"] == 13.8
@@ -129,7 +129,7 @@ class TestChoices:
             put(tmp_path, number, value, 3.0 * (number // 2), ImageType=["DERIVED", "PRIMARY", "DIXON", kind])
         assert levels(tmp_path) == [7, 7, 7]
         assert levels(tmp_path, image_type="fat") == [9, 9, 9]
-        assert "DERIVED\\PRIMARY\\DIXON\\WATER is read of" in notes(tmp_path)
+        assert "image_type DERIVED\\PRIMARY\\DIXON\\WATER of 2 (" in notes(tmp_path)
 
     def test_diffusion_weightings_inversions_and_flips(self, tmp_path: Path) -> None:
         for name, tags in [("b", "DiffusionBValue"), ("i", "InversionTime"), ("f", "FlipAngle")]:
@@ -138,20 +138,23 @@ class TestChoices:
                 put(tmp_path / name, number, 1 + number, 3.0 * (number % 3), **{tags: 1000.0 - 900.0 * (number // 3)})
         assert levels(tmp_path / "b") == levels(tmp_path / "i") == levels(tmp_path / "f") == [4, 5, 6]
         assert levels(tmp_path / "b", diffusion="1") == levels(tmp_path / "i", inversion="1") == [1, 2, 3]
-        assert "flip 0 of 2 (100 degrees) is read; --select flip=N chooses" in notes(tmp_path / "f")
+        assert "flip 0 of 2 (100 degrees) was taken; --select flip=N takes another" in notes(tmp_path / "f")
 
     def test_what_nothing_tells_apart_and_copies(self, tmp_path: Path) -> None:
         for number in range(4):
             put(tmp_path, number, 1 + number, 3.0 * (number % 2))
         assert levels(tmp_path) == [1, 2]
         assert levels(tmp_path, repeat="1") == [3, 4]
-        assert "repeat 0 of 2 (nothing in their headers tells them apart) is read" in notes(tmp_path)
+        assert "repeat 0 of 2 (nothing in their headers tells them apart) was taken; --select repeat=N" in notes(
+            tmp_path
+        )
         (tmp_path / "copies").mkdir()
         for name in ("000.dcm", "001.dcm"):
             content = (tmp_path / name).read_bytes()
             for copy in ("a", "b"):
                 (tmp_path / "copies" / f"{copy}{name}").write_bytes(content)
         assert levels(tmp_path / "copies") == [1, 2]
+        assert "may be missing" not in notes(tmp_path / "copies")
         assert "2 images are there twice (same UID)" in notes(tmp_path / "copies")
 
     def test_acquisition_numbers_of_slices_are_no_times(self, tmp_path: Path) -> None:
@@ -250,6 +253,31 @@ class TestKinds:
         assert len(levels(tmp_path, stack="1")) == 2
 
 
+class TestWhose:
+    @pytest.mark.parametrize(("name", "tag"), [("patient", "PatientID"), ("study", "StudyInstanceUID")])
+    def test_a_series_of_two_is_refused_and_one_of_them_is_read(self, name: str, tag: str, tmp_path: Path) -> None:
+        for number in range(5):
+            put(tmp_path, number, number, 3.0 * number, **{tag: "1.5" if number < 3 else "1.4"})
+        expected = rf"2 {tag}, expected one: {name} 0 \(1.4\) has 2; {name} 1 \(1.5\) has 3; .*--select {name}=N"
+        with pytest.raises(BadVolume, match=expected):
+            open_volume(tmp_path)
+        assert levels(tmp_path, **{name: "1"}) == [0, 1, 2]
+        assert levels(tmp_path, **{name: "0"}) == [3, 4]
+        assert f"{name} 1 of 2 was taken; --select {name}=N takes another" in notes(tmp_path, **{name: "1"})
+        with pytest.raises(BadVolume, match=f"select {name}=2: there are 2"):
+            open_volume(tmp_path, ReadOptions({name: "2"}))
+
+    def test_files_that_do_not_say_go_with_the_others(self, tmp_path: Path) -> None:
+        for number in range(3):
+            put(tmp_path, number, number, 3.0 * number, PatientID="a" if number else "")
+        assert levels(tmp_path) == [0, 1, 2]
+
+    def test_frames_of_reference(self, tmp_path: Path) -> None:
+        for number in range(4):
+            put(tmp_path, number, number, 3.0 * number, FrameOfReferenceUID=f"1.{number // 2}")
+        assert "its files have 2 frames of reference" in notes(tmp_path)
+
+
 class TestPlaces:
     def test_gaps_and_uneven_slices(self, tmp_path: Path) -> None:
         for number, z in enumerate((0, 4, 8, 16, 20)):
@@ -257,6 +285,37 @@ class TestPlaces:
         assert "4 mm apart, but 1 are missing after slice 2" in notes(tmp_path)
         put(tmp_path, 9, 5, 12.9)
         assert "unevenly apart" in notes(tmp_path)
+
+    def test_one_uid_for_all_files(self, tmp_path: Path) -> None:
+        """Some programs write it: slices at places of their own are no copies of each other."""
+        for number in range(4):
+            put(tmp_path, number, 10 + number, 3.0 * number, SOPInstanceUID="1.2.9")
+        assert levels(tmp_path) == [10, 11, 12, 13]
+        assert "3 images have the UID of another, but not its place, number or kind: all are read" in notes(tmp_path)
+
+    def test_files_that_are_missing_by_their_numbers(self, tmp_path: Path) -> None:
+        for number in range(1, 11):
+            put(tmp_path, number, number, 3.0 * number)
+        assert "missing" not in notes(tmp_path)
+        for number in (1, 2, 6):
+            (tmp_path / f"{number:03d}.dcm").unlink()
+        said = notes(tmp_path)
+        assert "images number 1-2, 6 of the series are not among these 7: files may be missing" in said
+        assert "3 mm apart, but 1 are missing after slice 2" in said
+
+    def test_every_second_file_is_missing(self, tmp_path: Path) -> None:
+        """The distances of the slices are even all the same."""
+        for number in range(2, 12, 2):
+            put(tmp_path, number, number, 3.0 * number)
+        assert notes(tmp_path) == (
+            "images number 1, 3, 5, 7, 9 of the series are not among these 5: files may be missing"
+        )
+
+    @pytest.mark.parametrize("first", [0, 1, 501])
+    def test_numbers_that_begin_elsewhere_or_are_scattered(self, first: int, tmp_path: Path) -> None:
+        for number in range(4):
+            put(tmp_path, number, number, 3.0 * number, InstanceNumber=first + number * (100 if first > 1 else 1))
+        assert notes(tmp_path) == ""
 
     def test_without_positions(self, tmp_path: Path) -> None:
         for number in range(6):

@@ -17,9 +17,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 from formats_helpers import VALID, random_kspace, write_dicom, write_ismrmrd, xml
 from kdrift.data.convert_sources import assign_names, find_all, fingerprint
 from kdrift.data.describe import describe
-from kdrift.data.discover import find_scans, same_content
+from kdrift.data.discover import find_scans
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.bart import write_bart
+from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 
@@ -235,8 +236,36 @@ def test_same_content_is_named(tmp_path: Path) -> None:
     assert any("p1/x.nii" in one and "p2/copy.nii" in one and "p3" not in one for one in said)
     assert any("p1/d" in one and "p4" in one for one in said)
     described = describe(str(tmp_path))
-    assert described["notes"] == said
+    (parts,) = same_series(find_scans(tmp_path).series)
+    assert described["notes"] == [parts, *said]
+    assert parts.startswith(f"{tmp_path}/p1/d, {tmp_path}/p2/d, {tmp_path}/p4 have files of one DICOM series (1.2.3)")
     assert described["num_scans"] == 6
+
+
+def test_a_series_in_two_folders_is_said_by_every_entrance(tmp_path: Path) -> None:
+    """Folders with parts of one series, below one root, named one by one, by a pattern, or at a URL."""
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            write_dicom(tmp_path / name / f"{i}", np.full((9, 10), i), position=2 * number + i, series="1.2.3")
+    series(tmp_path / "c", "1.2.4")
+    remote = fsspec.filesystem("memory")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            remote.pipe_file(f"/halves/{path.relative_to(tmp_path)}", path.read_bytes())
+    for root, places in (
+        (str(tmp_path), [str(tmp_path)]),
+        (str(tmp_path), [f"{tmp_path}/{name}" for name in "abc"]),
+        (str(tmp_path), [f"{tmp_path}/*"]),
+        (str(tmp_path), [f"{tmp_path}/a", f"{tmp_path}/*/*"]),
+        ("memory://halves", ["memory://halves"]),
+    ):
+        said: list[str] = []
+        assert len(find_all(places, said.append)) == 3
+        assert [
+            f"{root}/a, {root}/b have files of one DICOM series (1.2.3), and each is read as a scan of its own: put the"
+            " parts of a scan into one folder, and copies into one split"
+        ] == [each for each in said if "series" in each], places
 
 
 @pytest.mark.parametrize("folder", ["plain", "s[1] #2"])

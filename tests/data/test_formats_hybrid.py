@@ -81,9 +81,9 @@ def test_skm_tea_echoes_and_target(tmp_path: Path) -> None:
     with open_volume(path, ReadOptions({"echo": "1"})) as volume:
         np.testing.assert_array_equal(volume.read_kspace(2, 4), kspace[2:, :, :, 1].transpose(0, 3, 1, 2))
         np.testing.assert_allclose(volume.read_image(2, 4), np.abs(target[2:, :, :, 1, 0]), rtol=1e-6)
-        assert volume.info.notes[0].startswith("echo 1 of 2 was taken")
+        assert volume.info.notes[0].startswith("echo 1 of 2 was taken; --select echo=N takes another")
         assert "maps of the file are not used" in volume.info.notes
-    with pytest.raises(BadVolume, match="echo is '2', expected a number from 0 to 1"):
+    with pytest.raises(BadVolume, match="select echo=2: there are 2, numbers 0 to 1"):
         open_volume(path, ReadOptions({"echo": "2"}))
     with pytest.raises(BadVolume, match="target has shape"):
         open_volume(write(tmp_path / "b.h5", kspace=kspace, target=target[:3]))

@@ -52,11 +52,11 @@ def test_multi_coil_times_are_chosen_and_said(write, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(path), expected(kspace))
     with open_volume(path, ReadOptions({"time": "3"})) as volume:
         np.testing.assert_array_equal(volume.read_kspace(1, 3), expected(kspace, 3)[1:3])
-        assert volume.info.notes == ("time 3 of 5 was taken (from 0); --select time=N takes another",)
+        assert volume.info.notes == ("time 3 of 5 was taken; --select time=N takes another",)
         assert not volume.info.has_mask
-    with pytest.raises(BadVolume, match="time is '5', expected a number from 0 to 4"):
+    with pytest.raises(BadVolume, match="select time=5: there are 5, numbers 0 to 4"):
         open_volume(path, ReadOptions({"time": "5"}))
-    with pytest.raises(BadVolume, match="select names echo; here variable, time can be chosen"):
+    with pytest.raises(BadVolume, match="cannot select echo here, expected one of variable, time, values"):
         open_volume(path, ReadOptions({"echo": "1"}))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from kdrift.cli import main
-from kdrift.data.discover import same_content
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.phantom import phantom_volume
+from kdrift.data.same_scans import same_content
 from kdrift.data.volume import ReadOptions
 
 SCAN = phantom_volume(2, 32, 32, 3, seed=1)

@@ -233,7 +233,7 @@ class TestNoiseAndOthers:
         write(tmp_path / "a.h5", lines(object_kspace(3, 8, 6)), header(encoding((8, 6, 1))), "b")
         with open_volume(tmp_path / "a.h5") as volume:
             assert volume.noise_cov() is None
-            assert said(volume.info, "others are a (1 noise line)")
+            assert said(volume.info, "(others: a (1 noise line))")
 
     def test_lines_of_fewer_channels_are_left_out(self, tmp_path: Path) -> None:
         kspace = object_kspace(4, 8, 6)
@@ -258,7 +258,13 @@ class TestChoice:
         write(tmp_path / "a.h5", written, header(encoding((8, 6, 1))))
         read, info, _ = opened(tmp_path / "a.h5")
         np.testing.assert_array_equal(read[0], kspace)
-        assert said(info, "contrast 0 of 0-2, phase 0 of 0-1, repetition 0 of 0-1, set 0 of 0-1")
+        assert said(
+            info,
+            *(
+                f"{name} 0 of {there} was taken; --select {name}=N takes another"
+                for name, there in zip(names, ("0-2", "0-1", "0-1", "0-1"), strict=True)
+            ),
+        )
         assert said(info, f"not used: {23 * 6} image lines")
         assert [info.attrs[f"{name}_values"] for name in names] == ["0-2", "0-1", "0-1", "0-1"]
         read, info, _ = opened(tmp_path / "a.h5", set=1, contrast=2)
@@ -266,7 +272,7 @@ class TestChoice:
         assert said(info, "contrast 2 of 0-2", "set 1 of 0-1", "phase 0 of 0-1")
         with pytest.raises(BadVolume, match="contrast 3 is not there: image lines have contrast 0-2"):
             opened(tmp_path / "a.h5", contrast=3)
-        with pytest.raises(BadVolume, match="echo, of ISMRMRD data one can choose group, calibration"):
+        with pytest.raises(BadVolume, match="cannot select echo here, expected one of group, calibration"):
             opened(tmp_path / "a.h5", echo=1)
 
     def test_what_one_repetition_has_of_another_dimension(self, tmp_path: Path) -> None:
@@ -301,7 +307,13 @@ class TestChoice:
         read, info, _ = opened(tmp_path / "a.h5")
         np.testing.assert_array_equal(read[0], kspace)
         assert info.attrs["groups"] == "first: 1 noise line; second: 6 image lines; third: 6 image lines"
-        assert said(info, "read from group second", "third (6 image lines)", "group broken cannot be read")
+        assert said(
+            info,
+            "group second of 3 was taken"
+            if False
+            else "group second of 3 (others: first (1 noise line), third (6 image lines)) was taken",
+            "group broken cannot be read",
+        )
         read, _, _ = opened(tmp_path / "a.h5", group="third")
         np.testing.assert_array_equal(read[0], 2 * kspace)
         with pytest.raises(BadVolume, match="no image lines in group first: group first holds 1 noise line"):

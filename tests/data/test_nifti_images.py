@@ -89,7 +89,7 @@ class TestVolumes:
         with pytest.raises(BadVolume, match=r"it holds 3 volumes .*--select volume=N, N from 0 to 2"):
             open_volume(path)
         np.testing.assert_array_equal(slices(path, volume="2"), data[::-1, ::-1, :, 2].transpose(2, 1, 0))
-        assert "volume 2 of 3 is read" in notes(path, volume="2")
+        assert "volume 2 of 3 was taken; --select volume=N takes another" in notes(path, volume="2")
         with pytest.raises(BadVolume, match="select volume=3: there are 3, numbers 0 to 2"):
             open_volume(path, ReadOptions({"volume": "3"}))
         with pytest.raises(BadVolume, match="cannot select echo here, expected one of volume, values"):

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrift.data.discover import find_scans, same_content
+from kdrift.data.discover import find_scans
 from kdrift.data.formats import FORMATS, volume_name
 from kdrift.data.paths import STORE_FILES, files_of, split_series
+from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import normalise_location
 
 HASH_BYTES = 64 * 2**20
@@ -41,12 +42,14 @@ class Source:
 def find_all(locations: Iterable[str], say: Callable[[str], None] | None = None) -> list[Source]:
     """Expand files, folders, glob patterns and URLs to sources, each once, in a fixed order.
 
-    `say` gets a sentence on what was left out at each place and why, and on files that are the same.
+    `say` gets a sentence on what was left out at each place and why, on files that are the same, and on a DICOM series
+    that lies in several folders.
 
     Raises ValueError if a pattern or folder holds nothing that can be read; a missing file is left for conversion to
     name.
     """
     sources: dict[str, Source] = {}
+    series: dict[str, str] = {}
     for location in locations:
         found = find_scans(normalise_location(location))
         left_out = f"; {found.left_out}" if found.left_out else ""
@@ -54,10 +57,11 @@ def find_all(locations: Iterable[str], say: Callable[[str], None] | None = None)
             raise ValueError(f"{location} holds no file of a known format ({', '.join(FORMATS)}){left_out}")
         for path in found.sources:
             sources.setdefault(path, _source(path, found.root))
+        series |= found.series
         if left_out and say is not None:
             say(f"{location}: {found.left_out}")
     if say is not None:
-        for sentence in same_content(list(sources)):
+        for sentence in (*same_series(series), *same_content(list(sources))):
             say(sentence)
     return list(sources.values())
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import h5py
 
-from kdrift.data.discover import find_scans, same_content
+from kdrift.data.discover import find_scans
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.hdf5 import hard_links
 from kdrift.data.paths import halves, split_series
+from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
 from kdrift.data.volume import Volume, VolumeInfo
 from kdrift.runs.files import file_sha256
@@ -161,7 +162,8 @@ def _describe_folder(path: str) -> Description:
     if not found.sources:
         nothing = f"{path} is a folder without a store, a prior, or a file of a known format"
         raise ValueError(f"{nothing}; {found.left_out}" if found.left_out else nothing)
-    said = [sentence for sentence in (found.left_out, *same_content(found.sources)) if sentence]
+    doubts = (*same_series(found.series), *same_content(found.sources))
+    said = [sentence for sentence in (found.left_out, *doubts) if sentence]
     if found.sources == (path,):
         return {**_describe_scan(path), **({"folder": said} if said else {})}
     scans = []

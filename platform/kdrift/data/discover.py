@@ -7,10 +7,9 @@ and what is left out is said.
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,6 @@ from kdrift.data.paths import (
     STORE_FILES,
     Tree,
     beginnings,
-    files_of,
     halves,
     is_housekeeping,
     split_series,
@@ -30,7 +28,6 @@ from kdrift.data.volume import BadVolume
 
 DICOM_HEADER_BYTES = 256 << 10
 """So much of a remote DICOM file is fetched to tell its series."""
-_SAMPLE = 64 << 10
 _SHOWN = 3
 
 
@@ -64,6 +61,8 @@ class Found:
     """What `open_volume` opens, in a fixed order."""
     left_out: str
     """One sentence on what is no scan; empty where nothing was left out."""
+    series: Mapping[str, str] = field(default_factory=dict)
+    """SeriesInstanceUID of the sources that are DICOM, where it is stated."""
 
 
 def find_sources(location: str | os.PathLike[str]) -> list[str]:
@@ -85,36 +84,17 @@ def find_scans(location: str | os.PathLike[str]) -> Found:
         return _find_remote(root)
     left_out = LeftOut()
     if os.path.isdir(root):
-        sources = _below(root, left_out)
+        found = _below(root, left_out)
     elif _is_named(root) or not glob.has_magic(root):
-        sources = [root]
+        found = {root: ""}
     else:
         matches = [match for match in sorted(glob.glob(_pattern(root), recursive=True)) if not _hidden(match, root)]
         folders = [match for match in matches if os.path.isdir(match)]
         files = [match for match in matches if not os.path.isdir(match)]
-        sources = _scans(files, left_out, _Local(), os.path.dirname(root))
-        sources += [source for folder in folders for source in _below(folder, left_out)]
-    return Found(root, tuple(dict.fromkeys(sources)), left_out.sentence())
-
-
-def same_content(sources: Sequence[str]) -> list[str]:
-    """Return a sentence for each group of local sources that have the same content byte for byte.
-
-    Sizes are compared first, then a few samples; only what still looks the same is read as a whole.
-    """
-    groups: list[list[str]] = [
-        [source for source in sources if "://" not in source and split_series(source)[1] is None]
-    ]
-    for key in (_sizes, _samples, _digest):
-        finer: dict[Any, list[str]] = {}
-        for number, group in enumerate(groups):
-            for source in group:
-                try:
-                    finer.setdefault((number, key(files_of(source))), []).append(source)
-                except OSError:  # opening it says what is wrong
-                    continue
-        groups = [group for group in finer.values() if len(group) > 1]
-    return [f"{', '.join(group)} are the same, byte for byte: keep them in one split" for group in groups]
+        found = _scans(files, left_out, _Local(), os.path.dirname(root))
+        for folder in folders:
+            found |= _below(folder, left_out)
+    return _found(root, found, left_out)
 
 
 def _find_remote(root: str) -> Found:
@@ -146,12 +126,16 @@ def _find_remote(root: str) -> Found:
     for store in sorted(stores):
         if not any(store.startswith(f"{other}/") for other in stores):
             left_out.add("zarr folders", store[len(base) :].lstrip("/") or store)
-    sources = _scans(wanted, left_out, _Remote(filesystem), base)
-    shown = (source if "://" in source else f"{protocol}://{source.lstrip('/')}" for source in sources)
-    return Found(root, tuple(shown), left_out.sentence())
+    scans = _scans(wanted, left_out, _Remote(filesystem), base)
+    shown = {source if "://" in source else f"{protocol}://{source.lstrip('/')}": uid for source, uid in scans.items()}
+    return _found(root, shown, left_out)
 
 
-def _below(root: str, left_out: LeftOut) -> list[str]:
+def _found(root: str, scans: Mapping[str, str], left_out: LeftOut) -> Found:
+    return Found(root, tuple(scans), left_out.sentence(), {source: uid for source, uid in scans.items() if uid})
+
+
+def _below(root: str, left_out: LeftOut) -> dict[str, str]:
     tree = Tree(root, left_out.add)
     return _scans(list(tree.files()), left_out, _Local(), root, {os.path.dirname(link) for link in tree.left})
 
@@ -203,13 +187,16 @@ class _Remote:
 
 def _scans(
     files: Sequence[str], left_out: LeftOut, reader: _Local | _Remote, root: str, unfollowed: Iterable[str] = ()
-) -> list[str]:
-    """Return the scans among files, those of a folder together; `unfollowed` are folders with links out of the tree."""
+) -> dict[str, str]:
+    """Return the scans among files with the UID of their series, empty for those that are no DICOM or state none.
+
+    Those of a folder stand together; `unfollowed` are folders with links out of the tree.
+    """
     kinds: dict[str, dict[str, str | None]] = {}
     for file, head in zip(files, reader.heads(files), strict=True):
         folder, _, name = file.rpartition("/")
         kinds.setdefault(folder, {})[name] = (recognise(head) if head else None) or format_of(name)
-    found: list[str] = []
+    found: dict[str, str] = {}
     for folder, members in sorted(kinds.items()):
         place = folder + "/" if folder or files[0].startswith("/") else ""
 
@@ -223,27 +210,28 @@ def _scans(
             series = _series(folder, [f"{place}{name}" for name in images], reader)
             if not series:
                 left_out.add("DICOM without images", shown("").rstrip("/") or folder)
-            found += series
+            found |= series
         for name, kind in members.items():
             if kind == "dicom" or _is_second_half(name, members):
                 continue
             if kind is None:
                 left_out.add("of no known format", shown(name))
             else:
-                found.append(f"{place}{name}")
+                found[f"{place}{name}"] = ""
     return found
 
 
-def _series(folder: str, files: Sequence[str], reader: _Local | _Remote) -> list[str]:
-    """Return the sources of a folder that has DICOM files: itself, or each of its series."""
+def _series(folder: str, files: Sequence[str], reader: _Local | _Remote) -> dict[str, str]:
+    """Return the sources of a folder that has DICOM files with the UIDs of their series: itself, or each of these."""
     try:
         series = list(reader.series(folder, files))
     except BadVolume:  # opening the folder names the file
-        return [folder]
+        return {folder: ""}
     if len(series) < 2:
-        return [folder] * len(series)
-    names = [(f"{folder}#{uid}", f"{folder}/#{uid}") for uid in series]
-    return [other if reader.exists(name) else name for name, other in names]  # a file may have that very name
+        return {folder: series[0]} if series else {}
+    names = {f"{folder}#{uid}": uid for uid in series}
+    # a file may have that very name
+    return {f"{folder}/#{uid}" if reader.exists(name) else name: uid for name, uid in names.items()}
 
 
 def _is_named(path: str) -> bool:
@@ -279,26 +267,3 @@ def _hidden(path: str, pattern: str) -> bool:
     """Return whether a match lies in what is hidden and not named by the pattern; glob knows names with a dot."""
     named = {"", *pattern.split("/")}
     return any(is_housekeeping(part) and part[:1] != "." and part not in named for part in path.split("/"))
-
-
-def _sizes(files: Sequence[str]) -> Any:
-    return tuple(os.path.getsize(file) for file in files)
-
-
-def _samples(files: Sequence[str]) -> Any:
-    samples = []
-    for file in files:
-        size = os.path.getsize(file)
-        with open(file, "rb") as stream:
-            for place in (0, size // 2, max(0, size - _SAMPLE)):
-                stream.seek(place)
-                samples.append(hashlib.sha256(stream.read(_SAMPLE)).digest())
-    return tuple(samples)
-
-
-def _digest(files: Sequence[str]) -> Any:
-    digests = []
-    for file in files:
-        with open(file, "rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").digest())
-    return tuple(digests)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.arrange import Arranged, Names, arrange, ordered
 from kdrift.data.formats.kspace import kspace_volume, slab_volume
+from kdrift.data.formats.selection import check_names
 from kdrift.data.measured import nonzero_positions
 from kdrift.data.paths import halves
 from kdrift.data.volume import (
@@ -45,8 +46,10 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
     2 are not (an already transformed readout), those two are rows and columns. All other dimensions must be 1.
     `how.axes` names the dimensions that are not 1, in their order, where they stand elsewhere.
 
-    Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions.
+    Raises BadVolume when one of the two files is missing, malformed, truncated, or has other dimensions, and for
+    anything to choose.
     """
+    check_names(path, how, ())
     data, dims = _read_dims(path)
     names = _names(path, dims) if how.axes is None else ()
     check_declared(path, 8 * math.prod(dims), os.path.getsize(data))

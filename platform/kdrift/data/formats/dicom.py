@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.dicom_frames import FRAME_TAGS, Frame, frames_of
 from kdrift.data.formats.dicom_stack import choose_frames, geometry_of
+from kdrift.data.formats.selection import selected_index, taken_note
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.paths import is_housekeeping
 from kdrift.data.volume import (
@@ -78,8 +79,8 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     A volume is one kind of image at one place each: of a series with magnitude and phase the magnitude is read, of
     several echoes, inversion or acquisition times, flip angles and diffusion weightings the first, and notes say what
     there is. `select` chooses others: `image_type=P` (or any word of the image type), `echo=1`, `time=3`, `stack=0`,
-    `repeat=1`, `modality=CT`; numbers count from 0. Siemens mosaics are divided into their slices. Real-world value
-    maps are not applied.
+    `repeat=1`, `modality=CT`, and `patient=0` or `study=0` where one series mixes several; numbers count from 0.
+    Siemens mosaics are divided into their slices. Real-world value maps are not applied.
 
     Parameters
     ----------
@@ -91,8 +92,8 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     Raises
     ------
     BadVolume
-        When there is no DICOM file, several series and none chosen, no MR magnitude, slices of several sizes or
-        directions and none chosen, colour images, or more declared than stored.
+        When there is no DICOM file, several series, patients or studies and none chosen, no MR magnitude, slices of
+        several sizes or directions and none chosen, colour images, or more declared than stored.
     """
     if os.path.isdir(path):
         series = list_series(path)
@@ -108,8 +109,10 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     with naming(path, "not a readable DICOM series"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values that break the standard are common and harmless here
         headers = {file: _read_header(file) for file in paths}
+        headers, notes = _of_one(path, headers, how)
         found = [frame for file, header in headers.items() for frame in frames_of(file, header, os.path.getsize(file))]
-        frames, notes = choose_frames(path, found, how)
+        frames, chosen_notes = choose_frames(path, found, how)
+        notes += chosen_notes
         attrs = _attrs(headers[frames[0].file], frames[0])
         geometry = geometry_of(frames)
     if geometry is None:
@@ -123,6 +126,39 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     asked = "modality" in how.select or frames[0].kind != "magnitude"
     image = ImageInfo(name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes))
     return image_volume(path, image, load, any_values=how.any_values or asked)
+
+
+def _of_one(path: str, headers: dict[str, Any], how: ReadOptions) -> tuple[dict[str, Any], list[str]]:
+    """Return the headers of one patient and study, that asked for where a series mixes several, and notes.
+
+    Files that do not say whose they are go with the others. Raises BadVolume where there are several and none is asked
+    for: programs that give new UIDs badly, or copy folders together, make such a series.
+    """
+    notes: list[str] = []
+    for name, tag in (("patient", "PatientID"), ("study", "StudyInstanceUID")):
+        values = {file: str(header.get(tag) or "") for file, header in headers.items()}
+        there = sorted({value for value in values.values() if value}) or [""]
+        if len(there) > 1 and name not in how.select:
+            counts = "; ".join(
+                f"{name} {n} ({value}) has {list(values.values()).count(value)}" for n, value in enumerate(there[:6])
+            )
+            raise BadVolume(
+                path,
+                f"one series has files of {len(there)} {tag}, expected one: {counts}; give each a folder of its own, or"
+                f" choose one with --select {name}=N",
+            )
+        chosen = selected_index(path, how, name, len(there))
+        notes += [taken_note(name, chosen, len(there))] if len(there) > 1 else []
+        wanted = there[chosen]
+        headers = {file: header for file, header in headers.items() if values[file] in ("", wanted)}
+    frames = {
+        str(header.get("FrameOfReferenceUID")) for header in headers.values() if header.get("FrameOfReferenceUID")
+    }
+    if len(frames) > 1:
+        notes.append(
+            f"its files have {len(frames)} frames of reference: whether their places fit together is not known"
+        )
+    return headers, notes
 
 
 def _attrs(header: Any, frame: Frame) -> dict[str, Attr]:

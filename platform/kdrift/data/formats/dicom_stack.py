@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from kdrift.data.formats.dicom_frames import COLOUR, DIMENSIONS, Frame, kind_asked
-from kdrift.data.formats.selection import check_names, selected_index
+from kdrift.data.formats.selection import check_names, ranges, selected_index, taken_note
 from kdrift.data.geometry import Geometry, from_slices
 from kdrift.data.volume import BadVolume, ReadOptions
 
-_SELECT = ("image_type", "modality", "stack", *DIMENSIONS, "repeat", "values")
+_SELECT = ("image_type", "modality", "stack", *DIMENSIONS, "repeat", "patient", "study", "values")
 _SAME_DIRECTION = 0.01
 _SAME_PLACE_MM = 0.05
 _UNITS = {"echo": "ms", "inversion": "ms", "flip": "degrees"}
@@ -28,9 +28,8 @@ def choose_frames(path: str, frames: Sequence[Frame], how: ReadOptions) -> tuple
     """
     check_names(path, how, _SELECT)
     notes: list[str] = []
-    kept = list({(frame.uid, frame.number, frame.tile): frame for frame in frames}.values())
-    if len(kept) < len(frames):
-        notes.append(f"{len(frames) - len(kept)} images are there twice (same UID): each is read once")
+    kept = _each_once(frames, notes)
+    notes += _missing_numbers(kept)
     kept = _of_modality(path, kept, how)
     kept = _of_kind(path, kept, how, notes)
     kept = _of_stack(path, kept, how)
@@ -60,6 +59,30 @@ def geometry_of(frames: Sequence[Frame]) -> Geometry | None:
     middle = row * voxel[0] * (first.rows // 2) + col * voxel[1] * (first.cols // 2)
     positions = [tuple(np.array(frame.position) + middle) for frame in frames]
     return from_slices(positions, tuple(row), tuple(col), voxel)
+
+
+def _each_once(frames: Sequence[Frame], notes: list[str]) -> list[Frame]:
+    """Return frames without copies; the same UID alone, as some programs write it for all files, makes none."""
+    kept: dict[tuple[Any, ...], Frame] = {}
+    for frame in frames:
+        what = (frame.position, frame.orientation, frame.location, frame.instance, frame.image_type, frame.kind)
+        kept[(frame.uid, frame.number, frame.tile, *what, *frame.facts.values())] = frame
+    if len(kept) < len(frames):
+        notes.append(f"{len(frames) - len(kept)} images are there twice (same UID): each is read once")
+    if shared := len(kept) - len({(frame.uid, frame.number, frame.tile) for frame in kept.values()}):
+        notes.append(f"{shared} images have the UID of another, but not its place, number or kind: all are read")
+    return list(kept.values())
+
+
+def _missing_numbers(frames: Sequence[Frame]) -> list[str]:
+    """Return a note where files lack in the numbers of a series; numbers that are scattered or repeated say nothing."""
+    files = {frame.file: frame.instance for frame in frames}
+    numbers = {int(number) for number in files.values() if number >= 0 and number == int(number)}
+    if len(numbers) < len(files) or len(files) < 2 or max(numbers) > 2 * len(files):
+        return []
+    missing = np.setdiff1d(np.arange(min(1, *numbers), max(numbers) + 1), list(numbers))
+    told = f"images number {ranges(missing)} of the series are not among these {len(files)}: files may be missing"
+    return [told] if len(missing) else []
 
 
 def _of_modality(path: str, frames: list[Frame], how: ReadOptions) -> list[Frame]:
@@ -162,7 +185,8 @@ def _chosen(path: str, places: list[list[Frame]], name: str, how: ReadOptions, n
             return places
         types = list(dict.fromkeys(frame.image_type for place in places for frame in place))
         kept = [[frame for frame in place if frame.image_type == types[0]] for place in places]
-        notes.append(f"{_name(types[0])} is read of {', '.join(map(_name, types))}; --select image_type=WORD chooses")
+        there = f"{len(types)} ({', '.join(map(_name, types))})"
+        notes.append(taken_note(name, _name(types[0]), there, value="WORD"))
         label = _name(types[0])
     else:
         values: list[list[Any]] = [
@@ -177,7 +201,7 @@ def _chosen(path: str, places: list[list[Frame]], name: str, how: ReadOptions, n
         label = f"{name} {index}"
         first = next(place[0] for place in kept if place)
         why = " (nothing in their headers tells them apart)" if name == "repeat" else _value(name, first)
-        notes.append(f"{label} of {most}{why} is read; --select {name}=N chooses")
+        notes.append(taken_note(name, index, most, why))
     filled = [place for place in kept if place]
     if len(filled) < len(places):
         notes.append(f"{len(places) - len(filled)} of {len(places)} places have no {label} and are left out")
@@ -199,7 +223,7 @@ def _unplaced(path: str, frames: list[Frame], how: ReadOptions, notes: list[str]
         index = selected_index(path, how, name, len(counts) if even else 1)
         if even:
             frames = [frame for frame in frames if frame.facts[name] == sorted(counts)[index]]
-            notes.append(f"{name} {index} of {len(counts)}{_value(name, frames[0])} is read; --select {name}=N chooses")
+            notes.append(taken_note(name, index, len(counts), _value(name, frames[0])))
     return sorted(frames, key=_order)
 
 

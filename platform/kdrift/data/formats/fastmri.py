@@ -54,7 +54,9 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             raise BadVolume(path, f"found keys {found}, expected kspace or one of {', '.join(IMAGES)}")
         first = next(iter(images.values()))
         shape, has_phase = _image_shape(path, first), first.dtype.kind == "c"
-        image = ImageInfo(name, shape, attrs, has_phase=has_phase)
+        others = [key for key in images if images[key] is not first]
+        notes = (f"{first.name.lstrip('/')} was taken, {' and '.join(others)} are not used",) if others else ()
+        image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
         return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
     beside = check_beside(path, keys(source), ("kspace", "mask", "ismrmrd_header", *IMAGES))
     if kspace.dtype.kind != "c" or (how.axes is None and kspace.ndim not in (3, 4)):

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.centring import from_corner, from_cornered_image
-from kdrift.data.formats.choose import check_select, choose_index
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys
+from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo, check_dims
 
 _MOST_CHANNELS = 128  # of 64 coils, real and imaginary part
@@ -48,7 +48,7 @@ def open_calgary(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     part alone come with either.
     """
     path = source.path
-    check_select(path, how, ())
+    check_names(path, how, ())
     _no_axes(path, how, "(x, ky, kz, 2 coil)")
     node = dataset(source, "kspace")
     assert node is not None
@@ -90,13 +90,14 @@ def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     Raises BadVolume for other shapes of k-space and target.
     """
     path = source.path
-    check_select(path, how, ("echo",))
+    check_names(path, how, ("echo",))
     _no_axes(path, how, "(x, ky, kz, echo, coil)")
     node, target = dataset(source, "kspace"), dataset(source, "target")
     assert node is not None
     num_slices, rows, cols, echoes, coils = node.shape
     check_dims(path, slices=num_slices, coils=coils, rows=rows, columns=cols)
-    echo, notes = choose_index(path, "echo", echoes, how.select)
+    echo = selected_index(path, how, "echo", echoes)
+    notes: tuple[str, ...] = (taken_note("echo", echo, echoes),) if echoes > 1 else ()
     if target is not None and (target.ndim != 5 or target.shape[:4] != node.shape[:4]):
         raise BadVolume(path, f"target has shape {target.shape}, expected {(*node.shape[:4], 'map')} as kspace has it")
     notes += (_AXES_NOTE,)

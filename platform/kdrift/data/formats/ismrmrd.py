@@ -23,7 +23,6 @@ from kdrift.data.formats.ismrmrd_lines import (
     encoding_of,
     like_image,
     place_lines,
-    ranges,
 )
 from kdrift.data.formats.ismrmrd_missing import missing_lines, missing_values, present_slices
 from kdrift.data.formats.ismrmrd_table import (
@@ -37,6 +36,7 @@ from kdrift.data.formats.ismrmrd_table import (
     read_table,
 )
 from kdrift.data.formats.kspace import check_partitions, slab_loader
+from kdrift.data.formats.selection import check_names, ranges, taken_note
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     Attr,
@@ -68,11 +68,13 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     the encoded matrix, a choice that is not there, or a hostile header.
     """
     path = source.path
-    _check_options(path, how)
+    check_names(path, how, CHOICES)
+    if how.axes is not None or how.centred is False:
+        raise BadVolume(path, "ISMRMRD data say where their lines lie: leave out axes and centred")
     tables, notes = _read_tables(source, groups, how.select.get("group"))
     table = _choose_group(path, tables, how.select.get("group"))
     if others := [f"{other.group} ({count_roles(other.roles)})" for other in tables if other is not table]:
-        notes.append(f"read from group {table.group}, others are {', '.join(others)}; select chooses others")
+        notes.append(taken_note("group", table.group, len(tables), f" (others: {', '.join(others)})", "NAME"))
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         roles = choose_lines(table, how.select)
         encoding = encoding_of(table, roles.taken["encoding"])
@@ -118,13 +120,6 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
         dwell = float(table.heads["sample_time_us"][lines.index[0]])
         volume.load_noise_cov = lambda: noise_cov(noise, coils, dwell)
     return volume
-
-
-def _check_options(path: str, how: ReadOptions) -> None:
-    if unknown := [name for name in how.select if name not in CHOICES]:
-        raise BadVolume(path, f"select names {unknown[0]}, of ISMRMRD data one can choose {', '.join(CHOICES)}")
-    if how.axes is not None or how.centred is False:
-        raise BadVolume(path, "ISMRMRD data say where their lines lie: leave out axes and centred")
 
 
 def _read_tables(source: Hdf5, groups: Sequence[str], wanted: str | None) -> tuple[list[Table], list[str]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from kdrift.data.formats.field_of_view import same_field
 from kdrift.data.formats.header import Encoding
 from kdrift.data.formats.ismrmrd_table import CALIBRATION, IMAGE, PHASE_CORRECTION, REVERSE_FLAG, Table, has_flag
+from kdrift.data.formats.selection import ranges, taken_note
 from kdrift.data.volume import BadVolume, BoolArray
 
 DIMENSIONS = ("encoding", "contrast", "phase", "repetition", "set", "average", "channels")
@@ -20,7 +21,6 @@ CHOICES = ("group", "calibration", *DIMENSIONS)
 """What `select` may name in an ISMRMRD file."""
 _MOST_CUT = 0.25
 """A line that loses a larger part of its samples at the edge of the matrix is misplaced."""
-_MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,7 @@ def choose_lines(table: Table, select: Mapping[str, str]) -> Roles:
         elif name != "average" and len(values):
             taken[name] = int(values[np.argmax(counts)] if name == "channels" else values[0])
         chosen = are(heads, chosen, {name: taken[name]} if name in taken else {})
-    notes = []
-    if told := [f"{name} {taken[name]} of {ranges(there[name])}" for name in taken if len(there[name]) > 1]:
-        notes.append(f"taken of several: {', '.join(told)}; select chooses others")
+    notes = [taken_note(name, taken[name], ranges(there[name])) for name in taken if len(there[name]) > 1]
     calibration = table.is_role(CALIBRATION)
     mode = select.get("calibration") or encoding_of(table, taken["encoding"]).calibration
     if "calibration" in select and mode not in ("embedded", "separate"):
@@ -195,13 +193,6 @@ def encoding_of(table: Table, number: int) -> Encoding:
     if number >= len(encodings):
         raise BadVolume(table.source.path, f"lines refer to encoding {number}, the header has {len(encodings)}")
     return encodings[number]
-
-
-def ranges(values: npt.NDArray[Any]) -> str:
-    """Return sorted whole numbers as `0-2, 5`."""
-    runs = np.split(values, np.flatnonzero(np.diff(values.astype(np.int64)) != 1) + 1) if len(values) else []
-    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs[:_MOST_NAMED]]
-    return ", ".join([*texts, "..."] if len(runs) > _MOST_NAMED else texts)
 
 
 _UNFIT = "calibration lines are not used: their channels or fields of view differ from those of the image"

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.header import Encoding
-from kdrift.data.formats.ismrmrd_lines import Grid, Lines, Roles, are, ranges, values_of
+from kdrift.data.formats.ismrmrd_lines import Grid, Lines, Roles, are, values_of
 from kdrift.data.formats.ismrmrd_table import IMAGE, Table
+from kdrift.data.formats.selection import ranges
 from kdrift.data.volume import BadVolume
 
 _COUNTED = ("contrast", "phase", "repetition", "set", "average")

@@ -21,8 +21,8 @@ import scipy.io
 
 from kdrift.data.centring import from_corner
 from kdrift.data.formats.beside import check_beside
-from kdrift.data.formats.choose import check_select, choose_index
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
+from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
@@ -92,14 +92,16 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
 
     Raises BadVolume for variables that leave open what is meant, and for other shapes.
     """
-    check_select(path, how, ("variable", "time"))
+    check_names(path, how, ("variable", "time", "values"))
     check_beside(path, [each.name for each in variables], ())
-    variable = _choose(path, variables, how)
+    variable, notes = _choose(path, variables, how)
     has_phase = variable.is_complex()
     is_image = not has_phase or bool(_IMAGE.match(variable.name))
     axes = _axes(path, variable, is_image, how)
     sizes = dict(zip(axes, variable.shape, strict=True))
-    time, notes = choose_index(path, "time", sizes.get("time", 1), how.select)
+    times = sizes.get("time", 1)
+    time = selected_index(path, how, "time", times)
+    notes += (taken_note("time", time, times),) if times > 1 else ()
     rows, cols, coils, slices = (sizes.get(axis, 1) for axis in ("row", "col", "coil", "slice"))
     check_dims(path, slices=slices, coils=coils, rows=rows, columns=cols)
 
@@ -129,14 +131,15 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     return Volume(path, info, load_kspace, load_mask=lambda: mask)
 
 
-def _choose(path: str, variables: list[Variable], how: ReadOptions) -> Variable:
+def _choose(path: str, variables: list[Variable], how: ReadOptions) -> tuple[Variable, tuple[str, ...]]:
+    """Return the variable to read, and a note where there are several and none was chosen."""
     arrays = [each for each in variables if sum(n > 1 for n in each.shape) > 1]
     listed = ", ".join(f"{each.name} {each.shape}" for each in arrays) or "no numeric array"
     if "variable" in how.select:
         wanted = [each for each in arrays if each.name == how.select["variable"]]
         if not wanted:
             raise BadVolume(path, f"has no array {how.select['variable']!r}; it has {listed}")
-        return wanted[0]
+        return wanted[0], ()
     others = [each for each in arrays if not _MASK.match(each.name)]
     if arrays and not others:
         raise BadVolume(path, f"holds sampling masks alone ({listed}): they belong to k-space, reconstruct --mask FILE")
@@ -146,7 +149,10 @@ def _choose(path: str, variables: list[Variable], how: ReadOptions) -> Variable:
         raise BadVolume(
             path, f"found {listed}, expected one array, or one named kspace...; --select variable=NAME chooses"
         )
-    return found[0]
+    if len(others) == 1:
+        return found[0], ()
+    detail = f" ({', '.join(each.name for each in others)})"
+    return found[0], (taken_note("variable", found[0].name, len(others), detail, "NAME"),)
 
 
 def _axes(path: str, variable: Variable, is_image: bool, how: ReadOptions) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.nifti_space import Space, space_of
-from kdrift.data.formats.selection import check_names, selected_index
+from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.geometry import Geometry, from_affine_ras
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
@@ -73,7 +73,7 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
             )
         chosen = selected_index(path, how, "volume", count)
         tail, shape = ((chosen, *tail[1:]) if tail else ()), shape[:3]
-        notes.append(f"volume {chosen} of {count} is read")
+        notes.append(taken_note("volume", chosen, count))
     with naming(path, "not a readable NIfTI file"):
         space = space_of(image)
     axes, flips = _display_axes(space)
