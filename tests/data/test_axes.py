@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+import kdrift
 from formats_helpers import random_kspace
+from kdrift.data.centring import ifft_centred
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.volume import AXES, ReadOptions
 
@@ -84,6 +86,47 @@ def test_zero_frequency_at_the_corner(kind: str, shape: tuple[int, int], tmp_pat
         np.testing.assert_array_equal(volume.read_kspace(0, 2), kspace)
         if more:
             np.testing.assert_array_equal(np.broadcast_to(volume.mask(), shape), mask)
+
+
+def head(rows: int, cols: int) -> np.ndarray:
+    """An image in the middle of its matrix, of two coils."""
+    y, x = np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : cols * 1j]
+    return ((y / 0.7) ** 2 + ((x - 0.1) / 0.6) ** 2 < 1) * np.stack([1 + 0.5j * y + 0 * x, 1 + 0.5 * x + 0 * y])
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5", "cfl"])
+@pytest.mark.parametrize("shape", [(48, 40), (47, 39), (40, 33)])
+def test_a_plain_transform_of_an_image(kind: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    """`numpy.fft.fft2` leaves zero frequency at the corner and the image in its place: it stays there."""
+    images = head(*shape)
+    plain = np.fft.fft2(images, norm="ortho").astype(np.complex64)
+    path = write(tmp_path, kind, plain[None] if kind != "cfl" else plain.transpose(1, 2, 0)[:, :, None])
+    with open_volume(path, ReadOptions.of(centred=False)) as volume:
+        np.testing.assert_allclose(ifft_centred(volume.read_kspace(0, 1)[0]), images, atol=1e-5)
+        assert [note for note in volume.info.notes if "brought to the middle" in note]
+    found = kdrift.reconstruct(plain, "full", method="zero_filled", centred=False)
+    np.testing.assert_allclose(found.mean[0], np.sqrt((np.abs(images) ** 2).sum(0)), atol=1e-2)
+    assert any("was brought to the middle" in note for note in found.notes)
+
+
+def test_a_plain_transform_in_three_dimensions(tmp_path: Path) -> None:
+    images = head(40, 34)[None] * np.array([0.2, 0.7, 1, 0.6, 0])[:, None, None, None]  # (slice, coil, row, col)
+    for stored in (
+        np.fft.fftn(images, axes=(0, 2, 3), norm="ortho"),
+        np.fft.fftn(np.fft.ifftshift(images, axes=(0, 2, 3)), axes=(0, 2, 3), norm="ortho"),
+    ):
+        pair = write_pair(tmp_path / "b", stored.transpose(2, 3, 0, 1).astype(np.complex64))
+        with open_volume(pair, ReadOptions.of(centred=False)) as volume:
+            np.testing.assert_allclose(ifft_centred(volume.read_kspace(0, 5)), images, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (48, 40)])
+def test_an_image_that_is_nowhere_is_left_and_said(shape: tuple[int, int], tmp_path: Path) -> None:
+    kspace = random_kspace((1, 3, *shape))
+    path = write(tmp_path, "npy", np.fft.ifftshift(kspace, axes=(-2, -1)))
+    with open_volume(path, ReadOptions.of(centred=False)) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(0, 1), kspace)
+        assert "cannot be told: it is left as it is" in volume.info.notes[0]
 
 
 def test_masks_and_references_follow_the_axes(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_calgary_columns_that_were_not_measured(tmp_path: Path) -> None:
 
 
 def test_calgary_stated_centring_and_one_coil(tmp_path: Path) -> None:
-    images = random_kspace((2, 1, 24, 20))
+    images = np.broadcast_to(head(40, 35), (2, 1, 40, 35))
     path = write(tmp_path / "a.h5", kspace=interleaved(np.fft.fft2(images, norm="ortho")))
     with pytest.raises(BadVolume, match="real and imaginary part of one coil"):
         open_volume(path)
@@ -104,7 +104,7 @@ def test_skm_tea_as_the_small_set_is_published(tmp_path: Path) -> None:
 
 
 def test_skm_tea_with_the_origin_at_the_corner(tmp_path: Path) -> None:
-    images = random_kspace((2, 3, 16, 11))
+    images = head(40, 33) * (1 + random_kspace((2, 3, 40, 33)) / 8)
     plain = np.fft.fft2(images, norm="ortho").transpose(0, 2, 3, 1)[:, :, :, None].astype(np.complex64)
     with open_volume(write(tmp_path / "a.h5", kspace=plain), ReadOptions(centred=False)) as volume:
         np.testing.assert_allclose(ifft_centred(volume.read_kspace(0, 2)), images, atol=1e-5)

@@ -102,14 +102,22 @@ def test_stated_axes_and_centring(write, tmp_path: Path) -> None:
     how = ReadOptions(axes=("coil", "row", "col"))
     with open_volume(write(tmp_path / "a.mat", data=coil_first), how) as volume:
         np.testing.assert_array_equal(volume.read_kspace(0, 1)[0], coil_first[..., 0])
-    image = random_kspace((12, 9))
-    path = write(tmp_path / "b.mat", kspace=np.fft.fft2(image, norm="ortho"))
-    with open_volume(path, ReadOptions(centred=False)) as volume:
-        kspace = volume.read_kspace(0, 1)[0, 0]
-    shifted = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace), norm="ortho"))
-    np.testing.assert_allclose(shifted, image, atol=1e-5)
     with pytest.raises(BadVolume, match="expected axes row,col and then time"):
         open_volume(tmp_path / "a.mat", ReadOptions(axes=("row", "col")))
+
+
+@WRITERS
+@pytest.mark.parametrize("shape", [(48, 40), (47, 40), (47, 39)])
+def test_zero_frequency_at_the_corner(write, shape: tuple[int, int], tmp_path: Path) -> None:
+    """As a plain FFT of an image leaves it, and shifted k-space: the same option brings both to the middle."""
+    y, x = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+    image = ((y / 0.7) ** 2 + ((x - 0.1) / 0.6) ** 2 < 1) * (1 + 0.5j * y)
+    centred = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image), norm="ortho"))
+    for stored, told in ((np.fft.fft2(image, norm="ortho"), True), (np.fft.ifftshift(centred), False)):
+        path = write(tmp_path / "b.mat", kspace=stored, mask=np.ones(shape))
+        with open_volume(path, ReadOptions(centred=False)) as volume:
+            np.testing.assert_allclose(volume.read_kspace(0, 1)[0, 0], centred, atol=1e-5)
+            assert any("was brought to the middle" in note for note in volume.info.notes) == told
 
 
 @WRITERS

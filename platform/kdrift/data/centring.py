@@ -5,13 +5,21 @@ Shifts of k-space move values; shifts of the image are phase ramps in k-space, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from kdrift.mri.plausibility import image_at_corner
+
+Axes = tuple[int, ...]
+Centre = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Brings k-space `(*batch, row, col)` to the middle."""
 _PLANE = (-2, -1)
+_MOVED = "the image lay around the corner of its matrix, as a plain FFT leaves it, and was brought to the middle"
+_UNKNOWN = "whether the image lies in the middle of its matrix or around its corner cannot be told: it is left as it is"
 
 
 def fft_centred(values: npt.NDArray[Any], axes: tuple[int, ...] = (-2, -1)) -> npt.NDArray[Any]:
@@ -38,12 +46,22 @@ def centre_crop(array: npt.NDArray[Any], rows: int, cols: int) -> npt.NDArray[An
     return array[..., top : top + rows, left : left + cols]
 
 
-def from_corner(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return centred k-space `(*batch, row, col)` of what a plain FFT (`numpy.fft.fft2`) made of an image.
+def from_corner(sample: npt.NDArray[Any], axes: Axes = _PLANE) -> tuple[Centre, tuple[str, ...]]:
+    """Return what centres k-space whose zero frequency lies at index 0 of `axes`, and notes.
 
-    Its zero frequency lies at index 0, and so does the origin of the image's own transform.
+    `sample` is one slice of it, `(coil, row, col)`, which tells where the image lies. K-space is shifted; where the
+    image then surely lies around the corner of its matrix, as that of a plain FFT (`numpy.fft.fft2`) of an image in
+    the middle does, the image is shifted as well. Where it cannot be told, it is left, and a note says so.
     """
-    return np.asarray(np.fft.fftshift(kspace * _ramp(kspace), axes=_PLANE))
+    at_corner = image_at_corner(np.fft.fftshift(sample, axes=_PLANE))
+    if at_corner:
+        return lambda kspace: np.fft.fftshift(kspace * _ramp(kspace, axes), axes=axes), (_MOVED,)
+    return lambda kspace: np.fft.fftshift(kspace, axes=axes), (_UNKNOWN,) if at_corner is None else ()
+
+
+def mask_from_corner(mask: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the mask `([*batch, row,] col)` of k-space that `from_corner` centres."""
+    return np.fft.fftshift(mask, axes=_PLANE[-mask.ndim :])
 
 
 def from_cornered_image(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -55,10 +73,12 @@ def from_cornered_image(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(kspace * np.fft.fftshift(_ramp(kspace), axes=_PLANE))
 
 
-def _ramp(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return exp(2 pi i k (n // 2) / n) along rows and columns, zero frequency first, exact for even n."""
-    along = []
-    for n in kspace.shape[-2:]:
+def _ramp(kspace: npt.NDArray[Any], axes: Axes = _PLANE) -> npt.NDArray[Any]:
+    """Return exp(2 pi i k (n // 2) / n) along `axes`, zero frequency first, exact for even n; it broadcasts."""
+    ramp = np.ones((1,) * kspace.ndim, dtype=np.result_type(kspace.dtype, np.complex64))
+    for axis in axes:
+        n = kspace.shape[axis]
         turns = (np.arange(n) * (n // 2)) % n / n
-        along.append(np.round(np.exp(2j * np.pi * turns), 15).astype(np.result_type(kspace.dtype, np.complex64)))
-    return np.asarray(along[0][:, None] * along[1])
+        along = np.round(np.exp(2j * np.pi * turns), 15).astype(ramp.dtype)
+        ramp = ramp * along.reshape([n if place == axis % kspace.ndim else 1 for place in range(kspace.ndim)])
+    return ramp

@@ -140,14 +140,6 @@ def mask_shape(shape: tuple[int, ...], num_slices: int, rows: int, cols: int) ->
     raise ValueError(f"mask has shape {shape}, expected ({cols},), ({rows}, 1) or ({rows}, {cols}){more}")
 
 
-def mask_from_pattern(sampled: BoolArray) -> BoolArray | None:
-    """Return the mask of a pattern `(row, col)`: `(col,)` where all rows agree, None where it is full."""
-    measured = _measured(np.ones_like(sampled), sampled)
-    if measured.all():
-        return None
-    return np.asarray(measured[0] if (measured == measured[0]).all() else measured)
-
-
 def common_mask(masks: BoolArray) -> BoolArray:
     """Return `(row, col)` where all slices of `(slice, row, col)` that hold anything agree, else all of them."""
     filled = masks[_any(masks, 1, 2)]

@@ -145,10 +145,33 @@ def _centring(plane: Power) -> list[Doubt]:
 
 
 def _image_place(scaled: npt.NDArray[Any]) -> list[Doubt]:
-    """Look for an image around the corner of its matrix, on the middle of k-space alone, which has no gaps."""
+    """Look for an image around the corner of its matrix."""
+    corner, middle = _shares(scaled)
+    if corner > max(0.5, 3 * middle):
+        return [Doubt("the image lies around the corner of its matrix: it was not shifted before its transform", False)]
+    return []
+
+
+def image_at_corner(kspace: npt.NDArray[Any]) -> bool | None:
+    """Return whether the image of centred k-space `(coil, row, col)` lies around the corner of its matrix.
+
+    None where that is not to be told: an image that fills its matrix, a small matrix, no finite values.
+    """
+    most = np.abs(kspace).max(initial=0)
+    if not 0 < most < np.inf:
+        return None
+    corner, middle = _shares(kspace / most)
+    return corner > middle if max(corner, middle) > 3 * min(corner, middle) else None
+
+
+def _shares(scaled: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return the energy of the image around its corner and around its middle, zero where the matrix is small.
+
+    It is that of the middle of k-space alone, which has no gaps.
+    """
     rows, cols = scaled.shape[-2:]
     if min(rows, cols) < 2 * SMALLEST_SIDE:
-        return []
+        return 0.0, 0.0
     window = np.zeros((rows, cols))
     half = SMALLEST_SIDE // 2
     taper = np.hanning(SMALLEST_SIDE + 1)[:-1]
@@ -157,12 +180,9 @@ def _image_place(scaled: npt.NDArray[Any]) -> list[Doubt]:
     shown = np.square(np.abs(scipy.fft.ifft2(scipy.fft.ifftshift(scaled * window, axes=(-2, -1)))), dtype=np.float64)
     plane: Power = shown.sum(0)  # not shifted back: its middle is the image's corner
     if not plane.any():
-        return []
+        return 0.0, 0.0
     plane /= plane.sum()
-    corner, middle = (_around(plane, place[0], place[1], 4) for place in ((rows // 2, cols // 2), (0, 0)))
-    if corner > max(0.5, 3 * middle):
-        return [Doubt("the image lies around the corner of its matrix: it was not shifted before its transform", False)]
-    return []
+    return _around(plane, rows // 2, cols // 2, 4), _around(plane, 0, 0, 4)
 
 
 def _concentration(line: Power) -> float:

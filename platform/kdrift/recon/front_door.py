@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import dlpack
 
+from kdrift.data.centring import from_corner, mask_from_corner
 from kdrift.data.measured import Sampling, as_mask, find_sampling
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
@@ -97,8 +98,8 @@ def reconstruct(
         For arrays that are no such k-space, mask or maps, a name or setting that there is not, a prior that cannot
         serve, and a slice whose samples all diverged.
     """
-    data, sliced = _kspace(kspace, axes, centred)
-    doubts = check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
+    data, sliced, moved = _kspace(kspace, axes, centred)
+    doubts = moved + check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
     sampling = _sampling(mask, data, centred)
     maps = _smaps(smaps, data, sliced=sliced)
     cov = None if noise_cov is None else _tensor(noise_cov, "noise_cov")
@@ -136,8 +137,10 @@ def _tensor(array: Any, name: str) -> Tensor:
     raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
-def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) -> tuple[Tensor, bool]:
-    """Return k-space `(slice, coil, row, col)` with zero frequency in the middle, and whether it came with slices."""
+def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) -> tuple[Tensor, bool, tuple[str, ...]]:
+    """Return k-space `(slice, coil, row, col)` with zero frequency in the middle, whether it came with slices, and
+    notes on how it was brought there.
+    """
     kspace = _tensor(array, "kspace")
     shape = tuple(kspace.shape)
     if kspace.ndim not in (3, 4) and axes is None:
@@ -161,9 +164,12 @@ def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) 
     kspace = kspace.permute([names.index(name) for name in AXES if name in names])
     for place, name in enumerate(AXES):
         kspace = kspace if name in names else kspace.unsqueeze(place)
+    notes: tuple[str, ...] = ()
     if centred is False:
-        kspace = torch.fft.fftshift(kspace, dim=(-2, -1))
-    return kspace.contiguous(), "slice" in names
+        values = kspace.cpu().numpy()
+        centre, notes = from_corner(values[len(values) // 2])
+        kspace = torch.from_numpy(centre(values)).to(kspace.device)
+    return kspace.contiguous(), "slice" in names, notes
 
 
 def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
@@ -185,7 +191,7 @@ def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
             raise ValueError("mask is zero everywhere: nothing was measured") from None
         raise
     if centred is False:
-        stated = np.fft.fftshift(stated, axes=(-1,) if stated.ndim == 1 else (-2, -1))
+        stated = mask_from_corner(stated)
     return find_sampling(nonzero & stated, stated)
 
 

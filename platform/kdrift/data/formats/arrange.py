@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.centring import Centre, from_corner, mask_from_corner
 from kdrift.data.measured import as_mask
 from kdrift.data.volume import AXES, BadVolume, BoolArray, ReadOptions, check_dims
 
@@ -25,8 +26,10 @@ class Arranged:
     """Name of each stored axis; None for one of length 1 that has none."""
     order: tuple[str, ...]
     """`AXES` or `IMAGE_AXES`."""
-    centred: bool = True
-    """Whether zero frequency is stored in the middle; if not, it is brought there."""
+    centre: Centre | None = None
+    """What brings zero frequency to the middle; None: it is stored there."""
+    notes: tuple[str, ...] = ()
+    """What is doubtful about that."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,7 +41,7 @@ class Arranged:
         """Read slices `start:stop`."""
         index = tuple(items if name == "slice" else slice(None) for name in self.names)
         values = ordered(np.asarray(self.source[index]), self.names, self.order)
-        return values if self.centred else np.fft.fftshift(values, axes=(-2, -1))
+        return values if self.centre is None else self.centre(values)
 
 
 def arrange(path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions) -> Arranged:
@@ -58,17 +61,25 @@ def arrange(path: str, key: str, source: Any, default: tuple[str, ...], how: Rea
     placed = _placed(source.shape, names)
     if placed is None:
         raise BadVolume(path, f"{key} has shape {source.shape}, the axes {','.join(names)} are {len(names)}")
-    centred = not is_kspace or how.centred is not False
-    found = Arranged(source, placed, order, centred)
+    found = Arranged(source, placed, order)
     check_dims(path, **{_PLURAL[name]: size for name, size in zip(order, found.shape, strict=True)})
-    return found
+    return centred(found, how) if is_kspace else found
+
+
+def centred(kspace: Arranged, how: ReadOptions) -> Arranged:
+    """Return k-space, brought to the middle where `how` states that it is not there, for which one slice is read."""
+    if how.centred is not False:
+        return kspace
+    middle = kspace.shape[0] // 2
+    centre, notes = from_corner(kspace[middle : middle + 1][0])
+    return replace(kspace, centre=centre, notes=notes)
 
 
 def arrange_mask(values: npt.NDArray[Any], like: Arranged) -> BoolArray:
     """Return the mask of k-space `like`, stored with its axes in the same order, as `as_mask` does."""
     num_slices, _, rows, cols = like.shape
     mask = as_mask(_like(values, like), num_slices, rows, cols)
-    return mask if like.centred else np.fft.fftshift(mask, axes=(-1,) if mask.ndim == 1 else (-2, -1))
+    return mask if like.centre is None else mask_from_corner(mask)
 
 
 def arrange_image(source: Any, like: Arranged) -> Arranged:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.arrange import Arranged, Names, arrange, ordered
-from kdrift.data.formats.kspace import kspace_volume, slab_volume
+from kdrift.data.centring import from_corner
+from kdrift.data.formats.arrange import Arranged, Names, arrange, centred, ordered
+from kdrift.data.formats.kspace import check_partitions, kspace_volume, slab_loader
 from kdrift.data.formats.selection import check_names
 from kdrift.data.measured import nonzero_positions
 from kdrift.data.paths import halves
@@ -22,6 +22,7 @@ from kdrift.data.volume import (
     BadVolume,
     ReadOptions,
     Volume,
+    VolumeInfo,
     check_declared,
     check_dims,
     naming,
@@ -58,22 +59,23 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
         if how.axes is not None:
             return kspace_volume(path, name, arrange(path, "array", stored, AXES, how), "bart")
         if "partition" not in names:
-            return kspace_volume(path, name, Arranged(stored, names, AXES, how.centred is not False), "bart")
+            return kspace_volume(path, name, centred(Arranged(stored, names, AXES), how), "bart")
         slabs = ordered(stored, names, ("slice", "partition", "coil", "row", "col"))
+        num_slabs, partitions, coils, rows, cols = slabs.shape
+        notes: tuple[str, ...] = ()
         if how.centred is False:
-            slabs = np.fft.fftshift(slabs, axes=(1, 3, 4))
+            centre, notes = from_corner(slabs[num_slabs // 2, 0], axes=(1, 3, 4))
+            slabs = centre(slabs)
         if dims[3] == 1 and how.centred is None and not is_peaked(slabs[0]):
             raise BadVolume(
                 path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
             )
-        sampled = np.logical_or.reduce([nonzero_positions(slab) for slab in slabs])
-        num_slabs, partitions, coils, rows, cols = slabs.shape
-        volume = slab_volume(
-            path, name, sampled, lambda slab: np.asarray(slabs[slab]), num_slabs=num_slabs, num_coils=coils,
-            recon=(rows, cols, partitions), attrs={"source_format": "bart", "encoded_slices": partitions},
-        )  # fmt: skip
-    volume.info, volume.load_mask = replace(volume.info, has_mask=False), None  # none is stated; zeros remain zeros
-    return volume
+        check_partitions(path, np.logical_or.reduce([nonzero_positions(slab) for slab in slabs]))
+    info = VolumeInfo(
+        name, "kspace", num_slabs * partitions, coils, rows, cols, rows, cols,
+        attrs={"source_format": "bart", "encoded_slices": partitions}, notes=notes,
+    )  # fmt: skip
+    return Volume(path, info, slab_loader(lambda slab: np.asarray(slabs[slab]), partitions, partitions))
 
 
 def _names(path: str, dims: list[int]) -> Names:

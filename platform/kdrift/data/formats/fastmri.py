@@ -94,7 +94,7 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
         geometry=Geometry(field.voxel_mm) if field is not None and field.voxel_mm is not None else None,
-        notes=(*beside, *(field.notes if field is not None and reference is None else ())),
+        notes=(*slices.notes, *beside, *(field.notes if field is not None and reference is None else ())),
     )  # fmt: skip
     return Volume(
         path,

@@ -11,10 +11,19 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.centring import from_corner, from_cornered_image
+from kdrift.data.centring import Centre, from_corner, from_cornered_image
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys
 from kdrift.data.formats.selection import check_names, selected_index, taken_note
-from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo, check_dims
+from kdrift.data.volume import (
+    AS_THE_FILE_SAYS,
+    BadVolume,
+    BoolArray,
+    Loader,
+    ReadOptions,
+    Volume,
+    VolumeInfo,
+    check_dims,
+)
 
 _MOST_CHANNELS = 128  # of 64 coils, real and imaginary part
 _AXES_NOTE = "the readout is transformed already: slices are positions along it, rows ky, columns kz"
@@ -61,16 +70,20 @@ def open_calgary(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             " frequency lies; state it with --centred or --not-centred",
         )
 
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
+    def load_stored(start: int, stop: int) -> npt.NDArray[Any]:
         parts = np.ascontiguousarray(node[start:stop])
-        kspace = (parts[..., ::2] + 1j * parts[..., 1::2]).transpose(0, 3, 1, 2)
-        if how.centred is None:
-            return from_cornered_image(kspace)
-        return kspace if how.centred else from_corner(kspace)
+        return np.asarray((parts[..., ::2] + 1j * parts[..., 1::2]).transpose(0, 3, 1, 2))
+
+    centre, doubts = _centre(load_stored, num_slices, how)
+    if how.centred is None:
+        centre = from_cornered_image
+
+    def load(start: int, stop: int) -> npt.NDArray[Any]:
+        return centre(load_stored(start, stop))
 
     middle = num_slices // 2
     mask = _measured_columns(load(middle, middle + 1))
-    notes: tuple[str, ...] = (_AXES_NOTE,)
+    notes: tuple[str, ...] = (*doubts, _AXES_NOTE)
     if mask is not None:
         notes += (f"the last {int((~mask).sum())} of {cols} columns hold nothing and were not measured",)
     info = VolumeInfo(
@@ -105,9 +118,11 @@ def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     if unused:
         notes += (f"{' and '.join(unused)} of the file are not used",)
 
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        kspace = node[start:stop, :, :, echo, :].transpose(0, 3, 1, 2)
-        return from_corner(kspace) if how.centred is False else kspace
+    def load_stored(start: int, stop: int) -> npt.NDArray[Any]:
+        return np.asarray(node[start:stop, :, :, echo, :].transpose(0, 3, 1, 2))
+
+    centre, doubts = _centre(load_stored, num_slices, how)
+    notes += doubts
 
     def load_target(start: int, stop: int) -> npt.NDArray[Any]:
         assert isinstance(target, h5py.Dataset)
@@ -117,7 +132,16 @@ def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         name, "kspace", num_slices, coils, rows, cols, rows, cols, has_reference=target is not None,
         attrs={"source_format": "skm-tea", "echo": echo}, notes=notes,
     )  # fmt: skip
-    return Volume(path, info, load, load_target if target is not None else None)
+    return Volume(
+        path, info, lambda start, stop: centre(load_stored(start, stop)), load_target if target is not None else None
+    )
+
+
+def _centre(load: Loader, num_slices: int, how: ReadOptions) -> tuple[Centre, tuple[str, ...]]:
+    """Return what brings k-space to the middle where `how` states that it is not there, and notes."""
+    if how.centred is not False:
+        return np.asarray, ()
+    return from_corner(load(num_slices // 2, num_slices // 2 + 1)[0])
 
 
 def _no_axes(path: str, how: ReadOptions, order: str) -> None:

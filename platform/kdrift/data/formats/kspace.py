@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from kdrift.data.centring import ifft_centred
 from kdrift.data.formats.arrange import Arranged, arrange_mask
-from kdrift.data.measured import BoolArray, mask_from_pattern
-from kdrift.data.volume import Attr, BadVolume, Loader, Volume, VolumeInfo
+from kdrift.data.measured import BoolArray
+from kdrift.data.volume import BadVolume, Loader, Volume, VolumeInfo
 
 
 def kspace_volume(
@@ -28,37 +28,10 @@ def kspace_volume(
     num_slices, coils, rows, cols = slices.shape
     info = VolumeInfo(
         name, "kspace", num_slices, coils, rows, cols, rows, cols, has_mask=load_mask is not None,
-        has_reference=load_image is not None, attrs={"source_format": source_format},
+        has_reference=load_image is not None, attrs={"source_format": source_format}, notes=slices.notes,
     )  # fmt: skip
     stated = None if load_mask is None else lambda: arrange_mask(load_mask(), slices)
     return Volume(path, info, lambda start, stop: slices[start:stop], load_image, stated)
-
-
-def slab_volume(
-    path: str,
-    name: str,
-    sampled: BoolArray,
-    read_slab: Callable[[int], npt.NDArray[Any]],
-    *,
-    num_slabs: int,
-    num_coils: int,
-    recon: tuple[int, int, int],
-    attrs: dict[str, Attr],
-) -> Volume:
-    """Return a volume of k-space whose second phase encoding becomes slices, by an inverse FFT.
-
-    `sampled` is its pattern `(partition, row, col)`, of one partition where it is 2-D. `read_slab` returns slab `i` as
-    `(partition, coil, row, col)`, `recon` has rows, columns and slices of its image. Raises BadVolume as
-    `check_partitions`.
-    """
-    partitions, rows, cols = sampled.shape
-    mask = mask_from_pattern(check_partitions(path, sampled))
-    depth = min(recon[2], partitions)
-    info = VolumeInfo(
-        name, "kspace", num_slabs * depth, num_coils, rows, cols, min(recon[0], rows), min(recon[1], cols),
-        has_mask=mask is not None, attrs=attrs,
-    )  # fmt: skip
-    return Volume(path, info, slab_loader(read_slab, partitions, depth), load_mask=lambda: mask)
 
 
 def slab_loader(read_slab: Callable[[int], npt.NDArray[Any]], partitions: int, depth: int) -> Loader:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from kdrift.data.centring import from_corner
+from kdrift.data.centring import from_corner, mask_from_corner
 from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
 from kdrift.data.formats.selection import check_names, selected_index, taken_note
@@ -118,12 +118,17 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
         image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
         return image_volume(path, image, lambda start, stop: load(start, stop)[:, 0], any_values=how.any_values)
 
+    centre = None
+    if how.centred is False:
+        centre, doubts = from_corner(load(slices // 2, slices // 2 + 1)[0])
+        notes += doubts
+
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
-        return from_corner(load(start, stop)) if how.centred is False else load(start, stop)
+        return load(start, stop) if centre is None else centre(load(start, stop))
 
     mask, said = _mask(path, variable, variables, (rows, cols), time)
     if mask is not None and how.centred is False:
-        mask = np.fft.fftshift(mask)
+        mask = mask_from_corner(mask)
     info = VolumeInfo(
         name, "kspace", slices, coils, rows, cols, rows, cols, has_mask=mask is not None,
         attrs={"source_format": "matlab", "variable": variable.name}, notes=(*notes, *said),
