@@ -13,12 +13,13 @@ import torch
 
 from formats_helpers import random_kspace
 from kdrift.data.centring import fft_centred
-from kdrift.data.complex_images import complex_images, has_gaps
+from kdrift.data.complex_images import complex_images
 from kdrift.data.convert import ConvertConfig, _convert_task, convert
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.measured import find_sampling
 from kdrift.data.simulate import simulate_volume
 from kdrift.data.store import open_store
 from kdrift.data.volume import ReadOptions, Volume
@@ -97,9 +98,9 @@ def test_gaps_are_missing_positions_between_measured_ones() -> None:
     scattered[3, 5] = scattered[12, 20] = False
     comb[:, 5] = False
     for measured in (full, x**2 + y**2 < 1, x > -0.3, scattered, np.zeros_like(full)):
-        assert not has_gaps(np.asarray(measured))
+        assert not find_sampling(np.asarray(measured)[None]).has_gaps
     for measured in (comb, points, (np.arange(24) % 3 == 0) & full):
-        assert has_gaps(measured)
+        assert find_sampling(measured[None]).has_gaps
 
 
 def test_a_slice_of_zeros_is_an_image_of_zeros(tmp_path: Path) -> None:

@@ -86,6 +86,43 @@ def test_mask_in_a_file_beside_it(write, tmp_path: Path) -> None:
 
 
 @WRITERS
+@pytest.mark.parametrize("cols", [9, 12])
+def test_masks_that_are_vectors(write, cols: int, tmp_path: Path) -> None:
+    """Every vector has two axes in MATLAB: a row lies along the columns, a column along the rows if it fits these."""
+    kspace, line, rows = random_kspace((12, cols, 2)), np.arange(cols) % 3 == 0, np.arange(12) % 2 == 0
+    for mask, expected in (
+        (line[None], line),
+        (rows[:, None], np.broadcast_to(rows[:, None], (12, cols))),
+        (line[None, :, None] * np.ones(1), line),
+    ):
+        path = write(tmp_path / "k.mat", kspace=kspace, mask=mask.astype(np.uint8))
+        with open_volume(path) as volume:
+            np.testing.assert_array_equal(volume.mask(), expected)
+            said = any("(12, 1) is taken along the rows, as MATLAB multiplies it" in note for note in volume.info.notes)
+            assert said == (cols == 12 and mask.shape == (12, 1))
+    if cols != 12:
+        with open_volume(write(tmp_path / "k.mat", kspace=kspace, mask=line[:, None].astype(np.uint8))) as volume:
+            np.testing.assert_array_equal(volume.mask(), line)
+    with pytest.raises(BadVolume, match=rf"mask has shape \(5, 1\), expected \(12, {cols}\), \(1, {cols}\), \(12, 1\)"):
+        open_volume(write(tmp_path / "k.mat", kspace=kspace, mask=np.ones((5, 1), np.uint8)))
+
+
+@WRITERS
+def test_a_variable_of_several_is_said(write, tmp_path: Path) -> None:
+    kspace, image = random_kspace((12, 9, 2)), np.ones((12, 9))
+    path = write(tmp_path / "k.mat", kspace=kspace, img=image, mask=np.ones((12, 9)))
+    with open_volume(path) as volume:
+        (note,) = volume.info.notes
+        assert note.startswith("variable kspace of 2 (")
+        assert note.endswith(") was taken; --select variable=NAME takes another")
+    with open_volume(path, ReadOptions({"variable": "img"})) as volume:
+        assert volume.info.notes == ()
+    signed = write(tmp_path / "s.mat", img=image - 2)
+    with open_volume(signed, ReadOptions({"values": "any"})) as volume:
+        np.testing.assert_array_equal(volume.read_image(0, 1)[0], image - 2)
+
+
+@WRITERS
 def test_single_coil_black_blood_and_doubles(write, tmp_path: Path) -> None:
     single = random_kspace((10, 8, 3, 4)).astype(np.complex128)  # (row, col, slice, time)
     found = read(write(tmp_path / "single.mat", kspace_single_sub04=single))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats_helpers import random_kspace
+from kdrift.data.array_file import read_array_file
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.bart import write_bart
-from kdrift.data.mask_file import read_mask_file
 from kdrift.data.measured import as_mask, centred_box, find_sampling, has_gaps
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
@@ -132,6 +132,20 @@ def test_other_masks_get_a_sentence() -> None:
     assert as_mask(255 * LINES.astype(np.uint8), 3, ROWS, COLS).tolist() == LINES.tolist()
 
 
+@pytest.mark.parametrize("shape", [(1, COLS), (COLS, 1), (ROWS, 1), (1, ROWS)])
+@pytest.mark.parametrize("name", ["m.mat", "m73.mat"])
+def test_vectors_of_matlab(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    mask = np.arange(max(shape)) % 2 == 0
+    if name == "m.mat":
+        scipy.io.savemat(tmp_path / name, {"mask": mask.reshape(shape).astype(np.uint8)})
+    else:
+        with h5py.File(tmp_path / name, "w") as file:
+            file["mask"] = mask.reshape(shape).T
+    found = as_mask(read_array_file(str(tmp_path / name), "mask"), 1, ROWS, COLS)
+    along_columns = np.broadcast_to(mask if COLS in shape else mask[:, None], (ROWS, COLS))
+    np.testing.assert_array_equal(np.broadcast_to(found, (ROWS, COLS)), along_columns)
+
+
 @pytest.mark.parametrize("name", ["m.npy", "m.npz", "m.h5", "m.mat", "m73.mat", "m.cfl"])
 def test_mask_files(name: str, tmp_path: Path) -> None:
     mask, path = np.random.default_rng(3).random((2, ROWS, COLS)) < 0.4, tmp_path / name
@@ -146,12 +160,14 @@ def test_mask_files(name: str, tmp_path: Path) -> None:
     else:
         with h5py.File(path, "w") as file:
             file["mask"] = mask.T if name.endswith(".mat") else mask
-    np.testing.assert_array_equal(as_mask(read_mask_file(str(path)), 2, ROWS, COLS), mask)
+    np.testing.assert_array_equal(as_mask(read_array_file(str(path), "mask"), 2, ROWS, COLS), mask)
 
 
 def test_bad_mask_files_get_a_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.ones(3), b=np.ones(3))
     (tmp_path / "junk.npy").write_bytes(b"junk")
+    (tmp_path / "junk.mat").write_bytes(b"junk")
+    scipy.io.savemat(tmp_path / "two.mat", {"a": np.ones(3), "b": np.ones(3)})
     np.save(tmp_path / "pickled.npy", np.array([None]), allow_pickle=True)
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["mask"] = h5py.ExternalLink("junk.npy", "mask")
@@ -159,9 +175,16 @@ def test_bad_mask_files_get_a_sentence(tmp_path: Path) -> None:
         ("absent.npy", "no mask file"), ("two.npz", "it has a, b, expected an array mask"),
         ("junk.npy", "cannot be read"),
         ("pickled.npy", "cannot be read"), ("link.h5", "expected the data itself"),
+        ("two.mat", "cannot be read: it has a, b, expected an array mask"), ("junk.mat", "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
-            read_mask_file(str(tmp_path / name))
+            read_array_file(str(tmp_path / name), "mask")
+    np.save(tmp_path / "large.npy", np.ones(9))
+    np.savez(tmp_path / "large.npz", np.ones(9))
+    scipy.io.savemat(tmp_path / "large.mat", {"mask": np.ones(9)})
+    for name in ("large.npy", "large.npz", "large.mat"):
+        with pytest.raises(ValueError, match="values are too many for a mask"):
+            read_array_file(str(tmp_path / name), "mask", most=8)
 
 
 def test_the_store_holds_what_was_measured(tmp_path: Path) -> None:

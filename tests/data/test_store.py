@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrift.data.store import is_store, open_store, open_stored_volume
+from kdrift.data.store import Store, find_store, find_stored_volume, open_store, open_stored_volume
 from kdrift.data.store_write import remove_leftovers, write_volume
 from kdrift.data.volume import Volume, VolumeInfo
 
@@ -278,7 +278,21 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version 3, this kdrift reads versions 1 and 2"):
         open_store(tmp_path / "x.zarr")
     path.write_text(path.read_text().replace("kdrift-store", "other"))
-    assert not is_store(tmp_path / "x.zarr")
+    assert find_store(tmp_path / "x.zarr") is None
+
+
+def test_a_store_is_opened_once_a_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path / "x.zarr", "a") as store:
+        write_volume(store, "one", kspace_volume()[0])
+    found: list[str] = []
+    opened = Store._open_root
+    monkeypatch.setattr(Store, "_open_root", lambda self: (found.append(self.location), opened(self))[1])
+    assert find_stored_volume(tmp_path / "x.zarr") is not None
+    assert found == [str(tmp_path / "x.zarr")]
+    found.clear()
+    assert find_stored_volume(tmp_path / "x.zarr" / "one") is not None
+    assert found.count(str(tmp_path / "x.zarr")) == 1
+    assert find_stored_volume(tmp_path) is None
 
 
 def test_store_pickles_by_address_and_volumes_open_by_path(tmp_path: Path) -> None:

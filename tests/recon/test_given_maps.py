@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from kdrift.cli import main
@@ -55,7 +56,10 @@ def test_the_same_maps_in_every_form(folder: Path, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "one.h5", "w") as file:
         file["S"] = maps
     write_bart(tmp_path / "bart", maps)
-    for name in ("sets.npy", "long.npy", "double.npy", "maps.h5", "one.h5", "bart.cfl", "bart"):
+    np.savez(tmp_path / "maps.npz", smaps=maps, other=np.ones(3))
+    scipy.io.savemat(tmp_path / "maps.mat", {"smaps": maps, "other": np.ones(3)})
+    names = ("sets.npy", "long.npy", "double.npy", "maps.h5", "one.h5", "bart.cfl", "bart", "maps.npz", "maps.mat")
+    for name in names:
         torch.testing.assert_close(_run(folder / "scan.h5", tmp_path / name).mean, expected.mean, rtol=0, atol=1e-4)
     for one in (maps[1], maps[1][None], maps[1][None, None]):
         np.save(tmp_path / "one.npy", one)

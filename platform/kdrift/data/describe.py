@@ -21,7 +21,7 @@ from kdrift.data.formats import open_volume
 from kdrift.data.formats.hdf5 import hard_links
 from kdrift.data.paths import halves, split_series
 from kdrift.data.same_scans import same_content, same_series
-from kdrift.data.store import Store, StoredVolume, is_store, open_store, open_stored_volume
+from kdrift.data.store import Store, StoredVolume, find_store, find_stored_volume
 from kdrift.data.volume import Volume, VolumeInfo
 from kdrift.runs.files import file_sha256
 
@@ -39,11 +39,10 @@ def describe(path: str, verify: bool = False) -> Description:
     Raises ValueError if it is none of these, naming the reason; a checkpoint that needs code to be unpickled is
     refused.
     """
-    if is_store(path):
-        return _describe_store(open_store(path), verify)
-    parent = path.rstrip("/").rpartition("/")[0]
-    if parent and not os.path.isfile(path) and is_store(parent):
-        volume = open_stored_volume(path)
+    if (store := find_store(path)) is not None:
+        return _describe_store(store, verify)
+    in_folder = "/" in path.rstrip("/") and not os.path.isfile(path)
+    if in_folder and (volume := find_stored_volume(path)) is not None:
         return {"what": "stored volume", "path": path, **_stored(volume)}
     if "://" in path:
         return _describe_scan(path)

@@ -254,34 +254,39 @@ def open_store(location: str | Path, mode: Mode = "r", storage_options: dict[str
     return Store(str(location), mode, storage_options)
 
 
-def is_store(location: str | Path) -> bool:
-    """Tell whether a kdrift store lies at a path or URL."""
+def find_store(location: str | Path) -> Store | None:
+    """Open the store at a path or URL for reading, None where there is none; raise BadVolume for a damaged one."""
     try:
-        Store(str(location), "r")
-    except BadVolume:  # a damaged one: opening it says so
-        return True
+        return open_store(location)
+    except BadVolume:
+        raise
     except (ValueError, OSError):
-        return False
-    return True
+        return None
 
 
-def open_stored_volume(location: str | Path) -> StoredVolume:
-    """Open `STORE/volume`, or the only volume of `STORE`, as a reconstruction input.
+def find_stored_volume(location: str | Path) -> StoredVolume | None:
+    """Open `STORE/volume`, or the only volume of `STORE`; None where the path lies in no store.
 
-    Raises ValueError if the path names no volume of a store, or a store of several volumes.
+    Raises ValueError for a store of several volumes or without this one, BadVolume for a damaged one.
     """
     text = normalise_location(str(location))
-    parent, _, name = text.rpartition("/")
-    if is_store(text):
-        store = open_store(text)
+    if (store := find_store(text)) is not None:
         names = store.list_volumes()
         if len(names) != 1:
             listed = ", ".join(names[:8]) or "none"
             raise ValueError(f"{text} holds {len(names)} volumes ({listed}); name one as {text}/NAME")
         return store.read_volume(names[0])
-    if parent and is_store(parent):
-        return open_store(parent).read_volume(name)
-    raise ValueError(f"{text} is neither a kdrift store nor a volume in one")
+    parent, _, name = text.rpartition("/")
+    store = find_store(parent) if parent else None
+    return None if store is None else store.read_volume(name)
+
+
+def open_stored_volume(location: str | Path) -> StoredVolume:
+    """Open a volume as `find_stored_volume` does; raise ValueError where the path lies in no store."""
+    volume = find_stored_volume(location)
+    if volume is None:
+        raise ValueError(f"{normalise_location(str(location))} is neither a kdrift store nor a volume in one")
+    return volume
 
 
 def _info(values: dict[str, Any]) -> VolumeInfo:

@@ -14,8 +14,8 @@ from kdrift.data.centring import centre_crop
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.measured import Sampling, common_mask, is_by_columns
-from kdrift.data.store import is_store, open_stored_volume
-from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ComplexArray, ReadOptions, Volume, VolumeInfo
+from kdrift.data.store import find_stored_volume
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.plausibility import check_kspace
@@ -103,7 +103,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         stored = torch.tensor(opened.read_image(start, stop)) if info.has_reference else None
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
     kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
-    calibration = None if calibrated is None else torch.from_numpy(_cropped(calibrated, kspace.shape[-2]))
+    calibration = None
+    if calibrated is not None:
+        calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
     kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
     if smaps is not None:
         smaps = _fitted(smaps, kspace, info.rows)
@@ -170,11 +172,6 @@ def _naming(source: str) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from None
 
 
-def _cropped(kspace: ComplexArray, rows: int) -> ComplexArray:
-    """Return k-space without the readout oversampling that the image's k-space lost."""
-    return np.array(remove_readout_oversampling(kspace, rows))
-
-
 def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
     """Crop maps of the oversampled readout as k-space was; raise ValueError where they do not fit it."""
     rows, cols = kspace.shape[-2:]
@@ -189,8 +186,9 @@ def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
 
 
 def _open(source: str, how: ReadOptions) -> Volume:
-    if not (is_store(source) or is_store(source.rstrip("/").rpartition("/")[0])):
+    stored = find_stored_volume(source)
+    if stored is None:
         return open_volume(source, how)
     if how != AS_THE_FILE_SAYS:
         raise ValueError(f"{source} is a volume of a store: select, axes and centred are said when it is converted")
-    return open_stored_volume(source)
+    return stored

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import h5py
@@ -11,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdrift.data.array_file import read_array_file
 from kdrift.data.formats.bart import read_bart_maps
-from kdrift.data.formats.hdf5 import dataset, keys, open_file
 from kdrift.data.formats.ismrmrd_table import read_noise
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
@@ -37,7 +36,7 @@ def read_maps(where: str, volume: Volume, start: int, stop: int) -> Tensor:
         if not isinstance(volume, StoredVolume):
             raise ValueError(f"smaps store: {volume.path} is no volume of a store; name a file of coil maps")
         return torch.from_numpy(volume.read_smaps(start, stop)).to(torch.complex64)
-    maps, slices = _load(where, "smaps"), volume.info.num_slices
+    maps, slices = read_array_file(where, "smaps", read_bart=read_bart_maps), volume.info.num_slices
     found = f"{maps.dtype} {maps.shape}"
     while maps.ndim > 5 and len(maps) == 1:
         maps = maps[0]
@@ -68,9 +67,9 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
     if asked is not None and asked > coils:
         raise ValueError(f"virtual_coils must lie between 1 and the {coils} coils of {volume.path}, got {asked}")
     if options.noise_cov is not None:
-        matrix, source = _load(options.noise_cov, "noise_cov"), options.noise_cov
-        if matrix.ndim > 2:
-            matrix = matrix.squeeze()
+        matrix, source = read_array_file(options.noise_cov, "noise_cov"), options.noise_cov
+        if matrix.squeeze().shape == (coils, coils) or matrix.size == coils == 1:
+            matrix = matrix.reshape(coils, coils)
         if matrix.shape != (coils, coils):
             raise ValueError(f"{source}: expected a noise covariance ({coils}, {coils}), got shape {matrix.shape}")
         cov = matrix.astype(np.complex128)
@@ -94,7 +93,7 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
 def _covariance(path: str, coils: int) -> npt.NDArray[np.complex128]:
     """Return the covariance of the noise samples in a file, complex128 `(coil, coil)`."""
     lines = read_noise(path) if Path(path).is_file() and h5py.is_hdf5(path) else None
-    samples = _load(path, "noise") if lines is None else lines
+    samples = read_array_file(path, "noise", read_bart=read_bart_maps) if lines is None else lines
     while samples.ndim > 2 and len(samples) == 1 != coils:
         samples = samples[0]
     if samples.ndim < 2 or len(samples) != coils or not np.iscomplexobj(samples):
@@ -103,31 +102,3 @@ def _covariance(path: str, coils: int) -> npt.NDArray[np.complex128]:
         )
     with np.errstate(invalid="ignore", over="ignore"):  # coils that are not finite are left out later
         return noise_covariance(torch.from_numpy(samples.astype(np.complex128))).numpy()
-
-
-def _load(path: str, name: str) -> npt.NDArray[np.generic]:
-    file = Path(path).expanduser()
-    if not file.is_file() and not file.with_suffix(".cfl").is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        if file.suffix in (".h5", ".hdf5"):
-            with contextlib.ExitStack() as resources:
-                opened = open_file(str(file), resources)
-                held = keys(opened)
-                found = dataset(opened, held[0] if len(held) == 1 else name)
-                if found is None:
-                    raise ValueError(f"it has no dataset {name}, it has {', '.join(held) or 'none'}")
-                return np.asarray(found)
-        if file.suffix in (".cfl", ".hdr", ""):
-            return _from_bart(read_bart_maps(str(file)), name)
-        with open(file, "rb") as stream:  # np.load leaves open what it opened of a damaged archive
-            return np.asarray(np.load(stream, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _from_bart(maps: npt.NDArray[np.generic], name: str) -> npt.NDArray[np.generic]:
-    """Bring what has BART's axes of maps, (slice, [set,] coil, row, col), to those of what it is."""
-    if name == "noise_cov" and maps.ndim == 4:  # a matrix stands in dimensions 0 and 1
-        return np.asarray(maps[0, 0])
-    return np.asarray(maps[0]) if name == "noise" and maps.ndim == 4 and len(maps) == 1 else maps

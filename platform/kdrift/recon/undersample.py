@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdrift.data.mask_file import read_mask_file
+from kdrift.data.array_file import MOST_OF_A_MASK, read_array_file
 from kdrift.data.measured import BoolArray, Sampling, as_mask, centred_box, is_by_columns, mean_count
 from kdrift.mri.masks import make_mask
 from kdrift.recon.request import MaskRequest
@@ -33,7 +33,7 @@ def given_mask(request: MaskRequest | None, num_slices: int, sizes: tuple[tuple[
     """
     if request is None or request.file is None:
         return None
-    values = read_mask_file(request.file)
+    values = read_array_file(request.file, "mask", most=MOST_OF_A_MASK)
     for rows, cols in sizes[:-1]:
         try:
             return as_mask(values, num_slices, rows, cols)

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdrift.data.centring import centre_crop
 from kdrift.data.convert_sources import find_all
 from kdrift.data.formats import open_volume
-from kdrift.data.store import is_store, open_store
+from kdrift.data.store import find_store
 from kdrift.measures.metrics import evaluate
 from kdrift.mri.heldout import draw_heldout
 from kdrift.prior.bundle import Prior
@@ -121,8 +121,7 @@ def _volumes(data: TuneData) -> list[tuple[str, int]]:
     """Return place and number of slices of every k-space volume that is chosen by name."""
     found = []
     for source in data.sources:
-        if is_store(source):
-            store = open_store(source)
+        if (store := find_store(source)) is not None:
             infos = [(f"{store.location}/{name}", store.read_volume(name).info) for name in store.list_volumes()]
         else:
             infos = []

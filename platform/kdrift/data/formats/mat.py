@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import scipy.io
 
 from kdrift.data.centring import from_corner, mask_from_corner
 from kdrift.data.formats.beside import check_beside
-from kdrift.data.formats.hdf5 import Hdf5, dataset, keys, open_file
+from kdrift.data.formats.hdf5 import Hdf5, dataset, hard_links, keys, open_file
 from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
@@ -193,25 +193,41 @@ def _mask(
         names = ", ".join(each.name for each in masks)
         return None, (f"{names}: which mask belongs to {kspace.name} is not said, so none is used",)
     mask = masks[0]
-    if mask.shape[:2] != shape or len(mask.shape) > 3 or mask.is_complex():
-        raise BadVolume(path, f"{mask.name} has shape {mask.shape}, expected {shape} or {(*shape, 'time')}")
+    rows, cols = shape
+    plane, fits = mask.shape[:2], (shape, (1, cols), (rows, 1), (cols, 1))
+    if plane not in fits or len(mask.shape) > 3 or mask.is_complex():
+        raise BadVolume(
+            path,
+            f"{mask.name} has shape {mask.shape}, expected {shape}, (1, {cols}), ({rows}, 1) or {(*shape, 'time')}",
+        )
     which = (time,) if len(mask.shape) == 3 and mask.shape[2] > 1 else (0,) * (len(mask.shape) - 2)
     if which and which[0] >= mask.shape[2]:
         raise BadVolume(path, f"{mask.name} has {mask.shape[2]} times, time {time} was chosen")
     values = mask.read((slice(None), slice(None), *which)) != 0
     if not values.any():
         raise BadVolume(path, f"{mask.name} samples nothing")
-    return np.asarray(values[0] if (values == values[0]).all() else values), notes
+    if plane == (rows, 1) and rows == cols > 1:
+        along = f"along the rows, as MATLAB multiplies it; along the columns it is (1, {cols})"
+        notes += (f"{mask.name} {plane} is taken {along}",)
+    elif plane == (cols, 1):  # every vector has two axes in MATLAB
+        values = values.T
+    values = np.broadcast_to(values, shape)
+    return np.array(values[0] if (values == values[0]).all() else values), notes
+
+
+@contextlib.contextmanager
+def matlab_variables(path: str) -> Iterator[list[Variable]]:
+    """Open the numeric arrays of a file of either version, to be read while it is open."""
+    with contextlib.ExitStack() as resources:
+        with naming(path, "not a readable MATLAB file"):
+            found = _variables_v73(open_file(path, resources)) if h5py.is_hdf5(path) else _variables_v5(path)
+        yield found
 
 
 def _variables_of(path: str) -> list[Variable]:
     """Return the arrays of a small file (masks), read whole."""
-    with naming(path, "not a readable MATLAB file"):
-        if not h5py.is_hdf5(path):
-            return _variables_v5(path)
-        with contextlib.ExitStack() as resources:
-            found = _variables_v73(open_file(path, resources))
-            return [_in_memory(each.name, each.shape, each.read((slice(None),) * len(each.shape))) for each in found]
+    with naming(path, "not a readable MATLAB file"), matlab_variables(path) as found:
+        return [_in_memory(each.name, each.shape, each.read((slice(None),) * len(each.shape))) for each in found]
 
 
 def _in_memory(name: str, shape: tuple[int, ...], values: npt.NDArray[Any]) -> Variable:
@@ -242,9 +258,8 @@ def _lazy_v5(path: str, name: str, shape: tuple[int, ...]) -> Variable:
 
 def _variables_v73(source: Hdf5) -> list[Variable]:
     found = []
-    for key in keys(source):
-        is_link = not isinstance(source.file.get(key, getlink=True), h5py.HardLink)
-        if is_link or source.file.get(key, getclass=True) is not h5py.Dataset:
+    for key in hard_links(source.file):
+        if source.file.get(key, getclass=True) is not h5py.Dataset:
             continue
         node = dataset(source, key)
         assert node is not None
