@@ -311,6 +311,11 @@ class TestPlaces:
             "images number 1, 3, 5, 7, 9 of the series are not among these 5: files may be missing"
         )
 
+    def test_files_of_a_later_part_are_missing(self, tmp_path: Path) -> None:
+        for number in (80, 81, 83, 84):
+            put(tmp_path, number, number, 3.0 * number)
+        assert "images number 82 of the series are not among these 4: files may be missing" in notes(tmp_path)
+
     @pytest.mark.parametrize("first", [0, 1, 501])
     def test_numbers_that_begin_elsewhere_or_are_scattered(self, first: int, tmp_path: Path) -> None:
         for number in range(4):

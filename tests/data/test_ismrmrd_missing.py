@@ -90,7 +90,7 @@ class TestSlices:
     def test_acquired_in_part(self, tmp_path: Path) -> None:
         notes = notes_of(slices(range(3)) + slices([3], range(6)), tmp_path, last={"slice": 3})
         assert notes[0] == (
-            "slice 3 has fewer lines (6 or more) than others (12): acquired in part, unless they are meant to differ"
+            "slice 3 has fewer lines (at least 6) than others (12): acquired in part, unless they are meant to differ"
         )
         assert "slices are sampled at different positions: there is one mask a slice" in notes
 
@@ -151,7 +151,7 @@ class TestRepetitions:
         written = slices([0]) + slices([0], range(4), **{name: 1})
         notes = notes_of(written, tmp_path, last={name: 5})
         assert f"{name} 2-5 of the 0-5 that the header states have no lines" in notes
-        assert f"{name} 1 has fewer lines (4 or more) than others (12)" in notes
+        assert f"{name} 1 has fewer lines (at least 4) than others (12)" in notes
 
     def test_complete(self, tmp_path: Path) -> None:
         notes = notes_of(slices([0]) + slices([0], repetition=1), tmp_path, last={"repetition": 1})

@@ -78,9 +78,11 @@ def _missing_numbers(frames: Sequence[Frame]) -> list[str]:
     """Return a note where files lack in the numbers of a series; numbers that are scattered or repeated say nothing."""
     files = {frame.file: frame.instance for frame in frames}
     numbers = {int(number) for number in files.values() if number >= 0 and number == int(number)}
-    if len(numbers) < len(files) or len(files) < 2 or max(numbers) > 2 * len(files):
+    most = 2 * len(files)
+    if len(numbers) < len(files) or len(files) < 2 or max(numbers) - min(numbers) >= most:
         return []
-    missing = np.setdiff1d(np.arange(min(1, *numbers), max(numbers) + 1), list(numbers))
+    begin = min(1, *numbers) if max(numbers) <= most else min(numbers)  # a part of a series may begin anywhere
+    missing = np.setdiff1d(np.arange(begin, max(numbers) + 1), list(numbers))
     told = f"images number {ranges(missing)} of the series are not among these {len(files)}: files may be missing"
     return [told] if len(missing) else []
 

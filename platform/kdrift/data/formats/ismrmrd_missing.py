@@ -60,7 +60,7 @@ def missing_values(table: Table, roles: Roles, encoding: Encoding) -> list[str]:
         if len(few := there[(counts > 0) & (counts < counts.max(initial=0))]):
             least = counts[counts > 0].min()
             notes.append(
-                f"{name} {ranges(few)} {_have(few)} fewer lines ({least} or more) than others ({counts.max()})"
+                f"{name} {ranges(few)} {_have(few)} fewer lines (at least {least}) than others ({counts.max()})"
             )
     return notes
 
@@ -74,7 +74,7 @@ def missing_lines(table: Table, roles: Roles, encoding: Encoding, grid: Grid, li
     counts = np.bincount(placed[0], minlength=len(grid.slices))
     if len(few := grid.slices[counts < counts.max()]):
         notes.append(
-            f"{_slices(few)} {_have(few)} fewer lines ({counts.min()} or more) than others ({counts.max()}): acquired"
+            f"{_slices(few)} {_have(few)} fewer lines (at least {counts.min()}) than others ({counts.max()}): acquired"
             " in part, unless they are meant to differ"
         )
     for (counter, words), factor in zip(_STEPS, encoding.acceleration, strict=True):
