@@ -33,8 +33,12 @@ def complex_images(volume: Volume) -> Volume:
         return volume
     stated = volume.mask()
 
+    doubts: tuple[str, ...] = ()
+
     def read(start: int, stop: int) -> tuple[ComplexArray, BoolArray]:
+        nonlocal doubts
         kspace = volume.read_kspace(start, stop)
+        doubts = volume.doubts(kspace)
         measured = np.asarray((kspace != 0).any(axis=1))
         if stated is not None:
             measured &= stated[start:stop] if stated.ndim == 3 else stated
@@ -50,7 +54,7 @@ def complex_images(volume: Volume) -> Volume:
 
     middle = info.num_slices // 2
     measured = read(middle, middle + 1)[1][0]  # says what is wrong before anything is written
-    notes, missing = info.notes, 1 - float(measured.mean())
+    notes, missing = (*info.notes, *doubts), 1 - float(measured.mean())
     if missing > _SCATTERED or not (measured.any(axis=0).all() and measured.any(axis=1).all()):
         notes += (f"{missing:.1%} of k-space, at its ends, was not measured and is zero in the complex images",)
     made = replace(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import dlpack
 
-from kdrift.data.measured import Sampling, as_mask, find_sampling
+from kdrift.data.formats.arrange import arrange_mask
+from kdrift.data.measured import Sampling, find_sampling
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
 from kdrift.mri.plausibility import check_kspace
@@ -99,7 +100,7 @@ def reconstruct(
     """
     data, sliced = _kspace(kspace, axes, centred)
     doubts = check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
-    sampling = _sampling(mask, data, centred)
+    sampling = _sampling(mask, data, axes, centred)
     maps = _smaps(smaps, data, sliced=sliced)
     cov = None if noise_cov is None else _tensor(noise_cov, "noise_cov")
     coils = Coils(cov, "noise_cov", noise_sigma)
@@ -154,8 +155,7 @@ def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) 
     if fault := out_of_range(float(torch.view_as_real(kspace).abs().amax())):
         raise ValueError(f"kspace: {fault}")
     kspace = kspace.to(torch.complex64)
-    stated = axes if axes is None or isinstance(axes, str) else ",".join(axes)
-    names = ReadOptions.of(axes=stated).axes or AXES[-kspace.ndim :]
+    names = _names(axes) or AXES[-kspace.ndim :]
     if len(names) != kspace.ndim or not {"row", "col"} <= set(names):
         raise ValueError(f"kspace has shape {shape}, axes {','.join(names)} do not name these with row and col")
     kspace = kspace.permute([names.index(name) for name in AXES if name in names])
@@ -166,7 +166,11 @@ def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) 
     return kspace.contiguous(), "slice" in names
 
 
-def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
+def _names(axes: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return ReadOptions.of(axes=axes if axes is None or isinstance(axes, str) else ",".join(axes)).axes
+
+
+def _sampling(mask: Any, kspace: Tensor, axes: str | Sequence[str] | None, centred: bool | None) -> Sampling:
     slices, _, rows, cols = kspace.shape
     if isinstance(mask, str):
         if mask != "full":
@@ -179,13 +183,12 @@ def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
     if values.is_complex():
         raise ValueError(f"mask is {values.dtype} with other values than 0 and 1: expected what was measured")
     try:
-        stated = as_mask(values.cpu().numpy(), slices, rows, cols)
+        names, shape = _names(axes) or AXES, tuple(kspace.shape)
+        stated = arrange_mask(values.cpu().numpy(), names, shape, centred=centred is not False)
     except ValueError as error:
         if "samples nothing" in str(error):
             raise ValueError("mask is zero everywhere: nothing was measured") from None
         raise
-    if centred is False:
-        stated = np.fft.fftshift(stated, axes=(-1,) if stated.ndim == 1 else (-2, -1))
     return find_sampling(nonzero & stated, stated)
 
 
