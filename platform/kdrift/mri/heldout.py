@@ -9,20 +9,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdrift.mri.coils import calibration_box
 from kdrift.mri.masks import acs_region
 from kdrift.runs.seeds import torch_generator
 
 
-def draw_heldout(mask: Tensor, fraction: float, seed: int, number: int = 0) -> Tensor:
+def draw_heldout(mask: Tensor, fraction: float, seed: int, number: int = 0, *, kspace: Tensor | None = None) -> Tensor:
     """Draw about `fraction` of the samples outside the ACS: whole lines of a line mask, points of a point mask.
 
-    `mask` and the result are boolean `(row, col)`; `number` tells the draws of one seed apart. Raises ValueError where
-    nothing is sampled outside the ACS.
+    `mask` and the result are boolean `(row, col)`; `number` tells the draws of one seed apart. The ACS lies around the
+    middle of k-space, and with `kspace` (*batch, coil, row, col) around the echo as well, where coil maps find their
+    calibration lines. Raises ValueError where nothing is sampled outside the ACS.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the held-out fraction must lie between 0 and 1, got {fraction}")
     outside = mask.cpu().clone()
-    outside[acs_region(outside)] = False
+    outside[acs_region(mask)] = False
+    if kspace is not None:
+        box = calibration_box(mask, kspace=kspace)
+        rows, cols = ((side.start + side.stop) // 2 for side in box)
+        if box[0].stop > box[0].start:
+            outside[acs_region(mask, (rows, cols))] = outside[box] = False
     if bool((mask == mask[:1]).all()):
         unit = outside.any(0, keepdim=True)
     elif bool((mask == mask[:, :1]).all()):

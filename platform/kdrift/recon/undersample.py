@@ -34,8 +34,9 @@ class Kept:
 def given_mask(request: AcquisitionRequest, info: VolumeInfo) -> BoolArray | None:
     """Return the mask of the file that a request names, None where it names none.
 
-    Its axes and centring are those that the request states of the k-space; it may have the rows before or after readout
-    oversampling is removed. Raises ValueError for a file that holds no mask, or one that does not fit.
+    Its axes have the order that the request states of the k-space, its zero frequency lies in the middle; it may have
+    the rows before or after readout oversampling is removed. Raises ValueError for a file that holds no mask, or one
+    that does not fit.
     """
     if request.mask is None or request.mask.file is None:
         return None
@@ -43,7 +44,7 @@ def given_mask(request: AcquisitionRequest, info: VolumeInfo) -> BoolArray | Non
 
     def read(rows: int) -> BoolArray:
         shape = (info.num_slices, info.num_coils, rows, info.cols)
-        return arrange_mask(values, how.axes or AXES, shape, centred=how.centred is not False)
+        return arrange_mask(values, how.axes or AXES, shape)
 
     if info.recon_rows < info.rows:
         with contextlib.suppress(ValueError):
@@ -101,8 +102,8 @@ def _mask_notes(measured: BoolArray, given: BoolArray, file: str | None) -> tupl
     middle = (slice(None), slice(rows // 2 - 1, rows // 2 + 2), slice(cols // 2 - 1, cols // 2 + 2))
     if measured[middle].any() and not (measured & given)[middle].any():
         notes.append(
-            f"the mask {file} leaves out the middle of k-space: is its zero frequency where that of the data is"
-            " (--centred, --not-centred)?"
+            f"the mask {file} leaves out the middle of k-space: its zero frequency belongs in the middle (n // 2), also"
+            " with --not-centred; shift it (fftshift) if it lies at the corner"
         )
     return tuple(notes)
 
