@@ -14,6 +14,8 @@ from formats_helpers import random_kspace
 from kdrift.data.centring import ifft_centred
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.volume import AXES, ReadOptions
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 
 KSPACE = random_kspace((3, 2, 7, 6))
 ORDERS = [order for order in itertools.permutations(AXES) if order != AXES]
@@ -136,6 +138,61 @@ def test_masks_and_references_follow_the_axes(tmp_path: Path) -> None:
     with open_volume(path, ReadOptions.of(axes="col,row,slice,coil")) as volume:
         np.testing.assert_array_equal(volume.mask(), mask)
         np.testing.assert_array_equal(volume.read_image(1, 3), reference[1:])
+
+
+LINE = np.arange(8) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("axes", "stored", "along"),
+    [
+        ("col,row,coil", LINE[:, None], "col"),
+        ("col,row,coil", LINE[None], "row"),
+        ("coil,col,row", LINE[:, None], "col"),
+        ("col,row,slice,coil", LINE[:, None, None], "col"),
+        ("col,slice,row,coil", np.stack([LINE, LINE], 1)[..., None], "col"),
+        ("row,col,coil", LINE, "col"),
+        ("row,col,coil", LINE[:, None], "row"),
+        ("slice,row,col", LINE, "col"),
+    ],
+)
+def test_lines_of_a_square_matrix_follow_the_axes(axes: str, stored: np.ndarray, along: str, tmp_path: Path) -> None:
+    names = axes.split(",")
+    sizes = {"slice": 2, "coil": 3, "row": 8, "col": 8}
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal([sizes[name] for name in names]) * (1 + 1j)).astype(np.complex64)
+    np.save(tmp_path / "k.npy", kspace)
+    np.save(tmp_path / "m.npy", stored)
+    np.savez(tmp_path / "k.npz", kspace=kspace, mask=stored)
+    expected = np.broadcast_to(LINE if along == "col" else LINE[:, None], (8, 8))
+    with open_volume(tmp_path / "k.npz", ReadOptions.of(axes=axes)) as volume:
+        np.testing.assert_array_equal(np.broadcast_to(volume.mask(), (8, 8)), expected)
+    request = AcquisitionRequest(
+        source=str(tmp_path / "k.npy"), axes=axes, mask=MaskRequest(file=str(tmp_path / "m.npy"))
+    )
+    np.testing.assert_array_equal(load_acquisition(request).mask.numpy(), expected)
+    maps = np.ones((sizes["coil"] if "coil" in names else 1, 8, 8), np.complex64)
+    found = kdrift.reconstruct(kspace, stored, axes=axes, method="zero_filled", smaps=maps)
+    np.testing.assert_array_equal(np.broadcast_to(found.mask.numpy(), (8, 8)), expected)
+
+
+def test_a_line_that_could_be_along_either_axis_is_refused(tmp_path: Path) -> None:
+    kspace = np.random.default_rng(0).standard_normal((8, 8, 3)) * (1 + 1j)
+    np.save(tmp_path / "k.npy", kspace)
+    np.save(tmp_path / "m.npy", LINE)
+    np.savez(tmp_path / "k.npz", kspace=kspace, mask=LINE)
+    sentence = r"mask has shape \(8,\), .*axes col,row.* store it as \(8, 1\) where it marks columns, as \(1, 8\)"
+    mask = MaskRequest(file=str(tmp_path / "m.npy"))
+    for source, more in (("k.npy", {"mask": mask}), ("k.npz", {})):
+        request = AcquisitionRequest(source=str(tmp_path / source), axes="col,row,coil", **more)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=sentence):
+            load_acquisition(request)
+    with pytest.raises(ValueError, match=sentence):
+        kdrift.reconstruct(kspace, LINE, axes="col,row,coil", method="zero_filled")
+    np.save(tmp_path / "m.npy", np.arange(6) % 2 == 0)
+    np.save(tmp_path / "k.npy", kspace[:6])
+    request = AcquisitionRequest(source=str(tmp_path / "k.npy"), axes="col,row,coil", mask=mask)
+    assert load_acquisition(request).mask.numpy()[0].tolist() == [True, False] * 3  # its length tells which
 
 
 def test_images_have_axes_too(tmp_path: Path) -> None:

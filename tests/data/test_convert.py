@@ -205,7 +205,8 @@ def test_killed_conversion_resumes(tmp_path: Path) -> None:
     scans, store = tmp_path / "scans", tmp_path / "x.zarr"
     scans.mkdir()
     for i in range(4):
-        np.save(scans / f"scan{i}.npy", np.full((12, 2, 16, 16), i + 1, np.complex64))
+        values = np.random.default_rng(i).standard_normal((12, 2, 16, 16))
+        np.save(scans / f"scan{i}.npy", values.astype(np.complex64))
     others = {process.pid for process in _writers()}
     address = ray.get_runtime_context().gcs_address
     arguments = [sys.executable, "-c", SLOW_DRIVER, str(scans), str(store), address]

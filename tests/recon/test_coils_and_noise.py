@@ -145,6 +145,47 @@ def test_noise_given_twice_or_wrongly_is_refused(tmp_path: Path) -> None:
         _run(_clean(3)[0], Coils(torch.ones(3, 3, dtype=torch.complex128)))
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c[:2], r"expected a noise covariance \(3, 3\), got shape \(2, 3\): give one row"),
+        (lambda c: np.diagonal(c), r"got shape \(3,\)"),
+        (lambda c: c + np.triu(np.full((3, 3), np.nan), 1), "finite and Hermitian, 3 values .* NaN or infinite"),
+        (lambda c: c + np.triu(np.full((3, 3), np.inf), 1), "finite and Hermitian, 3 values .* NaN or infinite"),
+        (lambda c: c * np.nan, "the noise of every coil is zero or not finite"),
+        (lambda c: 0 * c, "the noise of every coil is zero or not finite"),
+        (lambda c: -c, "the diagonal of a noise covariance holds variances, that of coil 2 is -3"),
+        (lambda c: c + np.triu(np.ones((3, 3)), 1), "finite and Hermitian, this one differs .* by 33.3%"),
+        (lambda c: c + 2j * (np.ones((3, 3)) - np.eye(3)), "differs from its conjugate transpose"),
+        (lambda c: c + 5 * (np.ones((3, 3)) - np.eye(3)), "not positive definite, its least eigenvalue is -"),
+        (lambda c: np.ones((3, 3)), "not positive definite, its least eigenvalue is"),
+    ],
+)
+def test_what_is_no_noise_covariance_is_refused_before_the_work(change: Any, sentence: str, tmp_path: Path) -> None:
+    kspace = _clean(3)[0].numpy()
+    np.save(tmp_path / "k.npy", kspace)
+    wrong = np.array(change(np.diag([1.0, 2.0, 3.0])))
+    np.save(tmp_path / "cov.npy", wrong)
+    request = AcquisitionRequest(source=str(tmp_path / "k.npy"), noise_cov=str(tmp_path / "cov.npy"))
+    with pytest.raises(ValueError, match=r"cov\.npy: .*" + sentence):
+        load_acquisition(request)
+    with pytest.raises(ValueError, match="noise_cov: .*" + sentence):
+        kdrift.reconstruct(kspace, noise_cov=wrong, method="zero_filled")
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_noise_level_is_a_number_above_zero_at_every_entrance(sigma: float, tmp_path: Path) -> None:
+    kspace = _clean(3)[0]
+    np.save(tmp_path / "k.npy", kspace.numpy())
+    with pytest.raises(ValueError, match=r"noise_sigma must be a number above 0, got .*leave it out"):
+        kdrift.reconstruct(kspace, noise_sigma=sigma, method="zero_filled")
+    with pytest.raises(ValueError, match=r"noise_sigma must be a number above 0, got .*leave it out"):
+        Coils(noise_sigma=sigma)
+    arguments = ["reconstruct", str(tmp_path / "k.npy"), "--out", str(tmp_path / "r"), "--method", "zero_filled"]
+    assert main([*arguments, f"--noise-sigma={sigma}"]) != 0
+    assert not (tmp_path / "r").exists()
+
+
 def _ismrmrd_noise(path: Path, samples: np.ndarray) -> None:
     writer = ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)
     writer.write_xml_header(b"<ismrmrdHeader/>")

@@ -14,6 +14,10 @@ import kdrift
 from kdrift.data.phantom import phantom_volume
 from kdrift.mri.masks import make_mask
 from kdrift.notice import RESEARCH_ONLY
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.plan import Plan
+from kdrift.recon.reconstruct import reconstruct_slices
+from kdrift.recon.request import AcquisitionRequest
 
 ROWS, COLS, COILS = 40, 44, 3
 FAST: dict[str, Any] = {"method": "cg_sense"}
@@ -112,6 +116,48 @@ def test_other_masks_and_maps_get_a_sentence(full: np.ndarray, mask: np.ndarray)
         kdrift.reconstruct(full, mask, method="anealed")
     with pytest.raises(ValueError, match="did you mean 'num_steps'"):
         kdrift.reconstruct(full, mask, settings={"num_step": 3})
+
+
+def test_calibration_and_virtual_coils_are_those_of_the_command(full: np.ndarray, tmp_path: Path) -> None:
+    comb = np.arange(COLS) % 2 == 0
+    lines = np.abs(np.arange(COLS) - COLS // 2) < 10
+    kspace, scan = full * comb, 3 * full * lines
+    own, found = (kdrift.reconstruct(kspace, smaps=None, calibration=each, **FAST) for each in (full, scan))
+    assert float((found.mean - own.mean).norm() / own.mean.norm()) < 0.03
+    same = kdrift.reconstruct(
+        np.fft.ifftshift(kspace, axes=(-2, -1)).transpose(0, 2, 3, 1), axes="slice,row,col,coil", centred=False,
+        calibration=np.fft.ifftshift(scan, axes=(-2, -1)).transpose(0, 2, 3, 1), **FAST,
+    )  # fmt: skip
+    torch.testing.assert_close(same.mean, found.mean)
+    one = kdrift.reconstruct(kspace, calibration=scan[0], **FAST)
+    torch.testing.assert_close(one.mean[0], found.mean[0])
+    assert not torch.equal(one.mean[1], found.mean[1])
+    np.save(tmp_path / "a.npy", full)
+    request = AcquisitionRequest(source=str(tmp_path / "a.npy"), virtual_coils=2)
+    scanned = load_acquisition(request)
+    raw = [scanned.raw(i) for i in range(len(full))]
+    few = kdrift.reconstruct(full, virtual_coils=2, **FAST)
+    torch.testing.assert_close(few.mean, reconstruct_slices(raw, plan=Plan(FAST["method"]), device="cpu").mean)
+    for number in (0, COILS + 1):
+        with pytest.raises(ValueError, match=f"virtual_coils must lie between 1 and the {COILS} coils of kspace, got"):
+            kdrift.reconstruct(full, virtual_coils=number, **FAST)
+    for wrong, sentence in (
+        (abs(scan), "calibration is float.*, expected complex"),
+        (scan[..., 1:], r"calibration has \(slice, coil, row, col\) .* expected the same matrix and coils"),
+        (0 * scan, "calibration is zero everywhere"),
+        (scan * np.nan, "calibration holds values that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            kdrift.reconstruct(kspace, calibration=wrong, **FAST)
+
+
+def test_maps_that_are_none_are_refused_before_the_work(full: np.ndarray) -> None:
+    for maps, sentence in (
+        (full * np.nan, "smaps holds coil maps that are not finite .*set them to zero"),
+        (0 * full, "smaps: the coil maps are zero everywhere, expected sensitivities"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            kdrift.reconstruct(full, smaps=maps, **FAST)
 
 
 def test_maps_noise_and_settings_are_used(full: np.ndarray, mask: np.ndarray) -> None:

@@ -171,6 +171,24 @@ def test_a_mask_file_states_what_was_measured_of_other_data(full: np.ndarray, tm
             MaskRequest(**wrong)
 
 
+def test_a_mask_file_that_does_not_fit_what_was_measured_is_said(full: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", full * LINES)
+
+    def notes(mask: np.ndarray) -> str:
+        np.save(tmp_path / "m.npy", mask)
+        return "\n".join(load(tmp_path / "a.npy", MaskRequest(file=str(tmp_path / "m.npy"))).notes)
+
+    assert "never measured" not in notes(LINES)
+    never = int((~LINES[::2]).sum())
+    assert f"m.npy marks 20 columns, of which {never} were never measured" in notes(np.arange(COLS) % 2 == 0)
+    rows = np.broadcast_to((np.arange(ROWS) % 2 == 0)[:, None], (ROWS, COLS))
+    assert f"marks {rows.sum()} positions, of which {(rows & ~LINES).sum()} were never measured" in notes(rows)
+    assert "leaves out the middle of k-space" in notes(LINES & (np.abs(np.arange(COLS) - COLS // 2) > 4))
+    np.save(tmp_path / "a.npy", full)
+    assert "leaves out the middle of k-space" not in notes(LINES)
+    assert "never measured" not in notes(LINES)
+
+
 def test_an_oversampled_readout_goes_with_any_mask(full: np.ndarray, tmp_path: Path) -> None:
     wide = np.asarray(phantom_volume(1, 2 * ROWS, COLS, COILS, seed=4).kspace)
     write_fastmri(tmp_path / "a.h5", wide, recon_size=(ROWS, COLS))

@@ -14,6 +14,7 @@ import yaml
 from kdrift.cli import main
 from kdrift.methods import METHODS, presets
 from kdrift.methods.presets import Preset, find_preset, read_preset, write_preset
+from kdrift.mri.coils import calibration_box
 from kdrift.mri.heldout import draw_heldout
 from kdrift.mri.masks import acs_region, make_mask
 from kdrift.prior.bundle import load_prior
@@ -106,6 +107,23 @@ def test_held_out_samples_are_sampled_lines_or_points_outside_the_acs(kind: str)
     assert bool((rows == rows[:, :1]).all()) == (kind == "equispaced")
     with pytest.raises(ValueError, match="nothing is sampled outside the ACS"):
         draw_heldout(torch.ones(8, 8, dtype=torch.bool), 0.25, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["equispaced", "poisson"])
+@pytest.mark.parametrize("off", [(0, 12), (9, -13)])
+def test_held_out_samples_spare_the_calibration_lines_around_the_echo(kind: str, off: tuple[int, int]) -> None:
+    mask = make_mask(kind, (48, 64), acceleration=3, acs_lines=12, seed=2).mask.roll(off, (0, 1))
+    if kind == "equispaced":
+        mask = mask | (torch.arange(64) == 32)  # a line in the middle is no calibration
+    rows, cols = torch.arange(48)[:, None] - 24 - off[0], torch.arange(64) - 32 - off[1]
+    kspace = torch.where(mask, torch.exp(-(rows**2 + cols**2) / 30.0).to(torch.complex64), 0)[None]
+    acs = calibration_box(mask, kspace=kspace)
+    assert acs[1].start <= 32 + off[1] < acs[1].stop
+    for seed in range(8):
+        spared = draw_heldout(mask, 0.25, seed=seed, kspace=kspace)
+        assert not bool((spared[:, acs[1]] if kind == "equispaced" else spared[acs]).any())
+        assert int(spared.sum()) > 0
+    assert any(bool(draw_heldout(mask, 0.25, seed=seed)[acs].any()) for seed in range(8))
 
 
 def values(config: TuneConfig, **settings: Any) -> list[float]:

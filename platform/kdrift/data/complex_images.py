@@ -31,8 +31,12 @@ def complex_images(volume: Volume) -> Volume:
             raise BadVolume(volume.path, "holds magnitudes: complex images need k-space, or images with a phase")
         return volume
 
+    doubts: tuple[str, ...] = ()
+
     def read(start: int, stop: int) -> tuple[ComplexArray, Sampling]:
+        nonlocal doubts
         kspace = volume.read_kspace(start, stop)
+        doubts = volume.doubts(kspace)
         sampling = volume.sampling(kspace, start)
         for index, pattern in enumerate(sampling.measured, start):
             if has_gaps(pattern):
@@ -46,7 +50,7 @@ def complex_images(volume: Volume) -> Volume:
 
     middle = info.num_slices // 2
     sampling = read(middle, middle + 1)[1]  # says what is wrong before anything is written
-    notes, missing = (*info.notes, *sampling.notes), 1 - float(sampling.measured.mean())
+    notes, missing = (*info.notes, *doubts, *sampling.notes), 1 - float(sampling.measured.mean())
     if missing > 0:
         notes += (f"{missing:.1%} of k-space, at its ends, was not measured and is zero in the complex images",)
     made = replace(

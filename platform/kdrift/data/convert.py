@@ -215,6 +215,6 @@ def _convert_task(path: str, name: str, store: Store, requested: Sequence[str], 
             source = {**fingerprint(path, with_hash=True), "requested": list(requested), "how": _said(how)}
             made = complex_images(volume) if COMPLEX in requested else volume
             num_bytes = write_volume(store, name, made, source=source, derive=_derived(made, requested))
-            return num_bytes, made.info.notes
+            return num_bytes, store.read_volume(name).info.notes
     except Exception as error:  # one bad file must not stop the others; its reason is reported
         return one_line(error).removeprefix(f"{path}: ")

@@ -22,7 +22,7 @@ from kdrift.data.formats.hdf5 import hard_links
 from kdrift.data.paths import halves, split_series
 from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import Store, StoredVolume, find_store, find_stored_volume
-from kdrift.data.volume import Volume, VolumeInfo
+from kdrift.data.volume import BadVolume, Volume, VolumeInfo
 from kdrift.runs.files import file_sha256
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
@@ -122,20 +122,27 @@ def _describe_scan(path: str) -> Description:
     with open_volume(path) as volume:
         description = {"what": "scan", "path": path, **_info(volume.info)}
         if volume.info.kind == "kspace":
-            description["sampling"] = _sampling(volume)
+            description["sampling"], doubts = _middle(volume)
+            description["notes"] += [note for note in doubts if note not in description["notes"]]
         return description
 
 
-def _sampling(volume: Volume) -> str:
-    """Return what was measured of the middle slice, in words; the other slices are not read."""
+def _middle(volume: Volume) -> tuple[str, tuple[str, ...]]:
+    """Return what was measured of the middle slice, in words, and what is doubtful; the others are not read."""
     middle = volume.info.num_slices // 2
     try:
-        found = volume.sampling(volume.read_kspace(middle, middle + 1), middle)
+        kspace = volume.read_kspace(middle, middle + 1)
+        found = volume.sampling(kspace, middle)
     except ValueError as error:
-        return f"slice {middle} cannot be read: {error}"
+        return f"slice {middle} cannot be read: {error}", ()
+    try:
+        doubts = volume.doubts(kspace)
+    except BadVolume as error:
+        doubts = (error.reason,)
+    notes = (*doubts, *found.notes)
     if not found.measured.any():
-        return f"nothing: slice {middle} is zero in all coils"
-    return "full" if found.is_complete else f"{found.net_acceleration:.2f}x net, by {found.origin}"
+        return f"nothing: slice {middle} is zero in all coils", notes
+    return "full" if found.is_complete else f"{found.net_acceleration:.2f}x net, by {found.origin}", notes
 
 
 def _info(info: VolumeInfo) -> Description:

@@ -20,7 +20,7 @@ import zarr
 
 from kdrift.data.geometry import from_dict
 from kdrift.data.store_check import AGAIN, CHECKSUMS, CheckedArray, checked_array, read_sealed, sealed
-from kdrift.data.volume import BadVolume, Loader, Volume, VolumeInfo, naming
+from kdrift.data.volume import BadVolume, Loader, ReadOptions, Volume, VolumeInfo, naming
 
 SCHEMA = "kdrift-store"
 VERSION = 2
@@ -97,6 +97,7 @@ class Store:
             load_mask=lambda: open_array("mask")[...] if "mask" in arrays else None,
             load_noise_cov=lambda: open_array("noise_cov")[...] if "noise_cov" in arrays else None,
             load_calibration=loader("calibration"),
+            how=_how(attributes),
             known_finite=True,
             attributes=attributes,
             open_array=open_array,
@@ -287,6 +288,13 @@ def open_stored_volume(location: str | Path) -> StoredVolume:
     if volume is None:
         raise ValueError(f"{normalise_location(str(location))} is neither a kdrift store nor a volume in one")
     return volume
+
+
+def _how(attributes: Mapping[str, Any]) -> ReadOptions:
+    """Return what was said of axes and centring when a volume was converted; its arrays have the usual order."""
+    said = attributes.get("source", {}).get("how") or {}
+    axes = said.get("axes")
+    return ReadOptions(axes=None if axes is None else tuple(axes), centred=said.get("centred"))
 
 
 def _info(values: dict[str, Any]) -> VolumeInfo:

@@ -60,7 +60,8 @@ def write_volume(
     last.
     The mask is what was measured, by what the file states and by what is zero (`kdrift.data.measured`).
 
-    Raises ValueError if values are not finite, a block has the wrong shape, or `name` is unsafe.
+    Raises ValueError if values are not finite, a block has the wrong shape or cannot be k-space (`Volume.doubts`), or
+    `name` is unsafe.
     """
     if store.mode == "r":
         raise ValueError(f"{store.location} is open for reading; open it with mode 'a' to write {name!r}")
@@ -68,16 +69,16 @@ def write_volume(
         raise ValueError(f"volume name {name!r} is unsafe: use letters, digits, '.', '_' and '-'")
     zarr_store = store.zarr_store(read_only=False)
     writers: dict[str, _SliceWriter] = {}
-    found: list[Sampling] = []
+    said: list[str] = []
     with _destination(store, name) as path:
-        for array_name, block in _arrays(volume, derive or {}, found):
+        for array_name, block in _arrays(volume, derive or {}, said):
             if array_name not in writers:
                 writers[array_name] = _SliceWriter(zarr_store, path, array_name, block, volume.info.num_slices)
             writers[array_name].append(block)
         arrays = {key: _entry(store, f"{path}/{key}", writer.finish()) for key, writer in writers.items()}
         info = replace(
             volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays,
-            has_mask="mask" in arrays, notes=(*volume.info.notes, *_said(found)),
+            has_mask="mask" in arrays, notes=tuple(dict.fromkeys((*volume.info.notes, *said))),
         )  # fmt: skip
         attrs = {key: _json_value(value) for key, value in info.attrs.items()}
         attributes: dict[str, Any] = {
@@ -135,13 +136,16 @@ def _destination(store: Store, name: str) -> Iterator[str]:
         raise
 
 
-def _arrays(volume: Volume, derive: Mapping[str, Derive], found: list[Sampling]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield all arrays of a volume by name, those with slices block by block; `found` gets the sampling of each."""
+def _arrays(volume: Volume, derive: Mapping[str, Derive], said: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield all arrays of a volume by name, those with slices block by block; `said` gets notes on what is read."""
+    found: list[Sampling] = []
     for start, stop, block, target in _read_ahead(volume):
         if volume.info.kind == "image":
             yield "complex_image" if volume.info.has_phase else "image", block
             continue
+        said += volume.doubts(block)
         found.append(volume.sampling(block, start))
+        said += found[-1].notes
         yield "kspace", block
         if (calibration := volume.read_calibration(start, stop)) is not None:
             yield "calibration", calibration
@@ -158,10 +162,6 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive], found: list[Sampling])
     noise_cov = volume.noise_cov()
     if noise_cov is not None:
         yield "noise_cov", np.asarray(noise_cov)
-
-
-def _said(found: list[Sampling]) -> list[str]:
-    return list(dict.fromkeys(note for each in found for note in each.notes))
 
 
 def _read_ahead(volume: Volume) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:

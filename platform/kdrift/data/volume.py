@@ -18,6 +18,7 @@ import numpy.typing as npt
 from kdrift.data.geometry import Geometry
 from kdrift.data.measured import BoolArray as BoolArray
 from kdrift.data.measured import Sampling, as_mask, find_sampling, nonzero_positions
+from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 
@@ -125,6 +126,8 @@ class Volume:
     """Calibration data for the coil maps alone, on the grid of the k-space, zero where nothing was measured."""
     load_complex_image: Loader | None = None
     """Complex images, where the source has them; the magnitude images are then theirs."""
+    how: ReadOptions = AS_THE_FILE_SAYS
+    """What was said of the file when it was opened, or converted."""
     known_finite: bool = False
     """Whether what is loaded was found finite when it was written, and is checked to be that."""
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -152,7 +155,8 @@ class Volume:
         if self.load_image is None:
             raise ValueError(f"{self.path} holds no reference image")
         shape = (stop - start, self.info.recon_rows, self.info.recon_cols)
-        return self._read(self.load_image, start, stop, shape, np.dtype(np.float32))
+        what = "the reference of " if self.info.kind == "kspace" else ""
+        return self._read(self.load_image, start, stop, shape, np.dtype(np.float32), what)
 
     def read_complex_image(self, start: int, stop: int) -> ComplexArray:
         """Return complex images of slices `start:stop`, complex64 `(slice, recon_row, recon_col)`.
@@ -194,6 +198,19 @@ class Volume:
             mask = mask[start : start + len(kspace)]
         return find_sampling(nonzero_positions(kspace), mask, self.info.attrs)
 
+    def doubts(self, kspace: ComplexArray) -> tuple[str, ...]:
+        """Return what is doubtful about slices of k-space that were read, as `check_kspace` does.
+
+        Raises BadVolume where they surely are no k-space with these axes, unless axes or centring were stated.
+        """
+        leading, stated = "slice," if self.info.num_slices > 1 else "", self.how
+        try:
+            return check_kspace(
+                kspace, axes_stated=stated.axes is not None, centring_stated=stated.centred is not None, leading=leading
+            )
+        except ValueError as error:
+            raise BadVolume(self.path, str(error)) from None
+
     def noise_cov(self) -> npt.NDArray[np.complex128] | None:
         """Return the noise covariance `(coil, coil)` measured in the same scan, or None."""
         if self.load_noise_cov is None:
@@ -212,7 +229,7 @@ class Volume:
         self.close()
 
     def _read(
-        self, load: Loader, start: int, stop: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, load: Loader, start: int, stop: int, shape: tuple[int, ...], dtype: np.dtype[Any], what: str = ""
     ) -> npt.NDArray[Any]:
         if not 0 <= start < stop <= self.info.num_slices:
             raise ValueError(f"{self.path} has {self.info.num_slices} slices, asked for {start}:{stop}")
@@ -231,7 +248,8 @@ class Volume:
         finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
         if not finite.all():
             first = start + int(np.argmin(finite))
-            raise BadVolume(self.path, f"slice {first} holds NaN or infinite values")
+            expected = ", expected an image: set them to zero, or take the reference out of the file" if what else ""
+            raise BadVolume(self.path, f"{what}slice {first} holds NaN or infinite values{expected}")
         return data
 
 

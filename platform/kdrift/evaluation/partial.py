@@ -17,11 +17,9 @@ import torch
 
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.chunks import SliceResult
+from kdrift.recon.report import MARK
 from kdrift.recon.result import Outcome, SliceFacts
 from kdrift.runs.files import read_json, whole_file, write_json
-
-MARK = "batch.json"
-"""In a volume's folder: it is finished."""
 
 
 def is_finished(task: VolumeTask) -> bool:

@@ -19,6 +19,7 @@ from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.result import SliceFacts, divergence_lines, named
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import read_json
 from kdrift.runs.hardware import worker_environment
 from kdrift.runs.hint import first_line
 from kdrift.runs.progress import Meter, progress
@@ -164,6 +165,8 @@ class _Batch:
                     self.fail(done.task, outcome)
                 else:
                     self.echo(f"written: {done.task.out}/reconstruction.h5 metrics.json panel.png")
+                    if removed := read_json(done.task.out / "metrics.json").get("removed"):
+                        self.echo(f"removed, of an earlier run: {' '.join(removed)}")
         finally:
             for actor in actors:
                 ray.kill(actor)

@@ -41,6 +41,7 @@ def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             row |= _spread("seconds_a_slice", [r["seconds"] / len(r["slices"]) for r in reports])
             row["nfe"] = reports[0]["nfe"]
             row["diverged"] = sum(len(found) for r in reports for found in r.get("diverged", {}).values())
+            row["doubtful"] = sum(bool(r.get("reference_fit", {}).get("doubts")) for r in reports)
             row["fallback"] = sum(len(r.get("fallback", [])) for r in reports)
             row["net_acceleration"] = statistics.fmean(r["net_acceleration"] for r in reports)
             rows.append(row)
@@ -63,6 +64,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             where = f"{row['mask']}, {row['method']}, {row['data']}"
             lines += ["", f"{where}: {row['diverged']} samples diverged and are left out, {row['fallback']} slices of"
                       " which none was left are CG-SENSE."]  # fmt: skip
+        if row["doubtful"]:
+            where = f"{row['mask']}, {row['method']}, {row['data']}"
+            lines += ["", f"{where}: the figures of {row['doubtful']} of {row['volumes']} volumes are doubtful,"
+                      " as their stored reference does not fit (see notes in metrics.json)."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

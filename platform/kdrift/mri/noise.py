@@ -21,6 +21,8 @@ SCATTER = 2.0
 """Coils whose levels differ by less than this factor count as equally noisy. On real scans of equal receivers the
 estimates differ by up to 1.7 (4 coils, 4 to 15 times undersampled: 1.16 to 1.67), for what of the object reaches the
 periphery; weights by such estimates would only add their scatter, and equal weights cost little there."""
+HERMITIAN = 1e-3
+"""A covariance counts as Hermitian within this part of its largest value."""
 OWN = 0.5
 """A coil's periphery is noise where the other coils explain less than this part of its energy. Of 240 simulated scans
 with one noisy coil at least 0.48 was its own, mostly 0.97 and more; of signal in the periphery at most 0.41."""
@@ -36,6 +38,50 @@ def noise_covariance(noise: Tensor) -> Tensor:
     if samples.shape[1] < len(samples):
         raise ValueError(f"noise has {samples.shape[1]} samples for {len(samples)} coils: give at least as many")
     return samples @ samples.mH / (2 * samples.shape[1])
+
+
+def check_noise_cov(noise_cov: Tensor, coils: int, source: str) -> Tensor:
+    """Return a covariance of the noise of so many coils, complex128 (coil, coil), if it is one.
+
+    A coil whose own noise, on the diagonal, is zero or not finite measured nothing and is left out later. Raises
+    ValueError, which names the `source`, for another shape, coils that are all so, values between coils that are not
+    finite, and what is not Hermitian or not positive definite.
+    """
+    if noise_cov.shape != (coils, coils):
+        raise ValueError(
+            f"{source}: expected a noise covariance ({coils}, {coils}), got shape {tuple(noise_cov.shape)}: give one"
+            " row and one column for each coil as measured"
+        )
+    cov = noise_cov.to(torch.complex128)
+    level = cov.diagonal().real
+    if bool((level < 0).any()):
+        raise ValueError(
+            f"{source}: the diagonal of a noise covariance holds variances, that of coil {int(level.argmin())} is"
+            f" {float(level.min()):.3g}: compute it as n n^H / (2 N) from N noise samples"
+        )
+    kept = torch.isfinite(level) & (level > 0)
+    if not bool(kept.any()):
+        raise ValueError(f"{source}: the noise of every coil is zero or not finite: give a covariance of noise samples")
+    live = cov[kept][:, kept]
+    if not bool(torch.isfinite(torch.view_as_real(live)).all()):
+        bad = int((~torch.isfinite(torch.view_as_real(live))).any(-1).sum())
+        raise ValueError(
+            f"{source}: a noise covariance is finite and Hermitian, {bad} values of this one between coils are NaN or"
+            " infinite: leave out the noise samples that are not finite"
+        )
+    odd = float((live - live.mH).abs().max() / live.abs().max())
+    if odd > HERMITIAN:
+        raise ValueError(
+            f"{source}: a noise covariance is finite and Hermitian, this one differs from its conjugate transpose by"
+            f" {odd:.1%} of its largest value: compute it as n n^H / (2 N), with the complex conjugate"
+        )
+    if int(torch.linalg.cholesky_ex(live / level[kept].median()).info):
+        least = float(torch.linalg.eigvalsh(live / level[kept].median()).min())
+        raise ValueError(
+            f"{source}: the noise covariance is not positive definite, its least eigenvalue is {least:.2g} times the"
+            " variance of the median coil: take it from more noise samples than coils, each coil connected once"
+        )
+    return cov
 
 
 def noise_factor(noise_cov: Tensor) -> Tensor:

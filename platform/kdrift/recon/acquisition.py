@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,15 +13,17 @@ from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
 from kdrift.data.measured import Sampling, common_mask, is_by_columns
 from kdrift.data.store import find_stored_volume
-from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, BoolArray, ReadOptions, Volume, VolumeInfo
+from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
-from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import read_coils, read_maps
+from kdrift.recon.reference import ReferenceFit, fit_reference
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.slices import Coils, RawSlice
-from kdrift.recon.undersample import crop_rows, given_mask, keep
+from kdrift.recon.undersample import Kept, crop_rows, given_mask, keep
+
+AS_STORED = "figures are against the image that the file stores: right where that is the truth"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Acquisition:
     """How the reference was made; empty where there is none."""
     image_shape: tuple[int, int]
     """Rows and columns results are cropped to."""
+    reference_fit: ReferenceFit | None = None
+    """How a stored reference resembles the k-space; None: none is stored."""
     smaps: Tensor | None = None
     """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
     calibration: Tensor | None = None
@@ -71,7 +73,8 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
 
     What was measured is decided by `kdrift.data.measured`, and nothing else is kept or drawn. The reference is the
     image that the file stores, else, of data that are undersampled here, the root sum of squares of all that was
-    measured; other data have none, since they would be compared with themselves.
+    measured; other data have none, since they would be compared with themselves. A stored reference is compared with
+    the k-space (`fit_reference`): where it does not fit, figures are against it as stored, and said to be doubtful.
 
     Raises ValueError for images instead of k-space, slices outside the volume, more than `max_bytes`, what cannot be
     k-space with these axes, a draw for data that have gaps, a mask, coil maps or a noise covariance that do not fit,
@@ -93,53 +96,70 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        with _naming(source):
-            doubts = _plausible(kspace, request)
-            sampling = opened.sampling(kspace.numpy(), start)
-        given = given_mask(request.mask, info.num_slices, ((info.rows, info.cols), (info.recon_rows, info.cols)))
+        doubts, sampling = opened.doubts(kspace.numpy()), opened.sampling(kspace.numpy(), start)
+        given = given_mask(request, info)
         if given is not None and given.ndim == 3:
             given = given[start:stop]
         coils, calibrated = read_coils(request, opened), opened.read_calibration(start, stop)
-        stored = torch.tensor(opened.read_image(start, stop)) if info.has_reference else None
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
-    kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
-    calibration = None
-    if calibrated is not None:
-        calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
-    kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
-    if smaps is not None:
-        smaps = _fitted(smaps, kspace, info.rows)
-    kept = keep(sampling, request.mask, given, source)
-    rows, cols = kspace.shape[-2:]
-    shape = (min(info.recon_rows, rows), min(info.recon_cols, cols))
-    notes = [*info.notes, *doubts, *sampling.notes]
-    reference, definition = None, ""
-    if stored is not None:
-        reference, definition = stored, "stored reconstruction"
-        if not kept.is_retrospective:
-            notes.append("figures are against the image that the file stores: right where that is the truth")
-    elif kept.is_retrospective:
-        unit = unit_of(kspace)  # of which squares stay in the range of float32
-        reference = unit * rss(ifft2c(kspace / unit))
-        definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
-    if reference is not None:
-        reference = torch.from_numpy(centre_crop(reference.numpy(), *shape).copy())
+        kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
+        calibration = None
+        if calibrated is not None:
+            calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
+        kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
+        if smaps is not None:
+            smaps = _fitted(smaps, kspace, info.rows)
+        kept = keep(sampling, request.mask, given, source)
+        reference = _reference(opened, chosen, kspace, sampling, kept)
     mask = torch.from_numpy(np.array(common_mask(kept.mask)))
     kspace = torch.where(mask if mask.ndim == 2 else mask[:, None], kspace, 0)
     text = kept.text
-    if sampling.is_complete and not kept.is_retrospective and reference is None:
+    if sampling.is_complete and not kept.is_retrospective and reference.images is None:
         text += ": there is no reference to compare with"
+    notes = (*info.notes, *doubts, *sampling.notes, *kept.notes, *reference.notes)
     return Acquisition(
         info=info, slice_indices=list(chosen), kspace=kspace, mask=mask, sampling=text,
-        net_acceleration=kept.net_acceleration, reference=reference, reference_definition=definition,
-        image_shape=shape, smaps=smaps, calibration=calibration, coils=coils, notes=tuple(dict.fromkeys(notes)),
+        net_acceleration=kept.net_acceleration, reference=reference.images, reference_definition=reference.definition,
+        image_shape=_image_shape(info, kspace), reference_fit=reference.fit, smaps=smaps, calibration=calibration,
+        coils=coils, notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
 
 
-def _plausible(kspace: Tensor, request: AcquisitionRequest) -> tuple[str, ...]:
-    """Return what is doubtful about k-space; refuse what surely is none."""
-    stated = {"axes_stated": request.axes is not None, "centring_stated": request.centred is not None}
-    return check_kspace(kspace.numpy(), leading="slice," if len(kspace) > 1 else "", **stated)
+@dataclass(frozen=True)
+class _Reference:
+    images: Tensor | None = None
+    definition: str = ""
+    fit: ReferenceFit | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _reference(opened: Volume, chosen: range, kspace: Tensor, sampling: Sampling, kept: Kept) -> _Reference:
+    """Return what figures are against: what the file stores, compared with its k-space, else what a mask left out."""
+    info, shape = opened.info, _image_shape(opened.info, kspace)
+    if not (info.has_reference or kept.is_retrospective):
+        return _Reference()
+    unit = unit_of(kspace)  # of which squares stay in the range of float32
+    shown = centre_crop((unit * rss(ifft2c(kspace / unit))).numpy(), *shape)
+    if not info.has_reference:
+        definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
+        return _Reference(torch.from_numpy(shown.copy()), definition)
+    stored = centre_crop(opened.read_image(chosen[0], chosen[-1] + 1), *shape)
+
+    def other(index: int) -> FloatArray:
+        return centre_crop(opened.read_image(index, index + 1)[0], *shape)
+
+    fit = fit_reference(shown, stored, chosen, other, info.num_slices, sampling.measured)
+    notes = [] if kept.is_retrospective else [AS_STORED]
+    if fit is not None and fit.doubts:
+        notes = [*fit.doubts, "figures are against the reference as stored, and are doubtful"]
+    elif fit is not None and not fit.judged:
+        notes.append("too little of the middle of k-space was measured to tell whether the stored reference fits it")
+    return _Reference(torch.from_numpy(stored.copy()), "stored reconstruction", fit, tuple(notes))
+
+
+def _image_shape(info: VolumeInfo, kspace: Tensor) -> tuple[int, int]:
+    rows, cols = kspace.shape[-2:]
+    return min(info.recon_rows, rows), min(info.recon_cols, cols)
 
 
 def _without_oversampling(
@@ -159,17 +179,6 @@ def _without_oversampling(
         sampling, measured=crop_rows(sampling.measured, recon_rows), positions=sampling.positions * recon_rows // rows
     )
     return torch.from_numpy(remove_readout_oversampling(kspace.numpy(), recon_rows)), fewer, given
-
-
-@contextlib.contextmanager
-def _naming(source: str) -> Iterator[None]:
-    """Put the name of the source before what is wrong with it."""
-    try:
-        yield
-    except BadVolume:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
 
 
 def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils import dlpack
 
-from kdrift.data.centring import from_corner, mask_from_corner
-from kdrift.data.measured import Sampling, as_mask, find_sampling
+from kdrift.data.centring import Centre, from_corner
+from kdrift.data.formats.arrange import arrange_mask
+from kdrift.data.measured import Sampling, find_sampling
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
+from kdrift.mri.noise import check_noise_cov
 from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
+from kdrift.recon.given_maps import check_maps
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
 from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.slices import Coils, RawSlice
@@ -41,6 +44,8 @@ def reconstruct(
     smaps: Any | None = None,
     noise_cov: Any | None = None,
     noise_sigma: float | None = None,
+    virtual_coils: int | None = None,
+    calibration: Any | None = None,
     keep_samples: bool = False,
     device: str | torch.device = "auto",
     progress: engine.Progress | None = None,
@@ -85,6 +90,12 @@ def reconstruct(
     noise_sigma
         Standard deviation of each real component of the noise, of every coil (of the median one beside `noise_cov`);
         None: estimated from the k-space.
+    virtual_coils
+        Compress to so many coils first; None: all coils.
+    calibration
+        Separate calibration data for the coil maps and the compression alone, complex with the axes and the matrix of
+        `kspace`, zero where not measured, or without its slice axis for all slices; None: the calibration lines of
+        `kspace` itself.
     keep_samples
         Also give every sample back.
     device
@@ -98,17 +109,28 @@ def reconstruct(
         For arrays that are no such k-space, mask or maps, a name or setting that there is not, a prior that cannot
         serve, and a slice whose samples all diverged.
     """
-    data, sliced, moved = _kspace(kspace, axes, centred)
+    data, sliced = _kspace(kspace, axes)
+    lines = None if calibration is None else _calibration(calibration, data, axes)
+    moved: tuple[str, ...] = ()
+    if centred is False:
+        centre, moved = from_corner(data[len(data) // 2].cpu().numpy())
+        data, lines = _moved(data, centre), None if lines is None else _moved(lines, centre)
     doubts = moved + check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
-    sampling = _sampling(mask, data, centred)
+    sampling = _sampling(mask, data, axes, centred)
     maps = _smaps(smaps, data, sliced=sliced)
-    cov = None if noise_cov is None else _tensor(noise_cov, "noise_cov")
-    coils = Coils(cov, "noise_cov", noise_sigma)
+    count = data.shape[1]
+    if virtual_coils is not None and not 1 <= virtual_coils <= count:
+        raise ValueError(f"virtual_coils must lie between 1 and the {count} coils of kspace, got {virtual_coils}")
+    cov = None if noise_cov is None else check_noise_cov(_tensor(noise_cov, "noise_cov"), count, "noise_cov")
+    coils = Coils(cov, "noise_cov" if noise_cov is not None else "", noise_sigma, virtual_coils)
     measured = torch.from_numpy(np.array(sampling.measured)).to(data.device)
-    slices = [
-        RawSlice(index, torch.where(kept, each, 0), kept, None if maps is None else maps[index], coils=coils)
-        for index, (each, kept) in enumerate(zip(data, measured, strict=True))
-    ]
+
+    def raw(index: int) -> RawSlice:
+        smap, line = (None if each is None else each[index] for each in (maps, lines))
+        kept = measured[index]
+        return RawSlice(index, torch.where(kept, data[index], 0), kept, smap, line, coils)
+
+    slices = [raw(index) for index in range(len(data))]
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples,
@@ -137,42 +159,59 @@ def _tensor(array: Any, name: str) -> Tensor:
     raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
 
 
-def _kspace(array: Any, axes: str | Sequence[str] | None, centred: bool | None) -> tuple[Tensor, bool, tuple[str, ...]]:
-    """Return k-space `(slice, coil, row, col)` with zero frequency in the middle, whether it came with slices, and
-    notes on how it was brought there.
-    """
-    kspace = _tensor(array, "kspace")
+def _kspace(array: Any, axes: str | Sequence[str] | None, name: str = "kspace") -> tuple[Tensor, bool]:
+    """Return k-space `(slice, coil, row, col)`, and whether it came with slices."""
+    kspace = _tensor(array, name)
     shape = tuple(kspace.shape)
     if kspace.ndim not in (3, 4) and axes is None:
-        hint = "; a single coil is kspace[None]" if kspace.ndim == 2 else ""
-        raise ValueError(f"kspace has shape {shape}, expected (coil, row, col) or (slice, coil, row, col){hint}")
+        hint = f"; a single coil is {name}[None]" if kspace.ndim == 2 else ""
+        raise ValueError(f"{name} has shape {shape}, expected (coil, row, col) or (slice, coil, row, col){hint}")
     if not kspace.is_complex():
         pair = "; torch.view_as_complex joins a last axis of real and imaginary part" if shape[-1] == 2 else ""
         dtype = str(kspace.dtype).removeprefix("torch.")
-        raise ValueError(f"kspace is {dtype}, expected complex values: images are no k-space{pair}")
+        raise ValueError(f"{name} is {dtype}, expected complex values: images are no k-space{pair}")
     if 0 in shape:
-        raise ValueError(f"kspace has shape {shape}: there is nothing to reconstruct")
+        raise ValueError(f"{name} has shape {shape}: there is nothing to reconstruct")
     if not bool(torch.isfinite(torch.view_as_real(kspace)).all()):
-        raise ValueError("kspace holds values that are not finite: check the data before reconstructing")
+        raise ValueError(f"{name} holds values that are not finite: check the data before reconstructing")
     if fault := out_of_range(float(torch.view_as_real(kspace).abs().amax())):
-        raise ValueError(f"kspace: {fault}")
+        raise ValueError(f"{name}: {fault}")
     kspace = kspace.to(torch.complex64)
-    stated = axes if axes is None or isinstance(axes, str) else ",".join(axes)
-    names = ReadOptions.of(axes=stated).axes or AXES[-kspace.ndim :]
+    names = _names(axes) or AXES[-kspace.ndim :]
     if len(names) != kspace.ndim or not {"row", "col"} <= set(names):
-        raise ValueError(f"kspace has shape {shape}, axes {','.join(names)} do not name these with row and col")
-    kspace = kspace.permute([names.index(name) for name in AXES if name in names])
-    for place, name in enumerate(AXES):
-        kspace = kspace if name in names else kspace.unsqueeze(place)
-    notes: tuple[str, ...] = ()
-    if centred is False:
-        values = kspace.cpu().numpy()
-        centre, notes = from_corner(values[len(values) // 2])
-        kspace = torch.from_numpy(centre(values)).to(kspace.device)
-    return kspace.contiguous(), "slice" in names, notes
+        raise ValueError(f"{name} has shape {shape}, axes {','.join(names)} do not name these with row and col")
+    kspace = kspace.permute([names.index(each) for each in AXES if each in names])
+    for place, each in enumerate(AXES):
+        kspace = kspace if each in names else kspace.unsqueeze(place)
+    return kspace.contiguous(), "slice" in names
 
 
-def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
+def _moved(kspace: Tensor, centre: Centre) -> Tensor:
+    """Return k-space with zero frequency in the middle."""
+    return torch.from_numpy(np.ascontiguousarray(centre(kspace.cpu().numpy()))).to(kspace.device)
+
+
+def _calibration(array: Any, kspace: Tensor, axes: str | Sequence[str] | None) -> Tensor:
+    """Return calibration data as `kspace` (slice, coil, row, col), one slice for all where it has no slice axis."""
+    stated = _names(axes)
+    if stated is not None and "slice" in stated and getattr(array, "ndim", 0) == len(stated) - 1:
+        axes = [name for name in stated if name != "slice"]
+    lines, _ = _kspace(array, axes, "calibration")
+    if lines.shape[1:] != kspace.shape[1:] or len(lines) not in (1, len(kspace)):
+        raise ValueError(
+            f"calibration has (slice, coil, row, col) {tuple(lines.shape)}, kspace has {tuple(kspace.shape)}: expected"
+            " the same matrix and coils, with zeros where no calibration line was measured"
+        )
+    if not bool(lines.any()):
+        raise ValueError("calibration is zero everywhere, expected measured lines: leave it out to use those of kspace")
+    return lines.to(kspace.device).expand_as(kspace)
+
+
+def _names(axes: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return ReadOptions.of(axes=axes if axes is None or isinstance(axes, str) else ",".join(axes)).axes
+
+
+def _sampling(mask: Any, kspace: Tensor, axes: str | Sequence[str] | None, centred: bool | None) -> Sampling:
     slices, _, rows, cols = kspace.shape
     if isinstance(mask, str):
         if mask != "full":
@@ -185,13 +224,12 @@ def _sampling(mask: Any, kspace: Tensor, centred: bool | None) -> Sampling:
     if values.is_complex():
         raise ValueError(f"mask is {values.dtype} with other values than 0 and 1: expected what was measured")
     try:
-        stated = as_mask(values.cpu().numpy(), slices, rows, cols)
+        names, shape = _names(axes) or AXES, tuple(kspace.shape)
+        stated = arrange_mask(values.cpu().numpy(), names, shape, centred=centred is not False)
     except ValueError as error:
         if "samples nothing" in str(error):
             raise ValueError("mask is zero everywhere: nothing was measured") from None
         raise
-    if centred is False:
-        stated = mask_from_corner(stated)
     return find_sampling(nonzero & stated, stated)
 
 
@@ -208,4 +246,4 @@ def _smaps(smaps: Any, kspace: Tensor, *, sliced: bool) -> Tensor | None:
             f"smaps have shape {tuple(smaps.shape)} of {maps.dtype}, kspace has (coil, row, col) {tail}:"
             " expected complex maps ([set,] coil, row, col), or with a slice axis first"
         )
-    return maps.to(torch.complex64)
+    return check_maps(maps.to(torch.complex64), "smaps")

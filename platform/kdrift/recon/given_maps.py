@@ -15,12 +15,13 @@ from kdrift.data.formats.bart import read_bart_maps
 from kdrift.data.formats.ismrmrd_table import read_noise
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
-from kdrift.mri.noise import noise_covariance
+from kdrift.mri.noise import check_noise_cov, noise_covariance
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.slices import Coils
 
 MAP_SETS = (2,)
 """Numbers of sets that a file of four axes can mean."""
+IN_FILE = "the noise scan in the file"
 STORED = "store"
 """What to ask for to get the maps that `kdrift convert --smaps` made."""
 
@@ -35,7 +36,7 @@ def read_maps(where: str, volume: Volume, start: int, stop: int) -> Tensor:
     if where == STORED:
         if not isinstance(volume, StoredVolume):
             raise ValueError(f"smaps store: {volume.path} is no volume of a store; name a file of coil maps")
-        return torch.from_numpy(volume.read_smaps(start, stop)).to(torch.complex64)
+        return check_maps(torch.from_numpy(volume.read_smaps(start, stop)).to(torch.complex64), volume.path)
     maps, slices = read_array_file(where, "smaps", read_bart=read_bart_maps), volume.info.num_slices
     found = f"{maps.dtype} {maps.shape}"
     while maps.ndim > 5 and len(maps) == 1:
@@ -51,10 +52,24 @@ def read_maps(where: str, volume: Volume, start: int, stop: int) -> Tensor:
         )
     if len(maps) not in (1, slices):
         raise ValueError(f"{where} has maps of {len(maps)} slices, {volume.path} has {slices} slices")
-    if not np.isfinite(maps).all():
-        raise ValueError(f"{where} holds coil maps that are not finite: set them to zero where there are none")
     maps = np.broadcast_to(maps, (slices, *maps.shape[1:]))
-    return torch.from_numpy(np.array(maps[start:stop], dtype=np.complex64))
+    return check_maps(torch.from_numpy(np.array(maps[start:stop], dtype=np.complex64)), where)
+
+
+def check_maps(smaps: Tensor, source: str) -> Tensor:
+    """Return coil maps `(slice, [set,] coil, row, col)`; raise ValueError where they are not finite, or all zero."""
+    finite = torch.isfinite(torch.view_as_real(smaps)).flatten(1).all(1)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"{source} holds coil maps that are not finite (slice {int((~finite).nonzero()[0])} of those read),"
+            " expected numbers: set them to zero where there is no signal"
+        )
+    if not bool(smaps.any()):
+        raise ValueError(
+            f"{source}: the coil maps are zero everywhere, expected sensitivities of the coils: leave smaps out to"
+            " estimate them from the calibration lines"
+        )
+    return smaps
 
 
 def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
@@ -68,10 +83,10 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
         raise ValueError(f"virtual_coils must lie between 1 and the {coils} coils of {volume.path}, got {asked}")
     if options.noise_cov is not None:
         matrix, source = read_array_file(options.noise_cov, "noise_cov"), options.noise_cov
-        if matrix.squeeze().shape == (coils, coils) or matrix.size == coils == 1:
-            matrix = matrix.reshape(coils, coils)
-        if matrix.shape != (coils, coils):
-            raise ValueError(f"{source}: expected a noise covariance ({coils}, {coils}), got shape {matrix.shape}")
+        if matrix.ndim > 2:
+            matrix = matrix.squeeze()
+        if matrix.dtype.kind not in "iufc":
+            raise ValueError(f"{source}: a noise covariance holds numbers, this is {matrix.dtype}")
         cov = matrix.astype(np.complex128)
     elif options.noise_scan is not None:
         source = options.noise_scan
@@ -79,15 +94,10 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
     elif options.noise_sigma is not None or (own := volume.noise_cov()) is None:
         return Coils(noise_sigma=options.noise_sigma, virtual_coils=asked)
     else:
-        source, cov = "the noise scan in the file", own
-        if cov.shape != (coils, coils):
-            raise ValueError(f"{volume.path} has a noise scan of {len(cov)} coils for {coils} coils of k-space")
-    real = np.isfinite(np.diagonal(cov))
-    lower = cov[real][:, real]
-    if not np.isfinite(lower).all() or np.abs(lower - lower.conj().T).max(initial=0) > 1e-3 * np.abs(lower).max():
-        raise ValueError(f"{source}: a noise covariance is finite and Hermitian, this one is not")
-    name = source if source == "the noise scan in the file" else Path(source).name
-    return Coils(torch.from_numpy(cov), name, options.noise_sigma, asked)
+        source, cov = IN_FILE, own
+    checked = check_noise_cov(torch.from_numpy(cov), coils, f"{volume.path}: {source}" if source == IN_FILE else source)
+    name = source if source == IN_FILE else Path(source).name
+    return Coils(checked, name, options.noise_sigma, asked)
 
 
 def _covariance(path: str, coils: int) -> npt.NDArray[np.complex128]:

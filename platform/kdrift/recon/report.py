@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ import torch
 from kdrift.measures.metrics import METRICS
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
-from kdrift.recon.outputs import write_outputs
+from kdrift.recon.outputs import remove_output, write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines, failure_lines
-from kdrift.runs.files import check_folder, whole_file, write_json
+from kdrift.runs.files import check_folder, read_json, whole_file, write_json
 from kdrift.runs.hint import one_line
 from kdrift.trust.uncertainty import spearman
 
+MARK = "batch.json"
+"""In the folder of a volume: a batch has finished it."""
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
 
 
@@ -38,9 +41,14 @@ def save_result(
 ) -> dict[str, Any]:
     """Write all files into the folder `out`, each whole or not at all, and return what `metrics.json` holds.
 
-    `outputs` are those of `kdrift.recon.outputs.OUTPUTS` besides.
+    `outputs` are those of `kdrift.recon.outputs.OUTPUTS` besides. What an earlier run left in `out` by its own
+    `metrics.json`, and this one does not write, is removed once the new results are whole, and listed under `removed`;
+    files that kdrift did not write stay.
     """
     out.mkdir(parents=True, exist_ok=True)
+    before = earlier_outputs(out)
+    if "key" in _read_report(out / MARK):  # what a batch had finished here is no more
+        (out / MARK).unlink()
     images, notes = image_set(acquisition, result)
     report = measurements(acquisition, result)
     report["geometry"] = {
@@ -51,12 +59,34 @@ def save_result(
     report["outputs"], failed = write_outputs(out, images, outputs)
     if outputs:
         report["notes"] += [*notes, *failed]
+    report["removed"] = [name for name in before if name not in report["outputs"]]
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
     shown = [i for i, index in enumerate(acquisition.slice_indices) if index not in result.failed]
     with _costing_itself("panel.png", report):
+        (out / "panel.png").unlink(missing_ok=True)  # an older one would pass for this one's
         save_panel(out / "panel.png", **describe_panel(acquisition, result, shown[len(shown) // 2]))
     write_json(out / "metrics.json", report)
+    for name in report["removed"]:
+        remove_output(out, name)
     return report
+
+
+def earlier_outputs(out: Path) -> list[str]:
+    """Return the outputs in `out` that an earlier reconstruction listed in its `metrics.json`; no other file is its."""
+    report = _read_report(out / "metrics.json")
+    if "config" not in report or "kdrift" not in report.get("versions", {}):  # another program's
+        return []
+    paths = [Path(name) for name in report.get("outputs") or []]
+    return [str(path) for path in paths if ".." not in path.parts and not path.is_absolute() and (out / path).exists()]
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of ours says, nothing where it is none."""
+    try:
+        found = read_json(path)
+    except (ValueError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[ImageSet, tuple[str, ...]]:
@@ -108,6 +138,11 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "net_acceleration": acquisition.net_acceleration,
         "reference": acquisition.reference_definition or None,
     }
+    if acquisition.reference_fit is not None:
+        report["reference_fit"] = {
+            **asdict(acquisition.reference_fit),
+            "doubts": list(acquisition.reference_fit.doubts),
+        }
     if acquisition.reference is not None:
         report |= _quality(acquisition, result, report)
     report |= {
@@ -197,6 +232,7 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
     kind = "simulated, " if acquisition.info.attrs.get("simulated", False) else ""
     number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
     fallback, lost = index in result.fallback, len(result.diverged.get(index, {}))
+    doubtful = acquisition.reference_fit is not None and acquisition.reference_fit.doubts
     note = ": all diverged, this is CG-SENSE" if fallback else f", {lost} of them diverged and left out" if lost else ""
     return {
         "zero_filled": acquisition.crop(result.zero_filled)[position],
@@ -206,5 +242,6 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
         "mask": result.mask if result.mask.ndim == 2 else result.mask[position],
         "title": f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
         f"{label}{samples}{note}, {result.seconds:.0f} s",
+        "captions": {"reference": "does not fit: figures are doubtful"} if doubtful else None,
         "mean_title": "CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
     }

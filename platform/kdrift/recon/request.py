@@ -8,6 +8,12 @@ from typing import Any
 
 from kdrift.data.volume import ReadOptions
 
+SIGMA = (
+    "noise_sigma must be a number above 0, got {}: expected the standard deviation of each real component of the noise;"
+    " leave it out to have it estimated"
+)
+"""What is wrong with a noise level."""
+
 
 @dataclass(frozen=True)
 class MaskRequest:
@@ -77,7 +83,7 @@ class AcquisitionOptions:
         if self.noise_cov is not None and self.noise_scan is not None:
             raise ValueError("noise_cov and noise_scan both say how noisy the coils are: give one of the two")
         if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
-            raise ValueError(f"noise_sigma must be a number above 0, got {self.noise_sigma}")
+            raise ValueError(SIGMA.format(self.noise_sigma))
         _ = self.chosen  # raises where slices are neither numbers nor A:B
 
     @property

@@ -4,6 +4,7 @@ scale, coils left out, whitened and compressed, and coil maps, noise level and i
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -19,6 +20,7 @@ from kdrift.mri.linop import Sensitivities
 from kdrift.mri.masks import detect_mask
 from kdrift.mri.noise import SCATTER, differing_noise, estimate_noise_sigma
 from kdrift.mri.unit import unit_of
+from kdrift.recon.request import SIGMA
 
 UNNORMALISED = 0.01
 """Maps that are given count as normalised within this."""
@@ -51,6 +53,12 @@ class Coils(OnDevice):
     coil where there is a covariance; None: estimated."""
     virtual_coils: int | None = None
     """Compress to so many coils; None: all coils."""
+
+    def __post_init__(self) -> None:
+        if self.virtual_coils is not None and self.virtual_coils < 1:
+            raise ValueError(f"virtual_coils must be at least 1, got {self.virtual_coils}")
+        if self.noise_sigma is not None and not 0 < self.noise_sigma < math.inf:
+            raise ValueError(SIGMA.format(self.noise_sigma))
 
 
 @dataclass(frozen=True)

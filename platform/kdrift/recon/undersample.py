@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kdrift.data.array_file import MOST_OF_A_MASK, read_array_file
-from kdrift.data.measured import BoolArray, Sampling, as_mask, centred_box, is_by_columns, mean_count
+from kdrift.data.formats.arrange import arrange_mask
+from kdrift.data.measured import BoolArray, Sampling, centred_box, is_by_columns, mean_count
+from kdrift.data.volume import AXES, VolumeInfo
 from kdrift.mri.masks import make_mask
-from kdrift.recon.request import MaskRequest
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,32 @@ class Kept:
     """Measured positions by kept ones; of data that stay as measured, possible positions by measured ones."""
     is_retrospective: bool
     """Whether measured positions were left out, so that what they say can serve as reference."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what of the mask is doubtful."""
 
 
-def given_mask(request: MaskRequest | None, num_slices: int, sizes: tuple[tuple[int, int], ...]) -> BoolArray | None:
-    """Return the mask of the file that a request names, for the first of the matrix `sizes` that it fits, or None.
+def given_mask(request: AcquisitionRequest, info: VolumeInfo) -> BoolArray | None:
+    """Return the mask of the file that a request names, None where it names none.
 
-    Raises ValueError for a file that holds no mask, or one that fits no size.
+    Its axes have the order that the request states of the k-space, its zero frequency lies in the middle; it may have
+    the rows before or after readout oversampling is removed. Raises ValueError for a file that holds no mask, or one
+    that does not fit.
     """
-    if request is None or request.file is None:
+    if request.mask is None or request.mask.file is None:
         return None
-    values = read_array_file(request.file, "mask", most=MOST_OF_A_MASK)
-    for rows, cols in sizes[:-1]:
-        try:
-            return as_mask(values, num_slices, rows, cols)
-        except ValueError:
-            continue
+    values, how = read_array_file(request.mask.file, "mask", most=MOST_OF_A_MASK), request.how
+
+    def read(rows: int) -> BoolArray:
+        shape = (info.num_slices, info.num_coils, rows, info.cols)
+        return arrange_mask(values, how.axes or AXES, shape)
+
+    if info.recon_rows < info.rows:
+        with contextlib.suppress(ValueError):
+            return read(info.rows)
     try:
-        return as_mask(values, num_slices, *sizes[-1])
+        return read(info.recon_rows)
     except ValueError as error:
-        raise ValueError(f"{request.file}: {error}") from None
+        raise ValueError(f"{request.mask.file}: {error}") from None
 
 
 def crop_rows(masks: BoolArray, rows: int) -> BoolArray:
@@ -67,11 +77,35 @@ def keep(sampling: Sampling, request: MaskRequest | None, given: BoolArray | Non
     left_out = bool((measured & ~kept).any())
     if not kept.any():
         raise ValueError(f"the mask {request.file} leaves nothing of what was measured")
+    notes = _mask_notes(measured, np.broadcast_to(given, measured.shape), request.file)
     if sampling.has_gaps or not left_out:
         net = sampling.positions / mean_count(kept)
-        return Kept(kept, f"as measured, mask of {request.file}, {net:.2f}x net", net, False)
+        return Kept(kept, f"as measured, mask of {request.file}, {net:.2f}x net", net, False, notes)
     net = mean_count(measured) / mean_count(kept)
-    return Kept(kept, f"mask of {request.file}, {net:.2f}x net", net, True)
+    return Kept(kept, f"mask of {request.file}, {net:.2f}x net", net, True, notes)
+
+
+def _mask_notes(measured: BoolArray, given: BoolArray, file: str | None) -> tuple[str, ...]:
+    """Return what of a given mask does not fit what was measured `(slice, row, col)`."""
+    filled, notes = measured.any((1, 2)), []
+    never = (given & ~measured)[filled]
+    if never.any():
+        unit, counted, marked = "positions", never, given[filled]
+        if is_by_columns(never) and is_by_columns(marked):
+            unit, counted, marked = "columns", never[:, 0], marked[:, 0]
+        most = int(counted.reshape(len(never), -1).sum(1).argmax())
+        notes.append(
+            f"the mask {file} marks {int(marked[most].sum())} {unit}, of which {int(counted[most].sum())} were never"
+            " measured: they are left out; likely causes are another scan's mask, or one along the other axis"
+        )
+    rows, cols = measured.shape[1:]
+    middle = (slice(None), slice(rows // 2 - 1, rows // 2 + 2), slice(cols // 2 - 1, cols // 2 + 2))
+    if measured[middle].any() and not (measured & given)[middle].any():
+        notes.append(
+            f"the mask {file} leaves out the middle of k-space: its zero frequency belongs in the middle (n // 2), also"
+            " with --not-centred; shift it (fftshift) if it lies at the corner"
+        )
+    return tuple(notes)
 
 
 def _as_measured(sampling: Sampling) -> Kept:

@@ -39,6 +39,8 @@ class Case:
     reference: Tensor | None
     """Magnitude `(row, col)`, perhaps smaller than the slice; None where the objective needs none."""
     simulated: bool
+    notes: tuple[str, ...] = ()
+    """What was guessed, left out or is doubtful when it was read."""
 
 
 def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
@@ -57,14 +59,15 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
         acquisition = load_acquisition(config.data.of(place, slices=(number, number + 1)))
         heldout = None
         if config.objective == "heldout":
-            heldout = draw_heldout(acquisition.mask, config.heldout_fraction, config.seed, count)
+            raw = acquisition.raw(0)
+            heldout = draw_heldout(raw.mask, config.heldout_fraction, config.seed, count, kspace=raw.kspace)
         elif acquisition.reference is None:
             raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
         data = plan.prepare(acquisition.raw(0), heldout=heldout)
         data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
         reference = None if acquisition.reference is None else acquisition.reference[0].clone()
         simulated = bool(acquisition.info.attrs.get("simulated", False))
-        cases.append(Case(acquisition.info.name, data, reference, simulated))
+        cases.append(Case(acquisition.info.name, data, reference, simulated, (*acquisition.notes, *data.notes)))
     return cases
 
 

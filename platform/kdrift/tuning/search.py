@@ -89,6 +89,8 @@ def tune(
         echo(f"starting from {resolved.headline(config.device)}")
         echo(f"search {config.name}: {config.num_trials} trials of {len(cases)} slices, by {config.objective}")
         echo(f"output in {out}")
+        for note in dict.fromkeys(f"{case.volume}: {note}" for case in cases for note in case.notes):
+            echo(f"note: {note}")
         try:
             done = sum(trial.is_done for trial in journal.trials.values())
             if done < config.num_trials:

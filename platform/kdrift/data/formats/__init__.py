@@ -106,9 +106,9 @@ def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_F
         When it does not exist, is of no known format, or its header is wrong.
     """
     path = os.fspath(path_or_url)
-    if "://" in path:
-        return _open_url(path, how)
-    return _open_local(path, path, how)
+    volume = _open_url(path, how) if "://" in path else _open_local(path, path, how)
+    volume.how = how
+    return volume
 
 
 def recognise(head: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,11 +76,21 @@ def centred(kspace: Arranged, how: ReadOptions) -> Arranged:
     return replace(kspace, centre=centre, notes=notes)
 
 
-def arrange_mask(values: npt.NDArray[Any], like: Arranged) -> BoolArray:
-    """Return the mask of k-space `like`, stored with its axes in the same order, as `as_mask` does."""
-    num_slices, _, rows, cols = like.shape
-    mask = as_mask(_like(values, like), num_slices, rows, cols)
-    return mask if like.centre is None else mask_from_corner(mask)
+def arrange_mask(values: npt.NDArray[Any], names: Names, shape: tuple[int, ...], *, centred: bool = True) -> BoolArray:
+    """Return a mask as `as_mask` does, of k-space of `shape` (slice, coil, row, col) that is stored with axes `names`.
+
+    The mask has the same order of axes, without coils, and without slices where it serves all; an axis of length 1
+    stands for all of it. With zero frequency at the corner of k-space, it is at the corner of the mask.
+
+    Raises ValueError as `as_mask`, and for one axis alone that is as long as rows and as columns, where columns are not
+    the last axis.
+    """
+    num_slices, _, rows, cols = shape
+    stated = tuple(name for name in names if name is not None)
+    if stated != tuple(name for name in AXES if name in stated):
+        values = _reordered(values, stated, dict(zip(AXES, shape, strict=True)))
+    mask = as_mask(values, num_slices, rows, cols)
+    return mask if centred else mask_from_corner(mask)
 
 
 def arrange_image(source: Any, like: Arranged) -> Arranged:
@@ -112,11 +123,19 @@ def _placed(shape: tuple[int, ...], names: Names) -> Names | None:
     return tuple(next(left) if size != 1 else None for size in shape)
 
 
-def _like(values: npt.NDArray[Any], like: Arranged) -> npt.NDArray[Any]:
-    """Return a mask with its axes in our order, where it has those of the k-space without coils."""
-    sizes = dict(zip(like.names, like.source.shape, strict=True))
-    for left_out in (("coil",), ("coil", "slice")):
-        names = tuple(name for name in like.names if name is not None and name not in left_out)
-        if values.shape == tuple(sizes[name] for name in names):
-            return ordered(values, names, tuple(name for name in AXES if name in names))
+def _reordered(values: npt.NDArray[Any], stated: tuple[str, ...], sizes: Mapping[str, int]) -> npt.NDArray[Any]:
+    """Return a mask whose axes are some of those that were stated, in that order, as `([slice,] row, col)`."""
+    for left_out in ((), ("coil",), ("coil", "slice")):
+        names = tuple(name for name in stated if name not in left_out)
+        allowed = ((1,) if name == "coil" else (1, sizes[name]) for name in names)
+        if values.ndim == len(names) and all(size in fit for size, fit in zip(values.shape, allowed, strict=True)):
+            found = ordered(values, names, ("coil", *IMAGE_AXES))[0]
+            plane = np.broadcast_to(found, (len(found), sizes["row"], sizes["col"]))
+            return plane[0] if len(plane) == 1 else plane
+    if values.ndim == 1 and len(values) == sizes["row"] == sizes["col"] and stated.index("col") < stated.index("row"):
+        n = len(values)
+        raise ValueError(
+            f"mask has shape ({n},), and rows and columns of k-space with axes {','.join(stated)} are as many: store it"
+            f" as ({n}, 1) where it marks columns, as (1, {n}) where it marks rows"
+        )
     return values

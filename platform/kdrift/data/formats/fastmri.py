@@ -101,7 +101,11 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         info,
         lambda start, stop: slices[start:stop],
         load_image if reference is not None else None,
-        None if mask is None else lambda: arrange_mask(_read_mask(mask, num_slices, rows, cols), slices),
+        None
+        if mask is None
+        else lambda: arrange_mask(
+            _read_mask(mask, num_slices, rows, cols), slices.names, slices.shape, centred=slices.centre is None
+        ),
     )
 
 

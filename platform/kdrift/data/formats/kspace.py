@@ -30,7 +30,11 @@ def kspace_volume(
         name, "kspace", num_slices, coils, rows, cols, rows, cols, has_mask=load_mask is not None,
         has_reference=load_image is not None, attrs={"source_format": source_format}, notes=slices.notes,
     )  # fmt: skip
-    stated = None if load_mask is None else lambda: arrange_mask(load_mask(), slices)
+    stated = (
+        None
+        if load_mask is None
+        else lambda: arrange_mask(load_mask(), slices.names, slices.shape, centred=slices.centre is None)
+    )
     return Volume(path, info, lambda start, stop: slices[start:stop], load_image, stated)
 
 

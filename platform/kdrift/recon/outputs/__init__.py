@@ -6,6 +6,7 @@ A new one is a file with a function `(folder, images) -> names of what it wrote`
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,19 @@ def read_outputs(text: str) -> tuple[str, ...]:
         if package and importlib.util.find_spec(package) is None:
             raise ValueError(f"output {name} needs {package}: pip install 'kdrift[{name}]'")
     return tuple(name for name in names if name != ALWAYS)
+
+
+def remove_output(folder: Path, name: str) -> None:
+    """Remove what a writer once named as written: a file, with the header of a BART pair, or a folder of a series."""
+    path = folder / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        if path.parent != folder and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+        return
+    path.unlink(missing_ok=True)
+    if path.suffix == ".cfl":
+        path.with_suffix(".hdr").unlink(missing_ok=True)
 
 
 def write_outputs(folder: Path, images: ImageSet, names: Sequence[str]) -> tuple[list[str], list[str]]:

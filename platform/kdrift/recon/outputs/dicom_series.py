@@ -41,14 +41,12 @@ def write_dicom_series(folder: Path, images: ImageSet) -> list[str]:
     uids = {"StudyInstanceUID": study, "FrameOfReferenceUID": place}
     if study != images.attrs.get("study_uid"):  # a study of its own is of now
         uids |= {"StudyDate": time.strftime("%Y%m%d"), "StudyTime": time.strftime("%H%M%S")}
-    with whole_folder(folder / "dicom", replace=True) as temporary:
-        for number, kind in enumerate(images.images):
-            common = _common(images, kind, uids)
-            common |= {"SeriesInstanceUID": generate_uid(), "SeriesNumber": _FIRST_SERIES + number}
-            target = temporary / kind
-            target.mkdir()
+    for number, kind in enumerate(images.images):
+        common = _common(images, kind, uids)
+        common |= {"SeriesInstanceUID": generate_uid(), "SeriesNumber": _FIRST_SERIES + number}
+        with whole_folder(folder / "dicom" / kind, replace=True) as temporary:
             for index, dataset in enumerate(_slices(images, kind, common)):
-                dataset.save_as(target / f"{index:04d}.dcm", enforce_file_format=True)
+                dataset.save_as(temporary / f"{index:04d}.dcm", enforce_file_format=True)
     return [f"dicom/{kind}" for kind in images.images]
 
 

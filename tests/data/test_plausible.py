@@ -1,0 +1,91 @@
+"""What surely is no k-space is refused wherever it is read, in the same words, unless axes or centring are stated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from kdrift.cli import main
+from kdrift.data.describe import describe
+from kdrift.data.formats.bart import write_bart
+from kdrift.data.phantom import phantom_volume
+from kdrift.data.store import open_store
+from kdrift.mri.coils import rss
+from kdrift.mri.fourier import ifft2c
+from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.request import AcquisitionRequest
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def kspace() -> np.ndarray:
+    return np.asarray(phantom_volume(2, 48, 40, 4, seed=4).kspace)
+
+
+def write(kind: str, kspace: np.ndarray, folder: Path) -> tuple[Path, str]:
+    """Write what is no k-space in the usual order, and return what is said of it."""
+    images = ifft2c(torch.from_numpy(kspace))
+    if kind == "magnitude":
+        write_bart(folder / "a", rss(images)[:, None].numpy().astype(np.complex64))
+        return folder / "a.cfl", "this is a magnitude image, no k-space"
+    if kind == "image":
+        np.save(folder / "a.npy", images.numpy())
+        return folder / "a.npy", "this is an image, no k-space"
+    if kind == "corner":
+        np.save(folder / "a.npy", np.fft.ifftshift(kspace, axes=(-2, -1)))
+        return folder / "a.npy", "zero frequency lies at the corner of k-space"
+    np.save(folder / "a.npy", kspace.transpose(0, 2, 3, 1))
+    return folder / "a.npy", "say --axes slice,row,col,coil"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("kind", ["magnitude", "image", "corner", "coils last"])
+def test_the_same_words_at_every_reading(
+    kind: str, kspace: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, sentence = write(kind, kspace, tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        load_acquisition(AcquisitionRequest(source=str(source)))
+    assert any(sentence in note for note in describe(str(source))["notes"])
+    for more in ([], ["--complex-images"]):
+        assert main(["convert", str(source), "--store", str(tmp_path / "x.zarr"), "--quiet", *more]) == 1
+        assert sentence in capsys.readouterr().err
+    assert open_store(tmp_path / "x.zarr").list_volumes() == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_who_states_it_is_believed_by_the_store_too(kspace: np.ndarray, tmp_path: Path) -> None:
+    odd = np.abs(kspace[:1]).astype(np.complex64)
+    np.save(tmp_path / "a.npy", odd)
+    store = tmp_path / "x.zarr"
+    assert main(["convert", str(tmp_path / "a.npy"), "--store", str(store), "--quiet", "--centred"]) == 0
+    found = load_acquisition(AcquisitionRequest(source=str(store / "a")))
+    np.testing.assert_array_equal(found.kspace.numpy(), odd)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_doubts_are_said_at_conversion_and_kept(
+    kspace: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", np.roll(kspace, 6, -1))
+    store = tmp_path / "x.zarr"
+    assert main(["convert", str(tmp_path / "a.npy"), "--store", str(store), "--quiet"]) == 0
+    assert "the echo lies off the centre of k-space, by +0 rows and +6 columns" in capsys.readouterr().err
+    assert main(["info", str(store / "a"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert any("the echo lies off the centre" in note for note in told["notes"])
