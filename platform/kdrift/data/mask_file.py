@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.bart import read_bart_array
 from kdrift.data.formats.hdf5 import dataset, keys, open_file
+from kdrift.data.formats.mat_v5 import list_arrays
 
 LARGEST = 1 << 28
 """Values of a mask; a file that claims more is none."""
@@ -61,6 +62,16 @@ def _of_npz(file: Path) -> npt.NDArray[Any]:
 
 
 def _of_matlab(file: Path) -> npt.NDArray[Any]:
+    with file.open("rb") as stream:
+        is_v4 = 0 in stream.read(4)  # numbers, where v5 has a text
+    if is_v4:
+        return _of_matlab_v4(file)
+    arrays = {array.name: array for array in list_arrays(str(file))}
+    array = arrays[_chosen(arrays)]
+    return np.asarray(_small(array, array.shape).read())
+
+
+def _of_matlab_v4(file: Path) -> npt.NDArray[Any]:
     import scipy.io
 
     listed = {name: shape for name, shape, _ in scipy.io.whosmat(file)}
