@@ -74,9 +74,9 @@ def test_damage_that_ended_the_process_is_a_sentence(tmp_path: Path) -> None:
     values = random_kspace((6, 5, 2))
     for kind in (0, 8, 10, 11, 14, 15, 17, 19, 20, 200, 0xFFFF):
         path = write(tmp_path / "a.mat", matrix(values, kind=kind))
-        with pytest.raises(BadVolume, match="a.mat: .*expected numbers"), open_volume(path) as volume:
+        with pytest.raises(BadVolume, match=r"a.mat: .*expected numbers"), open_volume(path) as volume:
             volume.read_kspace(0, 1)
-        with pytest.raises(ValueError, match="a.mat cannot be read: .*expected numbers"):
+        with pytest.raises(ValueError, match=r"a.mat cannot be read: .*expected numbers"):
             read_mask_file(str(path))
     for size, said in ((8, "do not make the shape"), (0x7FFFFFFF, "do not make the shape")):
         path = write(tmp_path / "a.mat", matrix(values, size=size))
