@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.hdf5_chunks import bounded
 from kdrift.data.formats.header import MAX_HEADER_BYTES
 from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, check_expansion, naming
 
@@ -121,28 +122,8 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             if chunk > MAX_SLICE_BYTES:
                 raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
             check_expansion(path, chunk, node.id.get_storage_size())
-            _check_chunks(path, key, node, chunk)
+            return bounded(path, key, node, chunk)
     return node
-
-
-def _check_chunks(path: str, key: str, node: h5py.Dataset, size: int) -> None:
-    """Raise `BadVolume` unless every stored chunk can hold what it is of.
-
-    libhdf5 believes their sizes: it inflates without a limit, and reads beyond chunks that are too short.
-    """
-    creation = node.id.get_create_plist()
-    filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
-    stored: list[Any] = []
-    node.id.chunk_iter(lambda info: stored.append((info.chunk_offset, info.filter_mask, info.size)))
-    for _, skipped, length in stored:
-        used = [code for index, code in enumerate(filters) if not skipped >> index & 1]
-        sums = 4 * used.count(h5py.h5z.FILTER_FLETCHER32)
-        packed = bool(set(used) - {h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE})
-        least, most = (sums + 1, sums + size + size // 100 + 1024) if packed else (sums + size, sums + size)
-        if not least <= length <= most:
-            raise BadVolume(path, f"{key} has a chunk of {length} bytes, which cannot be one of {size}: it is damaged")
-    if len({place for place, _, _ in stored}) != len(stored):
-        raise BadVolume(path, f"{key} has two chunks at one place: its index is damaged")
 
 
 def text(source: Hdf5, node: h5py.Dataset) -> bytes:
@@ -214,13 +195,23 @@ def attributes(source: Hdf5) -> dict[str, Attr]:
         if len(source.file.attrs) == 0:
             return found
         _check_heaps_between(source)
-        for name, value in source.file.attrs.items():
+        for name in source.file.attrs:
+            if not _is_scalar(source.file.attrs.get_id(name)):
+                continue
+            value = source.file.attrs[name]
             scalar = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
             if isinstance(scalar, bytes):
                 scalar = scalar.decode(errors="replace")
             if isinstance(scalar, (str, int, bool)) or (isinstance(scalar, float) and math.isfinite(scalar)):
                 found[str(name)] = scalar
     return found
+
+
+def _is_scalar(attribute: Any) -> bool:
+    """Return whether an attribute is one number or text: others are not read, they may name one heap object often."""
+    kind, numbers = attribute.get_type(), (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
+    is_truth = isinstance(kind, h5py.h5t.TypeEnumID) and kind.dtype.kind == "b"
+    return attribute.shape is not None and math.prod(attribute.shape) == 1 and (isinstance(kind, numbers) or is_truth)
 
 
 def keys(source: Hdf5) -> list[str]:

@@ -227,10 +227,15 @@ def _variables_v73(source: Hdf5) -> list[Variable]:
             continue
         node = dataset(source, key)
         assert node is not None
-        is_complex = node.dtype.names == ("real", "imag") or node.dtype.kind == "c"
+        is_complex = _is_parts(node.dtype) or node.dtype.kind == "c"
         if node.shape and (is_complex or node.dtype.kind in "biuf"):
             found.append(_lazy_v73(key, node, is_complex))
     return found
+
+
+def _is_parts(dtype: np.dtype[Any]) -> bool:
+    """Return whether values are records of two numbers, as MATLAB stores complex ones."""
+    return dtype.names == ("real", "imag") and all(dtype[name].kind in "iuf" for name in dtype.names)
 
 
 def _lazy_v73(name: str, node: h5py.Dataset, is_complex: bool) -> Variable:
