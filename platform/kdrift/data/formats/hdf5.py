@@ -27,6 +27,8 @@ ITEM = np.dtype({"names": ["length", "heap", "index"], "formats": ["<u4", "<u8",
 """How an item of variable length is stored: its length and its place in the global heap."""
 _HEAP_MAGIC = b"GCOL\x01\0\0\0"
 _BLOCK = 1 << 20
+_MOST_NAMES = 10_000
+"""So many names a group of a scan has at most."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def is_hard(group: Any, name: str) -> bool:
 
 def hard_links(group: Any) -> list[str]:
     """Return the names of the objects in a group, without links of other kinds."""
-    return sorted(name for name in map(str, group) if is_hard(group, name))
+    return [name for name in _names(group.file.filename, group) if is_hard(group, name)]
 
 
 def find(source: Hdf5, key: str) -> Any:
@@ -79,7 +81,7 @@ def find(source: Hdf5, key: str) -> Any:
     node: Any = source.file
     with naming(source.path, f"{key} cannot be opened"):
         for part in key.split("/"):
-            if not isinstance(node, h5py.Group) or part not in list(node):
+            if not isinstance(node, h5py.Group) or not node.id.links.exists(os.fsencode(part)):
                 return None
             if not is_hard(node, part):
                 raise BadVolume(source.path, f"{key} is a soft or external link, expected the data itself")
@@ -182,6 +184,8 @@ def check_heaps(source: Hdf5, addresses: Iterable[int]) -> None:
 def check_items(source: Hdf5, items: npt.NDArray[Any], width: int) -> None:
     """Raise `BadVolume` unless every item (`ITEM`, of values `width` bytes wide) is as long in its heap as it says."""
     used = items[items["length"] > 0]
+    if int(used["length"].sum(dtype=np.int64)) * width > source.size():
+        raise BadVolume(source.path, "items of variable length claim more values together than the file holds")
     check_heaps(source, np.unique(used["heap"]).tolist())
     for length, address, index in used.tolist():
         if length * width > source.heaps.get(address, {}).get(index, 0):
@@ -215,8 +219,14 @@ def _is_scalar(attribute: Any) -> bool:
 
 
 def keys(source: Hdf5) -> list[str]:
-    """Return the names at the top of a file."""
-    return sorted(str(key) for key in source.file)
+    """Return the names at the top of a file. Raises BadVolume for far more than a scan has."""
+    return _names(source.path, source.file)
+
+
+def _names(path: str, group: Any) -> list[str]:
+    if len(group) > _MOST_NAMES:
+        raise BadVolume(path, f"holds {len(group)} objects in one group, expected at most {_MOST_NAMES}")
+    return sorted(map(str, group))
 
 
 def _check_heap(source: Hdf5, start: int) -> tuple[dict[int, int], int]:

@@ -29,30 +29,37 @@ _KNOWN = (SUMS, SHUFFLE, *_PACKERS, SCALE_OFFSET, NBIT)
 _REPACK = "h5repack -f GZIP=1 OLD NEW writes a file that can be read"
 
 
-class Inflated(h5py.Dataset):  # type: ignore[misc]
-    """A dataset in chunks of gzip or szip: no chunk is unpacked to more than it is of.
+class Packed(h5py.Dataset):  # type: ignore[misc]
+    """A dataset in chunks of gzip, LZF or szip: none is unpacked to more than it is of.
 
-    What a selection touches is inflated into a dataset in memory, which libhdf5 then reads: types, shuffled bytes, fill
-    values and chunks that were never written stay its own business.
+    Chunks of gzip that a selection touches are inflated into a dataset in memory, which libhdf5 then reads: types,
+    shuffled bytes, fill values and chunks that were never written stay its own business. Those of LZF and szip are
+    measured once before libhdf5 unpacks them.
     """
 
     def __init__(self, path: str, node: h5py.Dataset, size: int) -> None:
         super().__init__(node.id)
         self._path, self._size = path, size
+        self._filters = [code for code, _ in _filters(node)]
         self._offsets = np.array([offset for offset, _, _ in _stored(node)], np.int64).reshape(-1, node.ndim)
+        self._measured: set[tuple[int, ...]] = set()
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
         """Read a part. Raises BadVolume for a chunk that does not unpack to its size."""
         if self.dtype.hasobject:  # their values lie elsewhere in the file
             raise BadVolume(self._path, f"{self.name} has items of variable length in packed chunks; {_REPACK}")
+        touched = self._touched(args if isinstance(args, tuple) else (args,))
+        if GZIP not in self._filters:
+            for offset in set(touched) - self._measured:
+                self._unpack(*self.id.read_direct_chunk(offset))
+                self._measured.add(offset)
+            return super().__getitem__(args, new_dtype=new_dtype)
         creation = self.id.get_create_plist()
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_INCR)
-        filters = [code for code, _ in _filters(self)]
         with h5py.File.in_memory() as memory:
             copy = h5py.h5d.create(memory.id, b"copy", self.id.get_type().copy(), self.id.get_space(), creation)
-            for offset in self._touched(args if isinstance(args, tuple) else (args,)):
-                skipped, content = self.id.read_direct_chunk(offset)
-                skipped, content = self._inflated(content, filters, skipped)
+            for offset in touched:
+                skipped, content = self._unpack(*self.id.read_direct_chunk(offset))
                 copy.write_direct_chunk(offset, content, skipped)
             del copy  # what is open may still believe that a chunk has all its filters
             return memory["copy"].__getitem__(args, new_dtype=new_dtype)
@@ -78,25 +85,33 @@ class Inflated(h5py.Dataset):  # type: ignore[misc]
             near &= (offsets <= last) & (offsets + chunk > first)
         return [tuple(offset) for offset in self._offsets[near].tolist()]
 
-    def _inflated(self, content: bytes, filters: list[int], skipped: int) -> tuple[int, bytes]:
-        """Return which filters are left to be skipped of a chunk, and the chunk without gzip."""
-        used = [code for place, code in enumerate(filters) if not skipped >> place & 1]
-        if SZIP in used:
-            self._check(int.from_bytes(content[:4], "little"), self._size, self._size)
-        if GZIP not in used:
+    def _unpack(self, skipped: int, content: bytes) -> tuple[int, bytes]:
+        """Return which filters are left to be skipped of a chunk, and it without gzip; of another packer, as it is."""
+        used = [code for place, code in enumerate(self._filters) if not skipped >> place & 1]
+        packer = next((code for code in used if code in _PACKERS), None)
+        if packer is None:
             return skipped, content
-        if SUMS in used[used.index(GZIP) :]:  # a sum of what is packed: gzip has one of its content
-            content, skipped = content[:-4], skipped | 1 << filters.index(SUMS)
-        least, most = _sizes(used[: used.index(GZIP)], self._size)
-        inflater = zlib.decompressobj()
-        try:
-            inflated = inflater.decompress(content, most + 1)
-        except zlib.error as error:
-            raise BadVolume(self._path, f"{self.name} has a damaged chunk: {error}") from None
-        self._check(len(inflated), least, most)
-        if not inflater.eof:
-            raise BadVolume(self._path, f"{self.name} has a damaged chunk: it is cut off")
-        return skipped | 1 << filters.index(GZIP), inflated
+        least, most = _sizes(used[: used.index(packer)], self._size)
+        summed = SUMS in used[used.index(packer) :]
+        packed = content[:-4] if summed else content
+        if packer == SZIP:
+            self._check(int.from_bytes(packed[:4], "little"), least, most)
+        elif packer == LZF:
+            self._check(_lzf_size(packed, most), least, most)
+        else:
+            inflater = zlib.decompressobj()
+            try:
+                inflated = inflater.decompress(packed, most + 1)
+            except zlib.error as error:
+                raise BadVolume(self._path, f"{self.name} has a damaged chunk: {error}") from None
+            self._check(len(inflated), least, most)
+            if not inflater.eof:
+                raise BadVolume(self._path, f"{self.name} has a damaged chunk: it is cut off")
+            skipped |= 1 << self._filters.index(GZIP)
+            if summed:  # of what is packed; gzip has a sum of its content
+                skipped |= 1 << self._filters.index(SUMS)
+            return skipped, inflated
+        return skipped, content
 
     def _check(self, length: int, least: int, most: int) -> None:
         if not least <= length <= most:
@@ -126,7 +141,7 @@ def bounded(path: str, key: str, node: h5py.Dataset, size: int) -> h5py.Dataset:
             raise BadVolume(path, f"{key} has a chunk of {length} bytes, which cannot be one of {size}: it is damaged")
     if len({place for place, _, _ in stored}) != len(stored):
         raise BadVolume(path, f"{key} has two chunks at one place: its index is damaged")
-    return Inflated(path, node, size) if {GZIP, SZIP} & set(codes) else node
+    return Packed(path, node, size) if set(_PACKERS) & set(codes) else node
 
 
 def _filters(node: h5py.Dataset) -> list[tuple[int, tuple[int, ...]]]:
@@ -147,6 +162,23 @@ def _sizes(used: list[int], size: int) -> tuple[int, int]:
     sums = 4 * used.count(SUMS)
     packed = bool(set(used) - {SUMS, SHUFFLE})
     return (sums + 1, sums + size + size // 100 + 1024) if packed else (sums + size, sums + size)
+
+
+def _lzf_size(content: bytes, most: int) -> int:
+    """Return the bytes that LZF unpacks to, or more than `most`: runs of up to 32 bytes, references of up to 264.
+
+    h5py's filter begins anew with a little more room until they fit, for minutes if a chunk is made so.
+    """
+    place = size = 0
+    while place < len(content) and size <= most:
+        control = content[place]
+        if control < 32:
+            size, place = size + control + 1, place + control + 2
+        else:
+            size, place = size + (control >> 5) + 2, place + 2
+            if control >= 224:  # a long one has another byte of its length
+                size, place = size + int.from_bytes(content[place - 1 : place]), place + 1
+    return size
 
 
 def _stated(code: int, values: tuple[int, ...]) -> int | None:
