@@ -67,7 +67,10 @@ class TestContent:
         np.save(tmp_path / "a.npy", random_kspace((4, 4)))
         found = find_scans(tmp_path)
         assert below(tmp_path, found) == ["a.npy", "broken.h5"]
-        assert found.left_out == "left out: 3 of no known format (log.gz, papers.zip, readme)"
+        assert found.left_out == (
+            "left out: 1 archives (gzip: gunzip), which are not unpacked (log.gz); 1 archives (ZIP: unzip), which are"
+            " not unpacked (papers.zip); 1 of no known format (readme)"
+        )
 
     def test_pairs_are_one(self, tmp_path: Path) -> None:
         write_bart(tmp_path / "b", random_kspace((1, 2, 4, 4)))
