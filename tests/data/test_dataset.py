@@ -36,7 +36,7 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> str:
             images = (1000 * rng.random(shape)).astype(np.float32)
             info = VolumeInfo(name, "image", shape[0], 1, *shape[1:], *shape[1:])
             write_volume(store, name, Volume(name, info, None, lambda a, b, x=images: x[a:b]))
-        kspace = np.ones((2, 1, 24, 20), np.complex64)
+        kspace = rng.standard_normal((2, 1, 24, 20, 2)).view(np.complex128)[..., 0].astype(np.complex64)
         target = rng.random((2, 20, 20), dtype=np.float32)
         for name, has in (("p3_raw", True), ("p4_raw", False)):
             info = VolumeInfo(name, "kspace", 2, 1, 24, 20, 20, 20, has_reference=has)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import shutil
+import tarfile
+import time
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -62,7 +68,10 @@ class TestContent:
         np.save(tmp_path / "a.npy", random_kspace((4, 4)))
         found = find_scans(tmp_path)
         assert below(tmp_path, found) == ["a.npy", "broken.h5"]
-        assert found.left_out == "left out: 3 of no known format (log.gz, papers.zip, readme)"
+        assert found.left_out == (
+            "left out: 1 archives (gzip: gunzip), which are not unpacked (log.gz); 1 archives (ZIP: unzip), which are"
+            " not unpacked (papers.zip); 1 of no known format (readme)"
+        )
 
     def test_pairs_are_one(self, tmp_path: Path) -> None:
         write_bart(tmp_path / "b", random_kspace((1, 2, 4, 4)))
@@ -222,6 +231,52 @@ class TestLinks:
             write_volume(store, "a", volume)
         found = find_scans(tmp_path)
         assert (below(tmp_path, found), found.left_out) == (["a.npy"], "left out: 1 zarr folders (x.zarr)")
+
+
+def test_archives_copies_and_empty_files_are_said(tmp_path: Path) -> None:
+    scan = VALID["fastmri"](tmp_path)
+    content, folder = scan.read_bytes(), tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.h5").write_bytes(content)
+    with zipfile.ZipFile(folder / "dicom.zip", "w") as archive:
+        archive.writestr("IM0001", b"x")
+    with tarfile.open(folder / "all.tar", "w") as tar:
+        tar.add(scan, "a.h5")
+    packed = {"b.h5.gz": gzip.compress(content), "b.h5.bz2": bz2.compress(content), "b.h5.xz": lzma.compress(content)}
+    for name, values in packed.items():
+        (folder / name).write_bytes(values)
+    for name in ("a.h5.part", "a.h5~", "a.h5.crdownload"):
+        (folder / name).write_bytes(content)
+    for name in ("empty.dcm", "empty"):
+        (folder / name).write_bytes(b"")
+    for name in ("@eaDir", "#recycle", "System Volume Information"):
+        (folder / name).mkdir()
+        (folder / name / "a.h5").write_bytes(content)
+    found = find_scans(folder)
+    assert found.sources == (str(folder / "a.h5"),)
+    for said in (
+        "3 hidden (#recycle, @eaDir, System Volume Information)",
+        "1 archives (ZIP: unzip), which are not unpacked (dicom.zip)",
+        "1 archives (tar: tar -xf), which are not unpacked (all.tar)",
+        "1 archives (gzip: gunzip), which are not unpacked (b.h5.gz)",
+        "2 empty (empty, empty.dcm)",
+        "3 unfinished or older copies by their names (a.h5.crdownload, a.h5.part, a.h5~)",
+    ):
+        assert said in found.left_out
+    for name, said in {"dicom.zip": "ZIP.*run unzip first", "b.h5.xz": "xz.*run unxz", "all.tar": "tar -xf"}.items():
+        with pytest.raises(ValueError, match=f"{name}: it is packed .*{said}"):
+            open_volume(folder / name)
+    with open_volume(folder / "a.h5.part") as volume:  # it was named
+        assert volume.info.kind == "kspace"
+
+
+def test_a_folder_of_many_files_is_listed_in_seconds(tmp_path: Path) -> None:
+    for number in range(10_000):
+        (tmp_path / f"{number}.hdr").write_bytes(b"# Dimensions\n1\n")
+        (tmp_path / f"{number}.cfl").write_bytes(bytes(8))
+    started = time.process_time()
+    assert len(find_scans(tmp_path).sources) == 10_000
+    assert time.process_time() - started < 20
 
 
 def test_same_content_is_named(tmp_path: Path) -> None:

@@ -101,6 +101,30 @@ def test_verify_names_the_slice_that_changed(tmp_path: Path) -> None:
         assert "kspace is damaged" in store.verify("scan")[0]
 
 
+def test_plain_chunks_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
+    """Files with the values of one slice are read without zarr; every other form by zarr, and all are the same."""
+    with open_store(tmp_path / "x.zarr", "a") as store:
+        write_volume(store, "large", kspace_volume(3, 4, 400, 330, mask=True)[0], derive={"smaps": lambda block: block})
+        write_volume(store, "small", kspace_volume(3, 2, 8, 6, mask=True)[0])
+    plain = set()
+    for name in ("large", "small"):
+        for array_name, entry in store.attributes(name)["arrays"].items():
+            checked = store.checked_array(name, array_name, entry)
+            plain |= {f"{name}/{array_name}"} if checked.folder is not None else set()
+            for rows in (..., slice(1, 2), slice(1, 1)):
+                expected = store.array(name, array_name)[rows]
+                np.testing.assert_array_equal(checked[rows], expected)
+                assert checked[rows].dtype == expected.dtype
+    assert plain == {"large/kspace", "large/smaps"}
+    chunk = tmp_path / "x.zarr" / "large" / "kspace" / "c" / "1" / "0" / "0" / "0"
+    content = chunk.read_bytes()
+    for damaged in (content + b"\0", content[:-1], b""):
+        chunk.write_bytes(damaged)
+        said = f"kspace is damaged: the file of slice 1 has {len(damaged)} bytes, expected {len(content)}"
+        with pytest.raises(ValueError, match=said):
+            store.read_volume("large").read_kspace(0, 3)
+
+
 def test_what_is_read_is_checked(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.zarr", "a") as store:
         write_volume(store, "scan", kspace_volume(3, 4, 400, 330, mask=True)[0], derive={"smaps": lambda block: block})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from kdrift.sde.white_noise import edm_loss, score_matching_loss
 from kdrift.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
+    load_newest,
     newest_checkpoint,
     newest_sound,
     save_checkpoint,
@@ -291,6 +294,30 @@ def test_a_damaged_checkpoint_is_set_aside_for_an_older_one(tmp_path: Path) -> N
     (tmp_path / "images_000000000030" / "state.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="all 1 checkpoints"):
         newest_sound(tmp_path, said.append)
+
+
+READS = """
+import sys
+from pathlib import Path
+from kdrift.training.checkpoint import load_newest
+opened = []
+sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
+path, state = load_newest(Path(sys.argv[1]), print)
+print(path.name, state["images"], sum(name.endswith("state.pt") for name in opened))
+"""
+
+
+def test_a_checkpoint_is_read_once_to_be_checked_and_loaded(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert load_newest(tmp_path, said.append) is None
+    path = save_checkpoint(tmp_path, {"images": 10, "w": torch.ones(100)}, images=10, keep=1)
+    done = subprocess.run([sys.executable, "-c", READS, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["images_000000000010", "10", "1"]
+    (path / "state.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="all 1 checkpoints"):
+        load_newest(tmp_path, said.append)
+    assert (tmp_path / "damaged_images_000000000010").is_dir()
+    assert len(said) == 1
 
 
 def test_resume_needs_the_same_configuration(images: Path, tmp_path: Path) -> None:

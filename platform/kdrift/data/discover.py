@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdrift.data.formats import FORMATS, HEAD_BYTES, format_of, recognise
+from kdrift.data.formats import FORMATS, HEAD_BYTES, archive, format_of, recognise
 from kdrift.data.formats.dicom import list_series
 from kdrift.data.paths import (
     STORE_FILES,
@@ -21,8 +21,9 @@ from kdrift.data.paths import (
     beginnings,
     halves,
     is_housekeeping,
+    is_unfinished,
+    second_halves,
     split_series,
-    split_suffix,
 )
 from kdrift.data.volume import BadVolume
 
@@ -193,11 +194,18 @@ def _scans(
     Those of a folder stand together; `unfollowed` are folders with links out of the tree.
     """
     kinds: dict[str, dict[str, str | None]] = {}
+    words: dict[str, dict[str, str]] = {}
     for file, head in zip(files, reader.heads(files), strict=True):
         folder, _, name = file.rpartition("/")
-        kinds.setdefault(folder, {})[name] = (recognise(head) if head else None) or format_of(name)
+        kind = (recognise(head) if head else None) or format_of(name)
+        if head == b"" and kind == "dicom":
+            kind = None  # one that is empty does not make its folder a series
+        kinds.setdefault(folder, {})[name] = kind
+        if head == b"" or (head and (what := archive(head)) is not None):
+            words.setdefault(folder, {})[name] = "empty" if not head else f"archives ({what}), which are not unpacked"
     found: dict[str, str] = {}
     for folder, members in sorted(kinds.items()):
+        packed = words.get(folder, {})
         place = folder + "/" if folder or files[0].startswith("/") else ""
 
         def shown(name: str, place: str = place) -> str:
@@ -211,11 +219,14 @@ def _scans(
             if not series:
                 left_out.add("DICOM without images", shown("").rstrip("/") or folder)
             found |= series
+        seconds = second_halves(members)
         for name, kind in members.items():
-            if kind == "dicom" or _is_second_half(name, members):
+            if kind == "dicom" or name in seconds:
                 continue
             if kind is None:
-                left_out.add("of no known format", shown(name))
+                left_out.add(packed.get(name) or "of no known format", shown(name))
+            elif is_unfinished(name):
+                left_out.add("unfinished or older copies by their names", shown(name))
             else:
                 found[f"{place}{name}"] = ""
     return found
@@ -237,19 +248,6 @@ def _series(folder: str, files: Sequence[str], reader: _Local | _Remote) -> dict
 def _is_named(path: str) -> bool:
     """Return whether a text is the name of something: a file, a series of a folder, the stem of a pair."""
     return any(map(os.path.exists, (path, split_series(path)[0], *halves(path, FORMATS["bart"].suffixes))))
-
-
-def _is_second_half(name: str, members: dict[str, str | None]) -> bool:
-    """Return whether a file belongs to another: the header of a BART pair, the data of a NIfTI pair, the .mat that SPM
-    writes beside an image, the mask beside CMRxRecon's k-space."""
-    stem, suffix = split_suffix(name)
-    suffixes = {end: kind for other, kind in members.items() for base, end in [split_suffix(other)] if base == stem}
-    if suffix == ".mat":
-        beside_image = not suffixes.keys().isdisjoint({".img", ".hdr", ".nii"})
-        return beside_image or f"{stem.removesuffix('_mask')}.mat" in members.keys() - {name}
-    if suffix == ".hdr":
-        return members[name] == "bart" and ".cfl" in suffixes
-    return suffix in (".img", ".img.gz") and "nifti" in (suffixes.get(".hdr"), suffixes.get(".hdr.gz"))
 
 
 def _pattern(root: str) -> str:

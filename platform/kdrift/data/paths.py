@@ -6,7 +6,23 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-_HOUSEKEEPING = frozenset(("__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin"))
+_HOUSEKEEPING = frozenset((
+    "__macosx", "lost+found", "thumbs.db", "desktop.ini", "dicomdir", "$recycle.bin", "system volume information",
+    "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "~snapshot",
+))  # fmt: skip
+_UNFINISHED = (
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".download",
+    ".aria2",
+    ".tmp",
+    ".temp",
+    ".bak",
+    ".orig",
+    "~",
+)
 STORE_FILES = ("zarr.json", ".zgroup", ".zarray")
 PAIRS = {
     ".cfl": (".hdr",),
@@ -59,6 +75,32 @@ def halves(stem: str, suffixes: Iterable[str]) -> list[str]:
     return [f"{stem}{each}" for suffix in suffixes for each in (suffix, suffix.upper())]
 
 
+def second_halves(members: dict[str, str | None]) -> set[str]:
+    """Return the files of a folder, by name and kind, that belong to others.
+
+    They are the header of a BART pair, the data of a NIfTI pair, the .mat that SPM writes beside an image, and the mask
+    beside CMRxRecon's k-space.
+    """
+    stems: dict[str, dict[str, str | None]] = {}
+    for name, kind in members.items():
+        stem, suffix = split_suffix(name)
+        stems.setdefault(stem, {})[suffix] = kind
+    found = set()
+    for name, kind in members.items():
+        stem, suffix = split_suffix(name)
+        others = stems[stem]
+        if suffix == ".mat":
+            beside_image = not others.keys().isdisjoint({".img", ".hdr", ".nii"})
+            second = beside_image or (stem.endswith("_mask") and f"{stem.removesuffix('_mask')}.mat" in members)
+        elif suffix == ".hdr":
+            second = kind == "bart" and ".cfl" in others
+        else:
+            second = suffix in (".img", ".img.gz") and "nifti" in (others.get(".hdr"), others.get(".hdr.gz"))
+        if second:
+            found.add(name)
+    return found
+
+
 def beginnings(filesystem: Any, paths: Sequence[str], stop: int) -> list[bytes]:
     """Return the first `stop` bytes of files of an fsspec file system, nothing of one that cannot be read."""
     found = filesystem.cat_ranges(list(paths), [0] * len(paths), [stop] * len(paths), on_error="return")
@@ -74,6 +116,11 @@ def beginnings(filesystem: Any, paths: Sequence[str], stop: int) -> list[bytes]:
 def is_housekeeping(name: str) -> bool:
     """Return whether a name is hidden or belongs to a file system, a version control or a viewer, not to a scan."""
     return name.startswith(".") or name.lower() in _HOUSEKEEPING
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a name is that of a download that goes on, or of a copy that an editor left."""
+    return name.lower().endswith(_UNFINISHED)
 
 
 def leads_out(path: str, roots: Iterable[str]) -> bool:

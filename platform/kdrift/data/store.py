@@ -141,7 +141,9 @@ class Store:
         volume = f"{self.location}/{name}"
         with naming(volume, f"{array_name} is damaged or missing"):
             array = self.array(name, array_name)
-            return checked_array(volume, array_name, array, entry, self.read_bytes(f"{name}/{array_name}/zarr.json"))
+            metadata = self.read_bytes(f"{name}/{array_name}/zarr.json")
+            folder = Path(self._root, name, array_name) if self.is_local else None
+            return checked_array(volume, array_name, array, entry, metadata, folder)
 
     def read_bytes(self, path: str) -> bytes:
         """Return the content of a file of the store."""

@@ -6,17 +6,20 @@ version of Ray. `<out>` must be a folder that all nodes share. Each has a digest
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from kdrift.runs.files import file_sha256, put_folder, whole_folder
 
 _FILE, _SUMS = "state.pt", "SHA256SUMS"
+Content = TypeVar("Content")
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, images: int, keep: int) -> Path:
@@ -50,11 +53,33 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Path | None:
 
     Raises ValueError where there are checkpoints and all are damaged.
     """
+    found = _newest(folder, say, _check)
+    return found[0] if found is not None else None
+
+
+def load_newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint that is what was written and what it holds; else as `newest_sound`."""
+    return _newest(folder, say, load_checkpoint)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; only tensors and plain values are unpickled.
+
+    The file is read once, and what was checked is what is loaded: meanwhile it is held in memory.
+
+    Raises ValueError if the file is damaged.
+    """
+    content = (path / _FILE).read_bytes() if (path / _FILE).is_file() else b""
+    if (path / _SUMS).is_file():
+        _compare(path, hashlib.sha256(content).hexdigest())
+    return _load(path, io.BytesIO(content))
+
+
+def _newest(folder: Path, say: Callable[[str], None], read: Callable[[Path], Content]) -> tuple[Path, Content] | None:
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
-            _check(path)
-            return path
+            return path, read(path)
         except ValueError as error:
             aside = path.with_name(f"damaged_{path.name}")
             put_folder(path, aside, replace=True)
@@ -64,33 +89,22 @@ def newest_sound(folder: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only tensors and plain values are unpickled.
-
-    Raises ValueError if the file is damaged.
-    """
-    if (path / _SUMS).is_file():
-        _check_digest(path)
-    return _load(path)
-
-
 def _check(path: Path) -> None:
     """Raise ValueError unless a checkpoint is what was written; one of an older version, if it can be read."""
-    if (path / _SUMS).is_file():
-        _check_digest(path)
+    if not (path / _SUMS).is_file():
+        _load(path, path / _FILE)
     else:
-        _load(path)
+        _compare(path, file_sha256(path / _FILE) if (path / _FILE).is_file() else "")
 
 
-def _check_digest(path: Path) -> None:
-    stated = (path / _SUMS).read_text(errors="replace")
-    if not (path / _FILE).is_file() or stated != f"{file_sha256(path / _FILE)}  {_FILE}\n":
+def _compare(path: Path, digest: str) -> None:
+    if (path / _SUMS).read_text(errors="replace") != f"{digest}  {_FILE}\n":
         raise ValueError(f"checkpoint {path} is damaged: {_FILE} does not match {_SUMS}")
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, content: Path | io.BytesIO) -> dict[str, Any]:
     try:
-        held: dict[str, Any] = torch.load(path / _FILE, map_location="cpu", weights_only=True)
+        held: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
         return held
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

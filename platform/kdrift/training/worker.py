@@ -16,7 +16,7 @@ from torch import nn
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs import tracking
 from kdrift.runs.config import parse
-from kdrift.training.checkpoint import load_checkpoint, newest_sound, save_checkpoint
+from kdrift.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
@@ -39,10 +39,11 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     state = new_state(config, device)
     # rank 0 decides: another node may see the folder later
     notes: list[str] = []
-    sound = newest_sound(out / "checkpoints", notes.append) if rank == 0 else None
-    found = ray.train.collective.broadcast_from_rank_zero(str(sound or ""))
+    loaded = load_newest(out / "checkpoints", notes.append) if rank == 0 else None
+    found = ray.train.collective.broadcast_from_rank_zero(str(loaded[0]) if loaded is not None else "")
     if found:
-        state.load_state_dict(load_checkpoint(Path(found)))
+        state.load_state_dict(loaded[1] if loaded is not None else load_checkpoint(Path(found)))
+    del loaded
     validation = None
     if rank == 0 and config.data.validation and config.monitoring.validation_images:
         images = TrainingImages(config.data, "validation", config.seed)

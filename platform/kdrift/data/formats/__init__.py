@@ -67,6 +67,11 @@ class Format:
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
+_ARCHIVES = {
+    _GZIP: "gzip: gunzip", b"PK\x03\x04": "ZIP: unzip", b"BZh": "bzip2: bunzip2", b"\xfd7zXZ\0": "xz: unxz",
+    b"(\xb5/\xfd": "Zstandard: unzstd", b"7z\xbc\xaf'\x1c": "7-Zip: 7z x", b"Rar!": "RAR: unrar x",
+}  # fmt: skip
+"""First bytes of archives, and what unpacks them."""
 HEAD_BYTES = 1024
 """So many bytes of a file tell its format."""
 
@@ -119,6 +124,15 @@ def recognise(head: bytes) -> str | None:
     return next((name for name, row in FORMATS.items() if row.is_content(head)), None)
 
 
+def archive(head: bytes) -> str | None:
+    """Return what archive the first bytes of a file tell and what unpacks it, None for none and for what is read."""
+    if recognise(head) is not None:
+        return None
+    if head[257:262] == b"ustar":
+        return "tar: tar -xf"
+    return next((what for magic, what in _ARCHIVES.items() if head.startswith(magic)), None)
+
+
 def volume_name(path_or_url: str) -> str:
     """Return the last part of a path or URL without a known suffix."""
     base = path_or_url.rstrip("/").rsplit("/", 1)[-1]
@@ -153,6 +167,9 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     half = by_suffix == "nifti" and (head.startswith(_GZIP) or bool(other_halves(path)))
     if kind is None and (by_suffix == "bart" or half):
         kind = by_suffix  # .cfl and .img are raw numbers; what is damaged says so itself
+    if kind is None and (what := archive(head)) is not None:
+        name_of, _, command = what.partition(": ")
+        raise BadVolume(shown, f"it is packed ({name_of}) and not unpacked here: run {command} first")
     if kind is None:
         expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
         raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")

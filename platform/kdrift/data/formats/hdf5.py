@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.data.formats.hdf5_chunks import bounded
 from kdrift.data.formats.header import MAX_HEADER_BYTES
 from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared, check_expansion, naming
 
@@ -26,6 +27,8 @@ ITEM = np.dtype({"names": ["length", "heap", "index"], "formats": ["<u4", "<u8",
 """How an item of variable length is stored: its length and its place in the global heap."""
 _HEAP_MAGIC = b"GCOL\x01\0\0\0"
 _BLOCK = 1 << 20
+_MOST_NAMES = 10_000
+"""So many names a group of a scan has at most."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def is_hard(group: Any, name: str) -> bool:
 
 def hard_links(group: Any) -> list[str]:
     """Return the names of the objects in a group, without links of other kinds."""
-    return sorted(name for name in map(str, group) if is_hard(group, name))
+    return [name for name in _names(group.file.filename, group) if is_hard(group, name)]
 
 
 def find(source: Hdf5, key: str) -> Any:
@@ -78,7 +81,7 @@ def find(source: Hdf5, key: str) -> Any:
     node: Any = source.file
     with naming(source.path, f"{key} cannot be opened"):
         for part in key.split("/"):
-            if not isinstance(node, h5py.Group) or part not in list(node):
+            if not isinstance(node, h5py.Group) or not node.id.links.exists(os.fsencode(part)):
                 return None
             if not is_hard(node, part):
                 raise BadVolume(source.path, f"{key} is a soft or external link, expected the data itself")
@@ -121,28 +124,8 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             if chunk > MAX_SLICE_BYTES:
                 raise BadVolume(path, f"{key} has chunks {node.chunks}: too large to read")
             check_expansion(path, chunk, node.id.get_storage_size())
-            _check_chunks(path, key, node, chunk)
+            return bounded(path, key, node, chunk)
     return node
-
-
-def _check_chunks(path: str, key: str, node: h5py.Dataset, size: int) -> None:
-    """Raise `BadVolume` unless every stored chunk can hold what it is of.
-
-    libhdf5 believes their sizes: it inflates without a limit, and reads beyond chunks that are too short.
-    """
-    creation = node.id.get_create_plist()
-    filters = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
-    stored: list[Any] = []
-    node.id.chunk_iter(lambda info: stored.append((info.chunk_offset, info.filter_mask, info.size)))
-    for _, skipped, length in stored:
-        used = [code for index, code in enumerate(filters) if not skipped >> index & 1]
-        sums = 4 * used.count(h5py.h5z.FILTER_FLETCHER32)
-        packed = bool(set(used) - {h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_SHUFFLE})
-        least, most = (sums + 1, sums + size + size // 100 + 1024) if packed else (sums + size, sums + size)
-        if not least <= length <= most:
-            raise BadVolume(path, f"{key} has a chunk of {length} bytes, which cannot be one of {size}: it is damaged")
-    if len({place for place, _, _ in stored}) != len(stored):
-        raise BadVolume(path, f"{key} has two chunks at one place: its index is damaged")
 
 
 def text(source: Hdf5, node: h5py.Dataset) -> bytes:
@@ -201,6 +184,8 @@ def check_heaps(source: Hdf5, addresses: Iterable[int]) -> None:
 def check_items(source: Hdf5, items: npt.NDArray[Any], width: int) -> None:
     """Raise `BadVolume` unless every item (`ITEM`, of values `width` bytes wide) is as long in its heap as it says."""
     used = items[items["length"] > 0]
+    if int(used["length"].sum(dtype=np.int64)) * width > source.size():
+        raise BadVolume(source.path, "items of variable length claim more values together than the file holds")
     check_heaps(source, np.unique(used["heap"]).tolist())
     for length, address, index in used.tolist():
         if length * width > source.heaps.get(address, {}).get(index, 0):
@@ -214,7 +199,10 @@ def attributes(source: Hdf5) -> dict[str, Attr]:
         if len(source.file.attrs) == 0:
             return found
         _check_heaps_between(source)
-        for name, value in source.file.attrs.items():
+        for name in source.file.attrs:
+            if not _is_scalar(source.file.attrs.get_id(name)):
+                continue
+            value = source.file.attrs[name]
             scalar = value.item() if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 else value
             if isinstance(scalar, bytes):
                 scalar = scalar.decode(errors="replace")
@@ -223,9 +211,22 @@ def attributes(source: Hdf5) -> dict[str, Attr]:
     return found
 
 
+def _is_scalar(attribute: Any) -> bool:
+    """Return whether an attribute is one number or text: others are not read, they may name one heap object often."""
+    kind, numbers = attribute.get_type(), (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID)
+    is_truth = isinstance(kind, h5py.h5t.TypeEnumID) and kind.dtype.kind == "b"
+    return attribute.shape is not None and math.prod(attribute.shape) == 1 and (isinstance(kind, numbers) or is_truth)
+
+
 def keys(source: Hdf5) -> list[str]:
-    """Return the names at the top of a file."""
-    return sorted(str(key) for key in source.file)
+    """Return the names at the top of a file. Raises BadVolume for far more than a scan has."""
+    return _names(source.path, source.file)
+
+
+def _names(path: str, group: Any) -> list[str]:
+    if len(group) > _MOST_NAMES:
+        raise BadVolume(path, f"holds {len(group)} objects in one group, expected at most {_MOST_NAMES}")
+    return sorted(map(str, group))
 
 
 def _check_heap(source: Hdf5, start: int) -> tuple[dict[int, int], int]:

@@ -34,6 +34,7 @@ from kdrift.data.formats.ismrmrd_table import (
     noise_cov,
     noise_lines,
     read_table,
+    same_tables,
 )
 from kdrift.data.formats.kspace import check_partitions, slab_loader
 from kdrift.data.formats.selection import check_names, ranges, taken_note
@@ -127,7 +128,10 @@ def _read_tables(source: Hdf5, groups: Sequence[str], wanted: str | None) -> tup
     if wanted is not None and wanted not in groups:
         raise BadVolume(source.path, f"group {wanted} is not there: the file has {', '.join(groups)}")
     tables, notes = [], []
-    for group in groups:
+    for group, other in same_tables(source, groups).items():
+        if other is not None and group != wanted:
+            notes.append(f"group {group} is group {other} under another name")
+            continue
         try:
             tables.append(read_table(source, group))
         except BadVolume as error:

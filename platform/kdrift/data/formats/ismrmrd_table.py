@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_items, contains, dataset, keys, open_file, raw_table, text
+from kdrift.data.formats.hdf5 import ITEM, Hdf5, check_items, contains, dataset, find, keys, open_file, raw_table, text
 from kdrift.data.formats.header import Header, read_header
 from kdrift.data.volume import BadVolume, BoolArray, naming
 
@@ -70,6 +70,17 @@ def read_table(source: Hdf5, group: str) -> Table:
         return Table(source, group, header, data, heads, items, _roles(heads))
 
 
+def same_tables(source: Hdf5, groups: Sequence[str]) -> dict[str, str | None]:
+    """Return for each group an earlier one whose table is the very same object, None for a table of its own."""
+    first: dict[int, str] = {}
+    found: dict[str, str | None] = {}
+    for group in groups:
+        node = find(source, f"{group}/data") if contains(source, f"{group}/data") else None
+        owner = first.setdefault(h5py.h5o.get_info(node.id).addr, group) if node is not None else group
+        found[group] = owner if owner != group else None
+    return found
+
+
 def has_flag(heads: Any, flag: int) -> BoolArray:
     """Return which acquisitions carry a flag, numbered from 1."""
     return np.asarray((heads["flags"].astype(np.uint64) & np.uint64(1 << (flag - 1))) != 0)
@@ -124,7 +135,8 @@ def read_noise(path: str) -> npt.NDArray[np.complex64] | None:
     """
     with contextlib.ExitStack() as resources, naming(path, "noise acquisitions cannot be read"):
         source = open_file(path, resources)
-        tables = [read_table(source, group) for group in keys(source) if contains(source, f"{group}/xml")]
+        groups = [group for group in keys(source) if contains(source, f"{group}/xml")]
+        tables = [read_table(source, group) for group, other in same_tables(source, groups).items() if other is None]
         found = [samples for table in tables for samples in payloads(table, np.flatnonzero(table.is_role(NOISE)))]
     if not tables:
         return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,11 +16,11 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from kdrift.data.centring import from_corner, mask_from_corner
 from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.hdf5 import Hdf5, dataset, hard_links, keys, open_file
+from kdrift.data.formats.mat_v5 import MatArray, list_arrays
 from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
@@ -40,8 +39,6 @@ from kdrift.data.volume import (
 _KSPACE = re.compile(r"(kspace|ksp$|kus$|kdata$)", re.IGNORECASE)
 _IMAGE = re.compile(r"(?!.*ksp)(im|rec)", re.IGNORECASE)
 _MASK = re.compile(r"mask", re.IGNORECASE)
-_BYTES = {"double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4}
-_BYTES |= {"int64": 8, "uint64": 8, "logical": 1}
 _SMALL, _MOST_COMPRESSED = 64 << 20, 24  # zeros compress 1000 times, k-space that is undersampled 24 times by as much
 Index = tuple[Any, ...]
 
@@ -52,8 +49,7 @@ class Variable:
 
     name: str
     shape: tuple[int, ...]
-    is_complex: Callable[[], bool]
-    """Whether its values are complex; a v5 file has to read them to say."""
+    is_complex: bool
     read: Callable[[Index], npt.NDArray[Any]]
     """Read a part: a slice or a number an axis."""
 
@@ -95,7 +91,7 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     check_names(path, how, ("variable", "time", "values"))
     check_beside(path, [each.name for each in variables], ())
     variable, notes = _choose(path, variables, how)
-    has_phase = variable.is_complex()
+    has_phase = variable.is_complex
     is_image = not has_phase or bool(_IMAGE.match(variable.name))
     axes = _axes(path, variable, is_image, how)
     sizes = dict(zip(axes, variable.shape, strict=True))
@@ -195,7 +191,7 @@ def _mask(
     mask = masks[0]
     rows, cols = shape
     plane, fits = mask.shape[:2], (shape, (1, cols), (rows, 1), (cols, 1))
-    if plane not in fits or len(mask.shape) > 3 or mask.is_complex():
+    if plane not in fits or len(mask.shape) > 3 or mask.is_complex:
         raise BadVolume(
             path,
             f"{mask.name} has shape {mask.shape}, expected {shape}, (1, {cols}), ({rows}, 1) or {(*shape, 'time')}",
@@ -231,29 +227,23 @@ def _variables_of(path: str) -> list[Variable]:
 
 
 def _in_memory(name: str, shape: tuple[int, ...], values: npt.NDArray[Any]) -> Variable:
-    return Variable(name, shape, lambda: np.iscomplexobj(values), values.__getitem__)
+    return Variable(name, shape, np.iscomplexobj(values), values.__getitem__)
 
 
 def _variables_v5(path: str) -> list[Variable]:
     found = []
-    for name, shape, kind in scipy.io.whosmat(path):
-        if kind in _BYTES and math.prod(shape) > 0:
-            declared, most = math.prod(shape) * _BYTES[kind], max(_SMALL, _MOST_COMPRESSED * os.path.getsize(path))
-            if declared > min(most, MAX_SLICE_BYTES):
-                raise BadVolume(path, f"{name} declares {declared >> 20} MiB, far more than the file can hold")
-            found.append(_lazy_v5(path, name, tuple(int(n) for n in shape)))
+    for array in list_arrays(path):
+        most = min(max(_SMALL, _MOST_COMPRESSED * os.path.getsize(path)), MAX_SLICE_BYTES)
+        if array.num_bytes > most:
+            raise BadVolume(path, f"{array.name} declares {array.num_bytes >> 20} MiB, far more than the file can hold")
+        if array.num_bytes:
+            found.append(_lazy_v5(array))
     return found
 
 
-def _lazy_v5(path: str, name: str, shape: tuple[int, ...]) -> Variable:
-    @functools.cache
-    def values() -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = scipy.io.loadmat(path, variable_names=[name])[name]
-        if array.shape != shape:
-            raise BadVolume(path, f"{name} has shape {array.shape}, its header says {shape}")
-        return array
-
-    return Variable(name, shape, lambda: np.iscomplexobj(values()), lambda index: values()[index])
+def _lazy_v5(array: MatArray) -> Variable:
+    values = functools.cache(array.read)  # a file compresses each array as a whole
+    return Variable(array.name, array.shape, array.dtype.kind == "c", lambda index: values()[index])
 
 
 def _variables_v73(source: Hdf5) -> list[Variable]:
@@ -263,10 +253,15 @@ def _variables_v73(source: Hdf5) -> list[Variable]:
             continue
         node = dataset(source, key)
         assert node is not None
-        is_complex = node.dtype.names == ("real", "imag") or node.dtype.kind == "c"
+        is_complex = _is_parts(node.dtype) or node.dtype.kind == "c"
         if node.shape and (is_complex or node.dtype.kind in "biuf"):
             found.append(_lazy_v73(key, node, is_complex))
     return found
+
+
+def _is_parts(dtype: np.dtype[Any]) -> bool:
+    """Return whether values are records of two numbers, as MATLAB stores complex ones."""
+    return dtype.names == ("real", "imag") and all(dtype[name].kind in "iuf" for name in dtype.names)
 
 
 def _lazy_v73(name: str, node: h5py.Dataset, is_complex: bool) -> Variable:
@@ -276,4 +271,4 @@ def _lazy_v73(name: str, node: h5py.Dataset, is_complex: bool) -> Variable:
             values = np.asarray(values["real"] + 1j * values["imag"])
         return values.transpose()
 
-    return Variable(name, node.shape[::-1], lambda: is_complex, read)
+    return Variable(name, node.shape[::-1], is_complex, read)
