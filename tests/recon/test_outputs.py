@@ -20,6 +20,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from kdrift.cli import main
+from kdrift.data.describe import describe, to_text
 from kdrift.data.formats import open_volume
 from kdrift.data.geometry import Geometry
 from kdrift.data.simulate import SimulationConfig, simulated
@@ -165,6 +166,13 @@ def test_all_outputs_hold_the_same_values(out: Path) -> None:
     assert report["outputs"] == ["mean.nii.gz", "dicom/mean", "images.h5", "mean.cfl"]
     assert report["geometry"]["voxel_mm"] == pytest.approx([ROW_MM, COL_MM, SLICE_MM])
     assert report["geometry"]["stated"]
+
+
+def test_info_describes_the_file_with_its_geometry(out: Path) -> None:
+    found = describe(str(out / "reconstruction.h5"))
+    assert found["what"] == "reconstruction"
+    assert np.shape(found["attributes"]["affine_lps"]) == (4, 4)
+    assert "affine_lps" in to_text(found)
 
 
 @pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -32,7 +33,7 @@ def signature_of(*classes: type) -> Callable[..., None]:
         hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
         for each in dataclasses.fields(cls):
             default = _default(each)
-            told = Parameter(help=docs.get(each.name), show_default=_is_shown(default))
+            told = Parameter(help=_help(docs.get(each.name, "")), show_default=_is_shown(default))
             parameters.append(
                 inspect.Parameter(
                     each.name,
@@ -80,7 +81,7 @@ def options_of(
         hint: Any = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
         hint = hint | str if each.name in free else hint
         negative = f"--not-{name}" if hint is bool and default is None else ()
-        help_ = docs.get(each.name, "") + shown
+        help_ = _help(docs.get(each.name, "")) + shown
         hint = tuple[str, ...] if each.name in repeated else hint
         told = Parameter(name=f"--{name}", negative=negative, help=help_, required=False)
         annotations[each.name] = Annotated[hint, told]
@@ -112,6 +113,11 @@ def _written(name: str, hint: Any, *, keyword: bool) -> str:
         if isinstance(part, Parameter) and part.name:
             return str(next(iter(part.name)))
     return f"--{name.replace('_', '-')}" if keyword else name.upper()
+
+
+def _help(text: str) -> str:
+    """Return the docstring of a field as help: no value of a file or of Python can be written as an option."""
+    return re.sub(r"\b(?:null|None): ", "default: ", text)
 
 
 def _default(each: dataclasses.Field[Any]) -> Any:

@@ -66,7 +66,7 @@ class Options:
     save_smaps: Annotated[bool, Parameter(group=FILES)] = False
     """Store the coil maps in reconstruction.h5."""
     output: Annotated[str, Parameter(metavar="NAME,...", group=FILES)] = "h5"
-    """What is written besides reconstruction.h5: some of nifti, dicom, ismrmrd, bart."""
+    """What is written: h5 (always), nifti, dicom, ismrmrd, bart, several with commas."""
     nifti: Annotated[bool, Parameter(group=FILES)] = False
     """Short for --output nifti."""
     quiet: Annotated[bool, Parameter(group=FILES)] = False
@@ -83,6 +83,7 @@ def run(options: Options) -> int:
         return _run_batch(options)
     if not options.input or not options.out:
         raise Misuse("give INPUT and --out DIR, or --config FILE")
+    from kdrift.methods import METHODS
     from kdrift.recon.acquisition import load_acquisition
     from kdrift.recon.outputs import read_outputs
     from kdrift.recon.plan import load_priors
@@ -97,6 +98,8 @@ def run(options: Options) -> int:
     outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
     check_outputs(options.out, options.input)
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
+    if options.prior is not None and plan.method in METHODS and not METHODS[plan.method].needs_prior:
+        raise Misuse(f"--prior {options.prior}: {plan.method} uses no prior, leave it out")
     prior = load_priors([plan.method], options.prior, device).get(plan.method)
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
@@ -158,11 +161,12 @@ def _mask(given: Mapping[str, Any]) -> MaskRequest | None:
         raise Misuse(f"{option} without --mask undersamples nothing: name the kind, one of {', '.join(sorted(KINDS))}")
     if given and given["kind"] not in KINDS:
         file = str(given["kind"])
-        if len(given) > 1:
+        there = Path(file).exists() or Path(f"{file}.cfl").exists()
+        if len(given) > 1 and (there or Path(file).suffix):
             raise Misuse(
                 f"--mask {file} is no kind of mask but a file, which is not drawn: leave the options of a draw out"
             )
-        if not Path(file).exists() and not Path(f"{file}.cfl").exists():
+        if not there:
             raise Misuse(f"--mask {file} is no file, and no kind of mask{suggest(file, KINDS)}")
         return MaskRequest(file=file)
     if {"acs_fraction", "acs_lines"} <= given.keys():

@@ -77,6 +77,9 @@ def read_array_file(
                 key = chosen(arrays.files)
                 check(max(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") == key))
                 return np.asarray(arrays[key])
+        with file.open("rb") as stream:
+            if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                raise ValueError("it is no array file, expected .npy, .npz, .h5, .mat or a .cfl of BART")
         array = np.lib.format.open_memmap(file, mode="r")  # np.load leaves open what it opened of a damaged archive
         check(*array.shape)
         return np.array(array)

@@ -294,7 +294,7 @@ def _describe_result(path: str, file: h5py.File, names: list[str]) -> Descriptio
         for key, node in ((key, file[key]) for key in names)
         if isinstance(node, h5py.Dataset)
     }
-    attrs = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+    attrs = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in file.attrs.items()}
     attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
     if "kdrift" in attrs:
         with contextlib.suppress(ValueError):

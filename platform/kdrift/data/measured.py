@@ -78,7 +78,7 @@ def find_sampling(
         positions = int(allowed.sum()) if gaps or not filled.any() else box_size(centred_box(_any(measured, 0)))
         origin = "exact zeros in all coils" if gaps else "what was measured in one block"
         if gaps:
-            notes.append("no mask is stated: what is exactly zero in all coils counts as not measured")
+            notes.append("the data state no mask: what is exactly zero in all coils counts as not measured")
         return Sampling(measured, positions, origin, tuple(notes))
     empty = int((expected & ~measured)[filled].any(0).sum())
     if empty:

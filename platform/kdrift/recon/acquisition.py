@@ -23,6 +23,8 @@ from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.slices import Coils, RawSlice
 from kdrift.recon.undersample import Kept, crop_rows, given_mask, keep
 
+_SAME = "give maps of all coils as measured, of the matrix before or after readout oversampling is removed"
+_LAST = "their axes are probably row,col,coil: store them coils first, --axes is of the k-space alone"
 AS_STORED = "figures are against the image that the file stores: right where that is the truth"
 
 
@@ -88,6 +90,8 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         chosen = range(info.num_slices)[request.chosen]
         if not chosen:
             raise ValueError(f"{source} has {info.num_slices} slices; none is in the range asked for")
+        beyond = request.chosen.stop is not None and request.chosen.stop > info.num_slices
+        asked = (f"slices {request.slices} were asked for, there are {info.num_slices}",) if beyond else ()
         declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes
         if limit is not None and declared > limit:
             raise ValueError(
@@ -116,7 +120,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     text = kept.text
     if sampling.is_complete and not kept.is_retrospective and reference.images is None:
         text += ": there is no reference to compare with"
-    notes = (*info.notes, *doubts, *sampling.notes, *kept.notes, *reference.notes)
+    notes = (*info.notes, *asked, *doubts, *sampling.notes, *kept.notes, *reference.notes)
     return Acquisition(
         info=info, slice_indices=list(chosen), kspace=kspace, mask=mask, sampling=text,
         net_acceleration=kept.net_acceleration, reference=reference.images, reference_definition=reference.definition,
@@ -188,8 +192,8 @@ def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
         smaps = torch.from_numpy(centre_crop(smaps.numpy(), rows, cols).copy())
     if smaps.shape[-3:] != kspace.shape[-3:]:
         raise ValueError(
-            f"smaps have (coil, row, col) {tuple(smaps.shape[-3:])}, k-space has {tuple(kspace.shape[-3:])}: give maps"
-            " of all coils as measured, of the matrix before or after readout oversampling is removed"
+            f"smaps have (coil, row, col) {tuple(smaps.shape[-3:])}, k-space has {tuple(kspace.shape[-3:])}:"
+            f" {_LAST if smaps.shape[-1] == len(kspace[0]) else _SAME}"
         )
     return smaps
 

@@ -20,7 +20,8 @@ class MaskRequest:
     """Retrospective undersampling of full data; see `kdrift.mri.masks.make_mask`."""
 
     kind: str | None = None
-    """Kind of mask, a key of `kdrift.mri.masks.KINDS`; null: the mask of `file`. The command takes either."""
+    """Kind of mask that is drawn (kdrift list masks). `--mask` of the command also takes a file, which is not drawn:
+    see `file`; of data that were measured undersampled it states what was measured."""
     acceleration: float = 4.0
     """Nominal factor."""
     acs_fraction: float | None = None
@@ -65,14 +66,14 @@ class AcquisitionOptions:
     """Compress to so many coils first; null: all coils."""
     smaps: str | None = None
     """Coil maps that were made elsewhere: `store` for those that `kdrift convert --smaps` put beside the volume, or a
-    file (.npy, the .h5 of a reconstruction with its maps, or a .cfl of BART) with axes ([slice, [set,]] coil, row,
-    col) of all coils as measured. null: ESPIRiT on the calibration lines."""
+    file (.npy, .npz, .mat, the .h5 of a reconstruction with its maps, or a .cfl of BART) with axes ([slice, [set,]]
+    coil, row, col) of all coils as measured. null: ESPIRiT on the calibration lines."""
     noise_cov: str | None = None
-    """File (.npy, .h5, .cfl) with the noise covariance (coil, coil), in any unit, by which coils are weighted; null: of
-    the noise scan in the file, else coil by coil from the periphery of k-space."""
+    """File (.npy, .npz, .h5, .mat, .cfl) with the noise covariance (coil, coil), in any unit, by which coils are
+    weighted; null: of the noise scan in the file, else coil by coil from the periphery of k-space."""
     noise_scan: str | None = None
-    """File with samples of noise alone, axes (coil, sample, ...): .npy, .h5, .cfl of BART, or an ISMRMRD file with
-    noise lines; instead of a covariance."""
+    """File with samples of noise alone, axes (coil, sample, ...): .npy, .npz, .h5, .mat, .cfl of BART, or an ISMRMRD
+    file with noise lines; instead of a covariance."""
     noise_sigma: float | None = None
     """Standard deviation of each real component of the noise, the same for all coils, in the unit of the data (beside a
     covariance: of the median coil); null: estimated."""

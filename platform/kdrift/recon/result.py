@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdrift.data.formats.selection import ranges
 from kdrift.methods import METHODS
 from kdrift.recon.chunks import SliceResult
 from kdrift.recon.slices import SliceData
@@ -28,6 +29,10 @@ Real scans (4x, 8x and full, lines and points, by CG-SENSE, TV, wavelets and sam
 0.07, and below 1.1 wherever they are above 0.03. Every other line of a head that moved by 2 pixels has 0.12 and 1.7,
 wrong coil maps 0.5 and 9.
 """
+
+
+SINGLY = 3
+"""Slices that fail alike and are still named one by one."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -266,8 +271,17 @@ def residual_notes(slices: Mapping[int, tuple[SliceFacts, SliceResult]], method:
 
 
 def failure_lines(failed: Mapping[int, str]) -> list[str]:
-    """Return a sentence for each slice that failed."""
-    return [f"{named(index, reason)}; its image is zero" for index, reason in failed.items()]
+    """Return a sentence for each slice that failed; more than `SINGLY` that failed alike have one together."""
+    by_reason: dict[str, list[int]] = {}
+    for index, reason in failed.items():
+        by_reason.setdefault(reason.removeprefix(f"slice {index}: "), []).append(index)
+    lines = []
+    for reason, indices in by_reason.items():
+        if len(indices) > SINGLY:
+            lines.append(f"slices {ranges(np.array(indices))}: {reason}; their images are zero")
+        else:
+            lines += [f"{named(index, reason)}; its image is zero" for index in indices]
+    return lines
 
 
 def named(index: int, reason: str) -> str:

@@ -10,7 +10,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return ', did you mean X?' for the nearest known name, else the list of what is known."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
 
 
 def first_line(error: object) -> str:
