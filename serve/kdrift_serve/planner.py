@@ -219,7 +219,7 @@ class Planner:
 
     async def _slice(self, entry: _Running, raw: RawSlice) -> tuple[SliceFacts, SliceResult]:
         plan = entry.plan
-        answer = await self._again(self._prepare.remote, plan, raw)
+        answer = await self._again(self._prepare.remote, plan, entry.prior, raw)
         if isinstance(answer, str):
             raise SliceFailed(answer)
         data, facts = answer

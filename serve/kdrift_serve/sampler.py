@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 import torch
 
+from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.plan import ResolvedPlan
@@ -38,9 +39,9 @@ class Sampler:
         self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
 
-    async def prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
+    async def prepare(self, plan: ResolvedPlan, prior: str, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
         """Estimate coil maps, noise and scale of one slice; one that cannot be reconstructed as asked gives why."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare, plan, raw)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare, plan, prior, raw)
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
@@ -62,20 +63,22 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(self, plan: ResolvedPlan, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
+    def _prepare(self, plan: ResolvedPlan, prior: str, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
         began = time.perf_counter()
         try:
-            data = plan.prepare(raw.to(self._device))
+            data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
         except ValueError as error:
             return str(error)
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
+
+    def _prior(self, plan: ResolvedPlan, name: str) -> Prior | None:
+        return self._priors[name] if plan.prior else None
 
     def _run_chunk(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
     ) -> ChunkResult | str:
         try:
-            known = self._priors[prior] if plan.prior else None
-            return run_chunk(plan, known, data.to(self._device), chunk, steps)
+            return run_chunk(plan, self._prior(plan, prior), data.to(self._device), chunk, steps)
         except ValueError as error:
             return str(error)
 

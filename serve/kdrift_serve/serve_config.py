@@ -102,7 +102,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if not self.priors:
-            raise ValueError("priors is empty: name at least one, such as {default: brain-complex-small}")
+            raise ValueError("priors is empty: name at least one, such as {default: brain-complex}")
 
 
 @dataclass(frozen=True)

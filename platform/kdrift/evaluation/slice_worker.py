@@ -61,7 +61,8 @@ class SliceWorker:
         if self._prepared is None or self._prepared[0] != name:
             began = time.perf_counter()
             acquisition = load_acquisition(replace(task.request, slices=(index, index + 1)))
-            data = task.plan.prepare(acquisition.raw(0).to(self._device))
+            prior = self._priors.get(task.plan.plan.method)
+            data = task.plan.prepare(acquisition.raw(0).to(self._device), prior)
             self._prepared = (name, data, time.perf_counter() - began)
         return self._prepared[1], self._prepared[2]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdrift.runs.seeds import torch_generator
+from kdrift.runs.seeds import Stream, torch_generator
 
 
 class ChainNoise:
@@ -26,6 +26,7 @@ class ChainNoise:
         samples: Sequence[int],
         parts: int | Sequence[int] | None = None,
         *,
+        stream: Stream = "chain",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.complex64,
     ) -> None:
@@ -34,7 +35,7 @@ class ChainNoise:
         chosen = range(parts) if isinstance(parts, int) else parts
         self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
         keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
-        self._generators = [torch_generator("chain", *key) for key in keys]
+        self._generators = [torch_generator(stream, *key) for key in keys]
         self._device, self._dtype = device, dtype
 
     def __call__(self, *trailing: int) -> Tensor:

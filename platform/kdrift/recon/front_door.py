@@ -41,6 +41,7 @@ def reconstruct(
     steps: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    maps: Literal["joint", "espirit"] = "joint",
     smaps: Any | None = None,
     noise_cov: Any | None = None,
     noise_sigma: float | None = None,
@@ -81,9 +82,12 @@ def reconstruct(
         Seed of the samples; the same request gives the same answer.
     settings
         Other settings of the method, by name.
+    maps
+        How coil maps are estimated: "espirit", from the calibration lines; "joint", which goes on from these and fits
+        them together with the image, by samplers whose prior is of complex images and white noise.
     smaps
-        Coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None:
-        ESPIRiT on the calibration lines.
+        Coil maps `([set,] coil, row, col)` for all slices, or with a slice axis first where kspace has one; None: they
+        are estimated.
     noise_cov
         Noise covariance `(coil, coil)` that weights coils against each other, in any unit; None: by their noise at the
         periphery of k-space, where that differs surely.
@@ -117,7 +121,7 @@ def reconstruct(
         data, lines = _moved(data, centre), None if lines is None else _moved(lines, centre)
     doubts = moved + check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
     sampling = _sampling(mask, data, axes, centred)
-    maps = _smaps(smaps, data, sliced=sliced)
+    given = _smaps(smaps, data, sliced=sliced)
     count = data.shape[1]
     if virtual_coils is not None and not 1 <= virtual_coils <= count:
         raise ValueError(f"virtual_coils must lie between 1 and the {count} coils of kspace, got {virtual_coils}")
@@ -126,15 +130,15 @@ def reconstruct(
     measured = torch.from_numpy(np.array(sampling.measured)).to(data.device)
 
     def raw(index: int) -> RawSlice:
-        smap, line = (None if each is None else each[index] for each in (maps, lines))
+        smap, line = (None if each is None else each[index] for each in (given, lines))
         kept = measured[index]
         return RawSlice(index, torch.where(kept, data[index], 0), kept, smap, line, coils)
 
     slices = [raw(index) for index in range(len(data))]
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
-        method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples,
-        num_map_sets=maps.shape[1] if maps is not None and maps.ndim == 5 else 1,
+        method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples, maps=maps,
+        num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else 1,
     )  # fmt: skip
     result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
     notes = (*doubts, *sampling.notes, *result.notes)

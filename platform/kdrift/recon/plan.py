@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, Method, Options, StartOptions
+from kdrift.methods import METHODS, ChainNoise, Method, Options, StartOptions
+from kdrift.methods.joint_maps import joint_maps
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
@@ -18,9 +19,10 @@ from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
+from kdrift.sde import VESDE
 
 DEFAULT_METHOD = "annealed"
-DEFAULT_PRIOR = "brain-complex-small"
+DEFAULT_PRIOR = "brain-complex"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Plan:
     labelled."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: the network runs in bfloat16 where the hardware computes in it natively."""
+    maps: Literal["joint", "espirit"] = "joint"
+    """Coil maps: `espirit`, from the ACS; `joint`, which goes on from these and fits them together with the image, with
+    the plan's prior, for samplers whose prior is of complex images and white noise (others have those of ESPIRiT)."""
     num_map_sets: int = 1
     """ESPIRiT map sets, 1 or 2."""
     map_crop: float = 0.0
@@ -73,7 +78,8 @@ class Plan:
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
-            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale)
+            joint = self.maps == "joint" and _can_fit_maps(method, loaded)
+            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale, joint)
         return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used)
 
 
@@ -86,6 +92,8 @@ class UsedPrior:
     """SHA-256 of the weights."""
     scale: ImageScale
     """How its training images were scaled; a slice is scaled alike."""
+    fits_maps: bool = False
+    """Whether coil maps are fitted together with the image by it."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,16 @@ class ResolvedPlan:
         return self.plan.num_samples if self.method.needs_prior else 1
 
     @property
+    def fits_maps(self) -> bool:
+        """Whether coil maps are fitted together with the image."""
+        return self.prior is not None and self.prior.fits_maps
+
+    @property
     def config(self) -> dict[str, Any]:
         """What travels with a result, as plain values."""
         plan = self.plan
-        maps = {"sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
+        kind = "joint" if self.fits_maps else "espirit"
+        maps = {"kind": kind, "sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
         config = {
             "method": plan.method,
             "preset": self.preset.name,
@@ -143,15 +157,16 @@ class ResolvedPlan:
             parts += [f"{name} {value}" for name, value in options.items()]
         return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
 
-    def prepare(self, raw: RawSlice, *, heldout: Tensor | None = None) -> SliceData:
+    def prepare(self, raw: RawSlice, prior: Prior | None = None, *, heldout: Tensor | None = None) -> SliceData:
         """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
 
-        See `kdrift.recon.slices.prepare_slice`.
+        `prior` is the one that the plan was resolved with. See `kdrift.recon.slices.prepare_slice`.
         """
         plan = self.plan
         data = prepare_slice(
             raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
             num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
+            refine=(lambda data: self._joint_maps(data, prior)) if self.fits_maps else None,
         )  # fmt: skip
         sets = data.smaps.shape[:-3].numel()
         self.method.check_map_sets(sets, self.plan.method)
@@ -161,6 +176,19 @@ class ResolvedPlan:
         start.check_map_sets(sets, self.plan.start)
         image = start.function(data.measurement(), options=start.preset(None)[1])
         return dataclasses.replace(data, start=data.scale * image)
+
+    def _joint_maps(self, data: SliceData, prior: Prior | None) -> Tensor:
+        if prior is None:
+            raise ValueError("coil maps are fitted with the prior: give the one that the plan was resolved with")
+        measurement, like = data.measurement(), data.kspace
+        score = prior.score(fast=None if self.plan.precision == "auto" else False)
+        rng = ChainNoise(
+            self.plan.seed, data.index, [0], *measurement.A.ishape[:-2], stream="coil maps",
+            device=like.device, dtype=like.dtype,
+        )  # fmt: skip
+        sde = prior.sde(*data.mask.shape)
+        assert isinstance(sde, VESDE)  # see `_can_fit_maps`
+        return joint_maps(score, sde, measurement, rng=rng)
 
     def split(self, num_coils: int, num_chunks: int = 1) -> list[Chunk]:
         """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""
@@ -205,6 +233,11 @@ def plan_preset(plan: Plan) -> Preset:
         return find_preset(plan.method, plan.preset)
     except ValueError as error:
         raise ValueError(f"method {plan.method}: {error}") from None
+
+
+def _can_fit_maps(method: Method, prior: Prior) -> bool:
+    """Whether the maps of a method can be fitted by a prior: one of complex images, whose noise `annealed` removes."""
+    return prior.noise == "white" and prior.network_config.images == "complex" and not method.chains.coil_images
 
 
 def _check_numbers(plan: Plan) -> None:

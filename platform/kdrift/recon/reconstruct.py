@@ -115,7 +115,7 @@ def reconstruct_slices(
     for position, raw in enumerate(raw_slices):
         began = time.perf_counter()
         try:
-            prepared = resolved.prepare(raw.to(device))
+            prepared = resolved.prepare(raw.to(device), loaded)
             facts = SliceFacts.of(prepared, time.perf_counter() - began)
             found, chunks = [], resolved.split(len(prepared.kspace))
             for done, chunk in enumerate(chunks):

@@ -67,7 +67,7 @@ class AcquisitionOptions:
     smaps: str | None = None
     """Coil maps that were made elsewhere: `store` for those that `kdrift convert --smaps` put beside the volume, or a
     file (.npy, .npz, .mat, the .h5 of a reconstruction with its maps, or a .cfl of BART) with axes ([slice, [set,]]
-    coil, row, col) of all coils as measured. null: ESPIRiT on the calibration lines."""
+    coil, row, col) of all coils as measured. null: they are estimated, see maps."""
     noise_cov: str | None = None
     """File (.npy, .npz, .h5, .mat, .cfl) with the noise covariance (coil, coil), in any unit, by which coils are
     weighted; null: of the noise scan in the file, else coil by coil from the periphery of k-space."""

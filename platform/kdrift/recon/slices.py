@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -166,13 +167,15 @@ def prepare_slice(
     num_sets: int = 1,
     crop: float = 0.0,
     threshold: float = 0.02,
+    refine: Callable[[SliceData], Tensor] | None = None,
 ) -> SliceData:
     """Bring a slice to a unit scale, leave out dead coils, whiten, compress, and estimate what it does not come with.
 
-    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones. `scale`
-    is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to leave out
-    and keep for measuring. Each slice is compressed by its own calibration data, so that its image does not depend on
-    which slices are read with it. Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
+    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones.
+    `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to
+    leave out and keep for measuring. `refine` makes better maps of a slice whose maps were estimated. Each slice is
+    compressed by its own calibration data, so that its image does not depend on which slices are read with it.
+    Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
     """
     mask, unit, notes = raw.mask, unit_of(raw.kspace), list[str]()
     kspace = raw.kspace / unit
@@ -197,15 +200,22 @@ def prepare_slice(
     back = None if space is None else space.back.to(kspace.dtype)
     known = raw.coils.noise_sigma
     sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
-    zero_filled = Sensitivities(smaps).adjoint(ifft2c(kspace))[None]
-    factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
-    shading = None if back is None else _shading(back, smaps)
     kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
-    data = SliceData(
-        raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor, kept_out,
-        unit=unit, back=back, shading=shading, noise_source=source, notes=tuple(notes),
-    )  # fmt: skip
-    return dataclasses.replace(data, zero_filled=data.magnitude(zero_filled)[0])
+
+    def made(smaps: Tensor) -> SliceData:
+        zero_filled = Sensitivities(smaps).adjoint(ifft2c(kspace))[None]
+        factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
+        shading = None if back is None else _shading(back, smaps)
+        data = SliceData(
+            raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor, kept_out,
+            unit=unit, back=back, shading=shading, noise_source=source, notes=tuple(notes),
+        )  # fmt: skip
+        return dataclasses.replace(data, zero_filled=data.magnitude(zero_filled)[0])
+
+    data = made(smaps)
+    if refine is None or raw.smaps is not None or len(kspace) == 1:
+        return data
+    return made(refine(data))
 
 
 def _coil_space(

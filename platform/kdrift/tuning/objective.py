@@ -43,7 +43,7 @@ class Case:
     """What was guessed, left out or is doubtful when it was read."""
 
 
-def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
+def load_cases(config: TuneConfig, plan: ResolvedPlan, prior: Prior | None = None) -> list[Case]:
     """Read and prepare the slices of a search, in the seeded order in which every trial takes them.
 
     Raises ValueError where no volume or slice is chosen, or one has no reference that the objective needs.
@@ -63,7 +63,7 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan) -> list[Case]:
             heldout = draw_heldout(raw.mask, config.heldout_fraction, config.seed, count, kspace=raw.kspace)
         elif acquisition.reference is None:
             raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
-        data = plan.prepare(acquisition.raw(0), heldout=heldout)
+        data = plan.prepare(acquisition.raw(0), prior, heldout=heldout)
         data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
         reference = None if acquisition.reference is None else acquisition.reference[0].clone()
         simulated = bool(acquisition.info.attrs.get("simulated", False))

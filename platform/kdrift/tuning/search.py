@@ -74,7 +74,7 @@ def tune(
     plan = _plan(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
     resolved = plan.resolve(prior)
-    cases = load_cases(config, resolved)
+    cases = load_cases(config, resolved, prior)
     settings, what = to_dict(config), "search"
     if not (out / "run.json").is_file():
         (out / "trials.jsonl").unlink(missing_ok=True)

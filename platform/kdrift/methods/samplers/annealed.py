@@ -9,6 +9,7 @@ steps). A draw from it, noised to the next lower level, is a draw of that level'
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Metho
 from kdrift.mri.linop import LinearOperator
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
+
+Refit = Callable[[Tensor, Measurement], Measurement]
+"""Called with the images of a step and the data; returns the data with other coil maps."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,15 @@ def annealed(
     x <- x_0 + sigma_{i+1} z. The first x is A^H y, or the start, with noise of the first level. With spread = eta = 1
     this is exact for white Gaussian images of deviation tau.
     """
-    operator, data = measurement.A, measurement.data
+    return anneal(score, sde, measurement, rng=rng, options=options, callback=callback)
+
+
+def anneal(
+    score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: AnnealedOptions,
+    callback: Callback | None = None, refit: Refit | None = None,
+) -> Tensor:  # fmt: skip
+    """Do what `annealed` does; `refit` may change the coil maps after each step but the last."""
+    data = measurement.data
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
     levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-options.steps_left(measurement) :], 0.0]
     x = measurement.first + levels[0] * rng(*data.shape[-2:])
@@ -91,12 +103,15 @@ def annealed(
         weight = (s / remaining) ** 2
         right = data + weight * denoise(score, x, sigma)
         if spread:
-            right = right + spread * _perturbation(operator, rng, s, weight * remaining)
-        x0 = operator.solve_normal(right, weight, x0=x0, max_iter=options.cg_iterations, tol=1e-4)
+            right = right + spread * _perturbation(measurement.A, rng, s, weight * remaining)
+        x0 = measurement.A.solve_normal(right, weight, x0=x0, max_iter=options.cg_iterations, tol=1e-4)
         if not last:
             kept = math.sqrt(1 - options.eta**2) * levels[i + 1] / sigma
             noise = options.eta * levels[i + 1] * rng(*data.shape[-2:])
             x = x0 + noise + (kept * (x - x0) if kept else 0)
+            if refit is not None:
+                measurement = refit(x0, measurement)
+                data = measurement.data
         if callback:
             callback(i + 1, len(levels) - 1, x0, sigma)
     return measurement.consistent(x0) if options.keep_measured else x0

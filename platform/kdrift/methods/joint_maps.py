@@ -1,0 +1,35 @@
+"""Coil maps estimated together with the image, from all of the measured k-space and a prior."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kdrift.methods.chain_noise import ChainNoise
+from kdrift.methods.measurement import Measurement
+from kdrift.methods.samplers.annealed import AnnealedOptions, anneal
+from kdrift.mri.map_fit import fit_maps
+from kdrift.sde import VESDE
+from kdrift.sde.score import ScoreModel
+
+# Found on patient 09 (simulated; steep, birdcage and measured coils, 4x to 8x): the error of the maps does not depend
+# on it much, and chains that add noise (eta, spread) end with worse maps.
+OPTIONS = AnnealedOptions(
+    num_steps=20, sigma_max=0.3, rho=8.0, prior_sigma=0.2, spread=0.0, eta=0.0, noise_scale=0.7,
+)  # fmt: skip
+
+
+def joint_maps(score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise) -> Tensor:
+    """Return coil maps `([set,] coil, row, col)` that start from those of the measurement.
+
+    One chain of `annealed` without added noise goes from rough to fine, 20 network evaluations; after each step the
+    maps are fitted to the data with its image (`kdrift.mri.map_fit.fit_maps`), and the next step uses them. `rng` draws
+    the noise that the one chain starts from.
+    """
+    found = [measurement.smaps]
+
+    def refit(images: Tensor, current: Measurement) -> Measurement:
+        found[0] = fit_maps(current.smaps, images[0], current.kspace, current.mask)
+        return current.with_maps(found[0])
+
+    anneal(score, sde, measurement, rng=rng, options=OPTIONS, refit=refit)
+    return found[0]
