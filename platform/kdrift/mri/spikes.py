@@ -27,5 +27,8 @@ def spikes(power: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     around = scipy.ndimage.maximum_filter(power, footprint=_RING, mode="wrap")
     found = (power > FAR_ABOVE * around) & (around > 0) & (power > COUNTS * power.sum())
     near = [max(2, size // 32) for size in (rows, cols)]
-    found[rows // 2 - near[0] : rows // 2 + near[0] + 1, cols // 2 - near[1] : cols // 2 + near[1] + 1] = False
+    row, col = (np.abs(np.arange(size) - size // 2) <= width for size, width in zip((rows, cols), near, strict=True))
+    measured = scipy.ndimage.convolve((power > 0).astype(np.uint8), _RING.astype(np.uint8), mode="wrap")
+    lonely = measured < _RING.sum() // 4  # between lines far apart, the axes through the middle stand out as well
+    found &= ~np.where(lonely, row[:, None] | col, row[:, None] & col)
     return np.asarray(found)
