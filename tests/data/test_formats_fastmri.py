@@ -20,6 +20,7 @@ from kdrift.data.centring import centre_crop
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling, write_fastmri
 from kdrift.data.formats.header import read_header, write_header
+from kdrift.data.volume import ReadOptions
 
 
 class TestFastmri:
@@ -94,6 +95,23 @@ class TestFastmri:
         expected = centre_crop(ifft(kspace, -2), recon_rows, cols)
         np.testing.assert_allclose(ifft(reduced, -2), expected, atol=1e-12)
         assert remove_readout_oversampling(kspace.astype(np.complex64), recon_rows).dtype == np.complex64
+
+
+def test_averages_of_the_prostate_set(tmp_path: Path) -> None:
+    """Five axes beside a header are no SKM-TEA: the first are averages, of which one is read."""
+    kspace = np.stack([random_kspace((4, 3, 8, 6)) * (number + 1) for number in range(3)])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"], file["ismrmrd_header"] = kspace, xml(8, 6)
+    np.testing.assert_array_equal(read(tmp_path / "a.h5"), kspace[0])
+    with open_volume(tmp_path / "a.h5", ReadOptions({"average": "2"})) as volume:
+        np.testing.assert_array_equal(volume.read_kspace(1, 3), kspace[2, 1:3])
+        assert any("average 2 of 3" in note and "--select average=N" in note for note in volume.info.notes)
+    with pytest.raises(BadVolume, match="select average=3: there are 3, numbers 0 to 2"):
+        open_volume(tmp_path / "a.h5", ReadOptions({"average": "3"}))
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["kspace"] = kspace[0]
+    with pytest.raises(BadVolume, match="cannot select average here"):
+        open_volume(tmp_path / "b.h5", ReadOptions({"average": "0"}))
 
 
 class TestHeader:

@@ -181,6 +181,13 @@ def test_calibration_box_makes_up_for_a_short_axis():
     assert calibration_box(torch.ones(256, 200)) == (slice(116, 140), slice(88, 112))
 
 
+def test_calibration_is_not_taken_around_a_spike():
+    kspace = simulated(4, 64, 64)
+    box = calibration_box(torch.ones(64, 64), kspace=kspace)
+    kspace[:, 10, 12] = 5 * kspace.abs().max()
+    assert calibration_box(torch.ones(64, 64), kspace=kspace) == box == (slice(20, 44), slice(20, 44))
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [

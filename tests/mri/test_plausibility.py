@@ -69,6 +69,22 @@ def test_an_echo_off_the_middle_is_a_note() -> None:
     assert check_kspace(np.roll(scan(), 1, axis=-1)) == ()
 
 
+@pytest.mark.parametrize("place", [(10, 12), (0, 0), (1, 62), (36, 0), (40, 50)])
+@pytest.mark.parametrize("coils", [slice(None), slice(1, 2)])
+def test_a_spike_is_named_and_is_no_echo(place: tuple[int, int], coils: slice) -> None:
+    kspace = scan()
+    mask = np.isin(np.arange(64) % 2, (0,)) | (np.abs(np.arange(64) - 32) < 6)
+    for sampled in (np.ones(64, dtype=bool), mask | (np.arange(64) == place[1])):
+        spiked = kspace * sampled
+        spiked[0, coils, *place] = 3 * np.abs(kspace).max()
+        (note,) = check_kspace(spiked)
+        assert f"far above all around, at row {place[0]} and column {place[1]}: probably a spike" in note
+    spiked[0, :, 60, 20] = 5 * np.abs(kspace).max()
+    assert check_kspace(spiked)[0].startswith(
+        "2 positions of k-space lie far above all around, the strongest at row 60"
+    )
+
+
 def test_images_are_no_kspace() -> None:
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(scan(), axes=(-2, -1))), axes=(-2, -1))
     assert "this is an image" in refusal(images)

@@ -216,6 +216,21 @@ def test_a_noise_scan_in_any_file(tmp_path: Path) -> None:
         torch.testing.assert_close(coils.noise_cov, noise_covariance(scan.to(torch.complex128)), rtol=1e-5, atol=1e-5)
 
 
+def test_noise_far_above_the_periphery_of_kspace_is_doubted(tmp_path: Path) -> None:
+    clean, _ = _clean(3)
+    kspace = clean[:1] + 0.01 * clean.abs().max() * _noise(*clean[:1].shape)
+    np.save(tmp_path / "k.npy", kspace.numpy())
+    scan = 0.01 * clean.abs().max() * _noise(3, 900, seed=8)
+    for name, coil in (("good", None), ("spike", 1)):
+        if coil is not None:
+            scan[coil, 5] = 100 * clean.abs().max()
+        np.save(tmp_path / f"{name}.npy", scan.numpy())
+        request = AcquisitionRequest(source=str(tmp_path / "k.npy"), noise_scan=str(tmp_path / f"{name}.npy"))
+        doubts = [note for note in load_acquisition(request).notes if "the periphery of k-space" in note]
+        assert len(doubts) == (coil is not None)
+    assert "spike.npy: the noise of coil 1 is up to " in doubts[0]
+
+
 @pytest.mark.parametrize("dead", [(0,), (2, 5), (0, 1, 2, 3, 4)])
 def test_dead_coils_are_left_out_and_named(dead: tuple[int, ...]) -> None:
     clean, _ = _clean(6)

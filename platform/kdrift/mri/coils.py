@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.masks import Box, acs_region, detect_mask
+from kdrift.mri.spikes import spikes
 
 CALIBRATION_WIDTH = 24
 """Lines of calibration data an axis that ESPIRiT takes where the caller does not choose (sigpy's width)."""
@@ -184,6 +185,7 @@ def calibration_box(mask: Tensor, width: int = CALIBRATION_WIDTH, *, kspace: Ten
         return middle
     largest = kspace.abs().amax().clamp(min=torch.finfo(kspace.real.dtype).tiny)
     energy = (kspace / largest).abs().square().reshape(-1, *mask.shape).sum(0) * mask
+    energy = torch.where(torch.from_numpy(spikes(energy.cpu().numpy())).to(energy.device), 0, energy)
     smooth = torch.nn.functional.avg_pool2d(energy[None, None], 3, 1, 1)[0, 0]
     row, col = divmod(int(smooth.argmax()), mask.shape[1])
     around = _box_around(mask, width, (row, col))

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.ndimage
 
+from kdrift.mri.spikes import spikes
+
 Power = npt.NDArray[np.float64]
 
 MOST_COILS = 128
@@ -62,10 +64,31 @@ def doubts(
     if any(doubt.is_sure for doubt in axes) or centring_stated:
         return axes
     plane = power.sum(0)
+    spiked, told = _spikes(plane)
+    scaled = np.where(spiked, 0, scaled)
+    plane = np.where(spiked, 0, plane)
+    plane /= plane.sum()
     kind = _kind(scaled, plane)
     if kind is not None:
-        return [*axes, kind]
-    return [*axes, *_centring(plane), *_image_place(scaled)]
+        return [*axes, *told, kind]
+    return [*axes, *told, *_centring(plane), *_image_place(scaled)]
+
+
+def _spikes(plane: Power) -> tuple[npt.NDArray[np.bool_], list[Doubt]]:
+    """Look for lone positions off the middle, where the rest has its energy in the middle."""
+    found = spikes(plane)
+    rest = np.where(found, 0, plane)
+    if not found.any() or not rest.any() or _centring(rest / rest.sum()):
+        return np.zeros(plane.shape, dtype=bool), []
+    row, col = np.unravel_index(int(np.where(found, plane, 0).argmax()), plane.shape)
+    count = int(found.sum())
+    which = "one position of k-space lies" if count == 1 else f"{count} positions of k-space lie"
+    sentence = (
+        f"{which} far above all around, {'at' if count == 1 else 'the strongest at'} row {row} and column {col}:"
+        " probably a spike (radio-frequency noise), which leaves stripes in the image; replace it by the mean of its"
+        " neighbours"
+    )
+    return found, [Doubt(sentence, False)]
 
 
 def is_peaked(kspace: npt.NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOpti
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.unit import unit_of
-from kdrift.recon.given_maps import read_coils, read_maps
+from kdrift.recon.given_maps import noise_doubts, read_coils, read_maps
 from kdrift.recon.reference import ReferenceFit, fit_reference
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.slices import Coils, RawSlice
@@ -105,6 +105,8 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         if given is not None and given.ndim == 3:
             given = given[start:stop]
         coils, calibrated = read_coils(request, opened), opened.read_calibration(start, stop)
+        if request.noise_cov is None:  # that may be in any unit
+            doubts += noise_doubts(coils, kspace)
         smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
         kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
         calibration = None

@@ -15,12 +15,14 @@ from kdrift.data.formats.bart import read_bart_maps
 from kdrift.data.formats.ismrmrd_table import read_noise
 from kdrift.data.store import StoredVolume
 from kdrift.data.volume import Volume
-from kdrift.mri.noise import check_noise_cov, noise_covariance
+from kdrift.mri.noise import check_noise_cov, coil_noise_sigma, noise_covariance
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.slices import Coils
 
 MAP_SETS = (2,)
 """Numbers of sets that a file of four axes can mean."""
+FAR_ABOVE = 3.0
+"""Noise of so many times the level at the periphery of k-space is doubtful."""
 IN_FILE = "the noise scan in the file"
 STORED = "store"
 """What to ask for to get the maps that `kdrift convert --smaps` made."""
@@ -98,6 +100,28 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
     checked = check_noise_cov(torch.from_numpy(cov), coils, f"{volume.path}: {source}" if source == IN_FILE else source)
     name = source if source == IN_FILE else Path(source).name
     return Coils(checked, name, options.noise_sigma, asked)
+
+
+def noise_doubts(coils: Coils, kspace: Tensor) -> tuple[str, ...]:
+    """Return what is doubtful about the noise that was measured, beside k-space `(slice, coil, row, col)` as read.
+
+    The periphery of k-space bounds its noise from above, so a noise scan far above it holds more than noise.
+    """
+    if coils.noise_cov is None or not bool(kspace.any()):
+        return ()
+    level = (coils.noise_cov.diagonal().real.clamp(min=0) / 2).sqrt()  # a scan may state n n^H / N of both components
+    strongest = int(kspace.abs().flatten(1).amax(1).argmax())
+    bound = coil_noise_sigma(kspace[strongest : strongest + 1]).to(level)
+    above = torch.isfinite(level) & (bound > 0) & (level > FAR_ABOVE * bound)
+    if not bool(above.any()):
+        return ()
+    numbers, most = above.nonzero().flatten().tolist(), float((level / bound)[above].max())
+    named = f"coil{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+    return (
+        f"{coils.noise_source}: the noise of {named} is up to {most:.2g} times that of the periphery of k-space:"
+        " it may hold a spike or signal, or k-space was averaged or filtered since, or has another unit; coils are"
+        " weighted by it (--noise-sigma weights none)",
+    )
 
 
 def _covariance(path: str, coils: int) -> npt.NDArray[np.complex128]:

@@ -16,9 +16,10 @@ from typing import IO, Any
 from kdrift.data.formats.bart import open_bart
 from kdrift.data.formats.dicom import is_dicom, open_dicom
 from kdrift.data.formats.fastmri import open_fastmri
-from kdrift.data.formats.hdf5 import Hdf5, contains, keys, open_file
+from kdrift.data.formats.hdf5 import Hdf5, keys, open_file
 from kdrift.data.formats.hybrid import hybrid_layout, open_calgary, open_skm_tea
 from kdrift.data.formats.ismrmrd import open_ismrmrd
+from kdrift.data.formats.ismrmrd_table import ismrmrd_groups
 from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import is_nifti, open_nifti
 from kdrift.data.formats.numpy import open_numpy
@@ -29,7 +30,7 @@ __all__ = ["FORMATS", "BadVolume", "Volume", "VolumeInfo", "format_of", "open_vo
 
 
 def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None = None) -> Volume:
-    """Open HDF5: MATLAB's, ISMRMRD raw data where a group holds `data` and `xml`, Calgary-Campinas or SKM-TEA by type
+    """Open HDF5: MATLAB's, ISMRMRD where a group holds what that has, Calgary-Campinas or SKM-TEA by type
     and shape, else the fastMRI layout.
     """
     with contextlib.ExitStack() as resources, naming(path, "not a readable HDF5 file (truncated or damaged)"):
@@ -38,8 +39,7 @@ def open_hdf5(path: str, name: str, how: ReadOptions, stream: IO[bytes] | None =
             volume = reader(source, name, how)
             volume.resources = resources.pop_all()
             return volume
-        names = keys(source)
-        groups = [key for key in names if contains(source, f"{key}/xml")] if "kspace" not in names else []
+        groups = ismrmrd_groups(source) if "kspace" not in keys(source) else []
         volume = open_ismrmrd(source, name, groups, how) if groups else open_fastmri(source, name, how)
         volume.resources = resources.pop_all()
     return volume

@@ -70,10 +70,10 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
             raise BadVolume(
                 path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
             )
-        check_partitions(path, np.logical_or.reduce([nonzero_positions(slab) for slab in slabs]))
+        _, unmeasured = check_partitions(path, np.logical_or.reduce([nonzero_positions(slab) for slab in slabs]))
     info = VolumeInfo(
         name, "kspace", num_slabs * partitions, coils, rows, cols, rows, cols,
-        attrs={"source_format": "bart", "encoded_slices": partitions}, notes=notes,
+        attrs={"source_format": "bart", "encoded_slices": partitions}, notes=(*notes, *unmeasured),
     )  # fmt: skip
     return Volume(path, info, slab_loader(lambda slab: np.asarray(slabs[slab]), partitions, partitions))
 

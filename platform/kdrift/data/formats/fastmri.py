@@ -19,7 +19,7 @@ from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.field_of_view import image_field
 from kdrift.data.formats.hdf5 import Hdf5, attributes, dataset, keys, text
 from kdrift.data.formats.header import Header, read_header, write_header
-from kdrift.data.formats.selection import check_names
+from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.geometry import Geometry
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.measured import mask_shape
@@ -33,21 +33,23 @@ IMAGES = (*REFERENCES, "reconstruction")
 def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a file in the fastMRI layout.
 
-    `kspace` is `(slice, coil, row, col)` or single-coil `(slice, row, col)`, rows along the (oversampled) readout, or
-    as `how.axes` and `how.centred` state; optional are `reconstruction_rss` or `reconstruction_esc`, `mask`,
-    `ismrmrd_header` and attributes (`padding_left` and `padding_right` bound what was measured). A file with
-    reconstructions only is read as images. The image size is that of the reference, else of the header's fields of
-    view (`image_field`), and never larger than the k-space (some published references are: they are cropped).
+    `kspace` is `(slice, coil, row, col)`, single-coil `(slice, row, col)`, or, beside a header, `(average, slice, coil,
+    row, col)` as the prostate set has it, of which `how.select` chooses the `average`, from 0. Rows lie along the
+    (oversampled) readout, or as `how.axes` and `how.centred` state. Optional are `reconstruction_rss` or
+    `reconstruction_esc`, `mask`, `ismrmrd_header` and attributes (`padding_left` and `padding_right` bound what was
+    measured). A file with reconstructions only is read as images. The image size is that of the reference, else of the
+    header's fields of view (`image_field`), and never larger than the k-space (some published references are: they are
+    cropped).
 
     Raises BadVolume for missing keys, wrong types or shapes, or a hostile header.
     """
     path = source.path
-    check_names(path, how, ("values",))
+    check_names(path, how, ("values", "average"))
     xml = dataset(source, "ismrmrd_header")
     header = read_header(path, text(source, xml)) if xml is not None else Header()
     attrs: dict[str, Attr] = {"source_format": "fastmri", **header.attrs, **attributes(source)}
     images = {key: node for key in IMAGES if (node := dataset(source, key)) is not None}
-    kspace = dataset(source, "kspace")
+    kspace: Any = dataset(source, "kspace")
     if kspace is None:
         if not images:
             found = ", ".join(keys(source))
@@ -59,6 +61,13 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
         return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
     beside = check_beside(path, keys(source), ("kspace", "mask", "ismrmrd_header", *IMAGES))
+    averages: tuple[str, ...] = ()
+    if kspace.ndim == 5 and kspace.dtype.kind == "c" and xml is not None and how.axes is None:
+        average = selected_index(path, how, "average", len(kspace))
+        averages = (taken_note("average", average, len(kspace), ", in which some lines may be missing,"),)
+        kspace = _Average(kspace, average)
+    elif "average" in how.select:
+        check_names(path, how, ("values",))
     if kspace.dtype.kind != "c" or (how.axes is None and kspace.ndim not in (3, 4)):
         expected = "complex (slice, coil, row, col) or (slice, row, col); --axes states another order"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
@@ -94,7 +103,7 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
         name, "kspace", num_slices, coils, rows, cols, recon_rows, recon_cols,
         has_mask=mask is not None, has_reference=reference is not None, attrs=attrs,
         geometry=Geometry(field.voxel_mm) if field is not None and field.voxel_mm is not None else None,
-        notes=(*slices.notes, *beside, *(field.notes if field is not None and reference is None else ())),
+        notes=(*averages, *slices.notes, *beside, *(field.notes if field is not None and reference is None else ())),
     )  # fmt: skip
     return Volume(
         path,
@@ -107,6 +116,17 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
             _read_mask(mask, num_slices, rows, cols), slices.names, slices.shape, centred=slices.centre is None
         ),
     )
+
+
+class _Average:
+    """One average of k-space `(average, slice, coil, row, col)`, sliced like an array; slicing it reads."""
+
+    def __init__(self, node: h5py.Dataset, number: int) -> None:
+        self._node, self._number = node, number
+        self.shape, self.ndim, self.dtype = node.shape[1:], node.ndim - 1, node.dtype
+
+    def __getitem__(self, items: tuple[slice, ...]) -> npt.NDArray[Any]:
+        return np.asarray(self._node[(self._number, *items)])
 
 
 def write_fastmri(

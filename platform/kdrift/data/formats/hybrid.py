@@ -36,7 +36,7 @@ def hybrid_layout(source: Hdf5) -> str | None:
         return None
     node = dataset(source, "kspace")
     assert node is not None
-    if node.ndim == 5 and node.dtype.kind == "c":
+    if node.ndim == 5 and node.dtype.kind == "c" and "ismrmrd_header" not in keys(source):
         return "skm-tea"
     if node.ndim == 4 and node.dtype.kind == "f":
         _, rows, cols, channels = node.shape

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kdrift.data.formats.field_of_view import ImageField, image_field
 from kdrift.data.formats.hdf5 import Hdf5
 from kdrift.data.formats.header import Encoding
+from kdrift.data.formats.ismrmrd_doubts import check_grid, repeats, true_readout
 from kdrift.data.formats.ismrmrd_epi import Ramp, check_trajectory, directions, phase_ramp, read_slab
 from kdrift.data.formats.ismrmrd_geometry import read_geometry
 from kdrift.data.formats.ismrmrd_lines import (
@@ -31,8 +32,10 @@ from kdrift.data.formats.ismrmrd_table import (
     PHASE_CORRECTION,
     Table,
     count_roles,
+    image_groups,
     noise_cov,
     noise_lines,
+    noise_note,
     read_table,
     same_tables,
 )
@@ -65,8 +68,9 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     slices without lines are left out. Notes say which slices, lines, repetitions, ... the header states and are not
     there. The image is cut and its place is known by fields of view and acquisition headers, in mm.
 
-    Opening reads the acquisition headers only. Raises BadVolume for missing keys, other trajectories, lines outside of
-    the encoded matrix, a choice that is not there, or a hostile header.
+    Slices that are numbered in another order than they lie are sorted by position. Opening reads the acquisition
+    headers, and samples or trajectories of a few lines where these can contradict them. Raises BadVolume for missing
+    keys, other trajectories, lines outside of the encoded matrix, a choice that is not there, or a hostile header.
     """
     path = source.path
     check_names(path, how, CHOICES)
@@ -76,31 +80,39 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     table = _choose_group(path, tables, how.select.get("group"))
     if others := [f"{other.group} ({count_roles(other.roles)})" for other in tables if other is not table]:
         notes.append(taken_note("group", table.group, len(tables), f" (others: {', '.join(others)})", "NAME"))
+    if images := image_groups(source, table.group):
+        notes.append(f"images in the group ({', '.join(images)}) are not used")
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         roles = choose_lines(table, how.select)
         encoding = encoding_of(table, roles.taken["encoding"])
+        encoding, resized = true_readout(table, roles.image, encoding)
         grid, without = _grid(table, roles.image, encoding)
-        placing = check_trajectory(path, encoding)
+        placing = [*resized, *check_trajectory(path, encoding)]
+        check_grid(table, roles.image, encoding)
         lines, odd = place_lines(table, roles.image, encoding, grid)
         _check_positions(table, lines, grid)
-        placing += [*odd, *_repeats(lines)]
+        placing += [*odd, *repeats(table, lines, grid)]
         num_slabs = len(grid.slices)
         field = image_field(encoding, grid.rows, grid.cols, grid.partitions)
         coils = roles.taken["channels"]
         check_dims(path, slices=num_slabs * field.depth, coils=coils, rows=grid.rows, columns=grid.cols)
-        patterns, which = _patterns(path, lines, grid)
+        unmet = missing_lines(table, roles, encoding, grid, lines)
+        ends_told = any("of second phase encoding" in note for note in unmet)
+        patterns, which, unmeasured = _patterns(path, lines, grid, ends_told)
         ramp, navigators, correcting = _correction(table, roles, lines, grid)
         calibration, calibrating = _calibration(table, roles, grid, coils, field, ramp)
         lacking = [
             *without,
             *missing_values(table, roles, encoding),
-            *missing_lines(table, roles, encoding, grid, lines),
+            *unmet,
+            *unmeasured,
         ]
         notes += [*roles.notes, *lacking, *placing, *calibrating, *correcting, *field.notes]
         info = _info(name, table, roles, encoding, lines, grid, field)
     if len(patterns) > 1:
         notes.append("slices are sampled at different positions: there is one mask a slice")
-    noise, noise_note = _noise(tables, table, coils)
+    dwell = float(table.heads["sample_time_us"][lines.index[0]])
+    noise, told = _noise(tables, table, coils, dwell)
     used = np.concatenate([roles.image, roles.calibration, navigators])
     used = np.union1d(used, noise_lines(table, coils)) if noise is table else used
     if left := count_roles(np.delete(table.roles, used)):
@@ -108,7 +120,7 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
     full = all(pattern.all() for pattern in patterns)
     groups_told = "; ".join(f"{each.group}: {count_roles(each.roles)}" for each in tables)
     info = replace(
-        info, has_mask=not full, notes=(*notes, *noise_note, *info.notes), attrs={**info.attrs, "groups": groups_told}
+        info, has_mask=not full, notes=(*notes, *told, *info.notes), attrs={**info.attrs, "groups": groups_told}
     )
     volume = Volume(
         path,
@@ -118,7 +130,6 @@ def open_ismrmrd(source: Hdf5, name: str, groups: Sequence[str], how: ReadOption
         load_calibration=calibration,
     )
     if noise is not None:
-        dwell = float(table.heads["sample_time_us"][lines.index[0]])
         volume.load_noise_cov = lambda: noise_cov(noise, coils, dwell)
     return volume
 
@@ -182,16 +193,8 @@ def _check_positions(table: Table, lines: Lines, grid: Grid) -> None:
             )
 
 
-def _repeats(lines: Lines) -> list[str]:
-    """Return a note where lines were measured several times."""
-    _, counts = np.unique(np.stack([lines.slab, lines.partition, lines.col]), axis=1, return_counts=True)
-    repeated = counts > 1
-    told = f"{repeated.sum()} of {len(counts)} lines were measured up to {counts.max()} times and are averaged"
-    return [told] if repeated.any() else []
-
-
-def _patterns(path: str, lines: Lines, grid: Grid) -> tuple[list[BoolArray], list[int]]:
-    """Return the different sampling patterns `(row, col)` of slabs, and which of them each slab has."""
+def _patterns(path: str, lines: Lines, grid: Grid, ends_told: bool) -> tuple[list[BoolArray], list[int], list[str]]:
+    """Return the different sampling patterns `(row, col)` of slabs, which of them each slab has, and notes."""
     known: dict[bytes, int] = {}
     members: list[npt.NDArray[np.int64]] = []
     which = []
@@ -204,13 +207,15 @@ def _patterns(path: str, lines: Lines, grid: Grid) -> tuple[list[BoolArray], lis
             members.append(slab)
         which.append(known[key])
     check_dims(path, patterns=1, rows=len(members) * grid.rows * grid.partitions, columns=grid.cols)
-    patterns = []
+    patterns, notes = [], list[str]()
     for slab in members:
         sampled = np.zeros((grid.partitions, grid.rows, grid.cols), dtype=bool)
         for line in slab.tolist():
             sampled[lines.place(line)] = True
-        patterns.append(check_partitions(path, sampled))
-    return patterns, which
+        pattern, unmeasured = check_partitions(path, sampled, ends_told)
+        patterns.append(pattern)
+        notes += unmeasured
+    return patterns, which, list(dict.fromkeys(notes))
 
 
 def _mask(patterns: Sequence[BoolArray], which: Sequence[int], depth: int) -> BoolArray:
@@ -234,7 +239,7 @@ def _correction(
     navigators, notes = place_lines(table, found, encoding, grid, PHASE_CORRECTION)
     corrected = [slab for slab, both in directions(navigators).items() if both and slab in mixed]
     if len(corrected) < len(mixed):
-        which = "" if not corrected else f" in slices {ranges(grid.slices[np.setdiff1d(mixed, corrected)])}"
+        which = "" if not corrected else f" in slices {ranges(np.sort(grid.slices[np.setdiff1d(mixed, corrected)]))}"
         notes.append(
             f"lines of both readout directions are in the image without phase-correction lines of both{which}:"
             " a ghost may be left"
@@ -261,12 +266,12 @@ def _calibration(
     return slab_loader(read_slab(table, lines, grid, coils, ramp), grid.partitions, field.depth), notes
 
 
-def _noise(tables: Sequence[Table], own: Table, coils: int) -> tuple[Table | None, list[str]]:
-    """Return the table whose noise is that of the coils, its own first."""
+def _noise(tables: Sequence[Table], own: Table, coils: int, dwell: float) -> tuple[Table | None, list[str]]:
+    """Return the table whose noise is that of the coils, its own first, and notes."""
     for table in sorted(tables, key=lambda table: table is not own):
         if count := len(noise_lines(table, coils)):
             told = f"noise is measured in group {table.group}, by {count} line{'s' if count > 1 else ''}"
-            return table, [told] if table is not own else []
+            return table, [*([told] if table is not own else []), *noise_note(table, coils, dwell)]
     return None, []
 
 

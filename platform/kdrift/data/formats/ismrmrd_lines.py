@@ -46,7 +46,7 @@ class Grid:
     cols: int
     partitions: int
     slices: npt.NDArray[np.int64]
-    """Numbers (`idx.slice`) of the slices with lines of the image, sorted: slab i is the i-th of them."""
+    """Numbers (`idx.slice`) of the slices with lines of the image, in the order of their places: slab i is the i-th."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,10 @@ def place_lines(
         raise BadVolume(
             table.source.path,
             f"acquisition {index[bad]} (row {first_row[bad]} on, {kept[bad]} samples, column {col[bad]}, partition"
-            f" {partition[bad]}) lies outside of the encoded matrix {grid.rows} x {grid.cols} x {grid.partitions}",
+            f" {partition[bad]}) lies outside of the encoded matrix {grid.rows} x {grid.cols} x {grid.partitions}: it"
+            f" is placed by its center_sample {heads['center_sample'][bad]} and by the centres of the encoding limits,"
+            f" {_centre_text(encoding.centre[0])} of kspace_encoding_step_1 and {_centre_text(encoding.centre[1])} of"
+            f" kspace_encoding_step_2, which are {own[1] // 2} and {own[2] // 2} where all steps were acquired",
         )
     if outside.any():
         notes.append(
@@ -179,7 +182,9 @@ def place_lines(
     skipped = skipped + np.where(reverse, over_end, over_start)
     kept, first_row = kept - cut, first_row + over_start
     number = heads["idx"]["slice"].astype(np.int64)
-    slab, elsewhere = np.searchsorted(grid.slices, number), ~np.isin(number, grid.slices)
+    order = np.argsort(grid.slices)
+    slab = order[np.searchsorted(grid.slices[order], number).clip(max=len(order) - 1)]
+    elsewhere = ~np.isin(number, grid.slices)
     if elsewhere.any():
         notes.append(f"{elsewhere.sum()} of {len(index)} {role} lines are of slices without image, and are not used")
     i = ~(outside | elsewhere)
@@ -193,6 +198,10 @@ def encoding_of(table: Table, number: int) -> Encoding:
     if number >= len(encodings):
         raise BadVolume(table.source.path, f"lines refer to encoding {number}, the header has {len(encodings)}")
     return encodings[number]
+
+
+def _centre_text(centre: int | None) -> str:
+    return "not stated" if centre is None else str(centre)
 
 
 _UNFIT = "calibration lines are not used: their channels or fields of view differ from those of the image"
@@ -251,9 +260,10 @@ def _centres(heads: Any, reverse: BoolArray, rows: int) -> tuple[npt.NDArray[np.
     """Return the sample of zero frequency of each line, counted after turning reversed ones round."""
     notes = []
     samples, centre = (heads[name].astype(np.int64) for name in ("number_of_samples", "center_sample"))
-    unset = (samples == rows) & (centre == 0) & (rows > 1)
+    unset = (samples == rows) & ((centre == 0) | (centre >= samples)) & (rows > 1)
     if unset.any():
-        notes.append(f"center_sample is 0 in {unset.sum()} full lines: their middle is taken")
+        what = "0" if not centre[unset].any() else "0, or past the end,"
+        notes.append(f"center_sample is {what} in {unset.sum()} full lines: their middle is taken")
     centre[unset] = rows // 2
     forward_centre = np.full(1 << 16, -1, dtype=np.int64)  # by number of samples, which is 16 bits long
     forward_centre[samples[~reverse]] = centre[~reverse]

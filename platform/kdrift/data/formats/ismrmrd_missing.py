@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.formats.header import Encoding
+from kdrift.data.formats.ismrmrd_doubts import ordered_slices
 from kdrift.data.formats.ismrmrd_lines import Grid, Lines, Roles, are, values_of
 from kdrift.data.formats.ismrmrd_table import IMAGE, Table
 from kdrift.data.formats.selection import ranges
@@ -21,7 +22,8 @@ Numbers = npt.NDArray[np.int64]
 
 
 def present_slices(table: Table, image: Numbers, encoding: Encoding) -> tuple[Numbers, list[str]]:
-    """Return the numbers of the slices that have lines of the image, and a note on those that are missing.
+    """Return the numbers of the slices that have lines of the image, in the order of their places (`ordered_slices`),
+    and notes on that and on those that are missing.
 
     A slice is missing where the encoding limits or image lines of another repetition, echo, ... state it. Raises
     BadVolume where nothing states the slices in between: then the numbers themselves are doubtful.
@@ -33,13 +35,14 @@ def present_slices(table: Table, image: Numbers, encoding: Encoding) -> tuple[Nu
     if len(gap := np.setdiff1d(np.arange(begin, there[-1] + 1), stated)):
         reason = f"slice {gap[0]} of {there[-1] + 1} has no acquisitions, and the header does not state it"
         raise BadVolume(table.source.path, reason)
+    ordered, notes = ordered_slices(table, image, there)
     if len(missing := np.setdiff1d(stated, there)) == 0:
-        return there, []
+        return ordered, notes
     note = f"{_slices(missing)} of {len(stated)} ({ranges(stated)}) {_have(missing)} no acquisitions and"
     note += f" {'is' if len(missing) == 1 else 'are'} left out: the scan was cut short, or lost data"
-    if there[-1] >= len(there):
+    if there[-1] >= len(there) and not notes:
         note += f"; slices 0-{len(there) - 1} here are {ranges(there)} of the scan"
-    return there, [note]
+    return ordered, [note, *notes]
 
 
 def missing_values(table: Table, roles: Roles, encoding: Encoding) -> list[str]:
@@ -72,7 +75,7 @@ def missing_lines(table: Table, roles: Roles, encoding: Encoding, grid: Grid, li
     notes = []
     placed = np.unique(np.stack([lines.slab, lines.partition, lines.col]), axis=1)
     counts = np.bincount(placed[0], minlength=len(grid.slices))
-    if len(few := grid.slices[counts < counts.max()]):
+    if len(few := np.sort(grid.slices[counts < counts.max()])):
         notes.append(
             f"{_slices(few)} {_have(few)} fewer lines (at least {counts.min()}) than others ({counts.max()}): acquired"
             " in part, unless they are meant to differ"

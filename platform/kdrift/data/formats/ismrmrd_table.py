@@ -16,6 +16,7 @@ from kdrift.data.formats.header import Header, read_header
 from kdrift.data.volume import BadVolume, BoolArray, naming
 
 IMAGE, CALIBRATION, NOISE, PHASE_CORRECTION = "image", "calibration", "noise", "phase correction"
+_EMPTY = "empty"
 REVERSE_FLAG = 22  # flags are numbered from 1: bit n - 1
 _CALIBRATION_FLAG, _CALIBRATION_AND_IMAGE_FLAG = 20, 21
 _ROLES = (
@@ -32,6 +33,10 @@ _ROLES = (
 )
 """Flags and what a line is by them, the weightiest last; all other flags say nothing of that."""
 _BLOCK = 256
+_LACKING = {
+    "data": "data, its acquisitions: expected raw data",
+    "xml": "xml, its header, without which nothing says where lines lie: write it into the group",
+}
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,43 @@ def read_table(source: Hdf5, group: str) -> Table:
     """
     path = source.path
     data, xml = dataset(source, f"{group}/data"), dataset(source, f"{group}/xml")
+    if data is None and (images := image_groups(source, group)):
+        raise BadVolume(
+            path,
+            f"ISMRMRD group {group} holds images ({', '.join(images)}), no raw data: expected the acquisitions that"
+            " they were made of; images are read from DICOM, NIfTI or HDF5 with an array `reconstruction`",
+        )
     if data is None or xml is None:
-        raise BadVolume(path, f"ISMRMRD group {group} lacks {'data' if data is None else 'xml'}")
+        raise BadVolume(path, f"ISMRMRD group {group} lacks {_LACKING['data' if data is None else 'xml']}")
     header = read_header(path, text(source, xml))
     with naming(path, "ISMRMRD acquisition headers cannot be read"):
         if data.ndim != 1 or data.dtype.names is None or not {"head", "data"} <= set(data.dtype.names):
             raise BadVolume(path, f"{group}/data is {data.dtype}, expected ISMRMRD acquisitions (head, traj, data)")
         heads, items = _read_heads(source, data)
         return Table(source, group, header, data, heads, items, _roles(heads))
+
+
+def ismrmrd_groups(source: Hdf5) -> list[str]:
+    """Return the names at the top of a file that hold what ISMRMRD has: a header, acquisitions, or images."""
+    return [key for key in keys(source) if contains(source, f"{key}/xml") or _acquisitions(source, key)]
+
+
+def image_groups(source: Hdf5, group: str) -> list[str]:
+    """Return the names of the ISMRMRD images in a group."""
+    node = find(source, group) if contains(source, group) else None
+    if not isinstance(node, h5py.Group) or len(node) > _BLOCK:
+        return []
+    return [
+        name for name in sorted(node) if all(contains(source, f"{group}/{name}/{part}") for part in ("header", "data"))
+    ]
+
+
+def _acquisitions(source: Hdf5, group: str) -> bool:
+    """Return whether a group holds acquisitions or images, though no header."""
+    if image_groups(source, group):
+        return True
+    node = find(source, f"{group}/data") if contains(source, f"{group}/data") else None
+    return isinstance(node, h5py.Dataset) and {"head", "data"} <= set(node.dtype.names or ())
 
 
 def same_tables(source: Hdf5, groups: Sequence[str]) -> dict[str, str | None]:
@@ -117,15 +151,53 @@ def noise_cov(table: Table, coils: int, dwell: float) -> npt.NDArray[np.complex1
     """
     noise = noise_lines(table, coils)
     total, count = np.zeros((coils, coils), dtype=np.complex128), 0
-    for samples in payloads(table, noise):
+    for samples in _noise_samples(table, noise, dwell):
         total += samples.astype(np.complex128) @ samples.conj().T
         count += samples.shape[1]
     if not count or not np.isfinite(total).all():
         raise BadVolume(table.source.path, "noise acquisitions are empty or hold NaN or infinite values")
-    # white noise: the variance of a sample goes with the bandwidth, the inverse of the dwell time
-    noise_dwell = float(table.heads["sample_time_us"][noise[0]])
-    scale = noise_dwell / dwell if 0 < noise_dwell < np.inf and 0 < dwell < np.inf else 1.0
-    return total / count * scale
+    return total / count
+
+
+def noise_note(table: Table, coils: int, dwell: float) -> list[str]:
+    """Return a note where noise was sampled at another rate than the imaging data, or at none that is stated."""
+    rates = np.unique(table.heads["sample_time_us"][noise_lines(table, coils)])
+    if (rates == np.float32(dwell)).all():
+        return []
+    told = " and ".join(f"{rate:g}" for rate in rates)
+    if not (_is_time(rates).all() and _is_time(np.array(dwell))):
+        return [f"dwell times are {told} us of noise and {dwell:g} us of the image: its noise is not scaled"]
+    return [f"noise was sampled every {told} us, the image every {dwell:g} us: it is scaled to the image's bandwidth"]
+
+
+def _noise_samples(
+    table: Table, lines: npt.NDArray[np.int64], dwell: float | None = None
+) -> Iterator[npt.NDArray[np.complex64]]:
+    """Yield the noise `(coil, sample)` of acquisitions without what is to be discarded, scaled to one bandwidth.
+
+    That is of `dwell`, the time of a sample in microseconds, or of the first acquisition. Noise is white: the variance
+    of a sample goes with the bandwidth, the inverse of its dwell time.
+    """
+    heads = table.heads[lines]
+    times = heads["sample_time_us"].astype(np.float64)
+    reference = times[:1] if dwell is None else np.array([dwell])
+    scales = np.sqrt(times / reference) if _is_time(times).all() and _is_time(reference).all() else np.ones(len(lines))
+    for head, scale, samples in zip(heads, scales.tolist(), payloads(table, lines), strict=True):
+        kept = slice(int(head["discard_pre"]), samples.shape[1] - int(head["discard_post"]))
+        yield samples[:, kept] * np.float32(scale)
+
+
+def _is_time(value: npt.NDArray[Any]) -> BoolArray:
+    return np.asarray((value > 0) & (value < np.inf))
+
+
+def trajectory(table: Table, number: int) -> npt.NDArray[np.float64]:
+    """Return the trajectory of an acquisition `(sample, dimension)`, as written; no samples where there is none."""
+    dims = int(table.heads["trajectory_dimensions"][number])
+    if dims == 0 or "traj" not in table.data.dtype.names:
+        return np.zeros((0, max(dims, 1)))
+    check_items(table.source, table.items[number][:1], 4)
+    return np.asarray(table.data.fields("traj")[number], dtype=np.float64).reshape(-1, dims)
 
 
 def read_noise(path: str) -> npt.NDArray[np.complex64] | None:
@@ -137,7 +209,7 @@ def read_noise(path: str) -> npt.NDArray[np.complex64] | None:
         source = open_file(path, resources)
         groups = [group for group in keys(source) if contains(source, f"{group}/xml")]
         tables = [read_table(source, group) for group, other in same_tables(source, groups).items() if other is None]
-        found = [samples for table in tables for samples in payloads(table, np.flatnonzero(table.is_role(NOISE)))]
+        found = [samples for table in tables for samples in _noise_samples(table, np.flatnonzero(table.is_role(NOISE)))]
     if not tables:
         return None
     if len({len(samples) for samples in found}) != 1:
@@ -151,6 +223,7 @@ def _roles(heads: Any) -> npt.NDArray[np.str_]:
     for flag, role in _ROLES:
         found = has_flag(heads, flag)
         roles[found & ~has_flag(heads, _CALIBRATION_AND_IMAGE_FLAG) if role == CALIBRATION else found] = role
+    roles[(heads["number_of_samples"] == 0) | (heads["active_channels"] == 0)] = _EMPTY
     return roles
 
 

@@ -55,8 +55,9 @@ def slab_loader(read_slab: Callable[[int], npt.NDArray[Any]], partitions: int, d
     return load
 
 
-def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
-    """Return the pattern `(row, col)` that all slices share, from that of `(partition, row, col)`.
+def check_partitions(path: str, sampled: BoolArray, ends_told: bool = False) -> tuple[BoolArray, list[str]]:
+    """Return the pattern `(row, col)` that all slices share, from that of `(partition, row, col)`, and notes on what
+    was not measured of it; `ends_told` says that partitions that are missing are known already.
 
     Slices are independent only when every partition is sampled alike. Partitions missing at the ends (partial Fourier)
     and corners outside of the inscribed ellipse (elliptical scanning) stay zero: that is zero-filling.
@@ -81,4 +82,16 @@ def check_partitions(path: str, sampled: BoolArray) -> BoolArray:
             f" partition sampled alike, or the slices cannot be separated; {lacking.sum()} partitions, of"
             f" {num_partitions} first {first}, lack positions that others have",
         )
-    return union
+    notes = []
+    if (missing := num_partitions - len(acquired)) and not ends_told:
+        notes.append(
+            f"{missing} of {num_partitions} partitions, at the ends of the second phase encoding, were not measured and"
+            " are zero: partial Fourier, padding, or a scan cut short; slices are blurred across"
+        )
+    lines: BoolArray = np.asarray(inside.any(axis=1))
+    if corners := int((lines.any(axis=0) & ~lines).sum()):
+        notes.append(
+            f"{corners} of {lines.any(axis=0).sum() * len(lines)} lines of the partitions that were measured lie in the"
+            " corners of both phase encodings, were not measured and are zero, though the mask does not show it"
+        )
+    return union, notes
