@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     several echoes, inversion or acquisition times, flip angles and diffusion weightings the first, and notes say what
     there is. `select` chooses others: `image_type=P` (or any word of the image type), `echo=1`, `time=3`, `stack=0`,
     `repeat=1`, `modality=CT`, and `patient=0` or `study=0` where one series mixes several; numbers count from 0.
-    Siemens mosaics are divided into their slices. Real-world value maps are not applied.
+    Siemens mosaics are divided into their slices, values that are stored inverted (MONOCHROME1) are turned, for which
+    all are read once. Real-world value maps are not applied.
 
     Parameters
     ----------
@@ -115,13 +117,22 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
         notes += chosen_notes
         attrs = _attrs(headers[frames[0].file], frames[0])
         geometry = geometry_of(frames)
+        notes += geometry.shear_notes if geometry is not None else ()
     if geometry is None:
         notes.append("its pixel size is not stated")
     if any(frame.padding for frame in frames):
         notes.append("pixels that its header marks as padding are read as 0")
 
+    brightest = 0.0
+    if any(frame.inverted for frame in frames):
+        brightest = _largest_stored(frames)
+        notes.append(
+            f"its values are stored inverted (MONOCHROME1): they are read as {brightest:g}, the largest one that is"
+            " stored, less the stored value"
+        )
+
     def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return _pixels(frames[start:stop])
+        return _pixels(frames[start:stop], brightest)
 
     asked = "modality" in how.select or frames[0].kind != "magnitude"
     image = ImageInfo(name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes))
@@ -174,11 +185,27 @@ def _attrs(header: Any, frame: Frame) -> dict[str, Attr]:
     return attrs
 
 
-def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
-    """Return rescaled frames `(frame, row, col)`; each file is opened once, and each of its images decoded once."""
+def _pixels(frames: list[Frame], brightest: float) -> npt.NDArray[np.float32]:
+    """Return rescaled frames `(frame, row, col)`, inverted ones from the `brightest` stored value."""
+    images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
+    for place, stored in _stored(frames):
+        images[place] = _rescaled(stored, frames[place], brightest)
+    return images
+
+
+def _largest_stored(frames: list[Frame]) -> float:
+    """Return the largest stored value of all inverted frames but for padding, for which all are read."""
+    inverted = [frame for frame in frames if frame.inverted]
+    return max(
+        float(np.where(np.isin(stored, inverted[place].padding), stored.min(), stored).max())
+        for place, stored in _stored(inverted)
+    )
+
+
+def _stored(frames: list[Frame]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield the place and the stored values of each frame; a file is opened once, each of its images decoded once."""
     from pydicom.pixels.utils import iter_pixels
 
-    images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
     for file in dict.fromkeys(frame.file for frame in frames):
         wanted = [(place, frame) for place, frame in enumerate(frames) if frame.file == file]
         numbers = list(dict.fromkeys(frame.number for _, frame in wanted))
@@ -187,15 +214,16 @@ def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
             for number, pixels in zip(numbers, iter_pixels(_source(file), indices=numbers), strict=True):
                 for place, frame in wanted:
                     if frame.number == number:
-                        images[place] = _rescaled(pixels, frame)
-    return images
+                        across, index = frame.tile
+                        top, left = (index // across) * frame.rows, (index % across) * frame.cols
+                        yield place, pixels[top : top + frame.rows, left : left + frame.cols]
 
 
-def _rescaled(pixels: npt.NDArray[Any], frame: Frame) -> npt.NDArray[np.float32]:
-    across, index = frame.tile
-    top, left = (index // across) * frame.rows, (index % across) * frame.cols
-    stored = pixels[top : top + frame.rows, left : left + frame.cols]
-    values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+def _rescaled(stored: npt.NDArray[Any], frame: Frame, brightest: float) -> npt.NDArray[np.float32]:
+    upright = stored.astype(np.float32)
+    values = (np.float32(brightest) - upright if frame.inverted else upright) * np.float32(frame.slope) + np.float32(
+        frame.intercept
+    )
     return np.where(stored == frame.padding[0], np.float32(0), values) if frame.padding else values
 
 

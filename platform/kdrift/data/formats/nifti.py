@@ -54,9 +54,10 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     """Open a NIfTI-1 or NIfTI-2 file, or a pair of NIfTI or Analyze 7.5 by either name, as images `(slice, row, col)`.
 
     Slices run along an axis of one sample, else one with less than a third of the samples of the others, else the one
-    with the largest voxels, else (isotropic voxels) the one nearest to the body axis. Axial slices run from inferior to superior with rows anterior to posterior and columns
-    right to left, as radiologists look at them; sagittal and coronal slices have rows superior to inferior. Of a 4-D
-    image `select volume=N` reads one volume; complex images keep their phase.
+    with the largest voxels, else (isotropic voxels) the one nearest to the body axis. Axial slices run from inferior to
+    superior with rows anterior to posterior and columns right to left, as radiologists look at them; sagittal and
+    coronal slices have rows superior to inferior. Of a 4-D image `select volume=N` reads one volume; complex images
+    keep their phase.
 
     Raises BadVolume when the file is not NIfTI, truncated, not 3-D and no volume is chosen, declares more data than it
     can hold, or holds no magnitudes (`values=any` reads them all the same).
@@ -90,14 +91,14 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
     geometry = _geometry(space, shape, axes, flips)
-    height, width, depth = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols, geometry.voxel_mm[2]
+    height, width, depth = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols, geometry.slice_distance_mm
     attrs: dict[str, Attr] = {"source_format": "nifti", "fov_mm": f"{height:g} x {width:g} x {depth:g}"}
     if (contrast := _CONTRAST.search(name.replace("_", " "))) is not None:
         attrs["acquisition"] = contrast.group(1).upper()
     folders = os.path.abspath(path).split(os.sep)[:-1]
     if subject := [part for part in (*folders, name.split("_")[0]) if _SUBJECT.match(part)]:
         attrs["patient_id"] = subject[-1]
-    notes += [*space.notes, *guessed, *_doubts(path, name, image, how)]
+    notes += [*space.notes, *geometry.shear_notes, *guessed, *_doubts(path, name, image, how)]
     made = ImageInfo(name, (num_slices, rows, cols), attrs, geometry, tuple(notes), has_phase=dtype.kind == "c")
     return image_volume(path, made, load, any_values=how.any_values)
 

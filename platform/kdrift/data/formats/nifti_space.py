@@ -12,7 +12,6 @@ _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 _CODES = {0: "unknown", 1: "scanner", 2: "aligned to another scan", 3: "Talairach", 4: "MNI", 5: "a template"}
 _STANDARD = 3
 _NEAR_MM = 0.1
-_SHEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,5 @@ def space_of(image: Any) -> Space:
     codes = aff2axcodes(affine) if np.isfinite(affine).all() and (sizes > 0).all() else (None,)
     if None in codes or not np.isfinite(header.get_zooms()[:3]).all():
         raise ValueError("affine is singular or not finite, expected voxel axes in scanner space")
-    directions = affine[:3, :3] / sizes
-    if (shear := np.abs(directions.T @ directions - np.eye(3)).max()) > _SHEAR:
-        angle = np.degrees(np.arccos(min(1.0, shear)))
-        notes.append(f"its axes meet at {angle:.0f} degrees, not at right angles: it was resampled by a shear")
     size = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
     return Space(affine, tuple(map(str, codes)), size, bool(sform or qform), tuple(notes))
