@@ -15,6 +15,9 @@ import numpy.typing as npt
 Vector = tuple[float, float, float]
 Matrix = npt.NDArray[np.float64]
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LARGEST_MM, _PERSON_MM, _SMALLEST_MM = 2000.0, 60.0, 1.0
+"""Longest sides of a field of view: no scanner's is larger, hardly a person's is smaller, hardly any is."""
+_FINEST_MM = 0.05
 _SHEAR = 0.01
 """Cosine of the angle of two axes that are no longer at right angles."""
 _AXES: tuple[Vector, Vector, Vector] = ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
@@ -132,6 +135,24 @@ def from_slices(
     depth = distance / (len(places) - 1) if distance > 0 else voxel_mm[2]
     directions = (_unit(row_direction), _unit(col_direction), _vector(through))
     return Geometry((voxel_mm[0], voxel_mm[1], depth), directions, _vector(places[0]), stated=True)
+
+
+def unit_doubts(geometry: Geometry, rows: int, cols: int, *, may_be_small: bool = False) -> tuple[str, ...]:
+    """Return a note where the field of view of so many rows and columns is hardly one in mm, else none.
+
+    `may_be_small` says that one of a few mm or cm is no doubt.
+    """
+    tall, wide = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols
+    longest, finest = max(tall, wide), max(geometry.voxel_mm[:2])
+    if longest > _LARGEST_MM:
+        meant = "was it in micrometres?"
+    elif longest < _SMALLEST_MM or finest < _FINEST_MM:
+        meant = "was it in metres?"
+    elif longest < _PERSON_MM and not may_be_small:
+        meant = "was it in centimetres, or is it of a small animal or a part?"
+    else:
+        return ()
+    return (f"its field of view would be {tall:.3g} x {wide:.3g} mm: {meant}",)
 
 
 def _vector(values: Sequence[float] | Matrix) -> Vector:

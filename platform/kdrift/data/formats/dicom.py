@@ -135,7 +135,9 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
         return _pixels(frames[start:stop], brightest)
 
     asked = "modality" in how.select or frames[0].kind != "magnitude"
-    image = ImageInfo(name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes))
+    image = ImageInfo(
+        name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes), axes_known=True
+    )
     return image_volume(path, image, load, any_values=how.any_values or asked)
 
 

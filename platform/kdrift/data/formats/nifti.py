@@ -99,7 +99,9 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     if subject := [part for part in (*folders, name.split("_")[0]) if _SUBJECT.match(part)]:
         attrs["patient_id"] = subject[-1]
     notes += [*space.notes, *geometry.shear_notes, *guessed, *_doubts(path, name, image, how)]
-    made = ImageInfo(name, (num_slices, rows, cols), attrs, geometry, tuple(notes), has_phase=dtype.kind == "c")
+    made = ImageInfo(
+        name, (num_slices, rows, cols), attrs, geometry, tuple(notes), has_phase=dtype.kind == "c", axes_known=True
+    )
     return image_volume(path, made, load, any_values=how.any_values)
 
 

@@ -28,6 +28,10 @@ class Space:
     notes: tuple[str, ...]
 
 
+def _is_regular(affine: npt.NDArray[Any]) -> bool:
+    return bool(np.isfinite(affine).all() and (np.linalg.norm(affine[:3, :3], axis=0) > 0).all())
+
+
 def space_of(image: Any) -> Space:
     """Return the space of an image of nibabel. Raises ValueError for a singular affine or one that is not finite."""
     from nibabel.orientations import aff2axcodes
@@ -41,6 +45,8 @@ def space_of(image: Any) -> Space:
         apart = np.abs(corners @ (image.get_sform() - image.get_qform()).T).max()
         if apart > _NEAR_MM:
             notes.append(f"qform and sform lie up to {apart:.3g} mm apart: the sform is taken")
+    if sform > 0 and qform > 0 and not _is_regular(affine) and _is_regular(turned := image.get_qform()):
+        affine, sform, notes = turned, 0, ["its sform is singular or not finite: the qform is taken"]
     if not sform and not qform:
         notes.append("its header states no orientation: left and right, front and back are a guess")
     elif (code := sform or qform) >= _STANDARD:
@@ -50,7 +56,7 @@ def space_of(image: Any) -> Space:
         affine[:3] *= _UNITS_MM[unit]
         notes.append(f"its unit of length is {unit}, which is converted to mm")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    codes = aff2axcodes(affine) if np.isfinite(affine).all() and (sizes > 0).all() else (None,)
+    codes = aff2axcodes(affine) if _is_regular(affine) else (None,)
     if None in codes or not np.isfinite(header.get_zooms()[:3]).all():
         raise ValueError("affine is singular or not finite, expected voxel axes in scanner space")
     size = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
