@@ -126,7 +126,7 @@ class TestEnhanced:
         self.write(tmp_path / "a.dcm", [("1", 0), ("2", 2), ("1", 4), ("2", 6)])
         values, notes, _ = read(tmp_path / "a.dcm")
         np.testing.assert_array_equal(values, IMAGES[::2])
-        assert "stack 0 of 2 (StackID 1 of 2, 2 of 2 images) was taken; --select stack=N takes another" in notes
+        assert "stack 0 of 2 (StackID 1: 2, 2: 2 images) was taken; --select stack=N takes another" in notes
         np.testing.assert_array_equal(read(tmp_path / "a.dcm", stack="1")[0], IMAGES[1::2])
 
     def test_a_stack_for_each_frame_is_one(self, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _of_stack(path: str, frames: list[Frame], how: ReadOptions, notes: list[str]
         )
     chosen = selected_index(path, how, "stack", len(stacks))
     if len(alike) == 1 and len(stacks) > 1:
-        ids = ", ".join(f"{stack[0].stack or 'none'} of {len(stack)}" for stack in stacks)
+        ids = ", ".join(f"{stack[0].stack or 'none'}: {len(stack)}" for stack in stacks)
         notes.append(taken_note("stack", chosen, len(stacks), f" (StackID {ids} images)"))
     return stacks[chosen]
 
