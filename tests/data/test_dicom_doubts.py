@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from formats_helpers import write_dicom
 from kdrift.data.formats import BadVolume, open_volume
@@ -72,6 +72,36 @@ def test_values_at_the_upper_end_of_their_words_are_refused(tmp_path: Path) -> N
     write_all(tmp_path, IMAGES << 4, BitsStored=12, HighBit=15)
     with pytest.raises(BadVolume, match="HighBit is 15, BitsStored 12, expected HighBit 11"):
         open_volume(tmp_path)
+
+
+def test_what_is_deflated_may_be_larger_than_the_file(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", np.tile(np.arange(64), (64, 1)), position=0, series="1")
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert (tmp_path / "a.dcm").stat().st_size < 64 * 64 * 2
+    np.testing.assert_array_equal(read(tmp_path / "a.dcm")[0][0], np.tile(np.arange(64), (64, 1)))
+
+
+class TestNumberOfFrames:
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    @pytest.mark.parametrize("stated", [1, 3, None])
+    def test_fewer_than_there_are(self, stated: int | None, syntax: Any, tmp_path: Path) -> None:
+        write_dicom(tmp_path / "a.dcm", IMAGES, position=0, series="1")
+        dataset = pydicom.dcmread(tmp_path / "a.dcm")
+        dataset.NumberOfFrames = stated
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(tmp_path / "a.dcm", implicit_vr=syntax.is_implicit_VR, little_endian=True)
+        with pytest.raises(BadVolume, match=f"{stated or 1} frames are declared, pixel data are those of 4"):
+            open_volume(tmp_path / "a.dcm")
+
+    def test_padding_of_odd_data_is_no_frame(self, tmp_path: Path) -> None:
+        write_dicom(tmp_path / "a.dcm", np.ones((1, 1)), position=0, series="1")
+        dataset = pydicom.dcmread(tmp_path / "a.dcm")
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit, dataset.PixelData = 7, b"\1\0"
+        dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+        assert read(tmp_path / "a.dcm")[0].shape == (1, 1, 1)
 
 
 class TestPlaces:

@@ -27,6 +27,8 @@ from kdrift.data.volume import (
     naming,
 )
 
+_PIXELS = 0x7FE0
+"""The group of elements with pixels."""
 _DIRECTORY = b"1.2.840.10008.1.3.10"  # the class of DICOMDIR
 _FIRST = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0016, 0x0018)  # what a file without preamble begins with
 
@@ -238,7 +240,19 @@ def _read_header(path: str) -> Any:
     with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_inflated(path)
-        return _with_syntax(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True))
+        with open(path, "rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+            header.pixel_bytes = _pixel_bytes(header, file.read(12))
+        return _with_syntax(header)
+
+
+def _pixel_bytes(header: Any, element: bytes) -> int:
+    """Return the length of the pixel data from the beginning of their element; 0 where it is not stated there."""
+    implicit, little = header.original_encoding
+    order: Any = "little" if little else "big"
+    group, length = element[:2], element[4:8] if implicit else element[8:12]
+    stated = int.from_bytes(length, order)
+    return stated if int.from_bytes(group, order) == _PIXELS and stated != 0xFFFFFFFF else 0
 
 
 def _with_syntax(dataset: Any) -> Any:
@@ -251,12 +265,13 @@ def _with_syntax(dataset: Any) -> Any:
 
 
 def _source(path: str) -> Any:
-    """Return what pixels are read from: the file, or of one without preamble its whole content."""
+    """Return what pixels are read from: the file, or of one without preamble or deflated its whole content."""
     import pydicom
 
     with open(path, "rb") as file:
         whole = file.read(132)[128:] == b"DICM"
-    return path if whole else _with_syntax(pydicom.dcmread(path, force=True))
+    syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") if whole else None
+    return path if syntax is not None and not syntax.is_deflated else _with_syntax(pydicom.dcmread(path, force=True))
 
 
 def _check_inflated(path: str) -> None:

@@ -109,10 +109,15 @@ def frames_of(file: str, header: Any, stored_bytes: int) -> list[Frame]:
     if count > MOST_FRAMES:
         raise BadVolume(file, f"header claims {count} frames, expected at most {MOST_FRAMES}")
     declared = count * rows * cols * int(header.get("SamplesPerPixel") or 1) * int(header.BitsAllocated) // 8
-    check_declared(file, declared, stored_bytes, header.file_meta.TransferSyntaxUID.is_compressed)
+    syntax = header.file_meta.TransferSyntaxUID
+    check_declared(file, declared, stored_bytes, syntax.is_compressed or syntax.is_deflated)
     own = header.get("PerFrameFunctionalGroupsSequence")
     if own and len(own) != count:
         raise BadVolume(file, f"{count} frames are declared, {len(own)} are described: expected as many")
+    beyond, size = header.pixel_bytes - declared, max(declared // count, 2)  # a byte makes the length even
+    if not syntax.is_compressed and beyond >= size:
+        there = count + beyond // size
+        raise BadVolume(file, f"{count} frames are declared, pixel data are those of {there}: expected as many")
     _check_bits(file, header)
     frames = [_frame(file, header, number, several=count > 1) for number in range(count)]
     if "MOSAIC" in frames[0].image_type:
