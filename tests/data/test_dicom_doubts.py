@@ -47,7 +47,7 @@ class TestInversion:
         write_all(tmp_path, most - images, RescaleSlope=2, RescaleIntercept=0, **tags)
         values, notes, _ = read(tmp_path)
         np.testing.assert_array_equal(values, 2.0 * images)
-        assert f"stored inverted (MONOCHROME1): they are read as {most}, the largest one" in notes
+        assert f"stored inverted (MONOCHROME1 or INVERSE): they are read as {most}, the largest one" in notes
 
     def test_padding_and_compression(self, tmp_path: Path) -> None:
         images = 2000 - IMAGES

@@ -129,8 +129,8 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     if any(frame.inverted for frame in frames):
         brightest = _largest_stored(frames)
         notes.append(
-            f"its values are stored inverted (MONOCHROME1): they are read as {brightest:g}, the largest one that is"
-            " stored, less the stored value"
+            f"its values are stored inverted (MONOCHROME1 or INVERSE): they are read as {brightest:g}, the largest one"
+            " that is stored, less the stored value"
         )
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
