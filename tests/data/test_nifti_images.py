@@ -176,6 +176,45 @@ class TestSpace:
         assert "its axes meet at 62 degrees" in notes(save(image, tmp_path / "a.nii"))
 
 
+class TestSliceAxis:
+    """Slices run through the plane that was imaged, whatever the voxels are."""
+
+    @pytest.mark.parametrize("voxel", [(2, 3, 1), (3, 2, 1), (1, 1, 1), (1, 1.3, 5)])
+    @pytest.mark.parametrize("single", [0, 1, 2])
+    def test_never_through_the_plane_of_a_single_slice(
+        self, single: int, voxel: tuple[float, ...], tmp_path: Path
+    ) -> None:
+        shape, sizes = [24, 30], list(voxel[:2])
+        shape.insert(single, 1)
+        sizes.insert(single, voxel[2])
+        path = save(Nifti1Image(head(tuple(shape)), np.diag([*sizes, 1.0])), tmp_path / "a.nii")
+        assert slices(path).shape == ((1, 30, 24))
+        assert "slices are taken" not in notes(path)
+
+    def test_two_dimensions(self, tmp_path: Path) -> None:
+        path = save(Nifti1Image(head((24, 30)), np.diag([2.0, 3.0, 1.0, 1.0])), tmp_path / "a.nii")
+        assert slices(path).shape == (1, 30, 24)
+        path = save(Nifti1Image(head((24, 30, 1, 3)), np.diag([2.0, 3.0, 1.0, 1.0])), tmp_path / "b.nii")
+        assert slices(path, volume="1").shape == (1, 30, 24)
+
+    def test_few_slices(self, tmp_path: Path) -> None:
+        path = save(Nifti1Image(head((40, 48, 9)), np.diag([1.0, 1.3, 1.0, 1.0])), tmp_path / "a.nii")
+        assert slices(path).shape == (9, 48, 40)
+        assert (
+            "slices are taken along axis 2, which has 9 of 40 x 48 x 9 samples; by its voxels (1 x 1.3 x 1 mm) it would"
+            " be axis 1"
+        ) in notes(path)
+        coronal = np.array([[2.5, 0, 0, 0], [0, 0, 2.5, 0], [0, 2.5, 0, 0], [0, 0, 0, 1]])
+        path = save(Nifti1Image(head((40, 48, 9)), coronal), tmp_path / "b.nii")
+        assert slices(path).shape == (9, 48, 40)
+        assert "slices are taken along axis 2" in notes(path)
+
+    def test_many_slices_go_by_voxels(self, tmp_path: Path) -> None:
+        path = save(Nifti1Image(head((40, 20, 48)), np.diag([1.0, 3.0, 1.0, 1.0])), tmp_path / "a.nii")
+        assert slices(path).shape == (20, 48, 40)
+        assert "slices are taken" not in notes(path)
+
+
 class TestValues:
     def test_negative_values(self, tmp_path: Path) -> None:
         data = head() - 200

@@ -15,6 +15,11 @@ import numpy.typing as npt
 Vector = tuple[float, float, float]
 Matrix = npt.NDArray[np.float64]
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_LARGEST_MM, _PERSON_MM, _SMALLEST_MM = 2000.0, 60.0, 1.0
+"""Longest sides of a field of view: no scanner's is larger, hardly a person's is smaller, hardly any is."""
+_FINEST_MM = 0.05
+_SHEAR = 0.01
+"""Cosine of the angle of two axes that are no longer at right angles."""
 _AXES: tuple[Vector, Vector, Vector] = ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
 """Directions of (row, col, slice) where a file states none, of an axial image: to posterior, left, superior."""
 
@@ -33,9 +38,30 @@ class Geometry:
     """Whether directions and centre are those of the scan; else the voxels alone mean something."""
 
     @property
+    def slice_distance_mm(self) -> float:
+        """Distance of the planes of neighbouring slices: less than `voxel_mm[2]` where slices are also shifted."""
+        if not self.shear_notes:
+            return self.voxel_mm[2]
+        row, col, through = np.array(self.directions)
+        normal = np.cross(row, col)
+        return float(self.voxel_mm[2] * abs(normal @ through) / np.linalg.norm(normal))
+
+    @property
+    def shear_notes(self) -> tuple[str, ...]:
+        """A note where rows, columns and slices do not meet at right angles, else none."""
+        axes = np.array(self.directions)
+        most = np.abs(axes @ axes.T - np.eye(3)).max()
+        angle = np.degrees(np.arccos(min(1.0, most)))
+        said = (
+            f"its axes meet at {angle:.0f} degrees, not at right angles: slices are sheared, each shifted in its plane"
+        )
+        return (said,) if most > _SHEAR else ()
+
+    @property
     def fov_text(self) -> str:
         """Voxel size for people."""
-        return " x ".join(f"{size:g}" for size in self.voxel_mm) + " mm (row x col x slice)"
+        sizes = (*self.voxel_mm[:2], self.slice_distance_mm)
+        return " x ".join(f"{size:g}" for size in sizes) + " mm (row x col x slice)"
 
     def affine_lps(self, rows: int, cols: int, first_slice: int = 0) -> Matrix:
         """Return the 4 x 4 matrix that takes (row, col, slice, 1) of an image to mm (LPS).
@@ -109,6 +135,24 @@ def from_slices(
     depth = distance / (len(places) - 1) if distance > 0 else voxel_mm[2]
     directions = (_unit(row_direction), _unit(col_direction), _vector(through))
     return Geometry((voxel_mm[0], voxel_mm[1], depth), directions, _vector(places[0]), stated=True)
+
+
+def unit_doubts(geometry: Geometry, rows: int, cols: int, *, may_be_small: bool = False) -> tuple[str, ...]:
+    """Return a note where the field of view of so many rows and columns is hardly one in mm, else none.
+
+    `may_be_small` says that one of a few mm or cm is no doubt.
+    """
+    tall, wide = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols
+    longest, finest = max(tall, wide), max(geometry.voxel_mm[:2])
+    if longest > _LARGEST_MM:
+        meant = "was it in micrometres?"
+    elif longest < _SMALLEST_MM or finest < _FINEST_MM:
+        meant = "was it in metres?"
+    elif longest < _PERSON_MM and not may_be_small:
+        meant = "was it in centimetres, or is it of a small animal or a part?"
+    else:
+        return ()
+    return (f"its field of view would be {tall:.3g} x {wide:.3g} mm: {meant}",)
 
 
 def _vector(values: Sequence[float] | Matrix) -> Vector:

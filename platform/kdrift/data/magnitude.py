@@ -28,12 +28,21 @@ def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
     Tiny or few negative values, as interpolation leaves them, are read as 0. Raises NoMagnitudes for others, here
     and when a slice is loaded, naming the least value: z-scores, phase, maps and CT numbers are no magnitudes.
     """
-    probes = [load(index, index + 1) for index in sorted({num_slices // 4, num_slices // 2, 3 * num_slices // 4})]
+    looked_at = sorted({num_slices // 4, num_slices // 2, 3 * num_slices // 4})
+    probes = [load(index, index + 1) for index in looked_at]
     values = np.concatenate([probe[np.isfinite(probe)].ravel() for probe in probes])  # others are refused when read
     high = float(values.max(initial=0))
     least = float(values.min(initial=0))
     _check(values, high)
     notes = [f"negative values down to {least:g}, as interpolation leaves them, are read as 0"] if least < 0 else []
+    numbers = ", ".join(map(str, looked_at))
+    if values.size and not values.any():
+        notes.append(f"it holds nothing but 0 where it was looked at (slices {numbers} of {num_slices})")
+    holes = [str(index) for index, probe in zip(looked_at, probes, strict=True) if not np.isfinite(probe).all()]
+    if holes:
+        notes.append(
+            f"NaN or infinite values in slices {', '.join(holes)}: these cannot be read, set the values to 0 first"
+        )
     if values.size >= FEW_PIXELS and (values == np.round(values)).all():
         different = np.unique(values)
         if 1 < len(different) <= MOST_LABELS:

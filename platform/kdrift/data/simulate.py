@@ -120,6 +120,8 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
     if not 0 <= first < last:
         raise ValueError(f"slices {first}:{last} are empty, {source.path} has {info.num_slices}")
     images = source.read_image(first, last)
+    if not images.any():
+        raise ValueError(f"{source.path}: slices {first}:{last} hold nothing but 0, expected images to simulate from")
     if config.size is not None:
         images = fit(images, *config.size)
     field_of_view = images.shape[1:]

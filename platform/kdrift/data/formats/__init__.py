@@ -10,7 +10,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from kdrift.data.formats.bart import open_bart
@@ -23,6 +23,7 @@ from kdrift.data.formats.ismrmrd_table import ismrmrd_groups
 from kdrift.data.formats.mat import is_matlab, open_mat, open_matlab_hdf5
 from kdrift.data.formats.nifti import is_nifti, open_nifti
 from kdrift.data.formats.numpy import open_numpy
+from kdrift.data.geometry import unit_doubts
 from kdrift.data.paths import beginnings, files_of, halves, is_housekeeping, other_halves, split_series
 from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo, check_expansion, naming
 
@@ -72,6 +73,7 @@ _ARCHIVES = {
     b"(\xb5/\xfd": "Zstandard: unzstd", b"7z\xbc\xaf'\x1c": "7-Zip: 7z x", b"Rar!": "RAR: unrar x",
 }  # fmt: skip
 """First bytes of archives, and what unpacks them."""
+_FRAGMENT = "what follows # names a DICOM series in a folder, and this is no folder: leave it out; --select chooses"
 HEAD_BYTES = 1024
 """So many bytes of a file tell its format."""
 
@@ -113,6 +115,10 @@ def open_volume(path_or_url: str | os.PathLike[str], how: ReadOptions = AS_THE_F
     path = os.fspath(path_or_url)
     volume = _open_url(path, how) if "://" in path else _open_local(path, path, how)
     volume.how = how
+    if (info := volume.info).geometry is not None:
+        is_dicom_file = info.attrs.get("source_format") == "dicom"  # in mm by its standard, that of animals too
+        doubts = unit_doubts(info.geometry, info.recon_rows, info.recon_cols, may_be_small=is_dicom_file)
+        volume.info = replace(info, notes=(*info.notes, *doubts))
     return volume
 
 
@@ -149,6 +155,8 @@ def format_of(path: str) -> str | None:
 
 def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     path, series = split_series(path)
+    if series is not None and not os.path.isdir(path) and (os.path.exists(path) or len(files_of(path)) > 1):
+        raise BadVolume(shown, _FRAGMENT)
     name = volume_name(shown if series is None else shown.removesuffix(f"#{series}"))
     if os.path.isdir(path):
         return _checked(open_dicom(path, name, how, series), sum(map(os.path.getsize, files_of(path))))
@@ -174,13 +182,17 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
         expected = f"expected {by_suffix} content" if by_suffix else f"expected one of {', '.join(FORMATS)}"
         raise BadVolume(shown, f"unknown format: {expected}, file begins with {head[:8]!r}")
     stored = sum(map(os.path.getsize, files_of(path)))
-    if kind == "nifti" and by_suffix not in ("nifti", "bart"):
-        return _checked(_open_renamed(path, ".nii.gz" if head.startswith(_GZIP) else ".nii", name, how), stored)
+    suffix = ".nii.gz" if head.startswith(_GZIP) else ".nii"
+    misnamed = path.lower().endswith((".nii", ".nii.gz")) and not path.lower().endswith(suffix)
+    if kind == "nifti" and (by_suffix not in ("nifti", "bart") or misnamed):
+        return _checked(_open_renamed(path, suffix, name, how), stored)
     return _checked(FORMATS[kind].open(path, name, how), stored)
 
 
 def _open_renamed(path: str, suffix: str, name: str, how: ReadOptions) -> Volume:
-    """Open a NIfTI file whose name does not say that it is one, by a link: its reader goes by suffixes."""
+    """Open a NIfTI file whose name does not say that it is one, or that it is compressed, by a link: its reader goes
+    by suffixes.
+    """
     with contextlib.ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="kdrift-"))
         link = os.path.join(folder, f"scan{suffix}")
@@ -214,6 +226,8 @@ def _open_url(url: str, how: ReadOptions) -> Volume:
             with naming(url, "cannot be reached"):
                 filesystem, remote = fsspec.core.url_to_fs(url)
                 remote, series = split_series(remote, filesystem.exists)
+                if series is not None and filesystem.isfile(remote):
+                    raise BadVolume(url, _FRAGMENT)
                 if filesystem.isfile(remote) and recognise(*beginnings(filesystem, [remote], HEAD_BYTES)) == "hdf5":
                     stream: Any = resources.enter_context(filesystem.open(remote, "rb"))
                     volume = _checked(open_hdf5(url, volume_name(url), how, stream), filesystem.size(remote))

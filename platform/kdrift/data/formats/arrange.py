@@ -45,13 +45,15 @@ class Arranged:
         return values if self.centre is None else self.centre(values)
 
 
-def arrange(path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions) -> Arranged:
+def arrange(
+    path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions, *, images: bool = False
+) -> Arranged:
     """Return an array with its axes in our order: those that were stated, else `default`, the last ones of these first.
 
-    Complex values are k-space, others images. Raises BadVolume for another number of axes, names that do not fit, and
-    sizes that no scan has.
+    Complex values are k-space unless they are said to be `images`, others images. Raises BadVolume for another number
+    of axes, names that do not fit, and sizes that no scan has.
     """
-    is_kspace = source.dtype.kind == "c"
+    is_kspace = source.dtype.kind == "c" and not images
     order = AXES if is_kspace else IMAGE_AXES
     stated = how.axes is not None
     names = how.axes if how.axes is not None else default[max(0, len(default) - len(source.shape)) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from kdrift.data.volume import (
     naming,
 )
 
+_PIXELS = 0x7FE0
+"""The group of elements with pixels."""
 _DIRECTORY = b"1.2.840.10008.1.3.10"  # the class of DICOMDIR
 _FIRST = (0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0016, 0x0018)  # what a file without preamble begins with
 
@@ -80,7 +83,8 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
     several echoes, inversion or acquisition times, flip angles and diffusion weightings the first, and notes say what
     there is. `select` chooses others: `image_type=P` (or any word of the image type), `echo=1`, `time=3`, `stack=0`,
     `repeat=1`, `modality=CT`, and `patient=0` or `study=0` where one series mixes several; numbers count from 0.
-    Siemens mosaics are divided into their slices. Real-world value maps are not applied.
+    Siemens mosaics are divided into their slices, values that are stored inverted (MONOCHROME1) are turned, for which
+    all are read once. Real-world value maps are not applied.
 
     Parameters
     ----------
@@ -115,16 +119,27 @@ def open_dicom(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS, series
         notes += chosen_notes
         attrs = _attrs(headers[frames[0].file], frames[0])
         geometry = geometry_of(frames)
+        notes += geometry.shear_notes if geometry is not None else ()
     if geometry is None:
         notes.append("its pixel size is not stated")
     if any(frame.padding for frame in frames):
         notes.append("pixels that its header marks as padding are read as 0")
 
+    brightest = 0.0
+    if any(frame.inverted for frame in frames):
+        brightest = _largest_stored(frames)
+        notes.append(
+            f"its values are stored inverted (MONOCHROME1 or INVERSE): they are read as {brightest:g}, the largest one"
+            " that is stored, less the stored value"
+        )
+
     def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return _pixels(frames[start:stop])
+        return _pixels(frames[start:stop], brightest)
 
     asked = "modality" in how.select or frames[0].kind != "magnitude"
-    image = ImageInfo(name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes))
+    image = ImageInfo(
+        name, (len(frames), frames[0].rows, frames[0].cols), attrs, geometry, tuple(notes), axes_known=True
+    )
     return image_volume(path, image, load, any_values=how.any_values or asked)
 
 
@@ -174,11 +189,27 @@ def _attrs(header: Any, frame: Frame) -> dict[str, Attr]:
     return attrs
 
 
-def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
-    """Return rescaled frames `(frame, row, col)`; each file is opened once, and each of its images decoded once."""
+def _pixels(frames: list[Frame], brightest: float) -> npt.NDArray[np.float32]:
+    """Return rescaled frames `(frame, row, col)`, inverted ones from the `brightest` stored value."""
+    images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
+    for place, stored in _stored(frames):
+        images[place] = _rescaled(stored, frames[place], brightest)
+    return images
+
+
+def _largest_stored(frames: list[Frame]) -> float:
+    """Return the largest stored value of all inverted frames but for padding, for which all are read."""
+    inverted = [frame for frame in frames if frame.inverted]
+    return max(
+        float(np.where(np.isin(stored, inverted[place].padding), stored.min(), stored).max())
+        for place, stored in _stored(inverted)
+    )
+
+
+def _stored(frames: list[Frame]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield the place and the stored values of each frame; a file is opened once, each of its images decoded once."""
     from pydicom.pixels.utils import iter_pixels
 
-    images = np.empty((len(frames), frames[0].rows, frames[0].cols), dtype=np.float32)
     for file in dict.fromkeys(frame.file for frame in frames):
         wanted = [(place, frame) for place, frame in enumerate(frames) if frame.file == file]
         numbers = list(dict.fromkeys(frame.number for _, frame in wanted))
@@ -187,15 +218,16 @@ def _pixels(frames: list[Frame]) -> npt.NDArray[np.float32]:
             for number, pixels in zip(numbers, iter_pixels(_source(file), indices=numbers), strict=True):
                 for place, frame in wanted:
                     if frame.number == number:
-                        images[place] = _rescaled(pixels, frame)
-    return images
+                        across, index = frame.tile
+                        top, left = (index // across) * frame.rows, (index % across) * frame.cols
+                        yield place, pixels[top : top + frame.rows, left : left + frame.cols]
 
 
-def _rescaled(pixels: npt.NDArray[Any], frame: Frame) -> npt.NDArray[np.float32]:
-    across, index = frame.tile
-    top, left = (index // across) * frame.rows, (index % across) * frame.cols
-    stored = pixels[top : top + frame.rows, left : left + frame.cols]
-    values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+def _rescaled(stored: npt.NDArray[Any], frame: Frame, brightest: float) -> npt.NDArray[np.float32]:
+    upright = stored.astype(np.float32)
+    values = (np.float32(brightest) - upright if frame.inverted else upright) * np.float32(frame.slope) + np.float32(
+        frame.intercept
+    )
     return np.where(stored == frame.padding[0], np.float32(0), values) if frame.padding else values
 
 
@@ -208,7 +240,19 @@ def _read_header(path: str) -> Any:
     with naming(path, "not a readable DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_inflated(path)
-        return _with_syntax(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True))
+        with open(path, "rb") as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+            header.pixel_bytes = _pixel_bytes(header, file.read(12))
+        return _with_syntax(header)
+
+
+def _pixel_bytes(header: Any, element: bytes) -> int:
+    """Return the length of the pixel data from the beginning of their element; 0 where it is not stated there."""
+    implicit, little = header.original_encoding
+    order: Any = "little" if little else "big"
+    group, length = element[:2], element[4:8] if implicit else element[8:12]
+    stated = int.from_bytes(length, order)
+    return stated if int.from_bytes(group, order) == _PIXELS and stated != 0xFFFFFFFF else 0
 
 
 def _with_syntax(dataset: Any) -> Any:
@@ -221,12 +265,13 @@ def _with_syntax(dataset: Any) -> Any:
 
 
 def _source(path: str) -> Any:
-    """Return what pixels are read from: the file, or of one without preamble its whole content."""
+    """Return what pixels are read from: the file, or of one without preamble or deflated its whole content."""
     import pydicom
 
     with open(path, "rb") as file:
         whole = file.read(132)[128:] == b"DICM"
-    return path if whole else _with_syntax(pydicom.dcmread(path, force=True))
+    syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") if whole else None
+    return path if syntax is not None and not syntax.is_deflated else _with_syntax(pydicom.dcmread(path, force=True))
 
 
 def _check_inflated(path: str) -> None:

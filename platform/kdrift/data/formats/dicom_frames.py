@@ -14,7 +14,8 @@ from kdrift.data.volume import BadVolume, check_declared, check_dims
 
 GE_IMAGE_TYPE, SIEMENS_B_VALUE = (0x0043, 0x102F), (0x0019, 0x100C)
 FRAME_TAGS = (
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "Modality",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PresentationLUTShape",
+    "BitsAllocated", "BitsStored", "HighBit", "Modality",
     "SOPInstanceUID", "InstanceNumber", "ImageType", "ComplexImageComponent", "ImagePositionPatient",
     "ImageOrientationPatient", "SliceLocation", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "EchoTime", "EchoNumbers", "InversionTime", "FlipAngle",
@@ -81,6 +82,10 @@ class Frame:
     intercept: float = 0.0
     padding: Numbers = ()
     """Stored value that marks no data."""
+    inverted: bool = False
+    """Whether a large stored value means dark."""
+    stack: str = ""
+    """StackID of an enhanced file; empty: not stated."""
     facts: dict[str, Numbers] = field(default_factory=dict)
     """Values of `DIMENSIONS`."""
     tile: tuple[int, int] = (1, 0)
@@ -104,15 +109,32 @@ def frames_of(file: str, header: Any, stored_bytes: int) -> list[Frame]:
     if count > MOST_FRAMES:
         raise BadVolume(file, f"header claims {count} frames, expected at most {MOST_FRAMES}")
     declared = count * rows * cols * int(header.get("SamplesPerPixel") or 1) * int(header.BitsAllocated) // 8
-    check_declared(file, declared, stored_bytes, header.file_meta.TransferSyntaxUID.is_compressed)
+    syntax = header.file_meta.TransferSyntaxUID
+    check_declared(file, declared, stored_bytes, syntax.is_compressed or syntax.is_deflated)
     own = header.get("PerFrameFunctionalGroupsSequence")
-    if own and len(own) < count:
-        raise BadVolume(file, f"{count} frames are declared, {len(own)} are described")
+    if own and len(own) != count:
+        raise BadVolume(file, f"{count} frames are declared, {len(own)} are described: expected as many")
+    beyond, size = header.pixel_bytes - declared, max(declared // count, 2)  # a byte makes the length even
+    if not syntax.is_compressed and beyond >= size:
+        there = count + beyond // size
+        raise BadVolume(file, f"{count} frames are declared, pixel data are those of {there}: expected as many")
+    _check_bits(file, header)
     frames = [_frame(file, header, number, several=count > 1) for number in range(count)]
     if "MOSAIC" in frames[0].image_type:
         mosaic = read_mosaic(file, header)
         return [tile for frame in frames for tile in _tiles(frame, mosaic)]
     return frames
+
+
+def _check_bits(file: str, header: Any) -> None:
+    """Raise BadVolume where values stand at the upper end of their words: they are read from the lower end."""
+    high, stored = (_numbers(header.get(tag), 1) for tag in ("HighBit", "BitsStored"))
+    if high and stored and high[0] > stored[0] - 1:
+        raise BadVolume(
+            file,
+            f"HighBit is {high[0]:g}, BitsStored {stored[0]:g}, expected HighBit {stored[0] - 1:g}: values that stand"
+            " at the upper end of their words are not read; store them at the lower end, or mend HighBit",
+        )
 
 
 def _frame(file: str, header: Any, number: int, *, several: bool) -> Frame:
@@ -147,6 +169,9 @@ def _frame(file: str, header: Any, number: int, *, several: bool) -> Frame:
         slope=(*numbers("RescaleSlope"), 0.0)[0] or 1.0,
         intercept=(*numbers("RescaleIntercept"), 0.0)[0],
         padding=numbers("PixelPaddingValue", length=1),
+        inverted="MONOCHROME1" in str(header.get("PhotometricInterpretation"))
+        or str(header.get("PresentationLUTShape")).strip().upper() == "INVERSE",
+        stack=str(_find(places[:-1], "StackID") or ""),
         facts=facts,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from kdrift.data.volume import BadVolume, ReadOptions
 _SELECT = ("image_type", "modality", "stack", *DIMENSIONS, "repeat", "patient", "study", "values")
 _SAME_DIRECTION = 0.01
 _SAME_PLACE_MM = 0.05
+_SAME_PIXEL = 0.01
 _UNITS = {"echo": "ms", "inversion": "ms", "flip": "degrees"}
 _EVEN = 0.05
 
@@ -32,7 +34,8 @@ def choose_frames(path: str, frames: Sequence[Frame], how: ReadOptions) -> tuple
     notes += _missing_numbers(kept)
     kept = _of_modality(path, kept, how)
     kept = _of_kind(path, kept, how, notes)
-    kept = _of_stack(path, kept, how)
+    kept = _of_stack(path, kept, how, notes)
+    kept = _by_location(kept, notes)
     placed = [frame for frame in kept if frame.along is not None]
     if placed and len(placed) < len(kept):
         notes.append(f"{len(kept) - len(placed)} images state no position and are left out")
@@ -135,33 +138,64 @@ def _of_kind(path: str, frames: list[Frame], how: ReadOptions, notes: list[str])
     return kept
 
 
-def _of_stack(path: str, frames: list[Frame], how: ReadOptions) -> list[Frame]:
-    """Return the frames of one direction and size."""
-    stacks: list[list[Frame]] = []
+def _of_stack(path: str, frames: list[Frame], how: ReadOptions, notes: list[str]) -> list[Frame]:
+    """Return the frames of one direction, size and pixel size, of several stacks of an enhanced file of the first."""
+    alike: list[list[Frame]] = []
     for frame in frames:
-        for stack in stacks:
-            other = stack[0]
-            same = (frame.rows, frame.cols, len(frame.orientation)) == (other.rows, other.cols, len(other.orientation))
-            if same and np.allclose(frame.orientation, other.orientation, atol=_SAME_DIRECTION):
+        for stack in alike:
+            if _same_grid(frame, stack[0]):
                 stack.append(frame)
                 break
         else:
-            stacks.append([frame])
-    if len(stacks) > 1 and "stack" not in how.select:
+            alike.append([frame])
+    stacks = [part for stack in alike for part in _by_id(stack)]
+    if len(alike) > 1 and "stack" not in how.select:
+        pixels = len({stack[0].spacing for stack in stacks}) > 1
         raise BadVolume(
             path,
             f"images are of {len(stacks)} sizes or directions (a localizer?), expected one: "
-            + "; ".join(f"stack {n} has {_stack_text(stack)}" for n, stack in enumerate(stacks[:6]))
+            + "; ".join(f"stack {n} has {_stack_text(stack, pixels)}" for n, stack in enumerate(stacks[:6]))
             + "; choose one with --select stack=N",
         )
-    return stacks[selected_index(path, how, "stack", len(stacks))]
+    chosen = selected_index(path, how, "stack", len(stacks))
+    if len(alike) == 1 and len(stacks) > 1:
+        ids = ", ".join(f"{stack[0].stack or 'none'}: {len(stack)}" for stack in stacks)
+        notes.append(taken_note("stack", chosen, len(stacks), f" (StackID {ids} images)"))
+    return stacks[chosen]
 
 
-def _stack_text(stack: list[Frame]) -> str:
+def _same_grid(frame: Frame, other: Frame) -> bool:
+    """Return whether two frames have one size, direction and, where both state it, pixel size."""
+    same = (frame.rows, frame.cols, len(frame.orientation)) == (other.rows, other.cols, len(other.orientation))
+    if not same or not np.allclose(frame.orientation, other.orientation, atol=_SAME_DIRECTION):
+        return False
+    return not (frame.spacing and other.spacing) or np.allclose(frame.spacing, other.spacing, rtol=_SAME_PIXEL)
+
+
+def _by_id(frames: list[Frame]) -> list[list[Frame]]:
+    """Return the frames of each StackID; where each frame has one of its own, or all share it, they are one stack."""
+    ids = list(dict.fromkeys(frame.stack for frame in frames))
+    if len(ids) in (1, len(frames)):
+        return [frames]
+    return [[frame for frame in frames if frame.stack == which] for which in ids]
+
+
+def _by_location(frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """Return frames of one ImagePositionPatient with several SliceLocations without their position."""
+    same = len({frame.position for frame in frames}) == 1 and frames[0].position
+    locations = [frame.location[0] for frame in frames if frame.location]
+    if not same or len(locations) < len(frames) or max(locations) - min(locations) < _SAME_PLACE_MM:
+        return frames
+    notes.append("all images state one position, but several SliceLocations: these are taken, their place is unknown")
+    return [replace(frame, position=()) for frame in frames]
+
+
+def _stack_text(stack: list[Frame], pixels: bool) -> str:
     first = stack[0]
     normal = np.cross(first.orientation[:3], first.orientation[3:]) if first.orientation else None
     plane = "" if normal is None else f" {('sagittal', 'coronal', 'axial')[int(np.argmax(np.abs(normal)))]}"
-    return f"{len(stack)}{plane} of {first.rows}x{first.cols}"
+    size = f" ({first.spacing[0]:g} x {first.spacing[1]:g} mm)" if pixels and first.spacing else ""
+    return f"{len(stack)}{plane} of {first.rows}x{first.cols}{size}"
 
 
 def _places(frames: list[Frame]) -> list[list[Frame]]:

@@ -52,14 +52,16 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     kspace: Any = dataset(source, "kspace")
     if kspace is None:
         if not images:
-            found = ", ".join(keys(source))
-            raise BadVolume(path, f"found keys {found}, expected kspace or one of {', '.join(IMAGES)}")
+            there = ", ".join(keys(source))
+            raise BadVolume(path, f"found keys {there}, expected kspace or one of {', '.join(IMAGES)}")
         first = next(iter(images.values()))
-        shape, has_phase = _image_shape(path, first), first.dtype.kind == "c"
+        if how.axes is None:
+            _image_shape(path, first)
+        found, has_phase = arrange(path, str(first.name), first, IMAGE_AXES, how, images=True), first.dtype.kind == "c"
         others = [key for key in images if images[key] is not first]
         notes = (f"{first.name.lstrip('/')} was taken, {' and '.join(others)} are not used",) if others else ()
-        image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
-        return image_volume(path, image, lambda start, stop: first[start:stop], any_values=how.any_values)
+        image = ImageInfo(name, found.shape, attrs, notes=notes, has_phase=has_phase, axes_known=how.axes is not None)
+        return image_volume(path, image, lambda start, stop: found[start:stop], any_values=how.any_values)
     beside = check_beside(path, keys(source), ("kspace", "mask", "ismrmrd_header", *IMAGES))
     averages: tuple[str, ...] = ()
     if kspace.ndim == 5 and kspace.dtype.kind == "c" and xml is not None and how.axes is None:

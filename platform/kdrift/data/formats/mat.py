@@ -111,7 +111,7 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     if is_image:
         attrs: dict[str, Attr] = {"source_format": "matlab", "variable": variable.name}
         shape = (slices, rows, cols)
-        image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase)
+        image = ImageInfo(name, shape, attrs, notes=notes, has_phase=has_phase, axes_known=how.axes is not None)
         return image_volume(path, image, lambda start, stop: load(start, stop)[:, 0], any_values=how.any_values)
 
     centre = None

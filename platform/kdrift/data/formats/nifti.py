@@ -32,6 +32,8 @@ _NO_MAGNITUDE = re.compile(
     re.I,
 )
 _ORDER = {"S": ("P", "L"), "L": ("I", "P"), "P": ("I", "L")}  # slice axis -> (row, col) directions
+_FEW = 3
+"""An axis with less than one such part of the samples of the others is that of the slices."""
 _SELECT = ("volume", "values")
 _INTENTS = {1002: "labels", 1007: "vectors", 1003: "names", 1005: "a symmetric matrix", 1006: "displacements"}
 _STATISTICS = range(2, 25)
@@ -51,10 +53,11 @@ def is_nifti(head: bytes) -> bool:
 def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a NIfTI-1 or NIfTI-2 file, or a pair of NIfTI or Analyze 7.5 by either name, as images `(slice, row, col)`.
 
-    Slices run along the through-plane axis: the one with the largest voxel size, else (isotropic voxels) the one
-    nearest to the body axis. Axial slices run from inferior to superior with rows anterior to posterior and columns
-    right to left, as radiologists look at them; sagittal and coronal slices have rows superior to inferior. Of a 4-D
-    image `select volume=N` reads one volume; complex images keep their phase.
+    Slices run along an axis of one sample, else one with less than a third of the samples of the others, else the one
+    with the largest voxels, else (isotropic voxels) the one nearest to the body axis. Axial slices run from inferior to
+    superior with rows anterior to posterior and columns right to left, as radiologists look at them; sagittal and
+    coronal slices have rows superior to inferior. Of a 4-D image `select volume=N` reads one volume; complex images
+    keep their phase.
 
     Raises BadVolume when the file is not NIfTI, truncated, not 3-D and no volume is chosen, declares more data than it
     can hold, or holds no magnitudes (`values=any` reads them all the same).
@@ -76,7 +79,7 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         notes.append(taken_note("volume", chosen, count))
     with naming(path, "not a readable NIfTI file"):
         space = space_of(image)
-    axes, flips = _display_axes(space)
+    axes, flips, guessed = _display_axes(space, shape)
     num_slices, rows, cols = (shape[axis] for axis in axes)
 
     def load(start: int, stop: int) -> npt.NDArray[Any]:
@@ -88,15 +91,17 @@ def open_nifti(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
         return data[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
 
     geometry = _geometry(space, shape, axes, flips)
-    height, width, depth = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols, geometry.voxel_mm[2]
+    height, width, depth = geometry.voxel_mm[0] * rows, geometry.voxel_mm[1] * cols, geometry.slice_distance_mm
     attrs: dict[str, Attr] = {"source_format": "nifti", "fov_mm": f"{height:g} x {width:g} x {depth:g}"}
     if (contrast := _CONTRAST.search(name.replace("_", " "))) is not None:
         attrs["acquisition"] = contrast.group(1).upper()
     folders = os.path.abspath(path).split(os.sep)[:-1]
     if subject := [part for part in (*folders, name.split("_")[0]) if _SUBJECT.match(part)]:
         attrs["patient_id"] = subject[-1]
-    notes += [*space.notes, *_doubts(path, name, image, how)]
-    made = ImageInfo(name, (num_slices, rows, cols), attrs, geometry, tuple(notes), has_phase=dtype.kind == "c")
+    notes += [*space.notes, *geometry.shear_notes, *guessed, *_doubts(path, name, image, how)]
+    made = ImageInfo(
+        name, (num_slices, rows, cols), attrs, geometry, tuple(notes), has_phase=dtype.kind == "c", axes_known=True
+    )
     return image_volume(path, made, load, any_values=how.any_values)
 
 
@@ -153,18 +158,35 @@ def _doubts(path: str, name: str, image: Any, how: ReadOptions) -> list[str]:
     return notes
 
 
-def _display_axes(space: Space) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Return the array axes of (slice, row, col) and whether each is to be reversed."""
-    codes, spacing = space.codes, space.voxel_mm
+def _display_axes(
+    space: Space, shape: tuple[int, ...]
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], tuple[str, ...]]:
+    """Return the array axes of (slice, row, col), whether each is to be reversed, and a note on what was guessed."""
+    codes = space.codes
     plain = [{"R": "L", "A": "P", "I": "S"}.get(code, code) for code in codes]
-    through = int(np.argmax(spacing))
-    others = max(value for axis, value in enumerate(spacing) if axis != through)
-    if spacing[through] < 1.2 * others:
-        through = plain.index("S")
+    through, notes = _through_plane(space, shape, plain.index("S"))
     directions = (plain[through], *_ORDER[plain[through]])
     axes = [plain.index("S" if code == "I" else code) for code in directions]
     flips = [codes[axis] != code for axis, code in zip(axes, directions, strict=True)]
-    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), notes
+
+
+def _through_plane(space: Space, shape: tuple[int, ...], body: int) -> tuple[int, tuple[str, ...]]:
+    """Return the array axis along which slices run; `body` is that nearest to the body axis."""
+    spacing = space.voxel_mm
+    thick = int(np.argmax(spacing))
+    others = max(value for axis, value in enumerate(spacing) if axis != thick)
+    thickest = thick if spacing[thick] >= 1.2 * others else body
+    few, next_fewest, _ = sorted(range(3), key=lambda axis: (shape[axis], axis != thickest))
+    if shape[few] == 1:
+        return few, ()
+    if _FEW * shape[few] >= shape[next_fewest] or few == thickest:
+        return thickest, ()
+    sizes = " x ".join(f"{size:g}" for size in spacing)
+    return few, (
+        f"slices are taken along axis {few}, which has {shape[few]} of {' x '.join(map(str, shape))} samples; by its"
+        f" voxels ({sizes} mm) it would be axis {thickest}",
+    )
 
 
 def _geometry(

@@ -12,7 +12,6 @@ _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 _CODES = {0: "unknown", 1: "scanner", 2: "aligned to another scan", 3: "Talairach", 4: "MNI", 5: "a template"}
 _STANDARD = 3
 _NEAR_MM = 0.1
-_SHEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,10 @@ class Space:
     notes: tuple[str, ...]
 
 
+def _is_regular(affine: npt.NDArray[Any]) -> bool:
+    return bool(np.isfinite(affine).all() and (np.linalg.norm(affine[:3, :3], axis=0) > 0).all())
+
+
 def space_of(image: Any) -> Space:
     """Return the space of an image of nibabel. Raises ValueError for a singular affine or one that is not finite."""
     from nibabel.orientations import aff2axcodes
@@ -42,6 +45,8 @@ def space_of(image: Any) -> Space:
         apart = np.abs(corners @ (image.get_sform() - image.get_qform()).T).max()
         if apart > _NEAR_MM:
             notes.append(f"qform and sform lie up to {apart:.3g} mm apart: the sform is taken")
+    if sform > 0 and qform > 0 and not _is_regular(affine) and _is_regular(turned := image.get_qform()):
+        affine, sform, notes = turned, 0, ["its sform is singular or not finite: the qform is taken"]
     if not sform and not qform:
         notes.append("its header states no orientation: left and right, front and back are a guess")
     elif (code := sform or qform) >= _STANDARD:
@@ -51,12 +56,8 @@ def space_of(image: Any) -> Space:
         affine[:3] *= _UNITS_MM[unit]
         notes.append(f"its unit of length is {unit}, which is converted to mm")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    codes = aff2axcodes(affine) if np.isfinite(affine).all() and (sizes > 0).all() else (None,)
+    codes = aff2axcodes(affine) if _is_regular(affine) else (None,)
     if None in codes or not np.isfinite(header.get_zooms()[:3]).all():
         raise ValueError("affine is singular or not finite, expected voxel axes in scanner space")
-    directions = affine[:3, :3] / sizes
-    if (shear := np.abs(directions.T @ directions - np.eye(3)).max()) > _SHEAR:
-        angle = np.degrees(np.arccos(min(1.0, shear)))
-        notes.append(f"its axes meet at {angle:.0f} degrees, not at right angles: it was resampled by a shear")
     size = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
     return Space(affine, tuple(map(str, codes)), size, bool(sform or qform), tuple(notes))

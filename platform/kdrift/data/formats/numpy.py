@@ -144,7 +144,7 @@ def _npz_volume(
 
 
 def _images(path: str, name: str, images: Arranged, how: ReadOptions) -> Volume:
-    image = ImageInfo(name, images.shape, {"source_format": "numpy"})
+    image = ImageInfo(name, images.shape, {"source_format": "numpy"}, axes_known=how.axes is not None)
     return image_volume(path, image, lambda start, stop: images[start:stop], any_values=how.any_values)
 
 

@@ -53,7 +53,8 @@ def write_dicom_series(folder: Path, images: ImageSet) -> list[str]:
 def _common(images: ImageSet, kind: str, uids: dict[str, str]) -> dict[str, Any]:
     """Return what all images of a series say."""
     geometry, attrs = images.geometry, images.attrs
-    row_mm, col_mm, depth_mm = (_decimal(size) for size in geometry.voxel_mm)
+    sizes = (*geometry.voxel_mm[:2], geometry.slice_distance_mm)
+    row_mm, col_mm, depth_mm = map(_decimal, sizes)
     row, col, _ = geometry.directions
     echo, repetition = attrs.get("echo_time_ms"), attrs.get("repetition_time_ms")
     values = {

@@ -33,8 +33,8 @@ def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
     position is that of the middle pixel, as in headers of acquisitions.
     """
     slices, rows, cols = images.shape
-    row_mm, col_mm, depth_mm = images.geometry.voxel_mm
-    fov_mm = (rows * row_mm, cols * col_mm, depth_mm)
+    row_mm, col_mm, _ = images.geometry.voxel_mm
+    fov_mm = (rows * row_mm, cols * col_mm, images.geometry.slice_distance_mm)
     known = {name: images.attrs[name] for name in ("field_T", "patient_id") if name in images.attrs}
     with whole_file(folder / "images.h5") as temporary, h5py.File(temporary, "w") as file:
         xml = write_header((rows, cols), (rows, cols), fov_mm, known)
