@@ -136,7 +136,7 @@ def _middle(volume: Volume) -> tuple[str, tuple[str, ...]]:
     except ValueError as error:
         return f"slice {middle} cannot be read: {error}", ()
     try:
-        doubts = volume.doubts(kspace)
+        doubts = volume.doubts(kspace, middle)
     except BadVolume as error:
         doubts = (error.reason,)
     notes = (*doubts, *found.notes)

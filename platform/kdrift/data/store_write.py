@@ -143,7 +143,7 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive], said: list[str]) -> It
         if volume.info.kind == "image":
             yield "complex_image" if volume.info.has_phase else "image", block
             continue
-        said += volume.doubts(block)
+        said += volume.doubts(block, start)
         found.append(volume.sampling(block, start))
         said += found[-1].notes
         yield "kspace", block

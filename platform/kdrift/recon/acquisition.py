@@ -16,6 +16,7 @@ from kdrift.data.store import find_stored_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
+from kdrift.mri.plausibility import check_mask
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import read_coils, read_maps
 from kdrift.recon.reference import ReferenceFit, fit_reference
@@ -96,7 +97,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        doubts, sampling = opened.doubts(kspace.numpy()), opened.sampling(kspace.numpy(), start)
+        doubts, sampling = opened.doubts(kspace.numpy(), start), opened.sampling(kspace.numpy(), start)
         given = given_mask(request, info)
         if given is not None and given.ndim == 3:
             given = given[start:stop]
@@ -107,6 +108,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         if calibrated is not None:
             calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
         kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
+        if given is not None and request.mask is not None:
+            name, stated = f"the mask {request.mask.file}", request.centred is True
+            doubts += check_mask(kspace.numpy(), given, name, stated=stated)
         if smaps is not None:
             smaps = _fitted(smaps, kspace, info.rows)
         kept = keep(sampling, request.mask, given, source)

@@ -14,7 +14,7 @@ from kdrift.data.centring import from_corner
 from kdrift.data.formats.arrange import Arranged, Names, arrange, centred, ordered
 from kdrift.data.formats.kspace import check_partitions, kspace_volume, slab_loader
 from kdrift.data.formats.selection import check_names
-from kdrift.data.measured import nonzero_positions
+from kdrift.data.measured import magnitudes
 from kdrift.data.paths import halves
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
@@ -70,7 +70,7 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
             raise BadVolume(
                 path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
             )
-        check_partitions(path, np.logical_or.reduce([nonzero_positions(slab) for slab in slabs]))
+        check_partitions(path, np.logical_or.reduce([magnitudes(slab) != 0 for slab in slabs]))
     info = VolumeInfo(
         name, "kspace", num_slabs * partitions, coils, rows, cols, rows, cols,
         attrs={"source_format": "bart", "encoded_slices": partitions}, notes=notes,
