@@ -99,7 +99,7 @@ def check_mask(kspace: npt.NDArray[Any], mask: BoolArray, name: str, *, stated: 
     for what, axes in places.items():
         moved = np.fft.fftshift(marked, axes=axes)
         there, there_kept = _middle(moved), float(power[moved].sum())
-        calibrated = _middle(moved, 2).all() and here.mean() < 0.75 * there.mean()
+        calibrated = _middle(moved, 3).all() and here.mean() < there.mean() and not _middle(marked, 3).all()
         denser = there.mean() > 2 * max(here.mean(), marked.mean())
         if (calibrated or denser) and 1 - kept > 1.5 * (1 - there_kept):
             sentence = (
