@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kdrift.data.formats.bart import read_bart_array
 from kdrift.data.formats.hdf5 import dataset, keys, open_file
-from kdrift.data.formats.mat import matlab_variables
+from kdrift.data.formats.mat_variables import matlab_variables
 
 MOST_OF_A_MASK = 1 << 28
 """Values of a mask; a file that claims more is none."""
@@ -61,7 +61,7 @@ def read_array_file(
             return read_bart(str(file))
         if file.suffix == ".mat":
             with matlab_variables(str(file)) as variables:
-                held = {variable.name: variable for variable in variables}
+                held = {each.name: each for each in variables if not each.unread or each.name == name}
                 variable = held[chosen(held)]
                 check(*variable.shape)
                 return variable.read((slice(None),) * len(variable.shape))
