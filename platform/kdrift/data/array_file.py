@@ -16,6 +16,7 @@ import numpy.typing as npt
 from kdrift.data.formats.bart import read_bart_array
 from kdrift.data.formats.hdf5 import dataset, keys, open_file
 from kdrift.data.formats.mat_variables import matlab_variables
+from kdrift.data.formats.numpy import map_npy
 
 MOST_OF_A_MASK = 1 << 28
 """Values of a mask; a file that claims more is none."""
@@ -77,7 +78,7 @@ def read_array_file(
                 key = chosen(arrays.files)
                 check(max(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") == key))
                 return np.asarray(arrays[key])
-        array = np.lib.format.open_memmap(file, mode="r")  # np.load leaves open what it opened of a damaged archive
+        array = map_npy(str(file))
         check(*array.shape)
         return np.array(array)
     except Exception as error:  # parsers of foreign bytes raise nearly anything

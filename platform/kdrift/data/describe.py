@@ -109,8 +109,11 @@ def _describe_store(store: Store, verify: bool) -> Description:
 
 def _stored(volume: StoredVolume) -> Description:
     attributes = volume.attributes
+    described = _info(volume.info)
+    if volume.info.has_reference and not volume.is_truth_stored and volume.info.kind == "kspace":
+        described["reference"] = "no (target was computed of this k-space)"
     return {
-        **_info(volume.info),
+        **described,
         "arrays": volume.array_names,
         "derived": attributes.get("derived", []),
         "source": attributes.get("source", {}),

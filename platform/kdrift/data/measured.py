@@ -43,6 +43,12 @@ class Sampling:
         return any(has_gaps(each) for each in self.measured)
 
     @property
+    def is_one_sided(self) -> bool:
+        """Whether much more was measured on one side of the middle of k-space than on the other: partial Fourier."""
+        filled = self.measured[_any(self.measured, 1, 2)]
+        return any(_is_one_sided(_any(filled, 0, axis)) for axis in (1, 2)) if len(filled) else False
+
+    @property
     def is_complete(self) -> bool:
         """Whether every position was measured, in the slices that hold anything."""
         return bool(common_mask(self.measured).all())
@@ -206,6 +212,12 @@ def _centred(line: BoolArray) -> slice:
         return slice(0, len(line))
     size = max(2 * (middle - int(where[0])), 2 * (int(where[-1]) + 1 - middle) - 1, 1)
     return slice(middle - size // 2, middle - size // 2 + size)
+
+
+def _is_one_sided(line: BoolArray) -> bool:
+    where, middle = np.flatnonzero(line), len(line) // 2
+    before, after = middle - int(where[0]), int(where[-1]) - middle
+    return abs(before - after) > max(2, len(line) // 32)
 
 
 def _measured(expected: BoolArray, nonzero: BoolArray) -> BoolArray:

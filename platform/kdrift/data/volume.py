@@ -224,6 +224,11 @@ class Volume:
         with naming(self.path, "noise scan cannot be read"), _quiet():
             return self.load_noise_cov()
 
+    @property
+    def is_truth_stored(self) -> bool:
+        """Whether k-space comes with a reference from elsewhere, not one that was computed of this k-space."""
+        return self.info.kind == "kspace" and self.info.has_reference
+
     def close(self) -> None:
         """Close the files and remove temporary copies."""
         self.resources.close()

@@ -25,6 +25,10 @@ from kdrift.recon.slices import Coils, RawSlice
 from kdrift.recon.undersample import Kept, crop_rows, given_mask, keep
 
 AS_STORED = "figures are against the image that the file stores: right where that is the truth"
+COMPUTED = (
+    "the target in the store was computed of this k-space, so it is no reference of its own (if the source has one,"
+    " convert it again)"
+)
 
 
 @dataclass(frozen=True)
@@ -140,13 +144,14 @@ class _Reference:
 def _reference(opened: Volume, chosen: range, kspace: Tensor, sampling: Sampling, kept: Kept) -> _Reference:
     """Return what figures are against: what the file stores, compared with its k-space, else what a mask left out."""
     info, shape = opened.info, _image_shape(opened.info, kspace)
-    if not (info.has_reference or kept.is_retrospective):
-        return _Reference()
+    computed = (COMPUTED,) if info.has_reference and not opened.is_truth_stored else ()
+    if not (opened.is_truth_stored or kept.is_retrospective):
+        return _Reference(notes=computed)
     unit = unit_of(kspace)  # of which squares stay in the range of float32
     shown = centre_crop((unit * rss(ifft2c(kspace / unit))).numpy(), *shape)
-    if not info.has_reference:
+    if not opened.is_truth_stored:
         definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
-        return _Reference(torch.from_numpy(shown.copy()), definition)
+        return _Reference(torch.from_numpy(shown.copy()), definition, notes=computed)
     stored = centre_crop(opened.read_image(chosen[0], chosen[-1] + 1), *shape)
 
     def other(index: int) -> FloatArray:
