@@ -229,5 +229,5 @@ def test_bytes_behind_an_array_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadVolume, match=sentence):
             open_volume(tmp_path / name)
     for name in ("a.npy", "b.cfl"):
-        with pytest.raises(ValueError, match="cannot be read: .*bytes"):
+        with pytest.raises(ValueError, match=r"cannot be read: .*bytes"):
             read_array_file(str(tmp_path / name), "smaps")

@@ -171,3 +171,20 @@ def test_a_target_that_was_computed_is_no_stored_reference(tmp_path: Path) -> No
         assert "target" not in opened.read_volume("partial").array_names
         assert "no target was computed: k-space is partial Fourier" in opened.read_volume("partial").info.notes
     assert describe(f"{store}/padded")["reference"] == "no (target was computed of this k-space)"
+
+
+def test_a_slice_without_reference_is_left_out_of_the_figures(tmp_path: Path) -> None:
+    kspace, truth = head()
+    figures = []
+    for slices, name in ((range(4), "a"), ((0, 1, 3), "b")):
+        some = truth.copy()
+        some[2] = 0
+        np.savez(tmp_path / f"{name}.npz", kspace=kspace[list(slices)] * EQUI, mask=EQUI, reference=some[list(slices)])
+        assert (
+            main(["reconstruct", str(tmp_path / f"{name}.npz"), "--out", str(tmp_path / name), "--method", "cg_sense"])
+            == 0
+        )
+        report = json.loads((tmp_path / name / "metrics.json").read_text())
+        figures.append(report["metrics"])
+        assert ("the reference is zero in slice 2: left out of the figures" in report["notes"]) == (name == "a")
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
