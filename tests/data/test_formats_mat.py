@@ -111,7 +111,7 @@ def test_masks_that_are_vectors(write, cols: int, tmp_path: Path) -> None:
 
 @WRITERS
 def test_a_variable_of_several_is_said(write, tmp_path: Path) -> None:
-    kspace, image = random_kspace((12, 9, 2)), np.ones((12, 9))
+    kspace, image = random_kspace((12, 9, 2, 2)), np.ones((12, 9))
     path = write(tmp_path / "k.mat", kspace=kspace, img=image, mask=np.ones((12, 9)))
     with open_volume(path) as volume:
         (note,) = volume.info.notes

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.centring import from_corner, mask_from_corner
+from kdrift.data.formats.arrange import unsaid_axes
 from kdrift.data.formats.beside import check_beside
 from kdrift.data.formats.hdf5 import Hdf5, keys
 from kdrift.data.formats.mat_variables import Variable, variables_of, variables_v5, variables_v73
@@ -79,6 +80,8 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     has_phase = variable.is_complex
     is_image = not has_phase or bool(_IMAGE.match(variable.name))
     axes = _axes(path, variable, is_image, how)
+    if how.axes is None and not is_image and "single" not in variable.name.lower():
+        notes += unsaid_axes(axes, variable.shape)
     sizes = dict(zip(axes, variable.shape, strict=True))
     times = sizes.get("time", 1)
     time = selected_index(path, how, "time", times)
