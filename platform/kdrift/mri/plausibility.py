@@ -21,6 +21,11 @@ MOST_COILS = 128
 """No receive array has more channels."""
 MANY_COILS = 32
 """More channels than this beside a side of less than `SMALLEST_SIDE` are rows or columns."""
+HALF = (
+    "zero frequency lies at the beginning of an axis, and nothing at its end: this is half a spectrum, as that of"
+    " numpy.fft.rfft2; make k-space with fft2, and shift it (fftshift)"
+)
+"""What is wrong with one half of k-space."""
 SMALLEST_SIDE = 16
 """Rows or columns; below it nothing can be said of where energy lies either."""
 
@@ -178,6 +183,9 @@ def _centring(plane: Power) -> list[Doubt]:
     middle = _around(plane, rows // 2, cols // 2)
     for row, col, where in ((0, 0, ""), (0, cols // 2, "rows"), (rows // 2, 0, "columns")):
         if _around(plane, row, col) > max(0.5, 4 * middle):
+            sides = [(plane.sum(1), row), (plane.sum(0), col)]
+            if any(at == 0 and _is_half(line) for line, at in sides):
+                return [Doubt(HALF, True)]
             cure = "say --not-centred" if not where else f"shift the {where} by half their number (fftshift) first"
             place = "at the corner of k-space" if not where else f"at the edge of the {where}"
             return [Doubt(f"zero frequency lies {place}, expected in the middle (n // 2): {cure}", True)]
@@ -200,6 +208,25 @@ def _middle(mask: BoolArray, half: int | None = None) -> BoolArray:
     reach = ((n // 2, half or max(4, n // 16)) for n in mask.shape)
     rows, cols = (slice(middle - far, middle + far) for middle, far in reach)
     return mask[rows, cols]
+
+
+def _is_half(line: Power) -> bool:
+    """Whether energy lies at the beginning of an axis, and none at its end, which is beside it in a whole spectrum."""
+    width = max(3, len(line) // 8)
+    return float(line[1 - width :].sum()) < 0.02 * float(line[1:width].sum())
+
+
+def looks_like_kspace(image: npt.NDArray[Any]) -> bool:
+    """Return whether the energy of magnitudes `(row, col)` lies in the middle alone, or at the corner, as that of
+    k-space does and that of no image."""
+    rows, cols = image.shape
+    most = float(image.max(initial=0))
+    if min(rows, cols) < 2 * SMALLEST_SIDE or not 0 < most < np.inf:
+        return False
+    plane = np.square(image / most, dtype=np.float64)
+    plane /= plane.sum()
+    there = max(_around(plane, rows // 2, cols // 2, 16), _around(plane, 0, 0, 16))
+    return _brightest(plane) > 0.6 and there > 0.6
 
 
 def _image_place(scaled: npt.NDArray[Any]) -> list[Doubt]:
