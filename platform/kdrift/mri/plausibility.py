@@ -213,7 +213,7 @@ def _middle(mask: BoolArray, half: int | None = None) -> BoolArray:
 def _is_half(line: Power) -> bool:
     """Whether energy lies at the beginning of an axis, and none at its end, which is beside it in a whole spectrum."""
     width = max(3, len(line) // 8)
-    return float(line[1 - width :].sum()) < 0.02 * float(line[1:width].sum())
+    return float(line[1 - width :].sum()) < 0.1 * float(line[1:width].sum())
 
 
 def looks_like_kspace(image: npt.NDArray[Any]) -> bool:
