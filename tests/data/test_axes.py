@@ -8,11 +8,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 import kdrift
 from formats_helpers import random_kspace
 from kdrift.data.centring import ifft_centred
 from kdrift.data.formats import BadVolume, open_volume
+from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
@@ -222,3 +224,30 @@ def test_axes_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
         pair = write_pair(tmp_path / "b", np.ones(dims, np.complex64))
         with pytest.raises(BadVolume, match=named):
             open_volume(pair)
+
+
+def test_what_three_axes_were_taken_for_is_said(tmp_path: Path) -> None:
+    kspace = random_kspace((6, 20, 18))
+    np.save(tmp_path / "a.npy", kspace)
+    np.savez(tmp_path / "a.npz", kspace=kspace)
+    scipy.io.savemat(tmp_path / "a.mat", {"kspace": kspace.transpose(1, 2, 0)})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = kspace
+    write_fastmri(tmp_path / "single.h5", kspace)  # its header says that there is one coil
+    np.save(tmp_path / "four.npy", kspace[None])
+    np.save(tmp_path / "stacked.npy", random_kspace((2, 6, 20, 18)))
+    for name, sentence in (
+        ("a.npy", "taken as coil,row,col, coils of one slice; if they are slices, say --axes slice,row,col"),
+        ("a.npz", "taken as coil,row,col, coils of one slice; if they are slices, say --axes slice,row,col"),
+        ("a.mat", "taken as row,col,coil, coils of one slice; if they are slices, say --axes row,col,slice"),
+        ("a.h5", "taken as slice,row,col, slices of one coil; if they are coils, say --axes coil,row,col"),
+    ):
+        with open_volume(tmp_path / name) as volume:
+            assert volume.info.notes == (f"3 axes were {sentence}",)
+            shape = (volume.info.num_slices, volume.info.num_coils)
+        with open_volume(tmp_path / name, ReadOptions(axes=tuple(sentence.rpartition(" ")[2].split(",")))) as volume:
+            assert (volume.info.num_slices, volume.info.num_coils) == shape[::-1]
+            assert not volume.info.notes
+    for name in ("single.h5", "stacked.npy"):
+        with open_volume(tmp_path / name) as volume:
+            assert not volume.info.notes

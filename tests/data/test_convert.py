@@ -138,6 +138,8 @@ def test_maps_and_targets_on_request(tmp_path: Path) -> None:
     assert bare.info.has_reference
     np.testing.assert_array_equal(bare.read_image(0, len(full)), rss_target(full, 48, 48))
     assert opened.attributes("bare")["derived"] == ["smaps", "target"]
+    assert opened.attributes("full")["derived"] == ["smaps"]  # its target is the reference of the source
+    assert [opened.read_volume(name).is_truth_stored for name in ("bare", "full")] == [False, True]
     assert opened.verify() == []
 
 

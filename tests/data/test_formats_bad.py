@@ -18,6 +18,7 @@ from formats_helpers import (
     read_all,
     xml,
 )
+from kdrift.data.array_file import read_array_file
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.formats.bart import write_bart
 
@@ -209,3 +210,24 @@ class TestBadFiles:
         error = pickle.loads(pickle.dumps(BadVolume("file", "reason")))
         assert str(error) == "file: reason"
         assert (error.path, error.reason) == ("file", "reason")
+
+
+def test_bytes_behind_an_array_are_refused(tmp_path: Path) -> None:
+    kspace = random_kspace((2, 3, 12, 9))
+    np.save(tmp_path / "a.npy", kspace)
+    write_bart(tmp_path / "b", kspace)
+    with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+        archive.writestr("kspace.npy", (tmp_path / "a.npy").read_bytes() + bytes(80))
+    for name in ("a.npy", "b.cfl"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(bytes(800))
+    for name, sentence in (
+        ("a.npy", r"a\.npy declares 5184 bytes of data, and 800 bytes follow them"),
+        ("b.cfl", r"header declares 5184 bytes of data, b\.cfl holds 5984"),
+        ("c.npz", r"kspace\.npy declares 5184 bytes of data, and 80 bytes follow them"),
+    ):
+        with pytest.raises(BadVolume, match=sentence):
+            open_volume(tmp_path / name)
+    for name in ("a.npy", "b.cfl"):
+        with pytest.raises(ValueError, match=r"cannot be read: .*bytes"):
+            read_array_file(str(tmp_path / name), "smaps")

@@ -53,8 +53,10 @@ def test_calgary_columns_that_were_not_measured(tmp_path: Path) -> None:
     kspace = random_kspace((4, 2, 24, 20))
     kspace[..., 17:] *= 1e-6
     with open_volume(write(tmp_path / "a.h5", kspace=interleaved(kspace))) as volume:
-        np.testing.assert_array_equal(volume.mask(), np.arange(20) < 17)
-        assert any("the last 3 of 20 columns hold nothing" in note for note in volume.info.notes)
+        found = volume.sampling(volume.read_kspace(1, 3), 1)
+        np.testing.assert_array_equal(found.measured, np.broadcast_to(np.arange(20) < 17, (2, 24, 20)))
+        assert any("3 columns hold next to nothing" in note for note in found.notes)
+        assert any("real and imaginary part of each coil in turn" in note for note in volume.info.notes)
     kspace[..., 17:] = 0
     found = read(write(tmp_path / "b.h5", kspace=interleaved(kspace)))
     np.testing.assert_array_equal(found == 0, kspace == 0)  # a shift of the image keeps exact zeros

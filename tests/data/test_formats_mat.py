@@ -9,8 +9,10 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from formats_helpers import random_kspace, read
+from kdrift.data.array_file import read_array_file
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.volume import ReadOptions
 
@@ -109,7 +111,7 @@ def test_masks_that_are_vectors(write, cols: int, tmp_path: Path) -> None:
 
 @WRITERS
 def test_a_variable_of_several_is_said(write, tmp_path: Path) -> None:
-    kspace, image = random_kspace((12, 9, 2)), np.ones((12, 9))
+    kspace, image = random_kspace((12, 9, 2, 2)), np.ones((12, 9))
     path = write(tmp_path / "k.mat", kspace=kspace, img=image, mask=np.ones((12, 9)))
     with open_volume(path) as volume:
         (note,) = volume.info.notes
@@ -196,3 +198,64 @@ def test_damaged_files_are_sentences(tmp_path: Path) -> None:
             (tmp_path / "bad.mat").write_bytes(damaged)
             with contextlib.suppress(ValueError), open_volume(tmp_path / "bad.mat") as volume:
                 volume.read_kspace(0, 1)
+
+
+def write_groups(path: Path, groups: dict[str, dict[str, np.ndarray]], rows: int | None, **arrays: np.ndarray) -> Path:
+    """Write arrays as MATLAB does, and groups of others: structures, or sparse matrices of so many rows."""
+    write_v73(path, **arrays)
+    with h5py.File(path, "a") as file:
+        for name, parts in groups.items():
+            group = file.create_group(name)
+            for part, values in parts.items():
+                group[part] = values
+            group.attrs["MATLAB_class"] = np.bytes_("struct" if rows is None else "double")
+            if rows is not None:
+                group.attrs["MATLAB_sparse"] = np.uint64(rows)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mat", "a73.mat"])
+def test_sparse_masks_are_read(name: str, tmp_path: Path) -> None:
+    mask = np.zeros((12, 9), dtype=bool)
+    mask[:11, ::2] = True
+    kspace, sparse = random_kspace((12, 9, 2, 3)), scipy.sparse.csc_matrix(mask.astype(float))
+    if name == "a.mat":
+        scipy.io.savemat(tmp_path / name, {"kspace": kspace, "mask": sparse})
+        scipy.io.savemat(tmp_path / "mask.mat", {"mask": sparse, "made": {"by": "hand"}})
+    else:
+        parts = {"data": sparse.data, "ir": sparse.indices.astype("u8"), "jc": sparse.indptr.astype("u8")}
+        write_groups(tmp_path / name, {"mask": parts}, 12, kspace=kspace)
+        write_groups(tmp_path / "mask.mat", {"mask": parts}, 12)
+    with open_volume(tmp_path / name) as volume:
+        np.testing.assert_array_equal(volume.mask(), mask)
+    np.testing.assert_array_equal(read_array_file(str(tmp_path / "mask.mat"), "mask"), mask)
+
+
+@pytest.mark.parametrize("name", ["a.mat", "a73.mat"])
+def test_what_is_not_read_is_named_and_masks_among_it_refused(name: str, tmp_path: Path) -> None:
+    kspace, mask = random_kspace((12, 9, 2, 3)), np.ones((12, 9))
+
+    def write(**records: dict[str, np.ndarray]) -> Path:
+        if name == "a.mat":
+            scipy.io.savemat(tmp_path / name, {"kspace": kspace, **records})
+            return tmp_path / name
+        return write_groups(tmp_path / name, records, None, kspace=kspace)
+
+    with open_volume(write(param={"TR": mask})) as volume:
+        assert "not read: param (a structure)" in volume.info.notes
+    with pytest.raises(BadVolume, match=r"us_mask \(a structure\) cannot be read as a mask"):
+        open_volume(write(us_mask={"m": mask}))
+
+
+def test_cells_and_texts_are_named(tmp_path: Path) -> None:
+    cell = np.empty((1, 1), dtype=object)
+    cell[0, 0] = np.ones((12, 9))
+    scipy.io.savemat(tmp_path / "a.mat", {"kspace": random_kspace((12, 9, 2, 3)), "mask": cell})
+    with pytest.raises(BadVolume, match=r"mask \(a cell\) cannot be read as a mask"):
+        open_volume(tmp_path / "a.mat")
+    scipy.io.savemat(tmp_path / "a.mat", {"data": cell})
+    with pytest.raises(BadVolume, match=r"no numeric array; not read: data \(a cell\)"):
+        open_volume(tmp_path / "a.mat")
+    scipy.io.savemat(tmp_path / "a.mat", {"kspace": random_kspace((12, 9, 2, 3)), "info": "words"})
+    with open_volume(tmp_path / "a.mat") as volume:
+        assert volume.info.notes == ("not read: info (text)",)

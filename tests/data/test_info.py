@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from kdrift.cli import parse
 from kdrift.data.describe import describe, to_text
+from kdrift.data.phantom import phantom_volume
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.data.volume import Volume, VolumeInfo
@@ -167,3 +168,21 @@ def test_shipped_priors_are_described_by_name() -> None:
     assert (found["what"], found["card"]) == ("prior", "brain-complex-small")
     with pytest.raises(ValueError, match="brain-komplex-small: no such file or folder"):
         describe("brain-komplex-small")
+
+
+def test_scans_are_described_as_they_would_be_read(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kspace = np.asarray(phantom_volume(1, 48, 40, 4, seed=4).kspace)[0]
+    np.save(tmp_path / "a.npy", np.fft.ifftshift(kspace, axes=(-2, -1)).transpose(1, 2, 0))
+    words = (str(tmp_path / "a.npy"), "--axes", "row,col,coil", "--json")
+    assert run(*words) == 0
+    assert any("zero frequency lies at the corner" in note for note in json.loads(capsys.readouterr().out)[0]["notes"])
+    assert run(*words, "--not-centred") == 0
+    one = json.loads(capsys.readouterr().out)[0]
+    assert one["shape"] == "1 x 4 x 48 x 40 (slice, coil, row, col)"
+    assert not any("zero frequency" in note for note in one["notes"])
+    assert run(str(tmp_path / "a.npy"), "--select", "echo=1") == 1
+    assert "cannot select echo here" in capsys.readouterr().err
+    assert run(str(store), "--centred") == 1
+    assert "is a store: select, axes and centred say how a scan is read" in capsys.readouterr().err

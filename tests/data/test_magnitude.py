@@ -10,6 +10,7 @@ import pytest
 
 from kdrift.data.formats import BadVolume, open_volume
 from kdrift.data.magnitude import as_magnitudes
+from kdrift.data.phantom import phantom_volume
 from kdrift.data.volume import ReadOptions
 
 
@@ -64,3 +65,13 @@ def test_other_formats(tmp_path: Path) -> None:
             open_volume(tmp_path / name)
     with open_volume(tmp_path / "a.h5", ReadOptions({"values": "any"})) as volume:
         np.testing.assert_array_equal(volume.read_image(0, 3), scores.astype(np.float32))
+
+
+def test_magnitudes_of_kspace_are_doubted(tmp_path: Path) -> None:
+    kspace = np.asarray(phantom_volume(2, 48, 40, 4, seed=4).kspace)
+    np.save(tmp_path / "a.npy", np.abs(kspace[:, 0]))
+    with open_volume(tmp_path / "a.npy") as volume:
+        assert any("are these magnitudes of k-space" in note for note in volume.info.notes)
+    np.save(tmp_path / "b.npy", np.abs(np.fft.ifft2(kspace[:, 0])))
+    with open_volume(tmp_path / "b.npy") as volume:
+        assert not volume.info.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import struct
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from formats_helpers import random_kspace
 from kdrift.data.array_file import read_array_file
@@ -18,6 +20,24 @@ from kdrift.data.formats.mat_v5 import list_arrays
 
 SHAPES = ((1, 1), (1, 3), (5, 3), (4, 3, 2, 1, 2), (0, 3))
 TYPES = ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "c8", "c16", "?")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["f8", "c16", "?"])
+def test_sparse_matrices(dtype: str, compressed: bool, tmp_path: Path) -> None:
+    values = (np.random.default_rng(1).random((9, 7)) < 0.3).astype(dtype) * np.array(1 + 2j if dtype == "c16" else 1)
+    arrays = {"mask": scipy.sparse.csc_matrix(values.astype(dtype)), "empty": scipy.sparse.csc_matrix((9, 7))}
+    scipy.io.savemat(tmp_path / "a.mat", arrays, do_compression=compressed)
+    found = {array.name: array.read() for array in list_arrays(str(tmp_path / "a.mat"))}
+    np.testing.assert_array_equal(found["mask"], values)
+    assert not found["empty"].any()
+    content = (tmp_path / "a.mat").read_bytes()
+    for at in range(128, len(content), 5):  # no damage does more than raise
+        (tmp_path / "b.mat").write_bytes(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :])
+        with contextlib.suppress(ValueError, zlib.error):
+            for array in list_arrays(str(tmp_path / "b.mat")):
+                if array.num_bytes < 1 << 20:
+                    array.read()
 
 
 def element(kind: int, content: bytes, order: str = "<") -> bytes:
@@ -50,8 +70,11 @@ def test_all_types_and_shapes_are_read_as_scipy_reads_them(compressed: bool, tmp
         arrays[f"a{number}_{kind.replace('?', 'b')}"] = values.astype(kind)
     scipy.io.savemat(tmp_path / "a.mat", arrays, do_compression=compressed)
     expected, found = scipy.io.loadmat(tmp_path / "a.mat"), list_arrays(str(tmp_path / "a.mat"))
-    assert [array.name for array in found] == [name for name in arrays if name not in ("text", "cell", "record")]
-    for array in found:
+    assert [array.name for array in found] == list(arrays)
+    assert [array.unread for array in found[:4]] == ["text", "a cell", "a structure", ""]
+    with pytest.raises(ValueError, match="cell is a cell, expected an array of numbers, full or sparse"):
+        found[1].read()
+    for array in found[3:]:
         values = array.read()
         wanted = expected[array.name].astype(bool) if array.dtype == bool else expected[array.name]
         assert (array.shape, array.dtype) == (wanted.shape, wanted.dtype)

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from formats_helpers import random_kspace
 from kdrift.data.array_file import read_array_file
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.bart import write_bart
-from kdrift.data.measured import as_mask, centred_box, find_sampling, has_gaps
+from kdrift.data.measured import as_mask, centred_box, find_sampling, has_gaps, magnitudes
+from kdrift.data.phantom import phantom_volume
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 
@@ -213,3 +215,54 @@ def test_gaps_are_runs_of_rows_and_columns() -> None:
     assert not has_gaps(np.zeros((3, 4), dtype=bool))
     assert has_gaps(np.array([[True, False, True]]))
     assert has_gaps(np.array([[True], [False], [True]]))
+
+
+def scan(coils: int = 4) -> np.ndarray:
+    return np.asarray(phantom_volume(1, 48, 40, coils, seed=4).kspace)
+
+
+def round_trip(kspace: np.ndarray) -> np.ndarray:
+    """Transform forth and back in single precision, which leaves rounding in the place of zeros."""
+    return np.asarray(scipy.fft.fft2(scipy.fft.ifft2(kspace)))
+
+
+PATTERNS = {
+    "columns": np.broadcast_to((np.arange(40) % 3 == 0) | (np.abs(np.arange(40) - 20) < 5), (48, 40)),
+    "rows": np.broadcast_to((np.arange(48) % 2 == 0)[:, None], (48, 40)),
+    "points": np.random.default_rng(2).random((48, 40)) < 0.4,
+    "padding": np.pad(np.ones((36, 30), dtype=bool), ((6, 6), (5, 5))),
+    "partial Fourier": np.broadcast_to(np.arange(40) > 11, (48, 40)),
+}
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_rounding_leaves_of_zeros_was_not_measured(pattern: str, coils: int, tmp_path: Path) -> None:
+    expected = PATTERNS[pattern]
+    np.save(tmp_path / "a.npy", round_trip(scan(coils) * expected))
+    with open_volume(tmp_path / "a.npy") as volume:
+        assert (volume.read_kspace(0, 1) != 0).mean() > 0.99  # rounding hits a few zeros
+        found = volume.sampling(volume.read_kspace(0, 1), 0)
+    np.testing.assert_array_equal(found.measured[0], expected)
+    unit = pattern if pattern in ("columns", "rows") else "positions" if pattern != "partial Fourier" else "columns"
+    assert f" {unit} hold next to nothing" in found.notes[0]
+    assert found.has_gaps == (pattern in ("columns", "rows", "points"))
+
+
+def test_smooth_decay_and_noise_are_measured() -> None:
+    x, y = np.meshgrid(np.arange(40) - 20, np.arange(48) - 24)
+    for width in (1, 2, 4, 8, 16):
+        blob = np.exp(-(x**2 + y**2) / (2.0 * width**2))
+        for precision in (np.complex64, np.complex128):
+            kspace = np.fft.fftshift(scipy.fft.fft2(blob.astype(precision)))[None, None].astype(np.complex64)
+            found = find_sampling(magnitudes(kspace))
+            assert not any("next to nothing" in note for note in found.notes)
+    assert find_sampling(magnitudes(random_kspace((3, 1, 48, 40)))).is_complete
+    assert find_sampling(magnitudes(scan(1))).is_complete
+
+
+def test_real_scans_hold_no_residue(shared_data: Path) -> None:
+    for file in sorted((shared_data / "kspace").glob("*")) + sorted((shared_data / "other").glob("*.h5")):
+        with open_volume(file) as volume:
+            kspace = volume.read_kspace(0, volume.info.num_slices)
+            assert not any("next to nothing" in note for note in volume.sampling(kspace, 0).notes)

@@ -11,6 +11,7 @@ import pytest
 import ray
 import torch
 
+import kdrift
 from kdrift.cli import main
 from kdrift.data.describe import describe
 from kdrift.data.formats.bart import write_bart
@@ -19,7 +20,7 @@ from kdrift.data.store import open_store
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.recon.acquisition import load_acquisition
-from kdrift.recon.request import AcquisitionRequest
+from kdrift.recon.request import AcquisitionRequest, MaskRequest
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,68 @@ def test_doubts_are_said_at_conversion_and_kept(
     assert main(["info", str(store / "a"), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert any("the echo lies off the centre" in note for note in told["notes"])
+
+
+def masks_of(cols: int, every: int) -> np.ndarray:
+    return (np.arange(cols) % every == 0) | (np.abs(np.arange(cols) - cols // 2) < 5)
+
+
+@pytest.mark.parametrize("kind", ["columns", "rows", "points"])
+@pytest.mark.parametrize("every", [2, 4])
+def test_a_mask_with_its_calibration_at_the_ends(every: int, kind: str, kspace: np.ndarray, tmp_path: Path) -> None:
+    right = masks_of(40, every)
+    if kind == "rows":
+        right = masks_of(48, every)[:, None]
+    elif kind == "points":
+        right = right & masks_of(48, every)[:, None]
+    wrong = np.fft.ifftshift(np.broadcast_to(right, (48, 40)))
+    np.save(tmp_path / "full.npy", kspace)
+    np.save(tmp_path / "wrong.npy", wrong)
+    np.savez(tmp_path / "both.npz", kspace=kspace, mask=wrong)
+    np.savez(tmp_path / "good.npz", kspace=kspace * right, mask=np.broadcast_to(right, (48, 40)))
+
+    def said(name: str, mask: str | None = None, centred: bool | None = None) -> str:
+        asked = None if mask is None else MaskRequest(file=str(tmp_path / mask))
+        request = AcquisitionRequest(source=str(tmp_path / name), mask=asked, centred=centred)
+        try:
+            return " ".join(load_acquisition(request).notes)
+        except ValueError as error:
+            return f"refused: {error}"
+
+    sentence = "has its densest"
+    for found in (said("full.npy", "wrong.npy"), said("both.npz")):
+        assert sentence in found
+        assert "fftshift" in found
+    assert sentence in said("full.npy", "wrong.npy", centred=True)
+    assert not said("full.npy", "wrong.npy", centred=True).startswith("refused")
+    assert sentence not in said("good.npz")
+    if every == 4 and kind == "points":
+        assert said("both.npz").startswith("refused")
+    np.save(tmp_path / "right.npy", np.broadcast_to(right, (48, 40)))
+    assert sentence not in said("full.npy", "right.npy")
+
+
+def test_an_inverted_mask_is_refused(kspace: np.ndarray, tmp_path: Path) -> None:
+    lines = masks_of(40, 3)
+    np.savez(tmp_path / "a.npz", kspace=kspace * lines, mask=~lines)
+    with pytest.raises(ValueError, match="the mask of the file marks exactly the empty part of k-space"):
+        load_acquisition(AcquisitionRequest(source=str(tmp_path / "a.npz")))
+    np.save(tmp_path / "a.npy", kspace * lines)
+    np.save(tmp_path / "m.npy", ~lines)
+    request = AcquisitionRequest(source=str(tmp_path / "a.npy"), mask=MaskRequest(file=str(tmp_path / "m.npy")))
+    with pytest.raises(ValueError, match=r"m\.npy marks exactly the empty part of k-space"):
+        load_acquisition(request)
+    with pytest.raises(ValueError, match="mask marks exactly the empty part of k-space"):
+        kdrift.reconstruct(kspace * lines, ~lines, method="zero_filled")
+
+
+def test_the_library_looks_at_masks_too(kspace: np.ndarray) -> None:
+    wrong = np.fft.ifftshift(masks_of(40, 4))
+    try:
+        said = " ".join(kdrift.reconstruct(kspace, wrong, method="zero_filled").notes)
+    except ValueError as error:
+        said = str(error)
+    assert "mask has its densest columns, the calibration, at the ends of k-space" in said
+    moved = np.fft.ifftshift(kspace, axes=(-2, -1))
+    notes = kdrift.reconstruct(moved, wrong, centred=False, method="zero_filled").notes
+    assert not any("densest" in note for note in notes)

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from kdrift.data.formats import open_volume
 from kdrift.data.phantom import phantom_volume
-from kdrift.mri.plausibility import check_kspace
+from kdrift.mri.plausibility import check_kspace, looks_like_kspace
 
 
 def scan(coils: int = 6, rows: int = 72, cols: int = 64) -> np.ndarray:
@@ -108,3 +109,24 @@ def test_real_scans_pass(shared_data: Path) -> None:
         kspace = kspace if kspace.ndim == 4 else kspace[:, None]
         assert check_kspace(kspace) == (), path.name
     assert check_kspace(np.load(shared_data / "kspace" / "ucb_prospective_8ch.npy")[None]) == ()
+
+
+@pytest.mark.parametrize("cols", [64, 65])
+def test_half_a_spectrum_is_named(cols: int) -> None:
+    image = np.abs(np.fft.ifft2(np.fft.ifftshift(scan(1, 72, cols), axes=(-2, -1))))
+    half = np.fft.rfft2(image)
+    assert "half a spectrum" in refusal(half)
+    assert "half a spectrum" in refusal(np.fft.fftshift(half, axes=-2))
+    assert "at the corner of k-space" in refusal(np.fft.fft2(image))
+
+
+def test_magnitudes_of_kspace_are_no_images(shared_data: Path) -> None:
+    kspace = scan(4)
+    image = np.abs(np.fft.ifft2(np.fft.ifftshift(kspace, axes=(-2, -1))))[0, 0]
+    for each in (kspace[0, 0], np.fft.ifftshift(kspace[0, 1])):
+        assert looks_like_kspace(np.abs(each))
+    assert not looks_like_kspace(image)
+    for file in sorted((shared_data / "brain_nifti").rglob("*.nii*")):
+        with open_volume(file) as volume:
+            middle = volume.info.num_slices // 2
+            assert not looks_like_kspace(volume.read_image(middle, middle + 1)[0])

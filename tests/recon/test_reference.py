@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from kdrift.cli import main
+from kdrift.data.convert import ConvertConfig, convert
+from kdrift.data.describe import describe
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
@@ -138,3 +141,50 @@ def test_a_reference_that_is_not_finite_is_named(tmp_path: Path) -> None:
     write_fastmri(tmp_path / "a.h5", kspace, reference=image)
     with pytest.raises(ValueError, match="the reference of slice 2 holds NaN or infinite values, expected an image"):
         load(tmp_path / "a.h5")
+
+
+@pytest.mark.ray
+def test_a_target_that_was_computed_is_no_stored_reference(tmp_path: Path) -> None:
+    kspace = np.asarray(phantom_volume(2, 48, 40, 4, seed=4).kspace)
+    with h5py.File(tmp_path / "padded.h5", "w") as file:
+        file["kspace"] = kspace  # values in its padding, which are left out
+        file.attrs.update(padding_left=3, padding_right=37)
+    np.save(tmp_path / "partial.npy", kspace * (np.arange(40) > 11))
+    store = str(tmp_path / "x.zarr")
+    report = convert(
+        ConvertConfig([str(tmp_path / name) for name in ("padded.h5", "partial.npy")], store, target=True, workers=1)
+    )
+    assert not report.failed
+    mask = MaskRequest("equispaced", 2.0, acs_lines=10)
+    found = {}
+    for source in (str(tmp_path / "padded.h5"), f"{store}/padded"):
+        assert load_acquisition(AcquisitionRequest(source=source)).reference is None
+        drawn = load_acquisition(AcquisitionRequest(source=source, mask=mask))
+        assert drawn.reference is not None
+        assert drawn.reference_fit is None
+        assert drawn.reference_definition == "rss of the k-space as measured"
+        found[source] = drawn.reference.numpy()
+        assert any("was computed of this k-space" in note for note in drawn.notes) == (source != next(iter(found)))
+    np.testing.assert_array_equal(*found.values())
+    with open_store(store) as opened:
+        np.testing.assert_allclose(opened.read_volume("padded").read_image(0, 2), found[source], rtol=1e-4)
+        assert "target" not in opened.read_volume("partial").array_names
+        assert "no target was computed: k-space is partial Fourier" in opened.read_volume("partial").info.notes
+    assert describe(f"{store}/padded")["reference"] == "no (target was computed of this k-space)"
+
+
+def test_a_slice_without_reference_is_left_out_of_the_figures(tmp_path: Path) -> None:
+    kspace, truth = head()
+    figures = []
+    for slices, name in ((range(4), "a"), ((0, 1, 3), "b")):
+        some = truth.copy()
+        some[2] = 0
+        np.savez(tmp_path / f"{name}.npz", kspace=kspace[list(slices)] * EQUI, mask=EQUI, reference=some[list(slices)])
+        assert (
+            main(["reconstruct", str(tmp_path / f"{name}.npz"), "--out", str(tmp_path / name), "--method", "cg_sense"])
+            == 0
+        )
+        report = json.loads((tmp_path / name / "metrics.json").read_text())
+        figures.append(report["metrics"])
+        assert ("the reference is zero in slice 2: left out of the figures" in report["notes"]) == (name == "a")
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)

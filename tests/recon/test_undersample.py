@@ -164,7 +164,7 @@ def test_a_mask_file_states_what_was_measured_of_other_data(full: np.ndarray, tm
     with pytest.raises(ValueError, match=r"wrong\.npy: mask has shape \(7,\)"):
         load(tmp_path / "a.npy", MaskRequest(file=str(tmp_path / "wrong.npy")))
     np.save(tmp_path / "none.npy", ~LINES)
-    with pytest.raises(ValueError, match="leaves nothing"):
+    with pytest.raises(ValueError, match="marks exactly the empty part of k-space"):
         load(tmp_path / "a.npy", MaskRequest(file=str(tmp_path / "none.npy")))
     for wrong in ({}, {"kind": "random", "file": "x"}):
         with pytest.raises(ValueError, match="give one of the two"):

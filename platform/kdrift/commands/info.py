@@ -24,16 +24,24 @@ class Options:
     """Print one JSON list, nothing shortened."""
     verify: bool = False
     """Recompute the checksums of a store (reads all of it)."""
+    select: Annotated[tuple[str, ...] | None, Parameter(metavar="NAME=VALUE,...")] = None
+    """Which of several there are in a scan, such as contrast=1,repetition=0."""
+    axes: str | None = None
+    """Axes of an array that does not say, in its order, such as row,col,coil."""
+    centred: Annotated[bool | None, Parameter(negative="--not-centred")] = None
+    """Whether zero frequency lies in the middle of k-space or at its corner."""
 
 
 def run(options: Options) -> int:
     """Describe everything named; status 1 if something cannot be read or a checksum differs."""
     from kdrift.data.describe import describe, to_text
+    from kdrift.data.volume import ReadOptions
 
+    how = ReadOptions.of(",".join(options.select) if options.select else None, options.axes, options.centred)
     descriptions, status = [], 0
     for path in options.paths:
         try:
-            description = _method(path) or describe(path, verify=options.verify)
+            description = _method(path) or describe(path, verify=options.verify, how=how)
         except (ValueError, OSError) as error:
             print(f"kdrift: error: {error}{_nearest(path)}", file=sys.stderr)
             description, status = {"what": "unreadable", "path": path, "reason": str(error)}, 1

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from kdrift.data.formats.bart import read_bart_array
 from kdrift.data.formats.hdf5 import dataset, keys, open_file
-from kdrift.data.formats.mat import matlab_variables
+from kdrift.data.formats.mat_variables import matlab_variables
+from kdrift.data.formats.numpy import map_npy
 
 MOST_OF_A_MASK = 1 << 28
 """Values of a mask; a file that claims more is none."""
@@ -61,7 +62,7 @@ def read_array_file(
             return read_bart(str(file))
         if file.suffix == ".mat":
             with matlab_variables(str(file)) as variables:
-                held = {variable.name: variable for variable in variables}
+                held = {each.name: each for each in variables if not each.unread or each.name == name}
                 variable = held[chosen(held)]
                 check(*variable.shape)
                 return variable.read((slice(None),) * len(variable.shape))
@@ -80,7 +81,7 @@ def read_array_file(
         with file.open("rb") as stream:
             if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is no array file, expected .npy, .npz, .h5, .mat or a .cfl of BART")
-        array = np.lib.format.open_memmap(file, mode="r")  # np.load leaves open what it opened of a damaged archive
+        array = map_npy(str(file))
         check(*array.shape)
         return np.array(array)
     except Exception as error:  # parsers of foreign bytes raise nearly anything

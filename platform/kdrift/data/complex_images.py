@@ -36,7 +36,7 @@ def complex_images(volume: Volume) -> Volume:
     def read(start: int, stop: int) -> tuple[ComplexArray, Sampling]:
         nonlocal doubts
         kspace = volume.read_kspace(start, stop)
-        doubts = volume.doubts(kspace)
+        doubts = volume.doubts(kspace, start)
         sampling = volume.sampling(kspace, start)
         for index, pattern in enumerate(sampling.measured, start):
             if has_gaps(pattern):

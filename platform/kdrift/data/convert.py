@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,21 +155,27 @@ def rss_target(kspace: np.ndarray, rows: int, cols: int) -> np.ndarray:
 
 
 def _derived(volume: Volume, requested: Sequence[str]) -> dict[str, Derive]:
-    """Return what to compute of each block of k-space; an undersampled scan has no target."""
+    """Return what to compute of each block of k-space; what is undersampled or partial Fourier has no target, which
+    becomes a note of the volume."""
     info = volume.info
     derive: dict[str, Derive] = {}
-    if info.kind == "kspace" and "target" in requested and not _is_undersampled(volume):
-        derive["target"] = lambda kspace: rss_target(kspace, info.recon_rows, info.recon_cols)
+    if info.kind == "kspace" and "target" in requested and not info.has_reference:
+        if lack := _lack(volume):
+            volume.info = replace(info, notes=(*info.notes, f"no target was computed: k-space {lack}"))
+        else:
+            derive["target"] = lambda kspace: rss_target(kspace, info.recon_rows, info.recon_cols)
     if info.kind == "kspace" and "smaps" in requested:
         derive["smaps"] = _estimate_smaps
     return derive
 
 
-def _is_undersampled(volume: Volume) -> bool:
-    """Whether the first, middle or last slice was measured with gaps."""
+def _lack(volume: Volume) -> str:
+    """Return why an image of the first, middle or last slice is no truth; empty where it is."""
     count = volume.info.num_slices
-    probes = sorted({0, count // 2, count - 1})
-    return any(volume.sampling(volume.read_kspace(i, i + 1), i).has_gaps for i in probes)
+    found = [volume.sampling(volume.read_kspace(i, i + 1), i) for i in sorted({0, count // 2, count - 1})]
+    if any(each.has_gaps for each in found):
+        return "was measured undersampled"
+    return "is partial Fourier" if any(each.is_one_sided for each in found) else ""
 
 
 def _estimate_smaps(kspace: np.ndarray) -> np.ndarray:

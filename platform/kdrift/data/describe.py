@@ -22,7 +22,7 @@ from kdrift.data.formats.hdf5 import hard_links
 from kdrift.data.paths import halves, split_series
 from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import Store, StoredVolume, find_store, find_stored_volume
-from kdrift.data.volume import BadVolume, Volume, VolumeInfo
+from kdrift.data.volume import AS_THE_FILE_SAYS, BadVolume, ReadOptions, Volume, VolumeInfo
 from kdrift.runs.files import file_sha256
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
@@ -30,22 +30,29 @@ BUNDLE_FILES = ("config.yaml", "model.safetensors")
 Description = dict[str, Any]
 
 
-def describe(path: str, verify: bool = False) -> Description:
+def describe(path: str, verify: bool = False, how: ReadOptions = AS_THE_FILE_SAYS) -> Description:
     """Describe a store, a volume in one, a prior bundle or a shipped prior, a checkpoint, a result, a scan, or a folder
     of scans.
 
-    `verify` also recomputes the checksums of a store.
+    `verify` also recomputes the checksums of a store; `how` says of scans what their files cannot.
 
     Raises ValueError if it is none of these, naming the reason; a checkpoint that needs code to be unpickled is
-    refused.
+    refused, and so is `how` beside anything but scans.
     """
+    description = _described(path, verify, how)
+    if how != AS_THE_FILE_SAYS and description["what"] not in ("scan", "folder of scans"):
+        raise ValueError(f"{path} is a {description['what']}: select, axes and centred say how a scan is read")
+    return description
+
+
+def _described(path: str, verify: bool, how: ReadOptions) -> Description:
     if (store := find_store(path)) is not None:
         return _describe_store(store, verify)
     in_folder = "/" in path.rstrip("/") and not os.path.isfile(path)
     if in_folder and (volume := find_stored_volume(path)) is not None:
         return {"what": "stored volume", "path": path, **_stored(volume)}
     if "://" in path:
-        return _describe_scan(path)
+        return _describe_scan(path, how)
     if not any(map(os.path.exists, (path, split_series(path)[0], *halves(path, (".cfl", ".hdr"))))):
         from kdrift.prior.bundle import find_prior, shipped_priors
 
@@ -64,8 +71,8 @@ def describe(path: str, verify: bool = False) -> Description:
             if "reconstruction" in names and "kspace" not in names:
                 return _describe_result(path, file, names)
     if os.path.isdir(path):
-        return _describe_folder(path)
-    return _describe_scan(path)
+        return _describe_folder(path, how)
+    return _describe_scan(path, how)
 
 
 def to_text(description: Mapping[str, Any], indent: str = "") -> str:
@@ -109,8 +116,11 @@ def _describe_store(store: Store, verify: bool) -> Description:
 
 def _stored(volume: StoredVolume) -> Description:
     attributes = volume.attributes
+    described = _info(volume.info)
+    if volume.info.has_reference and not volume.is_truth_stored and volume.info.kind == "kspace":
+        described["reference"] = "no (target was computed of this k-space)"
     return {
-        **_info(volume.info),
+        **described,
         "arrays": volume.array_names,
         "derived": attributes.get("derived", []),
         "source": attributes.get("source", {}),
@@ -118,8 +128,8 @@ def _stored(volume: StoredVolume) -> Description:
     }
 
 
-def _describe_scan(path: str) -> Description:
-    with open_volume(path) as volume:
+def _describe_scan(path: str, how: ReadOptions) -> Description:
+    with open_volume(path, how) as volume:
         description = {"what": "scan", "path": path, **_info(volume.info)}
         if volume.info.kind == "kspace":
             description["sampling"], doubts = _middle(volume)
@@ -136,7 +146,7 @@ def _middle(volume: Volume) -> tuple[str, tuple[str, ...]]:
     except ValueError as error:
         return f"slice {middle} cannot be read: {error}", ()
     try:
-        doubts = volume.doubts(kspace)
+        doubts = volume.doubts(kspace, middle)
     except BadVolume as error:
         doubts = (error.reason,)
     notes = (*doubts, *found.notes)
@@ -163,7 +173,7 @@ def _info(info: VolumeInfo) -> Description:
     }
 
 
-def _describe_folder(path: str) -> Description:
+def _describe_folder(path: str, how: ReadOptions) -> Description:
     found = find_scans(path)
     if not found.sources:
         nothing = f"{path} is a folder without a store, a prior, or a file of a known format"
@@ -171,11 +181,11 @@ def _describe_folder(path: str) -> Description:
     doubts = (*same_series(found.series), *same_content(found.sources))
     said = [sentence for sentence in (found.left_out, *doubts) if sentence]
     if found.sources == (path,):
-        return {**_describe_scan(path), **({"folder": said} if said else {})}
+        return {**_describe_scan(path, how), **({"folder": said} if said else {})}
     scans = []
     for source in found.sources:
         try:
-            description = _describe_scan(source)
+            description = _describe_scan(source, how)
             scans.append({key: description[key] for key in ("path", "kind", "shape")})
         except ValueError as error:
             scans.append({"path": source, "kind": "unreadable", "reason": str(error).removeprefix(f"{source}: ")})

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdrift.mri.plausibility import looks_like_kspace
+
 Load = Callable[[int, int], npt.NDArray[Any]]
 TINY = 0.01
 """Negative values down to this part of the largest one are nothing."""
@@ -48,6 +50,9 @@ def as_magnitudes(load: Load, num_slices: int) -> tuple[Load, tuple[str, ...]]:
         if 1 < len(different) <= MOST_LABELS:
             spread = f"{len(different)} different values, all whole ({different[0]:g} to {different[-1]:g})"
             notes.append(f"there are {spread}: labels or a mask rather than a magnitude image?")
+    brightest = max(probes, key=lambda probe: float(np.nanmax(probe)))[0]
+    if looks_like_kspace(np.where(np.isfinite(brightest), brightest, 0)):
+        notes.append("energy lies in one place, as that of k-space does: are these magnitudes of k-space, no images?")
 
     def checked(start: int, stop: int) -> npt.NDArray[Any]:
         images = load(start, stop)

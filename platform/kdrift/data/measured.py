@@ -2,6 +2,7 @@
 
 Measured is what a mask states, where there is one, inside of the padding that a header states, and not exactly zero in
 all coils. A few scattered zeros are measured values, as integer data have them, unless a whole row or column is zero.
+What rounding leaves of zeros, many decades below all else, counts as zero.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ Box = tuple[slice, slice]
 
 MEASURED_ZEROS = 0.02
 """Integer data hold a few measured exact zeros: fewer than this are no gaps."""
+RESIDUE, STEP, EVEN = 1e-6, 1e3, 100.0
+"""What rounding to single precision leaves of zeros, as a transform forth and back does, is below `RESIDUE` of the
+peak, a `STEP` below all that was measured, as noise and smooth decay are not, and itself within a factor `EVEN`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Sampling:
         return any(has_gaps(each) for each in self.measured)
 
     @property
+    def is_one_sided(self) -> bool:
+        """Whether much more was measured on one side of the middle of k-space than on the other: partial Fourier."""
+        filled = self.measured[_any(self.measured, 1, 2)]
+        return any(_is_one_sided(_any(filled, 0, axis)) for axis in (1, 2)) if len(filled) else False
+
+    @property
     def is_complete(self) -> bool:
         """Whether every position was measured, in the slices that hold anything."""
         return bool(common_mask(self.measured).all())
@@ -50,21 +60,28 @@ class Sampling:
 
 
 def find_sampling(
-    nonzero: BoolArray, stated: BoolArray | None = None, attrs: Mapping[str, Any] | None = None
+    levels: npt.NDArray[Any], stated: BoolArray | None = None, attrs: Mapping[str, Any] | None = None
 ) -> Sampling:
     """Return what was measured of slices.
 
     Parameters
     ----------
-    nonzero
-        `(slice, row, col)`: what is not exactly zero in all coils (`nonzero_positions`).
+    levels
+        `(slice, row, col)`: the largest magnitude of all coils (`magnitudes`), or whether there is any.
     stated
         The mask of the file, `(col,)`, `(row, col)` or one a slice `(slice, row, col)`.
     attrs
         Attributes of the file: `padding_left` and `padding_right` are its first and last column but one of k-space.
     """
-    rows, cols = nonzero.shape[-2:]
+    rows, cols = levels.shape[-2:]
     inside, notes = _inside_padding(attrs or {}, cols)
+    left = np.stack([_residue(each) for each in levels])
+    nonzero = (levels != 0) & ~left
+    if left.any():
+        notes.append(
+            f"{_counted(left, nonzero)} hold next to nothing (below {RESIDUE:g} of the peak of k-space, as rounding"
+            " leaves of zeros): they were not measured, and are left out"
+        )
     padded = int((nonzero & ~inside).any((0, 1)).sum())
     if padded:
         notes.append(f"k-space has values in {padded} columns that its header calls padding: they are left out")
@@ -89,10 +106,10 @@ def find_sampling(
     return Sampling(measured, int(allowed.sum()), "the mask of the file", tuple(notes))
 
 
-def nonzero_positions(kspace: npt.NDArray[Any]) -> BoolArray:
-    """Return where `(slice, coil, row, col)` is not exactly zero in every coil, `(slice, row, col)`."""
-    with np.errstate(invalid="ignore"):  # NaN counts as sampled, and is refused when it is read
-        return np.asarray((kspace != 0).any(axis=-3))
+def magnitudes(kspace: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the largest magnitude of all coils of `(slice, coil, row, col)`, `(slice, row, col)`."""
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN counts as sampled, and is refused when it is read
+        return np.stack([np.abs(each).max(axis=-3) for each in kspace])
 
 
 def as_mask(values: npt.NDArray[Any], num_slices: int, rows: int, cols: int) -> BoolArray:
@@ -197,12 +214,56 @@ def _centred(line: BoolArray) -> slice:
     return slice(middle - size // 2, middle - size // 2 + size)
 
 
+def _is_one_sided(line: BoolArray) -> bool:
+    where, middle = np.flatnonzero(line), len(line) // 2
+    before, after = middle - int(where[0]), int(where[-1]) - middle
+    return abs(before - after) > max(2, len(line) // 32)
+
+
 def _measured(expected: BoolArray, nonzero: BoolArray) -> BoolArray:
     """Return what was measured of one slice `(row, col)`."""
     found = expected & nonzero
     lines = expected & _any(found, 1)[:, None] & _any(found, 0)
     missing = int(lines.sum()) - int(found.sum())
     return lines if missing < MEASURED_ZEROS * lines.sum() else found
+
+
+def _counted(left: BoolArray, kept: BoolArray) -> str:
+    """Return how many columns or rows of `(slice, row, col)` are left, where these are whole, else positions."""
+    for axis, unit in ((1, "columns"), (2, "rows")):
+        lines = _any(left, 0, axis)
+        if not (lines & _any(kept, 0, axis)).any():
+            return f"{int(lines.sum())} {unit}"
+    return f"{int(left.any(0).sum())} positions"
+
+
+def _residue(levels: npt.NDArray[Any]) -> BoolArray:
+    """Return where one slice `(row, col)` holds no more than rounding leaves of zeros: in lines, else in points."""
+    found = np.zeros(levels.shape, dtype=bool)
+    limit = RESIDUE * float(levels.max())
+    if not ((levels > 0) & (levels < limit)).any():
+        return found
+    for axis in (0, 1):
+        found |= np.expand_dims(_below_step(levels.max(axis), limit), axis)
+    found &= levels > 0
+    rest = np.where(found, 0, levels)
+    few = int(MEASURED_ZEROS * np.count_nonzero(rest))
+    points = _below_step(rest, limit, few // 20) & (rest > 0)
+    return found | points if points.sum() > few else found
+
+
+def _below_step(values: npt.NDArray[Any], limit: float, between: int = 0) -> BoolArray:
+    """Return which values lie below the highest step of `STEP` that begins below `limit`, where these are alike; at
+    most so many may lie `between`."""
+    known = np.sort(values[values > 0])
+    low = known[: max(0, len(known) - 1 - between)]
+    steps = np.flatnonzero((low < limit) & (known[1 + between :][: len(low)] > STEP * low))
+    if not len(steps):
+        return np.zeros(values.shape, dtype=bool)
+    highest = known[steps[-1]]
+    if highest > EVEN * np.median(known[: steps[-1] + 1]):
+        return np.zeros(values.shape, dtype=bool)
+    return np.asarray(values <= highest)
 
 
 def _inside_padding(attrs: Mapping[str, Any], cols: int) -> tuple[BoolArray, list[str]]:

@@ -236,6 +236,11 @@ class StoredVolume(Volume):
         """Names of the arrays that this volume holds."""
         return list(self.attributes["arrays"])
 
+    @property
+    def is_truth_stored(self) -> bool:
+        """Whether the source came with a reference: a target that the conversion computed says no more than k-space."""
+        return super().is_truth_stored and "target" not in self.attributes.get("derived", ())
+
     def read_smaps(self, start: int, stop: int) -> np.ndarray:
         """Return complex64 coil maps (slice, coil, row, col).
 

@@ -41,7 +41,7 @@ WHOLE = ("mask", "noise_cov")
 """Arrays of a volume, not of its slices."""
 
 Derive = Callable[[np.ndarray], np.ndarray]
-"""Compute an array of a block of slices from its k-space (slice, coil, row, col)."""
+"""Compute an array of a block of slices from its k-space (slice, coil, row, col), zero where not measured."""
 
 
 def write_volume(
@@ -86,7 +86,7 @@ def write_volume(
             "info": {key: _json_value(value) for key, value in asdict(info).items()} | {"attrs": attrs},
             "source": dict(source or {}),
             "arrays": arrays,
-            "derived": sorted(set(derive or {}) & set(arrays)),
+            "derived": sorted(set(derive or {}) & set(arrays) - ({"target"} if volume.info.has_reference else set())),
             "written_by": f"kdrift {__version__}",
             "complete": True,
         }
@@ -143,7 +143,7 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive], said: list[str]) -> It
         if volume.info.kind == "image":
             yield "complex_image" if volume.info.has_phase else "image", block
             continue
-        said += volume.doubts(block)
+        said += volume.doubts(block, start)
         found.append(volume.sampling(block, start))
         said += found[-1].notes
         yield "kspace", block
@@ -151,9 +151,11 @@ def _arrays(volume: Volume, derive: Mapping[str, Derive], said: list[str]) -> It
             yield "calibration", calibration
         if target is not None:
             yield "target", target
+        measured = found[-1].measured[:, None]
+        held = block if measured.all() else np.where(measured, block, 0)
         for name, function in derive.items():
             if name != "target" or target is None:
-                computed = function(block)
+                computed = function(held)
                 if not np.isfinite(computed).all():
                     raise ValueError(f"{name} computed of slices {start}:{stop} holds NaN or infinite values")
                 yield name, computed

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from kdrift.data.geometry import Geometry
 from kdrift.data.measured import BoolArray as BoolArray
-from kdrift.data.measured import Sampling, as_mask, find_sampling, nonzero_positions
-from kdrift.mri.plausibility import check_kspace
+from kdrift.data.measured import Sampling, as_mask, find_sampling, magnitudes
+from kdrift.mri.plausibility import check_kspace, check_mask
 from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 
@@ -193,23 +193,29 @@ class Volume:
 
     def sampling(self, kspace: ComplexArray, start: int) -> Sampling:
         """Return what was measured of the slices from `start` on, whose k-space was read."""
-        mask = self.mask()
-        if mask is not None and mask.ndim == 3:
-            mask = mask[start : start + len(kspace)]
-        return find_sampling(nonzero_positions(kspace), mask, self.info.attrs)
+        return find_sampling(magnitudes(kspace), self._mask_from(start, len(kspace)), self.info.attrs)
 
-    def doubts(self, kspace: ComplexArray) -> tuple[str, ...]:
-        """Return what is doubtful about slices of k-space that were read, as `check_kspace` does.
+    def doubts(self, kspace: ComplexArray, start: int) -> tuple[str, ...]:
+        """Return what is doubtful about the slices from `start` on, whose k-space was read, and about their mask, as
+        `check_kspace` and `check_mask` do.
 
         Raises BadVolume where they surely are no k-space with these axes, unless axes or centring were stated.
         """
         leading, stated = "slice," if self.info.num_slices > 1 else "", self.how
+        mask = self._mask_from(start, len(kspace))
         try:
-            return check_kspace(
+            found = check_kspace(
                 kspace, axes_stated=stated.axes is not None, centring_stated=stated.centred is not None, leading=leading
             )
+            if mask is None:
+                return found
+            return (*found, *check_mask(kspace, mask, "the mask of the file", stated=stated.centred is True))
         except ValueError as error:
             raise BadVolume(self.path, str(error)) from None
+
+    def _mask_from(self, start: int, count: int) -> BoolArray | None:
+        mask = self.mask()
+        return mask[start : start + count] if mask is not None and mask.ndim == 3 else mask
 
     def noise_cov(self) -> npt.NDArray[np.complex128] | None:
         """Return the noise covariance `(coil, coil)` measured in the same scan, or None."""
@@ -217,6 +223,11 @@ class Volume:
             return None
         with naming(self.path, "noise scan cannot be read"), _quiet():
             return self.load_noise_cov()
+
+    @property
+    def is_truth_stored(self) -> bool:
+        """Whether k-space comes with a reference from elsewhere, not one that was computed of this k-space."""
+        return self.info.kind == "kspace" and self.info.has_reference
 
     def close(self) -> None:
         """Close the files and remove temporary copies."""

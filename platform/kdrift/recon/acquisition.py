@@ -16,6 +16,7 @@ from kdrift.data.store import find_stored_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
+from kdrift.mri.plausibility import check_mask
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import noise_doubts, read_coils, read_maps
 from kdrift.recon.reference import ReferenceFit, fit_reference
@@ -26,6 +27,10 @@ from kdrift.recon.undersample import Kept, crop_rows, given_mask, keep
 _SAME = "give maps of all coils as measured, of the matrix before or after readout oversampling is removed"
 _LAST = "their axes are probably row,col,coil: store them coils first, --axes is of the k-space alone"
 AS_STORED = "figures are against the image that the file stores: right where that is the truth"
+COMPUTED = (
+    "the target in the store was computed of this k-space, so it is no reference of its own (if the source has one,"
+    " convert it again)"
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
             )
         start, stop = chosen[0], chosen[-1] + 1
         kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        doubts, sampling = opened.doubts(kspace.numpy()), opened.sampling(kspace.numpy(), start)
+        doubts, sampling = opened.doubts(kspace.numpy(), start), opened.sampling(kspace.numpy(), start)
         given = given_mask(request, info)
         if given is not None and given.ndim == 3:
             given = given[start:stop]
@@ -113,6 +118,9 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
         if calibrated is not None:
             calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
         kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
+        if given is not None and request.mask is not None:
+            name, stated = f"the mask {request.mask.file}", request.centred is True
+            doubts += check_mask(kspace.numpy(), given, name, stated=stated)
         if smaps is not None:
             smaps = _fitted(smaps, kspace, info.rows)
         kept = keep(sampling, request.mask, given, source)
@@ -142,13 +150,14 @@ class _Reference:
 def _reference(opened: Volume, chosen: range, kspace: Tensor, sampling: Sampling, kept: Kept) -> _Reference:
     """Return what figures are against: what the file stores, compared with its k-space, else what a mask left out."""
     info, shape = opened.info, _image_shape(opened.info, kspace)
-    if not (info.has_reference or kept.is_retrospective):
-        return _Reference()
+    computed = (COMPUTED,) if info.has_reference and not opened.is_truth_stored else ()
+    if not (opened.is_truth_stored or kept.is_retrospective):
+        return _Reference(notes=computed)
     unit = unit_of(kspace)  # of which squares stay in the range of float32
     shown = centre_crop((unit * rss(ifft2c(kspace / unit))).numpy(), *shape)
-    if not info.has_reference:
+    if not opened.is_truth_stored:
         definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
-        return _Reference(torch.from_numpy(shown.copy()), definition)
+        return _Reference(torch.from_numpy(shown.copy()), definition, notes=computed)
     stored = centre_crop(opened.read_image(chosen[0], chosen[-1] + 1), *shape)
 
     def other(index: int) -> FloatArray:

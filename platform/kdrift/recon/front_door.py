@@ -14,11 +14,11 @@ from torch.utils import dlpack
 
 from kdrift.data.centring import Centre, from_corner
 from kdrift.data.formats.arrange import arrange_mask
-from kdrift.data.measured import Sampling, find_sampling
+from kdrift.data.measured import BoolArray, Sampling, find_sampling, magnitudes
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
 from kdrift.mri.noise import check_noise_cov
-from kdrift.mri.plausibility import check_kspace
+from kdrift.mri.plausibility import check_kspace, check_mask
 from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
@@ -120,7 +120,10 @@ def reconstruct(
         centre, moved = from_corner(data[len(data) // 2].cpu().numpy())
         data, lines = _moved(data, centre), None if lines is None else _moved(lines, centre)
     doubts = moved + check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
-    sampling = _sampling(mask, data, axes, centred)
+    stated = _stated_mask(mask, data, axes, centred)
+    if stated is not None:
+        doubts += check_mask(data.cpu().numpy(), stated, "mask", stated=centred is True)
+    sampling = _sampling(stated, data, is_full=isinstance(mask, str))
     given = _smaps(smaps, data, sliced=sliced)
     count = data.shape[1]
     if virtual_coils is not None and not 1 <= virtual_coils <= count:
@@ -215,26 +218,30 @@ def _names(axes: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return ReadOptions.of(axes=axes if axes is None or isinstance(axes, str) else ",".join(axes)).axes
 
 
-def _sampling(mask: Any, kspace: Tensor, axes: str | Sequence[str] | None, centred: bool | None) -> Sampling:
-    slices, _, rows, cols = kspace.shape
-    if isinstance(mask, str):
-        if mask != "full":
-            raise ValueError(f'mask is {mask!r}, expected an array, "full" or None; kdrift.make_mask draws one')
-        return Sampling(np.ones((slices, rows, cols), dtype=bool), rows * cols, "full")
-    nonzero = (kspace != 0).any(1).cpu().numpy()
-    if mask is None:
-        return find_sampling(nonzero)
+def _stated_mask(mask: Any, kspace: Tensor, axes: str | Sequence[str] | None, centred: bool | None) -> BoolArray | None:
+    """Return the mask that was given, `(col,)`, `(row, col)` or `(slice, row, col)`, zero frequency in the middle."""
+    if isinstance(mask, str) and mask != "full":
+        raise ValueError(f'mask is {mask!r}, expected an array, "full" or None; kdrift.make_mask draws one')
+    if mask is None or isinstance(mask, str):
+        return None
     values = _tensor(mask, "mask")
     if values.is_complex():
         raise ValueError(f"mask is {values.dtype} with other values than 0 and 1: expected what was measured")
     try:
         names, shape = _names(axes) or AXES, tuple(kspace.shape)
-        stated = arrange_mask(values.cpu().numpy(), names, shape, centred=centred is not False)
+        return arrange_mask(values.cpu().numpy(), names, shape, centred=centred is not False)
     except ValueError as error:
         if "samples nothing" in str(error):
             raise ValueError("mask is zero everywhere: nothing was measured") from None
         raise
-    return find_sampling(nonzero & stated, stated)
+
+
+def _sampling(stated: BoolArray | None, kspace: Tensor, *, is_full: bool) -> Sampling:
+    slices, _, rows, cols = kspace.shape
+    if is_full:
+        return Sampling(np.ones((slices, rows, cols), dtype=bool), rows * cols, "full")
+    levels = magnitudes(kspace.cpu().numpy())
+    return find_sampling(levels) if stated is None else find_sampling(levels * stated, stated)
 
 
 def _smaps(smaps: Any, kspace: Tensor, *, sliced: bool) -> Tensor | None:

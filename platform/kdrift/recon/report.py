@@ -168,9 +168,17 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
 
 
 def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures against the reference, of the slices that did not fail; one that fails is left out, noted."""
+    """Return the figures against the reference, of the slices that did not fail and whose reference is not zero.
+
+    A figure that cannot be told is left out; what is left out is noted.
+    """
     assert acquisition.reference is not None
     done = [i for i, index in enumerate(acquisition.slice_indices) if index not in result.failed]
+    empty = [i for i in done if not acquisition.reference[i].any()]
+    if 0 < len(empty) < len(done):
+        done = [i for i in done if i not in empty]
+        which = ", ".join(str(acquisition.slice_indices[i]) for i in empty)
+        report["notes"].append(f"the reference is zero in slice {which}: left out of the figures")
     mean, std, zero = (acquisition.crop(images)[done] for images in (result.mean, result.std, result.zero_filled))
     reference, found, failed = acquisition.reference[done], dict[str, Any](), dict[str, str]()
     for key, images in (("metrics", mean), ("metrics_zero_filled", zero)):

@@ -98,13 +98,6 @@ def _mask_notes(measured: BoolArray, given: BoolArray, file: str | None) -> tupl
             f"the mask {file} marks {int(marked[most].sum())} {unit}, of which {int(counted[most].sum())} were never"
             " measured: they are left out; likely causes are another scan's mask, or one along the other axis"
         )
-    rows, cols = measured.shape[1:]
-    middle = (slice(None), slice(rows // 2 - 1, rows // 2 + 2), slice(cols // 2 - 1, cols // 2 + 2))
-    if measured[middle].any() and not (measured & given)[middle].any():
-        notes.append(
-            f"the mask {file} leaves out the middle of k-space: its zero frequency belongs in the middle (n // 2), also"
-            " with --not-centred; shift it (fftshift) if it lies at the corner"
-        )
     return tuple(notes)
 
 

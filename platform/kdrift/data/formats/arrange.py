@@ -46,12 +46,14 @@ class Arranged:
 
 
 def arrange(
-    path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions, *, images: bool = False
-) -> Arranged:
+    path: str, key: str, source: Any, default: tuple[str, ...], how: ReadOptions, *,
+    known: bool = False, images: bool = False,
+) -> Arranged:  # fmt: skip
     """Return an array with its axes in our order: those that were stated, else `default`, the last ones of these first.
 
-    Complex values are k-space unless they are said to be `images`, others images. Raises BadVolume for another number
-    of axes, names that do not fit, and sizes that no scan has.
+    Complex values are k-space unless they are said to be `images`, others images. Where neither the request nor the
+    file (`known`) says whether three axes of k-space have coils or slices, a note says which was assumed. Raises
+    BadVolume for another number of axes, names that do not fit, and sizes that no scan has.
     """
     is_kspace = source.dtype.kind == "c" and not images
     order = AXES if is_kspace else IMAGE_AXES
@@ -64,9 +66,23 @@ def arrange(
     placed = _placed(source.shape, names)
     if placed is None:
         raise BadVolume(path, f"{key} has shape {source.shape}, the axes {','.join(names)} are {len(names)}")
-    found = Arranged(source, placed, order)
+    unsaid = is_kspace and not stated and not known
+    notes = unsaid_axes(placed, source.shape) if unsaid else ()
+    found = Arranged(source, placed, order, notes=notes)
     check_dims(path, **{_PLURAL[name]: size for name, size in zip(order, found.shape, strict=True)})
     return centred(found, how) if is_kspace else found
+
+
+def unsaid_axes(names: Names, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the note on three axes that were taken as those of one slice, or of one coil."""
+    if len(names) != 3 or 1 in shape:
+        return ()
+    taken = [str(name) for name in names]
+    one, other = ("coil", "slice") if "coil" in taken else ("slice", "coil")
+    others = ",".join(other if name == one else name for name in taken)
+    return (
+        f"3 axes were taken as {','.join(taken)}, {one}s of one {other}; if they are {other}s, say --axes {others}",
+    )
 
 
 def centred(kspace: Arranged, how: ReadOptions) -> Arranged:
@@ -75,7 +91,7 @@ def centred(kspace: Arranged, how: ReadOptions) -> Arranged:
         return kspace
     middle = kspace.shape[0] // 2
     centre, notes = from_corner(kspace[middle : middle + 1][0])
-    return replace(kspace, centre=centre, notes=notes)
+    return replace(kspace, centre=centre, notes=(*kspace.notes, *notes))
 
 
 def arrange_mask(values: npt.NDArray[Any], names: Names, shape: tuple[int, ...], *, centred: bool = True) -> BoolArray:

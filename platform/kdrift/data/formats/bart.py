@@ -14,7 +14,7 @@ from kdrift.data.centring import from_corner
 from kdrift.data.formats.arrange import Arranged, Names, arrange, centred, ordered
 from kdrift.data.formats.kspace import check_partitions, kspace_volume, slab_loader
 from kdrift.data.formats.selection import check_names
-from kdrift.data.measured import nonzero_positions
+from kdrift.data.measured import magnitudes
 from kdrift.data.paths import halves
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
@@ -53,7 +53,7 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
     check_names(path, how, ())
     data, dims = _read_dims(path)
     names = _names(path, dims) if how.axes is None else ()
-    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    _check_size(path, data, dims)
     with naming(path, "BART data cannot be mapped"):
         stored = np.memmap(data, np.dtype("<c8"), "r", shape=tuple(dims), order="F")
         if how.axes is not None:
@@ -70,7 +70,7 @@ def open_bart(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volu
             raise BadVolume(
                 path, f"energy is spread over BART dimension 2 (phase 2) as it is over coils{_OR_STATE_AXES}"
             )
-        _, unmeasured = check_partitions(path, np.logical_or.reduce([nonzero_positions(slab) for slab in slabs]))
+        _, unmeasured = check_partitions(path, np.logical_or.reduce([magnitudes(slab) != 0 for slab in slabs]))
     info = VolumeInfo(
         name, "kspace", num_slabs * partitions, coils, rows, cols, rows, cols,
         attrs={"source_format": "bart", "encoded_slices": partitions}, notes=(*notes, *unmeasured),
@@ -108,7 +108,7 @@ def read_bart_array(path: str) -> npt.NDArray[Any]:
     Raises BadVolume for a pair that cannot be read.
     """
     data, dims = _read_dims(path)
-    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    _check_size(path, data, dims)
     values = np.fromfile(data, dtype="<c8", count=math.prod(dims)).reshape(dims, order="F")
     return np.moveaxis(values, _SLICE, 0).squeeze()
 
@@ -143,10 +143,22 @@ def read_bart_maps(path: str) -> npt.NDArray[Any]:
         raise BadVolume(path, f"coil maps have rows, columns, coils, maps and slices, this has {', '.join(extra)}")
     rows, cols, coils, sets, slices = (dims[axis] for axis in used)
     check_dims(path, slices=slices, sets=sets, coils=coils, rows=rows, cols=cols)
-    check_declared(path, 8 * math.prod(dims), os.path.getsize(data))
+    _check_size(path, data, dims)
     stored = np.fromfile(data, dtype="<c8", count=math.prod(dims)).reshape(slices, sets, coils, cols, rows)
     maps = stored.transpose(0, 1, 2, 4, 3)
     return maps[:, 0] if sets == 1 else maps
+
+
+def _check_size(path: str, data: str, dims: list[int]) -> None:
+    """Raise BadVolume unless the data are as long as the header says."""
+    declared, stored = 8 * math.prod(dims), os.path.getsize(data)
+    check_declared(path, declared, stored)
+    if stored > declared:
+        raise BadVolume(
+            path,
+            f"header declares {declared} bytes of data, {os.path.basename(data)} holds {stored}: it is another file's"
+            " header, or the values are not complex64",
+        )
 
 
 def _read_dims(path: str) -> tuple[str, list[int]]:

@@ -73,7 +73,8 @@ def open_fastmri(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     if kspace.dtype.kind != "c" or (how.axes is None and kspace.ndim not in (3, 4)):
         expected = "complex (slice, coil, row, col) or (slice, row, col); --axes states another order"
         raise BadVolume(path, f"kspace is {kspace.dtype} {kspace.shape}, expected {expected}")
-    slices = arrange(path, "kspace", kspace, AXES if kspace.ndim == 4 else IMAGE_AXES, how)
+    known = bool(header.encodings) or any(key in images for key in REFERENCES)
+    slices = arrange(path, "kspace", kspace, AXES if kspace.ndim == 4 else IMAGE_AXES, how, known=known)
     num_slices, coils, rows, cols = slices.shape
     field = image_field(header.encodings[0], rows, cols) if header.encodings else None
     image_rows, image_cols = (field.rows, field.cols) if field is not None else (rows, cols)

@@ -17,7 +17,6 @@ from kdrift.data.formats.selection import check_names, selected_index, taken_not
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
     BadVolume,
-    BoolArray,
     Loader,
     ReadOptions,
     Volume,
@@ -26,8 +25,8 @@ from kdrift.data.volume import (
 )
 
 _MOST_CHANNELS = 128  # of 64 coils, real and imaginary part
+_PAIRS_NOTE = "channels were taken as real and imaginary part of each coil in turn (not all real parts first)"
 _AXES_NOTE = "the readout is transformed already: slices are positions along it, rows ky, columns kz"
-_NOTHING = 1e-4  # columns with less than this of the median column's power were not measured
 
 
 def hybrid_layout(source: Hdf5) -> str | None:
@@ -51,7 +50,7 @@ def open_calgary(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     `kspace` is real `(x, ky, kz, 2 coil)`, real and imaginary part of each coil in turn. Assumed: zero frequency lies
     in the middle, and the image is where a plain inverse FFT (`numpy.fft.ifft2`) puts it, as the set's own code has
     it; `how.centred` states otherwise, for k-space that is centred in both senses, or in neither. The last columns were
-    not measured (85 % are): those that hold next to nothing in the middle slice are left out by the mask.
+    not measured (85 % are): they hold zeros, or what rounding left of them (`kdrift.data.measured`).
 
     Raises BadVolume for anything to choose, and for a single coil without `how.centred`: files of real and imaginary
     part alone come with either.
@@ -81,16 +80,11 @@ def open_calgary(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -
     def load(start: int, stop: int) -> npt.NDArray[Any]:
         return centre(load_stored(start, stop))
 
-    middle = num_slices // 2
-    mask = _measured_columns(load(middle, middle + 1))
-    notes: tuple[str, ...] = (*doubts, _AXES_NOTE)
-    if mask is not None:
-        notes += (f"the last {int((~mask).sum())} of {cols} columns hold nothing and were not measured",)
     info = VolumeInfo(
-        name, "kspace", num_slices, channels // 2, rows, cols, rows, cols, has_mask=mask is not None,
-        attrs={"source_format": "calgary-campinas"}, notes=notes,
+        name, "kspace", num_slices, channels // 2, rows, cols, rows, cols,
+        attrs={"source_format": "calgary-campinas"}, notes=(*doubts, _PAIRS_NOTE, _AXES_NOTE),
     )  # fmt: skip
-    return Volume(path, info, load, load_mask=lambda: mask)
+    return Volume(path, info, load)
 
 
 def open_skm_tea(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
@@ -147,12 +141,3 @@ def _centre(load: Loader, num_slices: int, how: ReadOptions) -> tuple[Centre, tu
 def _no_axes(path: str, how: ReadOptions, order: str) -> None:
     if how.axes is not None:
         raise BadVolume(path, f"axes are stated, but those of this layout are known to be {order}: leave them out")
-
-
-def _measured_columns(kspace: npt.NDArray[Any]) -> BoolArray | None:
-    """Return which columns hold more than next to nothing, or None for all; what is missing lies at the end."""
-    power = (np.abs(kspace) ** 2).sum(axis=(0, 1, 2), dtype=np.float64)
-    held = np.flatnonzero(power > _NOTHING * np.median(power))
-    if len(held) == 0 or held[-1] + 1 == len(power):
-        return None
-    return np.asarray(np.arange(len(power)) <= held[-1])

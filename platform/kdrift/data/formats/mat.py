@@ -5,27 +5,22 @@ Layout: "ChallengeDataFormat" of the CMRxRecon challenges 2023 and 2024.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from kdrift.data.centring import from_corner, mask_from_corner
+from kdrift.data.formats.arrange import unsaid_axes
 from kdrift.data.formats.beside import check_beside
-from kdrift.data.formats.hdf5 import Hdf5, dataset, hard_links, keys, open_file
-from kdrift.data.formats.mat_v5 import MatArray, list_arrays
+from kdrift.data.formats.hdf5 import Hdf5, keys
+from kdrift.data.formats.mat_variables import Variable, variables_of, variables_v5, variables_v73
 from kdrift.data.formats.selection import check_names, selected_index, taken_note
 from kdrift.data.images import ImageInfo, image_volume
 from kdrift.data.volume import (
     AS_THE_FILE_SAYS,
-    MAX_SLICE_BYTES,
     Attr,
     BadVolume,
     BoolArray,
@@ -39,19 +34,6 @@ from kdrift.data.volume import (
 _KSPACE = re.compile(r"(kspace|ksp$|kus$|kdata$)", re.IGNORECASE)
 _IMAGE = re.compile(r"(?!.*ksp)(im|rec)", re.IGNORECASE)
 _MASK = re.compile(r"mask", re.IGNORECASE)
-_SMALL, _MOST_COMPRESSED = 64 << 20, 24  # zeros compress 1000 times, k-space that is undersampled 24 times by as much
-Index = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A numeric array of a MATLAB file, its axes in MATLAB's order, its values unread."""
-
-    name: str
-    shape: tuple[int, ...]
-    is_complex: bool
-    read: Callable[[Index], npt.NDArray[Any]]
-    """Read a part: a slice or a number an axis."""
 
 
 def open_mat(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
@@ -60,7 +42,7 @@ def open_mat(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volum
     The variable that is read is held in memory: v5 compresses each as a whole.
     """
     with naming(path, "not a readable MATLAB file"):
-        return matlab_volume(path, name, _variables_v5(path), how)
+        return matlab_volume(path, name, variables_v5(path), how)
 
 
 def is_matlab(source: Hdf5) -> bool:
@@ -73,7 +55,7 @@ def is_matlab(source: Hdf5) -> bool:
 
 def open_matlab_hdf5(source: Hdf5, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Volume:
     """Open a MATLAB v7.3 file as `matlab_volume` says: HDF5, axes reversed, complex as records of real and imag."""
-    return matlab_volume(source.path, name, _variables_v73(source), how)
+    return matlab_volume(source.path, name, variables_v73(source), how)
 
 
 def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOptions) -> Volume:
@@ -90,10 +72,16 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     """
     check_names(path, how, ("variable", "time", "values"))
     check_beside(path, [each.name for each in variables], ())
-    variable, notes = _choose(path, variables, how)
+    unread = [each for each in variables if each.unread]
+    variables = [each for each in variables if not each.unread]
+    variable, notes = _choose(path, variables, unread, how)
+    if unread:
+        notes += (f"not read: {_listed(unread)}",)
     has_phase = variable.is_complex
     is_image = not has_phase or bool(_IMAGE.match(variable.name))
     axes = _axes(path, variable, is_image, how)
+    if how.axes is None and not is_image and "single" not in variable.name.lower():
+        notes += unsaid_axes(axes, variable.shape)
     sizes = dict(zip(axes, variable.shape, strict=True))
     times = sizes.get("time", 1)
     time = selected_index(path, how, "time", times)
@@ -122,6 +110,7 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     def load_kspace(start: int, stop: int) -> npt.NDArray[Any]:
         return load(start, stop) if centre is None else centre(load(start, stop))
 
+    _refuse_unread_mask(path, unread, variables)
     mask, said = _mask(path, variable, variables, (rows, cols), time)
     if mask is not None and how.centred is False:
         mask = mask_from_corner(mask)
@@ -132,10 +121,24 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
     return Volume(path, info, load_kspace, load_mask=lambda: mask)
 
 
-def _choose(path: str, variables: list[Variable], how: ReadOptions) -> tuple[Variable, tuple[str, ...]]:
+def _listed(unread: list[Variable]) -> str:
+    return ", ".join(f"{each.name} ({each.unread})" for each in unread)
+
+
+def _refuse_unread_mask(path: str, unread: list[Variable], variables: list[Variable]) -> None:
+    """Raise BadVolume where the only masks there are cannot be read: they may say what was measured."""
+    masks = [each for each in unread if _MASK.search(each.name) and each.unread != "text"]
+    if masks and not any(_MASK.match(each.name) for each in variables):
+        raise BadVolume(path, f"{_listed(masks)} cannot be read as a mask: save it as an array of numbers")
+
+
+def _choose(
+    path: str, variables: list[Variable], unread: list[Variable], how: ReadOptions
+) -> tuple[Variable, tuple[str, ...]]:
     """Return the variable to read, and a note where there are several and none was chosen."""
     arrays = [each for each in variables if sum(n > 1 for n in each.shape) > 1]
     listed = ", ".join(f"{each.name} {each.shape}" for each in arrays) or "no numeric array"
+    listed += f"; not read: {_listed(unread)}" if unread else ""
     if "variable" in how.select:
         wanted = [each for each in arrays if each.name == how.select["variable"]]
         if not wanted:
@@ -179,7 +182,10 @@ def _mask(
     notes: tuple[str, ...] = ()
     beside = f"{os.path.splitext(path)[0]}_mask.mat"
     if not masks and "full" not in kspace.name and os.path.isfile(beside) and not os.path.islink(beside):
-        masks, notes = _variables_of(beside), (f"the sampling mask is that of {os.path.basename(beside)}",)
+        masks, notes = variables_of(beside), (f"the sampling mask is that of {os.path.basename(beside)}",)
+        if (others := [each for each in masks if each.unread]) and len(others) == len(masks):
+            raise BadVolume(path, f"{os.path.basename(beside)} holds no array of numbers: {_listed(others)}")
+        masks = [each for each in masks if not each.unread]
     factor = re.search(r"\d+$", kspace.name)
     if len(masks) > 1 and factor is not None:
         masks = [each for each in masks if each.name.endswith(factor.group())]
@@ -209,66 +215,3 @@ def _mask(
         values = values.T
     values = np.broadcast_to(values, shape)
     return np.array(values[0] if (values == values[0]).all() else values), notes
-
-
-@contextlib.contextmanager
-def matlab_variables(path: str) -> Iterator[list[Variable]]:
-    """Open the numeric arrays of a file of either version, to be read while it is open."""
-    with contextlib.ExitStack() as resources:
-        with naming(path, "not a readable MATLAB file"):
-            found = _variables_v73(open_file(path, resources)) if h5py.is_hdf5(path) else _variables_v5(path)
-        yield found
-
-
-def _variables_of(path: str) -> list[Variable]:
-    """Return the arrays of a small file (masks), read whole."""
-    with naming(path, "not a readable MATLAB file"), matlab_variables(path) as found:
-        return [_in_memory(each.name, each.shape, each.read((slice(None),) * len(each.shape))) for each in found]
-
-
-def _in_memory(name: str, shape: tuple[int, ...], values: npt.NDArray[Any]) -> Variable:
-    return Variable(name, shape, np.iscomplexobj(values), values.__getitem__)
-
-
-def _variables_v5(path: str) -> list[Variable]:
-    found = []
-    for array in list_arrays(path):
-        most = min(max(_SMALL, _MOST_COMPRESSED * os.path.getsize(path)), MAX_SLICE_BYTES)
-        if array.num_bytes > most:
-            raise BadVolume(path, f"{array.name} declares {array.num_bytes >> 20} MiB, far more than the file can hold")
-        if array.num_bytes:
-            found.append(_lazy_v5(array))
-    return found
-
-
-def _lazy_v5(array: MatArray) -> Variable:
-    values = functools.cache(array.read)  # a file compresses each array as a whole
-    return Variable(array.name, array.shape, array.dtype.kind == "c", lambda index: values()[index])
-
-
-def _variables_v73(source: Hdf5) -> list[Variable]:
-    found = []
-    for key in hard_links(source.file):
-        if source.file.get(key, getclass=True) is not h5py.Dataset:
-            continue
-        node = dataset(source, key)
-        assert node is not None
-        is_complex = _is_parts(node.dtype) or node.dtype.kind == "c"
-        if node.shape and (is_complex or node.dtype.kind in "biuf"):
-            found.append(_lazy_v73(key, node, is_complex))
-    return found
-
-
-def _is_parts(dtype: np.dtype[Any]) -> bool:
-    """Return whether values are records of two numbers, as MATLAB stores complex ones."""
-    return dtype.names == ("real", "imag") and all(dtype[name].kind in "iuf" for name in dtype.names)
-
-
-def _lazy_v73(name: str, node: h5py.Dataset, is_complex: bool) -> Variable:
-    def read(index: Index) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = node[index[::-1]]
-        if values.dtype.names is not None:
-            values = np.asarray(values["real"] + 1j * values["imag"])
-        return values.transpose()
-
-    return Variable(name, node.shape[::-1], is_complex, read)

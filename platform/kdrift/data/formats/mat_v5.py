@@ -22,9 +22,12 @@ _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """Types that numbers are stored as, often smaller ones than that of their array."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""Types of numeric arrays; texts, cells, structures, sparse matrices and objects are none."""
+"""Types of numeric arrays."""
+_SPARSE = 5
+_OTHERS = {1: "a cell", 2: "a structure", 3: "an object", 4: "text", 16: "a function", 17: "an object"}
+"""What else a variable can be; its values are not read."""
 _COMPLEX, _LOGICAL = 0x08, 0x02
-_MOST_HEADER = 4096
+_MOST_HEADER, _MOST_SPARSE = 4096, 1 << 30
 _BLOCK = 1 << 20
 
 
@@ -43,6 +46,10 @@ class MatArray:
     """Type of its values, complex where they are."""
     place: int
     """Where in the file it begins."""
+    unread: str = ""
+    """What it is where it is no array of numbers, which `read` refuses; empty for an array."""
+    is_sparse: bool = False
+    """Whether its values are stored column by column without zeros."""
 
     @property
     def num_bytes(self) -> int:
@@ -50,12 +57,19 @@ class MatArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> npt.NDArray[Any]:
-        """Return its values. Raises ValueError where they are not as many as its header says."""
+        """Return its values, those of a sparse matrix with its zeros.
+
+        Raises ValueError where they are not as many as its header says, and for what is no array of numbers.
+        """
+        if self.unread:
+            raise ValueError(f"{self.name} is {self.unread}, expected an array of numbers, full or sparse")
         with open(self.path, "rb") as stream:
             order = _byte_order(stream)
             content = _element(stream, self.place, order)
             assert content is not None
             _read_header(self.path, content, order, self.place)
+            if self.is_sparse:
+                return _sparse_numbers(content, order, self.shape, self.dtype)
             if self.dtype.kind != "c":
                 return _numbers(content, order, self.shape).astype(self.dtype, copy=False)
             values: npt.NDArray[Any] = np.empty(self.shape, self.dtype, order="F")
@@ -65,7 +79,7 @@ class MatArray:
 
 
 def list_arrays(path: str) -> list[MatArray]:
-    """Return the numeric arrays of a file, in its order; whatever else it holds is passed over.
+    """Return the variables of a file, in its order; what is no array of numbers says so (`unread`).
 
     Raises ValueError for a file that is no MATLAB v5 file, is cut off or damaged.
     """
@@ -136,31 +150,67 @@ def _element(stream: IO[bytes], place: int, order: str) -> _Content | None:
 
 
 def _read_header(path: str, content: _Content, order: str, place: int) -> MatArray | None:
-    """Read the header of a matrix; None for what is no numeric array with a name."""
+    """Read the header of a matrix; None for what has no name."""
     flags = _small_part(content, order, 6)
     if len(flags) != 8:
         raise ValueError(f"the variable at byte {place} has {len(flags)} bytes of flags, expected 8")
     word = struct.unpack(f"{order}I", flags[:4])[0]
-    if word & 0xFF not in _CLASSES:
-        return None
+    kind, is_sparse = word & 0xFF, word & 0xFF == _SPARSE
+    if kind == 17:  # no shape, and a name that its class follows
+        name = _small_part(content, order, 1).decode("ascii", errors="replace")
+        return MatArray(path, name, (0, 0), np.dtype("f8"), place, _OTHERS[kind]) if name else None
     shape = tuple(np.frombuffer(_small_part(content, order, 5), f"{order}i4").tolist())
     name = _small_part(content, order, 1).decode("ascii", errors="replace")
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"{name} has shape {shape}, expected at least two axes")
-    dtype = np.dtype(_CLASSES[word & 0xFF])
+    if is_sparse and len(shape) != 2:
+        raise ValueError(f"{name} has shape {shape}, a sparse matrix has two axes")
+    dtype = np.dtype(_CLASSES.get(kind, "f8"))
     if word >> 8 & _COMPLEX:
         dtype = np.dtype(np.complex64 if dtype == np.float32 else np.complex128)
     elif word >> 8 & _LOGICAL:
         dtype = np.dtype(bool)
-    return MatArray(path, name, shape, dtype, place) if name else None
+    unread = "" if is_sparse or kind in _CLASSES else _OTHERS.get(kind, f"of class {kind}")
+    return MatArray(path, name, shape, dtype, place, unread, is_sparse) if name else None
 
 
-def _numbers(content: _Content, order: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Read one part of a matrix, real or imaginary, axes as MATLAB has them."""
+def from_columns(
+    shape: tuple[int, ...], rows: npt.NDArray[Any], begins: npt.NDArray[Any], values: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return a sparse matrix `(row, col)` with its zeros.
+
+    `rows` says of each of `values` in which row it stands, `begins` where each column begins among them, and where the
+    last one ends. Raises ValueError where these do not agree.
+    """
+    stops = begins.astype(np.int64)
+    counts = stops[1:] - stops[:-1]
+    count = int(begins[-1]) if len(begins) else -1
+    fits = len(begins) == shape[1] + 1 and begins[0] == 0 and (counts >= 0).all()
+    if not fits or not 0 <= count <= min(len(rows), len(values)) or (rows[:count] >= shape[0]).any():
+        raise ValueError(f"the places of values do not fit a sparse matrix of shape {shape}: the file is damaged")
+    full = np.zeros(shape, values.dtype)
+    full[rows[:count].astype(np.int64), np.repeat(np.arange(shape[1]), counts)] = values[:count]
+    return full
+
+
+def _sparse_numbers(content: _Content, order: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    rows, begins = _numbers(content, order), _numbers(content, order)
+    values = _numbers(content, order).astype(dtype)
+    if dtype.kind == "c":
+        values = values + 1j * _numbers(content, order)
+    if (rows < 0).any():
+        raise ValueError("a sparse matrix has values in rows below 0: the file is damaged")
+    return from_columns(shape, rows, begins, values)
+
+
+def _numbers(content: _Content, order: str, shape: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """Read one part of a matrix, real or imaginary, axes as MATLAB has them; without a shape as many as there are."""
     kind, size, small = _tag(content, order)
     if kind not in _STORED:
         raise ValueError(f"values are of type {kind}, expected numbers: the file is damaged")
     stored = np.dtype(f"{order}{_STORED[kind]}")
+    if shape is None:
+        shape = (min(size, _MOST_SPARSE) // stored.itemsize,)
     if size != math.prod(shape) * stored.itemsize:
         raise ValueError(f"{size} bytes of {stored} do not make the shape {shape}: the file is damaged")
     values = small[:size] if small else _padded(content, size)

@@ -88,11 +88,27 @@ def open_numpy(path: str, name: str, how: ReadOptions = AS_THE_FILE_SAYS) -> Vol
     if zipfile.is_zipfile(path):
         return _open_npz(path, name, how)
     with naming(path, "not a readable .npy file"):
-        array = np.lib.format.open_memmap(path, mode="r")  # np.load leaves the file of a damaged archive open
+        array = map_npy(path)
         found = _arranged(path, "array", array, how)
         if array.dtype.kind == "c":
             return kspace_volume(path, name, found, "numpy")
         return _images(path, name, found, how)
+
+
+def map_npy(path: str) -> npt.NDArray[Any]:
+    """Return the array of a .npy file, mapped. Raises BadVolume where bytes follow it that its header does not say."""
+    array = np.lib.format.open_memmap(path, mode="r")  # np.load leaves the file of a damaged archive open
+    _check_end(path, os.path.basename(path), os.path.getsize(path) - array.offset, array.nbytes)
+    return array
+
+
+def _check_end(path: str, name: str, stored: int, declared: int) -> None:
+    if stored > declared:
+        raise BadVolume(
+            path,
+            f"{name} declares {declared} bytes of data, and {stored - declared} bytes follow them: expected one array"
+            " (several belong in an .npz), or its header is wrong",
+        )
 
 
 def _open_npz(path: str, name: str, how: ReadOptions) -> Volume:
@@ -169,6 +185,7 @@ def _open_member(
     if dtype.hasobject:
         raise BadVolume(path, f"{entry.filename} holds pickled objects: never loaded")
     check_declared(path, math.prod(shape) * dtype.itemsize, entry.file_size)
+    _check_end(path, entry.filename, entry.file_size - stream.tell(), math.prod(shape) * dtype.itemsize)
     check_declared(path, entry.file_size, min(entry.compress_size, os.path.getsize(path)), compressed=True)
     if fortran and entry.file_size > SMALL_BYTES:
         expected = f"{entry.file_size >> 20} MiB, expected at most {SMALL_BYTES >> 20}"
