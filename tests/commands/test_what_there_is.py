@@ -64,7 +64,7 @@ def test_info_of_a_method(capsys: Capture, own_presets: Path) -> None:
         "network evaluations a sample": 7,
         "differs from the defaults": "num_steps 7",
     }
-    assert "brain-complex-small (used by default)" in found["prior"]["those shipped that serve"]
+    assert "brain-complex (used by default)" in found["prior"]["those shipped that serve"]
     assert "sigma_max: float = 3.0." in printed(capsys, "info", "annealed")
     assert "none: a classical method" in printed(capsys, "info", "tv")
     both = rows(capsys, "info", "tv", "brain-hfs-small")

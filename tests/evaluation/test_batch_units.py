@@ -153,7 +153,7 @@ def test_every_method_has_its_own_prior_where_none_is_named() -> None:
     priors = load_priors(["annealed", "red_diff", "score_mri", "hfs_sde", "tv"])
     assert set(priors) == {"annealed", "red_diff", "score_mri", "hfs_sde"}
     assert priors["annealed"] is priors["red_diff"]
-    assert priors["annealed"].name == default_prior("annealed") == "brain-complex-small"
+    assert priors["annealed"].name == default_prior("annealed") == "brain-complex"
     assert priors["score_mri"].name == "brain-magnitude-small"
     assert priors["hfs_sde"].name == "brain-hfs-small"
     with pytest.raises(ValueError, match="no prior 'absent'"):

@@ -94,4 +94,3 @@ def test_methods_and_priors_that_cannot_fit_maps_have_those_of_espirit() -> None
     assert Plan("tv").resolve().config["maps"]["kind"] == "espirit"
     assert Plan().resolve(tiny("magnitude")).config["maps"]["kind"] == "espirit"
     assert Plan("score_mri").resolve(tiny()).config["maps"]["kind"] == "joint"
-    assert Plan("score_mri_ssos").resolve(tiny()).config["maps"]["kind"] == "espirit"

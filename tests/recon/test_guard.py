@@ -334,7 +334,7 @@ def test_the_limit_is_five_times_what_is_explained() -> None:
 
 def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prior: Prior) -> None:
     runner = resolve(plan("annealed", 2))
-    assert runner.config["prior"]["name"] == "brain-complex-small"
+    assert runner.config["prior"]["name"] == "brain-complex"
     other = replace(prior, info=PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies())))
     with pytest.raises(ValueError, match="needs a prior trained on white noise, tiny was trained on high_frequency"):
         resolve(plan("annealed", 2), other)

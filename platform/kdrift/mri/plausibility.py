@@ -28,6 +28,10 @@ HALF = (
     " numpy.fft.rfft2; make k-space with fft2, and shift it (fftshift)"
 )
 """What is wrong with one half of k-space."""
+_STATED = (
+    "zero frequency seems to lie elsewhere than --centred or --not-centred says, which is believed: leave that out,"
+    " unless you are sure"
+)
 SMALLEST_SIDE = 16
 """Rows or columns; below it nothing can be said of where energy lies either."""
 
@@ -46,7 +50,8 @@ def check_kspace(
 ) -> tuple[str, ...]:
     """Return what is doubtful about slices `(slice, coil, row, col)`, as sentences, and refuse what is surely wrong.
 
-    The one with most energy is looked at. Who states axes or centring is believed. `leading` are names of axes before
+    The one with most energy is looked at. Who states axes or centring is believed, with a doubt where zero frequency
+    seems to lie elsewhere. `leading` are names of axes before
     the coils. Raises ValueError with the likely cause and the option that says otherwise.
     """
     energies = np.array([np.abs(each).max(initial=0) for each in kspace])
@@ -67,9 +72,11 @@ def doubts(
     power = np.square(np.abs(scaled), dtype=np.float64)
     power /= power.sum()
     axes = [] if axes_stated else _axes(power, leading)
-    if any(doubt.is_sure for doubt in axes) or centring_stated:
+    if any(doubt.is_sure for doubt in axes):
         return axes
     plane = power.sum(0)
+    if centring_stated:
+        return [*axes, *(Doubt(_STATED, False) for doubt in _centring(plane) if doubt.is_sure)]
     spiked, told = _spikes(plane)
     scaled = np.where(spiked, 0, scaled)
     plane = np.where(spiked, 0, plane)

@@ -78,7 +78,7 @@ class Plan:
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
-            joint = self.maps == "joint" and _can_fit_maps(method, loaded)
+            joint = self.maps == "joint" and _can_fit_maps(loaded)
             used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale, joint)
         return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used)
 
@@ -235,9 +235,9 @@ def plan_preset(plan: Plan) -> Preset:
         raise ValueError(f"method {plan.method}: {error}") from None
 
 
-def _can_fit_maps(method: Method, prior: Prior) -> bool:
-    """Whether the maps of a method can be fitted by a prior: one of complex images, whose noise `annealed` removes."""
-    return prior.noise == "white" and prior.network_config.images == "complex" and not method.chains.coil_images
+def _can_fit_maps(prior: Prior) -> bool:
+    """Whether coil maps can be fitted with a prior: one of complex images, whose noise `annealed` removes."""
+    return prior.noise == "white" and prior.network_config.images == "complex"
 
 
 def _check_numbers(plan: Plan) -> None:
