@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import scipy.io
+import scipy.sparse
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -165,6 +166,34 @@ def _mat(folder: Path) -> Path:
     return folder / "m.mat"
 
 
+def _mat_sparse(folder: Path) -> Path:
+    mask = scipy.sparse.csc_matrix(np.arange(120).reshape(12, 10) % 3 == 0)
+    kspace = random_kspace((12, 10, 2, 3)) * mask.toarray()[:, :, None, None]
+    scipy.io.savemat(folder / "s.mat", {"kspace": kspace, "mask": mask}, do_compression=True)
+    return folder / "s.mat"
+
+
+def _mat_hdf5(folder: Path) -> Path:
+    kspace = random_kspace((3, 2, 10, 12))
+    records = np.empty(kspace.shape, [("real", "f4"), ("imag", "f4")])
+    records["real"], records["imag"] = kspace.real, kspace.imag
+    with h5py.File(folder / "v.mat", "w", userblock_size=512) as file:
+        file.create_dataset("kspace_full", data=records, chunks=(1, 2, 10, 12), compression="gzip")
+        file["mask"] = np.ones((10, 12), np.uint8)
+    with (folder / "v.mat").open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file")
+    return folder / "v.mat"
+
+
+def _skm_tea(folder: Path) -> Path:
+    with h5py.File(folder / "t.h5", "w") as file:
+        file.create_dataset(
+            "kspace", data=random_kspace((3, 12, 10, 2, 4)), chunks=(1, 12, 10, 2, 4), compression="lzf"
+        )
+        file["target"] = random_kspace((3, 12, 10, 2, 1))
+    return folder / "t.h5"
+
+
 def _calgary(folder: Path) -> Path:
     with h5py.File(folder / "c.h5", "w") as file:
         file["kspace"] = random_kspace((3, 12, 10, 2)).view(np.float32)
@@ -177,6 +206,9 @@ VALID: dict[str, Callable[[Path], Path]] = {
     "ismrmrd": _ismrmrd,
     "bart": _bart,
     "matlab": _mat,
+    "matlab-sparse": _mat_sparse,
+    "matlab-hdf5": _mat_hdf5,
+    "skm-tea": _skm_tea,
     "calgary": _calgary,
     "npy": _npy,
     "npz": _npz,

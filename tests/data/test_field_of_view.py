@@ -109,7 +109,7 @@ def test_a_marker_lies_where_the_directions_say(tmp_path: Path) -> None:
         ([(np.zeros(3), 2 * READ, PHASE, SLICE)] * 2, "not orthonormal"),
         ([(np.zeros(3), READ, PHASE, SLICE)] * 2, "same position"),
         ([(n * SLICE, READ, PHASE, SLICE) for n in (0, 5, 11)], "not evenly spaced"),
-        ([(n * SLICE, READ, PHASE, SLICE) for n in (0, 10, 5, 15)], "not evenly spaced"),
+        ([(n * SLICE, READ, PHASE, SLICE) for n in (0, 10, 5, 16)], "not evenly spaced"),
         ([(np.zeros(3), READ, PHASE, SLICE), (SLICE, PHASE, READ, SLICE)], "different directions"),
         ([(np.full(3, np.nan), READ, PHASE, SLICE)], "not finite"),
     ],

@@ -62,7 +62,7 @@ def test_round_trip_is_exact(slices: int, coils: int, rows: int, cols: int, mask
         assert written >= kspace.nbytes + target.nbytes
         read = open_store(f"{folder}/x.zarr").read_volume("scan")
         assert replace(read.info, notes=()) == volume.info
-        assert read.info.notes == volume.doubts(kspace)  # noise may look like what it is
+        assert read.info.notes == volume.doubts(kspace, 0)  # noise may look like what it is
         np.testing.assert_array_equal(read.read_kspace(0, slices), kspace)
         np.testing.assert_array_equal(read.read_kspace(slices - 1, slices), kspace[-1:])
         np.testing.assert_array_equal(read.read_image(0, slices), target)

@@ -191,8 +191,8 @@ def test_data_that_cannot_serve_is_named(inputs: Inputs, tmp_path: Path) -> None
     ]:
         data = parse(type(config.data), {**to_dict(config.data), **change})
         with pytest.raises(ValueError, match=message):
-            load_cases(replace(config, data=data), Plan().resolve())
-    cases = load_cases(replace(config, data=replace(config.data, slices_per_volume=2)), Plan().resolve())
+            load_cases(replace(config, data=data), Plan(maps="espirit").resolve())
+    cases = load_cases(replace(config, data=replace(config.data, slices_per_volume=2)), Plan(maps="espirit").resolve())
     assert sorted(case.data.index for case in cases) == [1, 3]
     assert all(case.simulated for case in cases)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from kdrift.data.geometry import Geometry
 from kdrift.data.measured import BoolArray as BoolArray
 from kdrift.data.measured import Sampling, as_mask, find_sampling, magnitudes
-from kdrift.mri.plausibility import check_kspace, check_mask
+from kdrift.mri.mask_place import check_mask
+from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.runs.hint import one_line
 

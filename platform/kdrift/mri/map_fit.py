@@ -37,7 +37,7 @@ def fit_maps(
     Tensor
         Maps like `smaps`, normalised and with the same support.
     """
-    sets = smaps if smaps.ndim == 4 else smaps[None]
+    sets = smaps.reshape(-1, *smaps.shape[-3:])
     images = image.reshape(-1, 1, *image.shape[-2:])
     spectrum = _spectrum(mask)
 

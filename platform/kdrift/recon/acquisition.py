@@ -16,7 +16,7 @@ from kdrift.data.store import find_stored_volume
 from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOptions, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
-from kdrift.mri.plausibility import check_mask
+from kdrift.mri.mask_place import check_mask
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import noise_doubts, read_coils, read_maps
 from kdrift.recon.reference import ReferenceFit, fit_reference

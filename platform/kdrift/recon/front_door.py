@@ -17,8 +17,9 @@ from kdrift.data.formats.arrange import arrange_mask
 from kdrift.data.measured import BoolArray, Sampling, find_sampling, magnitudes
 from kdrift.data.volume import AXES, ReadOptions
 from kdrift.methods.presets import Preset
+from kdrift.mri.mask_place import check_mask
 from kdrift.mri.noise import check_noise_cov
-from kdrift.mri.plausibility import check_kspace, check_mask
+from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine

@@ -133,8 +133,8 @@ _TUNED_ANNEALED = AnnealedOptions(
     keep_measured=True,
 )  # fmt: skip
 
-# Nothing cut for PSNR: the derived method with what denoising leaves (`prior_sigma`) as in the tuned preset, which comes
-# near to twice the prior's own table of noise left (that table is an average over air and object).
+# Nothing is cut for PSNR: the derived method, with what denoising leaves (`prior_sigma`) as in the tuned preset. That
+# comes near to twice the deviation in the prior's table of noise left, which is an average over air and object.
 _POSTERIOR_ANNEALED = AnnealedOptions(sigma_max=0.3, rho=8.0, prior_sigma=0.2, keep_measured=True)
 
 METHODS = {
