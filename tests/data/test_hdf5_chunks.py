@@ -183,3 +183,19 @@ def test_items_of_variable_length_are_no_more_than_the_file_holds(tmp_path: Path
         check_items(source, items, 4)
         with pytest.raises(BadVolume, match="more values together than the file holds"):
             check_items(source, np.repeat(items, 100), 4)
+
+
+def test_a_first_block_that_names_a_driver_or_no_root_is_refused(tmp_path: Path) -> None:
+    """Found by `make fuzz`: libhdf5 took 1.7 GiB for what a file of 13 KB claimed as its driver's block."""
+    for block in (0, 512):
+        with h5py.File(tmp_path / "a.h5", "w", userblock_size=block) as file:
+            file["kspace"] = random_kspace((2, 3, 12, 10))
+        content = (tmp_path / "a.h5").read_bytes()
+        with open_volume(tmp_path / "a.h5") as volume:
+            assert volume.info.num_coils == 3
+        for place, value in ((48, 255), (64, 0)):  # the address of the driver's block, of the root group's header
+            damaged = bytearray(content)
+            damaged[block + place : block + place + 8] = value.to_bytes(8, "little")
+            (tmp_path / "b.h5").write_bytes(bytes(damaged))
+            with pytest.raises(BadVolume, match="names a block of a driver, or no root"):
+                open_volume(tmp_path / "b.h5")

@@ -25,6 +25,7 @@ from kdrift.data.volume import MAX_SLICE_BYTES, Attr, BadVolume, check_declared,
 
 ITEM = np.dtype({"names": ["length", "heap", "index"], "formats": ["<u4", "<u8", "<u4"], "itemsize": 16})
 """How an item of variable length is stored: its length and its place in the global heap."""
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _HEAP_MAGIC = b"GCOL\x01\0\0\0"
 _BLOCK = 1 << 20
 _MOST_NAMES = 10_000
@@ -55,8 +56,33 @@ def open_file(path: str, resources: contextlib.ExitStack, stream: IO[bytes] | No
     """Open an HDF5 file for reading, from a path or a seekable binary stream (fsspec)."""
     raw: IO[bytes] = stream if stream is not None else open(path, "rb")  # noqa: SIM115
     resources.callback(raw.close)
+    _check_superblock(path, raw)
     file = resources.enter_context(h5py.File(stream if stream is not None else path, "r", locking=False))
     return Hdf5(path, file, raw)
+
+
+def _check_superblock(path: str, raw: IO[bytes]) -> None:
+    """Raise `BadVolume` where the first block (section II.A) makes libhdf5 read a driver's block, or itself, as more.
+
+    A driver's block states its own size, which libhdf5 takes memory for before it looks at the file's.
+    """
+    size, place = raw.seek(0, os.SEEK_END), 0
+    while place < size:
+        raw.seek(place)
+        head = raw.read(128)
+        if head.startswith(_SIGNATURE):
+            break
+        place = 2 * place or 512
+    else:
+        return
+    if len(head) < 128 or head[8] > 1:  # later versions have checksums
+        return
+    width, start = head[13], 28 if head[8] else 24
+    addresses = [int.from_bytes(head[start + i * width : start + (i + 1) * width], "little") for i in range(6)]
+    if addresses[3] != (1 << 8 * width) - 1 or not 0 < addresses[5] < size:
+        raise BadVolume(
+            path, "not a readable HDF5 file: it names a block of a driver, or no root; damaged, or in parts"
+        )
 
 
 def is_hard(group: Any, name: str) -> bool:
