@@ -177,7 +177,7 @@ def _measure(point: Point, folder: Path) -> Measured:
     assert scan.reference is not None
     net = scan.mask.numel() / int(scan.mask.sum())
     mask = scan.mask.expand(scan.kspace.shape[-2:])
-    plan = replace(point.plan, start=None, settings={}).resolve(point.prior)
+    plan = replace(point.plan, start=None, settings={}, maps="espirit").resolve(point.prior)  # the same for all methods
     smaps = plan.prepare(RawSlice(0, torch.where(mask, scan.kspace[0], 0), mask)).smaps[None]
     began = time.process_time()
     try:

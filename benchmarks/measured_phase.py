@@ -179,7 +179,7 @@ def psnr(out: Path, samples: int) -> None:
     for name, prior in priors.items():
         args = argparse.Namespace(
             data=DATA, mask_seed=0, every_rth_line=False, kernel_size=6, threshold=0.02, crop=0.0, method="annealed",
-            preset=None, set=[], samples=samples, seed=0, prior=prior,
+            preset=None, set=[], samples=samples, seed=0, prior=prior, maps="joint",
         )  # fmt: skip
         row, _, _ = posterior(case, load(case, args), args)
         print(f"| {name} | {row.psnr:.2f} | {row.ssim:.4f} |", flush=True)
