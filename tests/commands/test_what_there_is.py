@@ -90,17 +90,23 @@ def test_every_method_describes_itself(capsys: Capture, name: str) -> None:
 
 def test_presets_are_chosen_and_reset(capsys: Capture, own_presets: Path) -> None:
     save_preset(Preset("annealed", {"num_steps": 7}, "mine", {"seed": 3}))
-    assert [row["used_by_default"] for row in rows(capsys, "presets", "list", "annealed")] == ["built in", None]
+    assert [row["used_by_default"] for row in rows(capsys, "presets", "list", "annealed")] == ["built in", None, None]
     assert printed(capsys, "presets", "use", "annealed", "mine") == (
         "annealed uses preset mine (your default) where none is named\n"
     )
-    assert [row["used_by_default"] for row in rows(capsys, "presets", "list", "annealed")] == [None, "your default"]
+    assert [row["used_by_default"] for row in rows(capsys, "presets", "list", "annealed")] == [
+        None,
+        None,
+        "your default",
+    ]
     shown = yaml.safe_load(printed(capsys, "presets", "show", "annealed"))
     assert (shown["name"], shown["settings"], shown["source"]) == ("mine", {"num_steps": 7}, "your default")
     assert find_preset("annealed").name == "mine"
     assert "uses preset tuned (built in)" in printed(capsys, "presets", "reset", "annealed")
     assert (own_presets / "annealed" / "mine.yaml").is_file()
-    assert "no preset 'min'; there are tuned, mine" in printed(capsys, "presets", "use", "annealed", "min", status=1)
+    assert "no preset 'min'; there are tuned, posterior, mine" in printed(
+        capsys, "presets", "use", "annealed", "min", status=1
+    )
     assert "did you mean 'annealed'?" in printed(capsys, "presets", "use", "anealed", "mine", status=1)
     assert "did you mean 'annealed'?" in printed(capsys, "presets", "reset", "anealed", status=1)
 
