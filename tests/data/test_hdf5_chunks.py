@@ -199,3 +199,24 @@ def test_a_first_block_that_names_a_driver_or_no_root_is_refused(tmp_path: Path)
             (tmp_path / "b.h5").write_bytes(bytes(damaged))
             with pytest.raises(BadVolume, match="names a block of a driver, or no root"):
                 open_volume(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("packed", [None, "gzip"])
+def test_records_of_odd_floats_are_refused(packed: str | None, tmp_path: Path) -> None:
+    """Found by `make fuzz`: h5py reads a float of another bias as a larger one, which overlaps the next field."""
+    odd = h5py.h5t.IEEE_F32LE.copy()
+    odd.set_ebias(255)
+    record = h5py.h5t.create(h5py.h5t.COMPOUND, 8)
+    record.insert(b"real", 0, odd)
+    record.insert(b"imag", 4, h5py.h5t.IEEE_F32LE)
+    with h5py.File(tmp_path / "v.mat", "w") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if packed:
+            creation.set_chunk((2, 3, 12, 10))
+            creation.set_deflate(4)
+        h5py.h5d.create(file.id, b"kspace_full", record, h5py.h5s.create_simple((2, 3, 12, 10)), creation)
+    with (
+        pytest.raises(BadVolume, match="records of numbers of no usual type"),
+        open_volume(tmp_path / "v.mat") as volume,
+    ):
+        volume.read_kspace(0, 1)

@@ -142,6 +142,10 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             raise BadVolume(path, f"{key} is empty")
         if node.shape and 0 in node.shape:
             raise BadVolume(path, f"{key} has shape {node.shape}: a dimension is 0")
+        if not _has_its_sizes(node.id.get_type(), node.dtype):
+            raise BadVolume(
+                path, f"{key} has records of numbers of no usual type: damaged, or write them as IEEE floats"
+            )
         compressed = node.id.get_create_plist().get_nfilters() > 0
         check_declared(path, node.size * node.dtype.itemsize, node.id.get_storage_size(), compressed)
         if node.chunks:
@@ -152,6 +156,14 @@ def dataset(source: Hdf5, key: str) -> h5py.Dataset | None:
             check_expansion(path, chunk, node.id.get_storage_size())
             return bounded(path, key, node, chunk)
     return node
+
+
+def _has_its_sizes(stored: Any, dtype: np.dtype[Any]) -> bool:
+    """Return whether the fields of records are as large in memory as in the file: h5py lets larger ones overlap."""
+    if not isinstance(stored, h5py.h5t.TypeCompoundID) or dtype.names is None or dtype.hasobject:
+        return True
+    members = [(stored.get_member_type(i), dtype[i]) for i in range(stored.get_nmembers())]
+    return all(each.get_size() == field.itemsize and _has_its_sizes(each, field) for each, field in members)
 
 
 def text(source: Hdf5, node: h5py.Dataset) -> bytes:
