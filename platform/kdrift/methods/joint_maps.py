@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from kdrift.methods.chain_noise import ChainNoise
@@ -25,11 +27,8 @@ def joint_maps(score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: 
     maps are fitted to the data with its image (`kdrift.mri.map_fit.fit_maps`), and the next step uses them. `rng` draws
     the noise that the one chain starts from.
     """
-    found = [measurement.smaps]
 
     def refit(images: Tensor, current: Measurement) -> Measurement:
-        found[0] = fit_maps(current.smaps, images[0], current.kspace, current.mask)
-        return current.with_maps(found[0])
+        return replace(current, smaps=fit_maps(current.smaps, images[0], current.kspace, current.mask))
 
-    anneal(score, sde, measurement, rng=rng, options=OPTIONS, refit=refit)
-    return found[0]
+    return anneal(score, sde, measurement, rng=rng, options=OPTIONS, refit=refit)[1].smaps

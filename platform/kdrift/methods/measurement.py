@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -87,10 +87,6 @@ class Measurement:
             raise ValueError(f"the start is {tuple(self.start.shape)}, kspace images are {tuple(self.mask.shape)}")
         if not self.noise_sigma >= 0:
             raise ValueError(f"noise_sigma must be 0 or larger, got {self.noise_sigma}")
-
-    def with_maps(self, smaps: Tensor) -> Measurement:
-        """Return the same data with other coil maps."""
-        return replace(self, smaps=smaps)
 
     @cached_property
     def A(self) -> LinearOperator:

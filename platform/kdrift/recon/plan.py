@@ -15,6 +15,7 @@ from kdrift.methods.joint_maps import joint_maps
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
+from kdrift.prior.network_score import NetworkScore
 from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.config import parse
@@ -74,13 +75,13 @@ class Plan:
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
         method.check_map_sets(self.num_map_sets, self.method)
         _check_start(self, options)
-        used = None
+        used, joint = None, False
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
             joint = self.maps == "joint" and _can_fit_maps(loaded)
-            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale, joint)
-        return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used)
+            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale)
+        return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used, joint)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,6 @@ class UsedPrior:
     """SHA-256 of the weights."""
     scale: ImageScale
     """How its training images were scaled; a slice is scaled alike."""
-    fits_maps: bool = False
-    """Whether coil maps are fitted together with the image by it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,8 @@ class ResolvedPlan:
     """The method's settings, all of them."""
     prior: UsedPrior | None
     """Prior that it was resolved with; None for a classical method."""
+    fits_maps: bool = False
+    """Whether coil maps are fitted together with the image, by that prior."""
 
     @property
     def method(self) -> Method:
@@ -116,11 +117,6 @@ class ResolvedPlan:
     def num_samples(self) -> int:
         """Samples a slice; 1 for a classical method."""
         return self.plan.num_samples if self.method.needs_prior else 1
-
-    @property
-    def fits_maps(self) -> bool:
-        """Whether coil maps are fitted together with the image."""
-        return self.prior is not None and self.prior.fits_maps
 
     @property
     def config(self) -> dict[str, Any]:
@@ -177,18 +173,21 @@ class ResolvedPlan:
         image = start.function(data.measurement(), options=start.preset(None)[1])
         return dataclasses.replace(data, start=data.scale * image)
 
+    def score(self, prior: Prior) -> NetworkScore:
+        """Return the score model of the prior that it was resolved with, in the plan's precision."""
+        return prior.score(fast=None if self.plan.precision == "auto" else False)
+
     def _joint_maps(self, data: SliceData, prior: Prior | None) -> Tensor:
         if prior is None:
             raise ValueError("coil maps are fitted with the prior: give the one that the plan was resolved with")
         measurement, like = data.measurement(), data.kspace
-        score = prior.score(fast=None if self.plan.precision == "auto" else False)
         rng = ChainNoise(
             self.plan.seed, data.index, [0], *measurement.A.ishape[:-2], stream="coil maps",
             device=like.device, dtype=like.dtype,
         )  # fmt: skip
         sde = prior.sde(*data.mask.shape)
         assert isinstance(sde, VESDE)  # see `_can_fit_maps`
-        return joint_maps(score, sde, measurement, rng=rng)
+        return joint_maps(self.score(prior), sde, measurement, rng=rng)
 
     def split(self, num_coils: int, num_chunks: int = 1) -> list[Chunk]:
         """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""

@@ -50,7 +50,7 @@ def run_chunk(
         if prior is None:
             x = method.function(measurement, options=plan.options)[None]
         else:
-            score = _TimedScore(prior.score(fast=None if plan.plan.precision == "auto" else False))
+            score = _TimedScore(plan.score(prior))
             x = method.function(
                 score,
                 prior.sde(*measurement.mask.shape),

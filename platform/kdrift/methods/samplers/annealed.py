@@ -81,18 +81,21 @@ def annealed(
     x <- x_0 + sigma_{i+1} z. The first x is A^H y, or the start, with noise of the first level. With spread = eta = 1
     this is exact for white Gaussian images of deviation tau.
     """
-    return anneal(score, sde, measurement, rng=rng, options=options, callback=callback)
+    return anneal(score, sde, measurement, rng=rng, options=options, callback=callback)[0]
 
 
 def anneal(
     score: ScoreModel, sde: VESDE, measurement: Measurement, *, rng: ChainNoise, options: AnnealedOptions,
     callback: Callback | None = None, refit: Refit | None = None,
-) -> Tensor:  # fmt: skip
-    """Do what `annealed` does; `refit` may change the coil maps after each step but the last."""
-    data = measurement.data
+) -> tuple[Tensor, Measurement]:  # fmt: skip
+    """Do what `annealed` does; `refit` may change the coil maps after each step but the last.
+
+    Returns the samples, and the measurement with the maps that they end with.
+    """
+    size = measurement.mask.shape
     low, high = max(options.sigma_min, sde.sigma_min), min(options.sigma_max, sde.sigma_max)
     levels = [*spaced_levels(high, low, options.num_steps, options.rho)[-options.steps_left(measurement) :], 0.0]
-    x = measurement.first + levels[0] * rng(*data.shape[-2:])
+    x = measurement.first + levels[0] * rng(*size)
     x0 = torch.zeros_like(x)
     for i, sigma in enumerate(levels[:-1]):
         last = levels[i + 1] == 0
@@ -101,20 +104,19 @@ def anneal(
         s = max(measurement.noise_sigma * factor, LEAST_NOISE)
         remaining = 1 / math.sqrt(sigma**-2 + options.prior_sigma**-2)
         weight = (s / remaining) ** 2
-        right = data + weight * denoise(score, x, sigma)
+        right = measurement.data + weight * denoise(score, x, sigma)
         if spread:
             right = right + spread * _perturbation(measurement.A, rng, s, weight * remaining)
         x0 = measurement.A.solve_normal(right, weight, x0=x0, max_iter=options.cg_iterations, tol=1e-4)
         if not last:
             kept = math.sqrt(1 - options.eta**2) * levels[i + 1] / sigma
-            noise = options.eta * levels[i + 1] * rng(*data.shape[-2:])
+            noise = options.eta * levels[i + 1] * rng(*size)
             x = x0 + noise + (kept * (x - x0) if kept else 0)
             if refit is not None:
                 measurement = refit(x0, measurement)
-                data = measurement.data
         if callback:
             callback(i + 1, len(levels) - 1, x0, sigma)
-    return measurement.consistent(x0) if options.keep_measured else x0
+    return measurement.consistent(x0) if options.keep_measured else x0, measurement
 
 
 def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
