@@ -57,13 +57,12 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan, prior: Prior | None = Non
     cases = []
     for count, (place, number) in enumerate(chosen[i] for i in order):
         acquisition = load_acquisition(config.data.of(place, slices=(number, number + 1)))
-        heldout = None
+        raw, heldout = acquisition.raw(0), None
         if config.objective == "heldout":
-            raw = acquisition.raw(0)
             heldout = draw_heldout(raw.mask, config.heldout_fraction, config.seed, count, kspace=raw.kspace)
         elif acquisition.reference is None:
             raise ValueError(f"{place} has no reference to measure {config.objective}: use objective heldout")
-        data = plan.prepare(acquisition.raw(0), prior, heldout=heldout)
+        data = plan.prepare(raw, prior, heldout=heldout)
         data = replace(data, kspace=data.kspace.clone(), mask=data.mask.clone())  # not the memory of a whole volume
         reference = None if acquisition.reference is None else acquisition.reference[0].clone()
         simulated = bool(acquisition.info.attrs.get("simulated", False))
