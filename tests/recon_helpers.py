@@ -7,7 +7,8 @@ from typing import Any
 
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult
-from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import Steps, run_chunk
 from kdrift.recon.slices import SliceData
 

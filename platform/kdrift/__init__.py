@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kdrift.prior.bundle import Prior, load_prior, shipped_priors
     from kdrift.prior.prior_info import PriorInfo
     from kdrift.recon.front_door import reconstruct
-    from kdrift.recon.plan import Plan, ResolvedPlan
+    from kdrift.recon.plan import Plan
+    from kdrift.recon.resolved import ResolvedPlan
     from kdrift.recon.result import ReconstructionResult
 
 __version__ = "0.1.0"

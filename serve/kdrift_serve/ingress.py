@@ -19,7 +19,7 @@ from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.pinned import PinnedPrior, load_pinned
-from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 from kdrift_serve import auth, problems
 from kdrift_serve.body import read_json, receive_file

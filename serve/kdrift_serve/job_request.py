@@ -18,8 +18,9 @@ from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
 from kdrift.recon.outputs import read_outputs
-from kdrift.recon.plan import Plan, ResolvedPlan
+from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import named
 from kdrift.recon.slices import ZERO
 from kdrift.runs.config import parse

@@ -17,11 +17,12 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError, W
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.recon.acquisition import Acquisition
-from kdrift.recon.chunks import Chunk, ChunkResult, SliceResult, merge_chunks
+from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.guard import Diverged
+from kdrift.recon.merge import SliceResult, merge_chunks
 from kdrift.recon.outputs import read_outputs
-from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.report import save_result
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.slices import RawSlice
 from kdrift.runs.files import whole_file

@@ -12,7 +12,8 @@ from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.recon.chunks import Chunk, merge_chunks, split_chains
+from kdrift.recon.chunks import Chunk, split_chains
+from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.runs.hardware import has_fast_bfloat16

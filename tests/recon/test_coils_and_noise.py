@@ -19,7 +19,8 @@ from kdrift.data.volume import BadVolume
 from kdrift.mri.masks import make_mask
 from kdrift.mri.noise import noise_covariance
 from kdrift.recon.acquisition import load_acquisition
-from kdrift.recon.chunks import Chunk, SliceResult, merge_chunks, split_chains
+from kdrift.recon.chunks import Chunk, split_chains
+from kdrift.recon.merge import SliceResult, merge_chunks
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct_slices
 from kdrift.recon.request import AcquisitionRequest, MaskRequest

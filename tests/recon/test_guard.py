@@ -19,8 +19,9 @@ from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks, split_chains
+from kdrift.recon.chunks import Chunk, ChunkResult, split_chains
 from kdrift.recon.guard import AllDiverged, Diverged, Guard
+from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.result import ReconstructionResult

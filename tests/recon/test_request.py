@@ -19,9 +19,10 @@ from kdrift.evaluation.evaluate import EvaluateConfig, cell_tasks
 from kdrift.evaluation.slice_worker import SliceWorker
 from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
 from kdrift.recon.acquisition import load_acquisition
-from kdrift.recon.chunks import merge_chunks
-from kdrift.recon.plan import Plan, ResolvedPlan
+from kdrift.recon.merge import merge_chunks
+from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, AcquisitionRequest, MaskRequest
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift.runs.config import parse

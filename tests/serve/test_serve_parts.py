@@ -20,8 +20,9 @@ from kdrift.methods import METHODS
 from kdrift.prior.bundle import load_prior, shipped_priors
 from kdrift.prior.pinned import load_pinned, pin_prior
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.recon.chunks import Chunk, ChunkResult, merge_chunks
+from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.guard import Diverged
+from kdrift.recon.merge import merge_chunks
 from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import tracking
 from kdrift.sde import HighFrequencyNoise, LowFrequencies

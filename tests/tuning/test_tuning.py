@@ -161,7 +161,8 @@ def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
     assert float(data.kspace[:, data.heldout.mask].abs().max()) == 0
     assert float(data.heldout.kspace[:, ~data.heldout.mask].abs().max()) == 0
     other = replace(data, heldout=replace(data.heldout, kspace=2 * data.heldout.kspace))
-    from kdrift.recon.chunks import Chunk, merge_chunks
+    from kdrift.recon.chunks import Chunk
+    from kdrift.recon.merge import merge_chunks
 
     for method, coils in (("annealed", None), ("score_mri_ssos", (0, 2)), ("cg_sense", None)):
         run = resolve(replace(plan, method=method, preset=None, settings={}), config.prior)

@@ -11,9 +11,10 @@ from kdrift.data.store import SAFE_NAME
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
+from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.report import MARK
 from kdrift.recon.request import MaskRequest
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs import tracking
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 

@@ -6,6 +6,7 @@ not taken for done.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 
 from kdrift.evaluation.work import VolumeTask
-from kdrift.recon.chunks import SliceResult
+from kdrift.recon.merge import SliceResult
 from kdrift.recon.report import MARK
 from kdrift.recon.result import Outcome, SliceFacts
+from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import read_json, whole_file, write_json
+from kdrift.trust.verdict import Verdict
 
 
 def is_finished(task: VolumeTask) -> bool:
@@ -65,6 +68,8 @@ def load_slice(task: VolumeTask, index: int) -> Outcome:
     facts = SliceFacts(zero_filled=arrays["zero_filled"], **{**said, "notes": tuple(said["notes"])})
     result = scalars["result"]
     result["diverged"] = {int(sample): why for sample, why in result["diverged"].items()}  # JSON has no numbers as keys
+    if "verdict" in result:
+        result["verdict"] = parse(Verdict, result["verdict"], "verdict")
     return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **result)
 
 
@@ -82,8 +87,8 @@ def _is_done(task: VolumeTask, index: int) -> bool:
 
 
 def _scalars(record: Any) -> dict[str, Any]:
-    kept = vars(record).items()
-    return {name: value for name, value in kept if value is not None and not isinstance(value, torch.Tensor)}
+    kept = {name: value for name, value in vars(record).items() if not isinstance(value, torch.Tensor | None)}
+    return {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in kept.items()}
 
 
 def _folder(task: VolumeTask) -> Path:

@@ -13,8 +13,9 @@ from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import is_finished, save_failure, save_slice, slices_left
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
-from kdrift.recon.chunks import ChunkResult, merge_chunks
+from kdrift.recon.chunks import ChunkResult
 from kdrift.recon.guard import Diverged
+from kdrift.recon.merge import merge_chunks
 from kdrift.recon.request import AcquisitionOptions
 from kdrift.recon.result import SliceFacts, divergence_lines, named
 from kdrift.runs.cluster import own_cpus, ray_session

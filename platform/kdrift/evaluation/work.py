@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kdrift.data.store import open_store
 from kdrift.recon.chunks import Chunk
-from kdrift.recon.plan import ResolvedPlan
 from kdrift.recon.request import AcquisitionOptions, AcquisitionRequest
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 
 COIL_COST = 0.05
@@ -50,8 +50,7 @@ class VolumeTask:
     def slice_cost(self) -> float:
         """About how long a slice takes, in arbitrary units: its pixels through the network, and a part of that for the
         Fourier transforms and maps of each coil."""
-        evaluations = self.plan.options.evaluations * self.num_chains
-        return float(self.num_pixels * (evaluations + COIL_COST * self.num_coils))
+        return float(self.num_pixels * (self.plan.evaluations(self.num_coils) + COIL_COST * self.num_coils))
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,13 @@ def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tup
     units, loads = [], loads.copy()
     split = task.plan.split(task.num_coils, parts)
     for chunks in [tuple(split)] if parts == 1 else [(chunk,) for chunk in split]:
-        chains = sum(task.plan.num_chains(task.num_coils, chunk) for chunk in chunks)
-        cost = task.slice_cost * chains / task.num_chains
+        share = sum(_share(task, chunk) for chunk in chunks) / sum(_share(task, chunk) for chunk in split)
+        cost = task.slice_cost * share
         units.append(Unit(task, index, chunks, cost))
         loads[loads.index(min(loads))] += cost
     return units, loads
+
+
+def _share(task: VolumeTask, chunk: Chunk) -> int:
+    """Return what a chunk is of the work on a slice; a classical method has one chunk, and no evaluations."""
+    return max(1, task.plan.evaluations(task.num_coils, chunk))

@@ -26,6 +26,16 @@ class Options:
         """Network evaluations of one chain, at most: the only statement of what a method costs."""
         return 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether chains draw with the whole spread; those that do not have been tuned for the mean."""
+        return True
+
+    @property
+    def keeps_noise(self) -> bool:
+        """Whether all samples keep what was measured as it was measured, with the same noise."""
+        return False
+
 
 @dataclass(frozen=True)
 class StartOptions(Options):
@@ -108,6 +118,8 @@ class Method:
     """Kind of images that its prior must be of; None: either kind can serve it."""
     max_map_sets: int = 2
     """Sets of coil maps that it can use."""
+    spread: Options | None = None
+    """Settings that draw samples with the whole spread, beside chains of a preset that does not (`Options.draws`)."""
     fits_data: bool = True
     """Whether its images explain the data, so that a large data residual is a warning."""
 
@@ -122,6 +134,8 @@ class Method:
             if (options.evaluations > 0) != (self.noise is not None):
                 wanted = "0: it has no prior" if self.noise is None else "above 0"
                 raise TypeError(f"{name}: evaluations of preset {preset} are {options.evaluations}, expected {wanted}")
+        if self.spread is not None and (type(self.spread) not in kinds or not self.spread.draws):
+            raise TypeError(f"{name}: spread must be settings of the method that draw, got {self.spread!r}")
         if not isinstance(self.chains, Chains) or not self.summary:
             raise TypeError(
                 f"{name}: expected chains of type Chains and a summary, got {self.chains!r}, {self.summary!r}"

@@ -1,4 +1,4 @@
-"""What to run on a slice: a plan of names and numbers, and what it resolves to, once, at the entrance."""
+"""What to run on a slice: a plan of names and numbers, which is resolved once, at the entrance."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Method, Options, StartOptions
-from kdrift.methods.joint_maps import joint_maps
+from kdrift.methods import METHODS, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
-from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
-from kdrift.prior.network_score import NetworkScore
-from kdrift.recon.chunks import Chunk, split_chains
-from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.recon.resolved import ResolvedPlan, UsedPrior
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
-from kdrift.sde import VESDE
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-complex"
+CHECKED = 100
+"""Most evaluations of a chain of which a plan has slices checked without being asked."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,14 @@ class Plan:
     """ESPIRiT maps are zero where their eigenvalue is not above this; 0 keeps the background, as RSS images do."""
     map_threshold: float = 0.02
     """Singular values of the calibration matrix below this fraction of the largest are null space."""
+    check: bool | None = None
+    """Whether some measured samples are held out from a few extra chains, to scale the standard deviation and to judge
+    the image; null: where there are two samples or more, of at most 100 evaluations each."""
+    on_mistrust: Literal["keep", "fallback"] = "keep"
+    """What is given of a slice that is not trusted: the mean nevertheless, or the image of the classical method that
+    predicted held-out samples best, labelled."""
+    level: float = 0.9
+    """Nominal share of pixels within the intervals `lower` to `upper`."""
     start: str | None = None
     """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise."""
 
@@ -75,133 +79,17 @@ class Plan:
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
         method.check_map_sets(self.num_map_sets, self.method)
         _check_start(self, options)
-        used, joint = None, False
+        used, able = None, False
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
-            joint = self.maps == "joint" and _can_fit_maps(loaded)
+            able = _can_fit_maps(loaded)
             used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale)
-        return ResolvedPlan(dataclasses.replace(self, preset=preset), preset, options, used, joint)
-
-
-@dataclass(frozen=True)
-class UsedPrior:
-    """Which prior a plan was resolved with."""
-
-    name: str
-    sha256: str
-    """SHA-256 of the weights."""
-    scale: ImageScale
-    """How its training images were scaled; a slice is scaled alike."""
-
-
-@dataclass(frozen=True)
-class ResolvedPlan:
-    """A plan with everything looked up: plain values that travel to every process that runs a part of the work."""
-
-    plan: Plan
-    preset: Preset
-    options: Options
-    """The method's settings, all of them."""
-    prior: UsedPrior | None
-    """Prior that it was resolved with; None for a classical method."""
-    fits_maps: bool = False
-    """Whether coil maps are fitted together with the image, by that prior."""
-
-    @property
-    def method(self) -> Method:
-        """The entry of the table."""
-        return METHODS[self.plan.method]
-
-    @property
-    def num_samples(self) -> int:
-        """Samples a slice; 1 for a classical method."""
-        return self.plan.num_samples if self.method.needs_prior else 1
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What travels with a result, as plain values."""
-        plan = self.plan
-        kind = "joint" if self.fits_maps else "espirit"
-        maps = {"kind": kind, "sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
-        config = {
-            "method": plan.method,
-            "preset": self.preset.name,
-            "preset_source": self.preset.source,
-            "options": dataclasses.asdict(self.options),
-            "num_samples": self.num_samples,
-            "seed": plan.seed,
-            "maps": maps,
-            "precision": plan.precision,
-            "on_divergence": plan.on_divergence,
-        }
-        config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}
-        config |= {"start": plan.start} if plan.start is not None else {}
-        return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
-
-    def headline(self, device: object) -> str:
-        """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
-        parts = [f"preset {self.preset.name} ({self.preset.source})"]
-        if self.prior is not None:
-            parts.append(f"prior {self.prior.name}")
-        if self.plan.start is not None:
-            parts.append(f"from {self.plan.start}")
-        options = dataclasses.asdict(self.options)
-        if "num_steps" in options:
-            parts += [f"{options['num_steps']} steps", f"{self.num_samples} samples"]
-        else:
-            parts += [f"{name} {value}" for name, value in options.items()]
-        return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
-
-    def prepare(self, raw: RawSlice, prior: Prior | None = None, *, heldout: Tensor | None = None) -> SliceData:
-        """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
-
-        `prior` is the one that the plan was resolved with. See `kdrift.recon.slices.prepare_slice`.
-        """
-        plan = self.plan
-        data = prepare_slice(
-            raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
-            num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
-            refine=(lambda data: self._joint_maps(data, prior)) if self.fits_maps else None,
+        return ResolvedPlan(
+            dataclasses.replace(self, preset=preset), preset, options, used, able and self.maps == "joint",
+            spread=_spread(self, options), checks=_checks(self, options),
+            asks=able and not method.chains.coil_images,
         )  # fmt: skip
-        sets = data.smaps.shape[:-3].numel()
-        self.method.check_map_sets(sets, self.plan.method)
-        if self.plan.start is None:
-            return data
-        start = METHODS[self.plan.start]
-        start.check_map_sets(sets, self.plan.start)
-        image = start.function(data.measurement(), options=start.preset(None)[1])
-        return dataclasses.replace(data, start=data.scale * image)
-
-    def score(self, prior: Prior) -> NetworkScore:
-        """Return the score model of the prior that it was resolved with, in the plan's precision."""
-        return prior.score(fast=None if self.plan.precision == "auto" else False)
-
-    def _joint_maps(self, data: SliceData, prior: Prior | None) -> Tensor:
-        if prior is None:
-            raise ValueError("coil maps are fitted with the prior: give the one that the plan was resolved with")
-        measurement, like = data.measurement(), data.kspace
-        rng = ChainNoise(
-            self.plan.seed, data.index, [0], *measurement.A.ishape[:-2], stream="coil maps",
-            device=like.device, dtype=like.dtype,
-        )  # fmt: skip
-        sde = prior.sde(*data.mask.shape)
-        assert isinstance(sde, VESDE)  # see `_can_fit_maps`
-        return joint_maps(self.score(prior), sde, measurement, rng=rng)
-
-    def split(self, num_coils: int, num_chunks: int = 1) -> list[Chunk]:
-        """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""
-        coils = num_coils if self.method.chains.splits else None
-        return split_chains(
-            self.num_samples, num_coils=coils, num_chunks=num_chunks, batch_samples=self.plan.batch_samples
-        )
-
-    def num_chains(self, num_coils: int, chunk: Chunk | None = None) -> int:
-        """Return how many images go through the network at a step, in all or in one chunk."""
-        coils = num_coils if self.method.chains.coil_images else 1
-        if chunk is None:
-            return self.num_samples * coils
-        return chunk.num_samples * (chunk.coils[1] - chunk.coils[0] if chunk.coils else coils)
 
 
 def default_prior(method: str) -> str:
@@ -239,7 +127,24 @@ def _can_fit_maps(prior: Prior) -> bool:
     return prior.noise == "white" and prior.network_config.images == "complex"
 
 
+def _spread(plan: Plan, options: Options) -> Options | None:
+    """Return the settings of the chains that the deviation comes from; None: those of the plan draw it."""
+    spread = METHODS[plan.method].spread
+    if spread is None or options.draws or plan.num_samples < 2:
+        return None
+    steps = {name: min(getattr(spread, name), getattr(options, name)) for name in ("num_steps",)}
+    return dataclasses.replace(spread, **steps)
+
+
+def _checks(plan: Plan, options: Options) -> bool:
+    if not METHODS[plan.method].needs_prior:
+        return False
+    return plan.num_samples > 1 and options.evaluations <= CHECKED if plan.check is None else plan.check
+
+
 def _check_numbers(plan: Plan) -> None:
+    if not 0 < plan.level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {plan.level:g}")
     if plan.num_samples < 1 or plan.batch_samples < 1 or plan.seed < 0:
         raise ValueError(
             "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"

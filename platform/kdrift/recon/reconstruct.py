@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from kdrift.prior.bundle import Prior
-from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
+from kdrift.recon.merge import merge_chunks
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import Coils, RawSlice
@@ -29,7 +30,7 @@ SLICE_FAULTS: tuple[type[Exception], ...] = (
 )
 """What the data of a slice may raise; a plan's own mistakes are found before."""
 Progress = Callable[[int, int, int], None]
-"""Called with (slice position, sampler steps done, steps in all)."""
+"""Called with (slice position, network evaluations done, evaluations in all)."""
 
 
 def reconstruct(
@@ -118,8 +119,10 @@ def reconstruct_slices(
             prepared = resolved.prepare(raw.to(device), loaded)
             facts = SliceFacts.of(prepared, time.perf_counter() - began)
             found, chunks = [], resolved.split(len(prepared.kspace))
-            for done, chunk in enumerate(chunks):
-                steps = None if progress is None else _steps(progress, position, done, len(chunks))
+            costs = [max(1, resolved.evaluations(len(prepared.kspace), chunk)) for chunk in chunks]
+            for number, chunk in enumerate(chunks):
+                before, cost = sum(costs[:number]), costs[number]
+                steps = None if progress is None else _steps(progress, position, before, cost, sum(costs))
                 found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
             slices[raw.index] = facts, merge_chunks(found)
             maps[raw.index] = prepared.measured_maps().cpu()
@@ -135,5 +138,5 @@ def reconstruct_slices(
     return gather(slices, shared, resolved.config, seconds=seconds, smaps=stacked)
 
 
-def _steps(progress: Progress, position: int, chunk: int, num_chunks: int) -> Callable[[int, int], None]:
-    return lambda done, total: progress(position, chunk * total + done, num_chunks * total)
+def _steps(progress: Progress, position: int, before: int, cost: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, of: progress(position, before + cost * done // of, total)

@@ -13,22 +13,15 @@ from torch import Tensor
 
 from kdrift.data.formats.selection import ranges
 from kdrift.methods import METHODS
-from kdrift.recon.chunks import SliceResult
+from kdrift.recon.merge import SliceResult
 from kdrift.recon.slices import SliceData
+from kdrift.trust.calibrated import interval
+from kdrift.trust.verdict import EXCESS, RESIDUAL, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from kdrift.recon.acquisition import Acquisition
-
-
-RESIDUAL, EXCESS = 0.1, 1.5
-"""A data residual above this part of the data, and above so many times what the noise explains, is a warning.
-
-Real scans (4x, 8x and full, lines and points, by CG-SENSE, TV, wavelets and samplers that have converged) stay below
-0.07, and below 1.1 wherever they are above 0.03. Every other line of a head that moved by 2 pixels has 0.12 and 1.7,
-wrong coil maps 0.5 and 9.
-"""
 
 
 SINGLY = 3
@@ -67,12 +60,24 @@ class ReconstructionResult:
     """Slices with samples that diverged and are left out: their numbers, and when and why."""
     fallback: list[int] = field(default_factory=list)
     """Numbers of the slices whose samples all diverged: `mean` is CG-SENSE there, `std` zero."""
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    """Whether the image of a slice is to be believed, by its number, where that was checked; no reference is used."""
     failed: dict[int, str] = field(default_factory=dict)
     """Numbers of the slices that could not be reconstructed, and why: all their images are zero."""
     noise_source: str = ""
     """Where what is known of the coils' noise comes from, in words."""
     notes: tuple[str, ...] = ()
     """Sentences on what was found out, guessed, left out or is doubtful."""
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bounds of the pixels' intervals at the level of the plan, `config["level"]`; not below 0."""
+        return interval(self.mean, self.std, self.config["level"])[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bounds of the pixels' intervals."""
+        return interval(self.mean, self.std, self.config["level"])[1]
 
     def __repr__(self) -> str:
         slices, rows, cols = self.mean.shape
@@ -230,6 +235,7 @@ def gather(
         noise_sigma=[o[0].unit * o[0].noise_sigma if not isinstance(o, str) else 0.0 for o in slices.values()],
         diverged={index: o.diverged for index, (_, o) in done.items() if o.diverged},
         fallback=[index for index, (_, o) in done.items() if o.fallback],
+        verdicts={index: o.verdict for index, (_, o) in done.items() if o.verdict is not None},
         failed=failed,
         noise_source="; ".join(dict.fromkeys(f.noise_source for f in facts if f.noise_source)),
         notes=(*_notes(facts), *residual_notes(done, config["method"])),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdrift.methods import METHODS, ChainNoise, Measurement
+from kdrift.methods import ChainNoise, Measurement, Options
 from kdrift.prior.bundle import Prior
-from kdrift.recon.chunks import Chunk, ChunkResult, Fallback
+from kdrift.recon.check import classical_image, hold_out, noise_left, predict_groups
+from kdrift.recon.chunks import Checked, Chunk, ChunkResult, Part
 from kdrift.recon.guard import AllDiverged, Guard
-from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
+from kdrift.runs.seeds import Stream
 from kdrift.trust.uncertainty import RunningMoments
+from kdrift.trust.verdict import Evidence, judge
 
 Steps = Callable[[int, int], None]
 """Called with (steps done, steps in all) of a chunk; raises to stop the work."""
@@ -34,6 +38,8 @@ def run_chunk(
         raise ValueError(f"the coils of {plan.plan.method} cannot be split: leave out coils")
     if plan.plan.start is not None and data.start is None:
         raise ValueError(f"the slice has no start: prepare it with the plan that names {plan.plan.start!r}")
+    if chunk.part == "check":
+        return _run_check(plan, prior, data, chunk, steps)
     began = time.perf_counter()
     part = data.of_coils(chunk.coils)
     if not len(part.kspace):
@@ -56,7 +62,7 @@ def run_chunk(
                 prior.sde(*measurement.mask.shape),
                 measurement,
                 rng=_chain_noise(plan, part, chunk, measurement),
-                options=plan.options,
+                options=plan.options_of(chunk.part),
                 callback=watch,
             )
         guard.finish(x)
@@ -73,15 +79,68 @@ def run_chunk(
     return ChunkResult(
         chunk=chunk,
         moments=moments,
-        images=images if plan.plan.keep_samples or chunk.coils is not None else None,
+        images=images if (plan.plan.keep_samples and chunk.part == "samples") or chunk.coils is not None else None,
         misfit=left.abs().square().flatten(1).sum(1).cpu(),
         nfe=score.calls,
         network_images=score.num_images,
         stages={"network": score.seconds, "sampler": sampled - began - score.seconds, "combine": combined - sampled},
         heldout=_heldout_residual(scale * x, part, measurement),
         diverged=diverged,
-        fallback=_cg_sense(data) if diverged and plan.plan.on_divergence == "fallback" else None,
+        fallback=classical_image(data, "cg_sense") if diverged and plan.plan.on_divergence == "fallback" else None,
     )
+
+
+def _run_check(
+    plan: ResolvedPlan, prior: Prior | None, data: SliceData, chunk: Chunk, steps: Steps | None
+) -> ChunkResult:
+    """Hold samples out of a slice, predict them, and judge the slice."""
+    assert prior is not None  # only samplers are checked
+    began = time.perf_counter()
+    seen, groups = hold_out(data, plan.plan.seed)
+    measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
+    total = plan.evaluations(len(data.kspace), chunk)
+
+    def run(chains: Chunk, options: Options) -> Tensor:
+        def watch(done: int, of: int, images: Tensor, level: float) -> None:
+            if steps is not None:
+                steps(min(total, score.num_images), total)
+
+        return plan.method.function(
+            score, prior.sde(*seen.mask.shape), measurement, rng=_chain_noise(plan, seen, chains, measurement),
+            options=options, callback=watch,
+        )  # fmt: skip
+
+    draws = images = run(chunk, plan.options_of("samples"))
+    own = 1 - 1 / max(1, plan.num_samples)
+    if plan.spread:
+        one = replace(chunk, samples=(chunk.samples[1], chunk.samples[1] + 1))
+        images, own = run(one, plan.options), 0.0
+    residual, excess = _residual(images[0], measurement) if plan.method.fits_data else (0.0, 0.0)
+    evidence = Evidence(
+        groups=predict_groups(seen, groups, measurement, images, draws, own) if groups else (),
+        known=noise_left(score, images[0], prior.info.noise_left, plan.plan.seed, data.index) if plan.asks else None,
+        residual=residual,
+        excess=excess,
+        image_noise=data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0,
+    )
+    verdict, instead = judge(evidence), None
+    if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":
+        instead = classical_image(data, verdict.best)
+        verdict = verdict.giving(instead.method)
+    seconds = time.perf_counter() - began
+    return ChunkResult(
+        chunk, None, None, torch.zeros(0), score.calls, score.num_images,
+        {"network": score.seconds, "sampler": seconds - score.seconds, "combine": 0.0},
+        checked=Checked(verdict, instead),
+    )  # fmt: skip
+
+
+def _residual(image: Tensor, measurement: Measurement) -> tuple[float, float]:
+    """Return |M (y - A x)| as a part of |y|, and as a multiple of what noise explains."""
+    left = float(torch.linalg.vector_norm(measurement.kspace - measurement.A.forward(image + 0j)))
+    size = float(torch.linalg.vector_norm(measurement.kspace))
+    explained = measurement.noise_sigma * (2 * len(measurement.kspace) * int(measurement.mask.sum())) ** 0.5
+    return left / size if size else 0.0, left / explained if explained else 0.0
 
 
 def _no_coils(plan: ResolvedPlan, data: SliceData, chunk: Chunk) -> ChunkResult:
@@ -106,12 +165,14 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 def _chain_noise(plan: ResolvedPlan, data: SliceData, chunk: Chunk, measurement: Measurement) -> ChainNoise:
     """Return the noise of the chunk's chains; coils keep their numbers however they are split."""
+    streams: dict[Part, Stream] = {"samples": "chain", "mean": "mean chain", "check": "check chain"}
     first = chunk.coils[0] if chunk.coils else 0
     parts = [range(first, first + count) for count in measurement.A.ishape[:-2]]
     kspace = measurement.kspace
     return ChainNoise(
-        plan.plan.seed, data.index, range(*chunk.samples), *parts, device=kspace.device, dtype=kspace.dtype
-    )
+        plan.plan.seed, data.index, range(*chunk.samples), *parts, stream=streams[chunk.part],
+        device=kspace.device, dtype=kspace.dtype,
+    )  # fmt: skip
 
 
 def _heldout_residual(x: Tensor, data: SliceData, measurement: Measurement) -> Tensor | None:
@@ -120,13 +181,6 @@ def _heldout_residual(x: Tensor, data: SliceData, measurement: Measurement) -> T
         return None
     operator = measurement.chains.operator(data.smaps, data.heldout.mask)
     return (data.heldout.kspace - operator.forward(x + 0j))[..., data.heldout.mask].cpu()
-
-
-def _cg_sense(data: SliceData) -> Fallback:
-    method, measurement = METHODS["cg_sense"], data.measurement()
-    image = data.scale * method.function(measurement, options=method.preset(None)[1])
-    misfit = (data.kspace - measurement.A.forward(image)).abs().square().sum()
-    return Fallback(data.magnitude(image[None])[0].cpu(), float(misfit))
 
 
 class _TimedScore:

@@ -11,9 +11,10 @@ import torch
 from kdrift.runs.hint import suggest
 
 Stream = Literal[
-    "attenuation", "attenuation time", "augmentation", "chain", "coil maps", "dropout", "held-out", "image", "mask",
-    "noise", "phantom", "phantom noise", "phantom phase", "preview", "preview noise", "search", "search slices",
-    "simulation", "test", "validation noise", "validation phase", "weights",
+    "attenuation", "attenuation time", "augmentation", "chain", "check chain", "coil maps", "dropout", "held-out",
+    "image", "known", "mask", "mean chain", "noise", "phantom", "phantom noise", "phantom phase", "preview",
+    "preview noise", "search", "search slices", "simulation", "test", "validation noise", "validation phase",
+    "weights",
 ]  # fmt: skip
 """What random numbers are for. A new use is a new name: the seeds of the others stay as they are."""
 

@@ -20,9 +20,9 @@ from kdrift.measures.metrics import evaluate
 from kdrift.mri.heldout import draw_heldout
 from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import load_acquisition
-from kdrift.recon.chunks import merge_chunks
 from kdrift.recon.guard import Diverged
-from kdrift.recon.plan import ResolvedPlan
+from kdrift.recon.merge import merge_chunks
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 from kdrift.runs.config import to_dict

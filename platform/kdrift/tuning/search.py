@@ -15,7 +15,8 @@ import torch
 
 from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
-from kdrift.recon.plan import Plan, ResolvedPlan, load_priors
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session

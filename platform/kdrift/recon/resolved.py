@@ -1,0 +1,185 @@
+"""What a plan resolves to: everything looked up, plain values that travel to every process."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kdrift.methods import METHODS, ChainNoise, Method, Options
+from kdrift.methods.joint_maps import joint_maps
+from kdrift.methods.presets import Preset
+from kdrift.mri.image_scale import ImageScale
+from kdrift.prior.bundle import Prior
+from kdrift.prior.network_score import NetworkScore
+from kdrift.recon.chunks import Chunk, Part, split_chains
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.sde import VESDE
+
+if TYPE_CHECKING:
+    from kdrift.recon.plan import Plan
+
+MEAN_CHAINS = 0.75
+"""Chains for the mean to each sample, where its settings are not those of the samples: a seventh and eighth chain
+would raise PSNR by 0.03 dB."""
+CHECK_DRAWS = 2
+"""Samples that predict what is held out: their difference tells the spread."""
+
+
+@dataclass(frozen=True)
+class UsedPrior:
+    """Which prior a plan was resolved with."""
+
+    name: str
+    sha256: str
+    """SHA-256 of the weights."""
+    scale: ImageScale
+    """How its training images were scaled; a slice is scaled alike."""
+
+
+@dataclass(frozen=True)
+class ResolvedPlan:
+    """A plan with everything looked up: plain values that travel to every process that runs a part of the work."""
+
+    plan: Plan
+    preset: Preset
+    options: Options
+    """The method's settings, all of them."""
+    prior: UsedPrior | None
+    """Prior that it was resolved with; None for a classical method."""
+    fits_maps: bool = False
+    """Whether coil maps are fitted together with the image, by that prior."""
+    spread: Options | None = None
+    """Settings of the chains that the standard deviation comes from; None: those of `options` draw it."""
+    asks: bool = False
+    """Whether its prior can be asked how well it knows an image: it removes white noise from complex images, which are
+    what a chain is."""
+    checks: bool = False
+    """Whether a chunk of each slice predicts held-out samples."""
+
+    @property
+    def method(self) -> Method:
+        """The entry of the table."""
+        return METHODS[self.plan.method]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples a slice; 1 for a classical method."""
+        return self.plan.num_samples if self.method.needs_prior else 1
+
+    @property
+    def num_means(self) -> int:
+        """Chains a slice that are for its mean alone."""
+        return max(1, round(MEAN_CHAINS * self.num_samples)) if self.spread else 0
+
+    def options_of(self, part: Part) -> Options:
+        """Return the settings of the chains of a part."""
+        return self.spread if part == "samples" and self.spread else self.options
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What travels with a result, as plain values."""
+        plan = self.plan
+        kind = "joint" if self.fits_maps else "espirit"
+        maps = {"kind": kind, "sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
+        config = {
+            "method": plan.method,
+            "preset": self.preset.name,
+            "preset_source": self.preset.source,
+            "options": dataclasses.asdict(self.options),
+            "num_samples": self.num_samples,
+            "seed": plan.seed,
+            "maps": maps,
+            "precision": plan.precision,
+            "on_divergence": plan.on_divergence,
+            "checks": self.checks,
+            "on_mistrust": plan.on_mistrust,
+            "level": plan.level,
+        }
+        if self.spread is not None:
+            config["spread"] = {"options": dataclasses.asdict(self.spread), "mean_chains": self.num_means}
+        config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}
+        config |= {"start": plan.start} if plan.start is not None else {}
+        return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
+
+    def headline(self, device: object) -> str:
+        """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
+        parts = [f"preset {self.preset.name} ({self.preset.source})"]
+        if self.prior is not None:
+            parts.append(f"prior {self.prior.name}")
+        if self.plan.start is not None:
+            parts.append(f"from {self.plan.start}")
+        options = dataclasses.asdict(self.options)
+        if "num_steps" in options:
+            parts += [f"{options['num_steps']} steps", f"{self.num_samples} samples"]
+            parts += [f"the mean by {self.num_means} other chains"] if self.spread else []
+            parts += ["checked on held-out samples"] if self.checks else []
+        else:
+            parts += [f"{name} {value}" for name, value in options.items()]
+        return f"{self.plan.method}: {', '.join([*parts, str(device)])}"
+
+    def prepare(self, raw: RawSlice, prior: Prior | None = None, *, heldout: Tensor | None = None) -> SliceData:
+        """Make a slice ready with the plan's settings of coil maps, and with the start that it names.
+
+        `prior` is the one that the plan was resolved with. See `kdrift.recon.slices.prepare_slice`.
+        """
+        plan = self.plan
+        data = prepare_slice(
+            raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
+            num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
+            refine=(lambda data: self._joint_maps(data, prior)) if self.fits_maps else None,
+        )  # fmt: skip
+        sets = data.smaps.shape[:-3].numel()
+        self.method.check_map_sets(sets, self.plan.method)
+        if self.plan.start is None:
+            return data
+        start = METHODS[self.plan.start]
+        start.check_map_sets(sets, self.plan.start)
+        image = start.function(data.measurement(), options=start.preset(None)[1])
+        return dataclasses.replace(data, start=data.scale * image)
+
+    def score(self, prior: Prior) -> NetworkScore:
+        """Return the score model of the prior that it was resolved with, in the plan's precision."""
+        return prior.score(fast=None if self.plan.precision == "auto" else False)
+
+    def _joint_maps(self, data: SliceData, prior: Prior | None) -> Tensor:
+        if prior is None:
+            raise ValueError("coil maps are fitted with the prior: give the one that the plan was resolved with")
+        measurement, like = data.measurement(), data.kspace
+        rng = ChainNoise(
+            self.plan.seed, data.index, [0], *measurement.A.ishape[:-2], stream="coil maps",
+            device=like.device, dtype=like.dtype,
+        )  # fmt: skip
+        sde = prior.sde(*data.mask.shape)
+        assert isinstance(sde, VESDE)  # see `_can_fit_maps`
+        return joint_maps(self.score(prior), sde, measurement, rng=rng)
+
+    def split(self, num_coils: int, num_chunks: int = 1) -> list[Chunk]:
+        """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""
+        coils = num_coils if self.method.chains.splits else None
+        chunks = list[Chunk]()
+        counts: dict[Part, int] = {"samples": self.num_samples, "mean": self.num_means}
+        for part, count in counts.items():
+            if count:
+                found = split_chains(
+                    count, num_coils=coils, num_chunks=num_chunks, batch_samples=self.plan.batch_samples
+                )
+                chunks += [dataclasses.replace(chunk, part=part) for chunk in found]
+        return chunks + [Chunk((0, CHECK_DRAWS), part="check")] * self.checks
+
+    def num_chains(self, num_coils: int) -> int:
+        """Return how many chains of samples and mean a slice has: one an image, or one a coil image."""
+        return (self.num_samples + self.num_means) * (num_coils if self.method.chains.coil_images else 1)
+
+    def evaluations(self, num_coils: int, chunk: Chunk | None = None) -> int:
+        """Return how many images go through the network, all steps together, in all chunks or in one."""
+        if chunk is None:
+            return sum(self.evaluations(num_coils, each) for each in self.split(num_coils))
+        coils = num_coils if self.method.chains.coil_images else 1
+        if chunk.part == "check":
+            draws = self.options_of("samples").evaluations
+            return coils * (CHECK_DRAWS * draws + (self.options.evaluations if self.spread else 0))
+        images = chunk.num_samples * (chunk.coils[1] - chunk.coils[0] if chunk.coils else coils)
+        return images * self.options_of(chunk.part).evaluations

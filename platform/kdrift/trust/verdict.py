@@ -1,0 +1,163 @@
+"""Whether an image is to be believed, from measured samples that its method did not see: no reference is needed.
+
+A few measured samples are left out (`kdrift.mri.heldout.draw_groups`) and predicted by the sampler and by classical
+methods. How well it does gives the factor of the standard deviation, and the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Level = Literal["trusted", "caution", "not trusted", "not checked"]
+SAMPLER = "sampler"
+"""Among the errors of a group: the method that is judged."""
+NAMES = {"tv": "TV", "cg_sense": "CG-SENSE", "zero_filled": "zero-filling"}
+
+BETTER = 1.12
+"""A classical method predicts better where the sampler's error, less noise, is above so many times its own (0.5 dB)."""
+MISSED = 0.9
+"""A sampler that misses more of the held-out signal than this says little about what was not measured."""
+UNKNOWN = 1.15
+"""A prior that leaves more noise on an image than so many times what it leaves on its own kind does not know it."""
+OVERSTATED = 0.5
+"""Held-out errors below this part of the noise show that the noise level is too high."""
+RESIDUAL, EXCESS = 0.1, 1.5
+"""A data residual above this part of the data, and above so many times what the noise explains, is a warning.
+
+Real scans (4x, 8x and full, lines and points, by CG-SENSE, TV, wavelets and samplers that have converged) stay below
+0.07, and below 1.1 wherever they are above 0.03. Every other line of a head that moved by 2 pixels has 0.12 and 1.7,
+wrong coil maps 0.5 and 9.
+"""
+SHRINK = 0.5
+"""Power of the factor that held-out samples show: three lines say it within a third, and calibration within a tenth."""
+BOUNDS = (0.5, 4.0)
+"""Of the factor."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Held-out samples of about one distance from the middle of k-space: sums over coils and samples, in one unit."""
+
+    samples: int
+    """Numbers that were held out, all coils together."""
+    share: float
+    """Positions without a sample that each stands for."""
+    data: float
+    """|y|^2."""
+    noise: float
+    """What noise adds to a square, by the noise level of the slice."""
+    spread: float
+    """Variance of the posterior samples' predictions."""
+    errors: Mapping[str, float]
+    """|y - A x|^2 by method, `sampler` and classical ones."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found out of one slice without a reference."""
+
+    groups: tuple[Group, ...] = ()
+    """From low to high frequencies; none where nothing could be held out."""
+    known: float | None = None
+    """Noise that the prior leaves on the image, as a multiple of what it leaves on its own kind; None: not known."""
+    residual: float = 0.0
+    """|M (y - A x)| / |y| of what was not held out."""
+    excess: float = 0.0
+    """The same as a multiple of what noise explains."""
+    image_noise: float = 0.0
+    """Standard deviation in a pixel of noise that was measured and that all samples keep, in the unit of the slice."""
+    calibration: float = 1.0
+    """Factor of the standard deviation that `kdrift calibrate` found for such scans; 1 where there is none."""
+    calibrated_by: str = ""
+    """Where that comes from; empty where there is none."""
+
+    def part(self, name: str) -> float:
+        """Return `noise`, or a method's error, as a part of the held-out data, each weighted by what it stands for."""
+        data = sum(group.share * group.data for group in self.groups)
+        found = [group.noise if name == "noise" else group.errors[name] for group in self.groups]
+        return sum(group.share * value for group, value in zip(self.groups, found, strict=True)) / data if data else 0.0
+
+    @property
+    def predictions(self) -> dict[str, float]:
+        """Error of each method as a part of the held-out data."""
+        return {name: self.part(name) for name in (self.groups[0].errors if self.groups else {})}
+
+    def factor(self, name: str = SAMPLER) -> float:
+        """Return what a deviation is multiplied by: errors over spread by the geometric mean over groups, shrunk."""
+        ratios = []
+        for group in self.groups:
+            noise = min(group.noise, 0.5 * group.errors[name])
+            if group.spread > 0 and 0 < group.errors[name] < math.inf:
+                ratios.append(0.5 * math.log((group.errors[name] - noise) / group.spread))
+        found = math.exp(SHRINK * statistics.fmean(ratios)) if ratios else 1.0
+        return min(max(self.calibration * found, BOUNDS[0]), BOUNDS[1])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an image is to be believed, and why."""
+
+    level: Level
+    reasons: tuple[str, ...] = ()
+    """In plain words, with numbers; what weighs most first."""
+    factor: float = 1.0
+    """What the deviation of the samples was multiplied by."""
+    best: str = ""
+    """The classical method that predicted held-out samples best; empty where none did better than nothing."""
+    given: str = ""
+    """The classical method whose image is given in place of the mean; empty: the mean is given."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """The numbers."""
+
+    def __str__(self) -> str:
+        instead = f"; {NAMES[self.given]} is given in its place" if self.given else ""
+        return f"{self.level}{': ' * bool(self.reasons)}{'; '.join(self.reasons)}{instead}"
+
+    def giving(self, method: str) -> Verdict:
+        """Return the verdict with the image of a classical method given, and the factor of its deviation."""
+        return replace(self, given=method, factor=self.evidence.factor(method))
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Return the verdict on a slice; see the constants of this module for the thresholds."""
+    doubts = list[str]()
+    if evidence.residual > RESIDUAL and evidence.excess > EXCESS:
+        doubts.append(
+            f"the image does not explain the data: {evidence.residual:.0%} is left, {evidence.excess:.1f} times the"
+            " noise"
+        )
+    bad = bool(doubts)
+    if evidence.known is not None and evidence.known > UNKNOWN:
+        doubts.append(
+            f"the prior does not know such images: it leaves {evidence.known:.2f} times the noise that it leaves on its"
+            " own kind"
+        )
+    if not evidence.groups:
+        return Verdict(
+            "not trusted" if bad else "caution" if doubts else "not checked",
+            (*doubts, "no measured sample outside the calibration could be held out"), evidence.calibration,
+            evidence=evidence,
+        )  # fmt: skip
+    errors = evidence.predictions
+    own, noise = errors.pop(SAMPLER), evidence.part("noise")
+    best = min(errors, key=lambda name: errors[name])
+    floor = min(noise, own, errors[best])
+    shown = f"it predicts held-out samples with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
+    if own - floor > BETTER * (errors[best] - floor) and own > errors[best] + 0.02:
+        doubts.insert(0, f"{NAMES[best]} predicts held-out samples better, with {errors[best]:.0%} error to {own:.0%}")
+        bad = True
+    elif own - floor > MISSED * (1 - floor):
+        doubts.append(f"it says next to nothing of what was not measured: {shown}")
+    if min(own, errors[best]) < OVERSTATED * noise:
+        doubts.append(
+            f"the noise level is too high: it would make {noise:.0%} error at held-out samples, which are predicted to"
+            f" {min(own, errors[best]):.0%}"
+        )
+    level: Level = "not trusted" if bad else "caution" if doubts else "trusted"
+    noisy = f" (noise {noise:.0%})" if not doubts else ""
+    reasons = tuple(doubts) or (f"{shown}{noisy}",)
+    return Verdict(level, reasons, evidence.factor(), best, evidence=evidence)
