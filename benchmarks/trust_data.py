@@ -121,8 +121,7 @@ def seen(
     parts = rng.standard_normal((2, *clean.shape), dtype=np.float32)
     noise = torch.from_numpy((sigma * (parts[0] + 1j * parts[1])).astype(np.complex64))
     coarse = torch.from_numpy((scale * centre_crop(fft_centred(maps), rows, cols)).astype(np.complex64))
-    true_maps = torch.from_numpy(maps) if shape is None else normalise_maps(ifft2c(coarse))
-    return FullSlice(clean + noise, reference, sigma, noise, true_maps)
+    return FullSlice(clean + noise, reference, sigma, noise, normalise_maps(ifft2c(coarse)))
 
 
 @cache

@@ -115,8 +115,8 @@ USUAL = (
     TrustScan("p12_t2", "simulated", "held out", "trusted", "a head, 8 coils", T2_12),
     TrustScan("p12_t1", "simulated", "held out", "trusted", "a head, 8 coils", T1_12),
     TrustScan("p09_low", "simulated", "tuning", "trusted", "a head, 8 coils", LOW09),
-    TrustScan("p09_middle", "simulated", "tuning", "trusted", "a head with lesions, 8 coils", MIDDLE09),
-    TrustScan("p09_high", "simulated", "tuning", "trusted", "a head, 8 coils", HIGH09),
+    TrustScan("p09_middle", "simulated", "tuning", "trusted", "a head, 8 coils", MIDDLE09),
+    TrustScan("p09_high", "simulated", "tuning", "trusted", "a head with lesions, 8 coils", HIGH09),
 )  # fmt: skip
 """What a prior of heads is for."""
 TORSOS = tuple(
