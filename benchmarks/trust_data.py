@@ -141,5 +141,5 @@ def _images(source: str) -> Field:
 def _found(name: str) -> str:
     """Return the path of a file of `DATA`. Raises FileNotFoundError, with the reason, where it is absent."""
     if not (DATA / name).exists():
-        raise FileNotFoundError(f"no {name} in {DATA}: fetch it with kdrift fetch-data, or set KDRIFT_DATA")
+        raise FileNotFoundError(f"no {name} in {DATA}: set KDRIFT_DATA (kdrift fetch-data fetches all but torsos)")
     return str(DATA / name)
