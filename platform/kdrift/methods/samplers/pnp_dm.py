@@ -13,14 +13,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions
+from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, Options
 from kdrift.methods.samplers.data_step import draw
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 
 
 @dataclass(frozen=True)
-class PnPDMOptions(StartOptions):
+class PnPDMOptions(Options):
     """Settings of PnP-DM; rho and sigma in units of the normalised image."""
 
     num_steps: int = 60
@@ -29,7 +29,7 @@ class PnPDMOptions(StartOptions):
     """Network evaluations of a prior step: ancestral steps from rho to an image, levels as in EDM with rho 7."""
     rho_max: float = 1.0
     """Coupling of the first sweep (at most the prior's largest noise level)."""
-    rho_min: float = 0.02
+    rho_min: float = 0.014
     """Coupling of the last sweeps (at least the prior's smallest noise level). The samples are those of data with noise
     of covariance s^2 + rho_min^2 A A^H."""
     annealing: float = 0.5
@@ -45,9 +45,8 @@ class PnPDMOptions(StartOptions):
     """Most conjugate-gradient steps of a data step; each starts from the solution before it."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_prior_steps < 1 or self.cg_iterations < 1:
-            raise ValueError(f"expected num_prior_steps and cg_iterations >= 1, got {self}")
+        if self.num_steps < 2 or self.num_prior_steps < 1 or self.cg_iterations < 1:
+            raise ValueError(f"expected num_steps >= 2, num_prior_steps and cg_iterations >= 1, got {self}")
         if not 0 < self.sigma_min <= self.rho_min <= self.rho_max:
             raise ValueError(f"expected 0 < sigma_min <= rho_min <= rho_max, got {self}")
         if not 0 <= self.annealing <= 1:
@@ -58,7 +57,7 @@ class PnPDMOptions(StartOptions):
     @property
     def evaluations(self) -> int:
         """Network evaluations of one chain: those of the prior step of each sweep."""
-        return self.steps_done * self.num_prior_steps
+        return self.num_steps * self.num_prior_steps
 
     def couplings(self, sde: VESDE) -> list[float]:
         """Return rho of each of the N sweeps, within the levels of the prior."""
@@ -76,12 +75,12 @@ def pnp_dm(
     With s the noise level of the data, in each sweep: z ~ N((A^H A + g)^-1 (A^H y + g x), s^2 (A^H A + g)^-1),
     g = (s / rho)^2; x by ancestral steps from z at sigma = rho, with D = E[x_0 | x] and r^2 = 1 / (1/sigma^2 + 1/tau^2)
     x <- D + q (x - D) + sqrt(q (sigma^2 - sigma'^2) + (1 - q)^2 r^2) n, q = (sigma' / sigma)^2, the last sigma' 0.
-    The first x is A^H y, or the start.
+    The first x is A^H y.
     """
     s = max(measurement.noise_sigma * options.noise_scale, LEAST_NOISE)
-    couplings = options.couplings(sde)[-options.steps_left(measurement) :]
+    couplings = options.couplings(sde)
     low = min(max(options.sigma_min, sde.sigma_min), couplings[-1])
-    x = measurement.first.expand(*rng.shape, *measurement.mask.shape)
+    x = measurement.data.expand(*rng.shape, *measurement.mask.shape)
     z = x
     for done, rho in enumerate(couplings, 1):
         z = draw(measurement, x, rho, s, rng=rng, x0=z, max_iter=options.cg_iterations)
@@ -103,8 +102,8 @@ def _prior_step(score: ScoreModel, x: Tensor, levels: list[float], options: PnPD
     return x
 
 
-# The published commands for linear problems on photographs in [-1, 1]: rho = 10 * 0.9^k, at least 0.3. Their prior steps
-# take those of 100 levels that are below rho, 67 at first and 30 at last.
+# The published commands for linear problems on photographs in [-1, 1]: rho = 10 * 0.9^k, at least 0.3. Their prior
+# steps take those of 100 levels that are below rho, 67 at first and 30 at last.
 _RELEASED = PnPDMOptions(
     num_steps=100, num_prior_steps=30, rho_max=10.0, rho_min=0.3, annealing=0.336, sigma_min=0.002, prior_sigma=None,
 )  # fmt: skip
