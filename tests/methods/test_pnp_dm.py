@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import IMAGES, METHODS, ChainNoise, Measurement
+from kdrift.methods.samplers.data_step import draw
 from kdrift.methods.samplers.pnp_dm import PnPDMOptions
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.sde import VESDE
 from kdrift.testing import (
     TAU,
     complex_normal,
+    dense_matrix,
     gaussian_posterior,
     gaussian_problem,
     gaussian_score,
@@ -59,6 +62,42 @@ def _problem(prior: Tensor, coils: int, s: float = NOISE) -> Measurement:
 def _samples(name: str, options: Any, problem: Measurement, score: Score) -> Tensor:
     rng = ChainNoise(5, 2, range(CHAINS), dtype=torch.complex128)
     return METHODS[name].function(score, SDE, problem, rng=rng, options=options)
+
+
+class _Basis:
+    """In place of noise: each number that a data step draws set to 1 in a sample of its own."""
+
+    def __init__(self, parts: int | None, trailing: list[tuple[int, ...]]) -> None:
+        shapes = [(*([] if parts is None else [parts]), *shape) for shape in trailing]
+        sizes = [math.prod(shape) for shape in shapes]
+        self.shape = (sum(sizes),) if parts is None else (sum(sizes), parts)
+        blocks = torch.eye(sum(sizes), dtype=torch.complex128).split(sizes, 1)
+        self._left = {
+            shape: block.reshape(-1, *full) for shape, full, block in zip(trailing, shapes, blocks, strict=True)
+        }
+
+    def __call__(self, *trailing: int) -> Tensor:
+        return self._left.pop(trailing)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_data_step_draws_the_covariance_that_it_states(sets: int) -> None:
+    """It is linear in its noise, so that the covariance follows from unit vectors without Monte Carlo error."""
+    problem = gaussian_problem(IMAGES, sets=sets)
+    empty = replace(problem, kspace=0 * problem.kspace)
+    matrix = dense_matrix(problem.A)
+    rng: Any = _Basis(None if sets == 1 else sets, [problem.A.oshape, tuple(problem.mask.shape)])
+    mean = torch.zeros(*rng.shape, *problem.mask.shape, dtype=torch.complex128)
+    for spread in (1.0, 0.5):
+        fresh = copy.deepcopy(rng)
+        columns = draw(empty, mean, 0.2, 0.3, rng=fresh, spread=spread, max_iter=100).reshape(len(mean), -1)
+        precision = matrix.mH @ matrix / 0.3**2 + torch.eye(matrix.shape[1]) / 0.2**2
+        expected = spread**2 * torch.linalg.inv(precision)
+        torch.testing.assert_close(columns.T @ columns.conj(), expected, rtol=1e-3, atol=1e-5)
+    image = complex_normal(problem.A.ishape, seed=3)
+    still = draw(problem, image, 0.2, 0.3, rng=rng, spread=0.0, max_iter=100)
+    expected = torch.linalg.inv(precision) @ (problem.data / 0.3**2 + image / 0.2**2).flatten()
+    torch.testing.assert_close(still.flatten(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "coils"), [("smooth", 1), ("head", 1), ("head", 3)])
