@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from kdrift.methods import METHODS, Method, Options
+from kdrift.methods import METHODS, Measurement, Method, Options
 from kdrift.methods.samplers.annealed import AnnealedOptions
 from kdrift.methods.samplers.pigdm import PiGDMOptions
+from kdrift.methods.samplers.pnp_dm import PnPDMOptions
 from kdrift.methods.samplers.smrd import SMRDOptions
-from kdrift.testing import TAU, check_sampler
+from kdrift.testing import TAU, check_sampler, dense_matrix, gaussian_posterior
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -28,10 +30,60 @@ def test_every_preset_costs_what_it_states(name: str) -> None:
         check_sampler(METHODS[name], options=short)
 
 
-def test_exact_samplers_draw_the_posterior() -> None:
-    annealed = AnnealedOptions(num_steps=20, sigma_max=20.0, prior_sigma=TAU, cg_iterations=40)
-    check_sampler(METHODS["annealed"], options=annealed, exact=True)
-    check_sampler(METHODS["pigdm"], options=PiGDMOptions(num_steps=150, prior_sigma=TAU), exact=True)
+def _put_back(problem: Measurement) -> tuple[torch.Tensor, torch.Tensor]:
+    """What x + A^H (y - A x) makes of draws x of the posterior: what was measured is as it was, with its noise."""
+    mean, covariance = gaussian_posterior(problem)
+    matrix = dense_matrix(problem.A)
+    unseen = torch.eye(len(mean), dtype=mean.dtype) - matrix.mH @ matrix
+    return problem.data.flatten() + unseen @ mean, unseen @ covariance @ unseen
+
+
+# The preset's levels as they are, in units of tau: they begin at 1.5 tau
+_POSTERIOR: Any = METHODS["annealed"].presets["posterior"]
+_UNIT = TAU / _POSTERIOR.prior_sigma
+_PRESET = replace(
+    _POSTERIOR,
+    num_steps=24,
+    prior_sigma=TAU,
+    sigma_max=_UNIT * _POSTERIOR.sigma_max,
+    sigma_min=_UNIT * _POSTERIOR.sigma_min,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "exact"),
+    [
+        ("annealed", AnnealedOptions(num_steps=20, sigma_max=20.0, prior_sigma=TAU, cg_iterations=40), True),
+        ("annealed", replace(_PRESET, keep_measured=False), True),
+        ("annealed", _PRESET, _put_back),
+        ("pigdm", PiGDMOptions(num_steps=150, prior_sigma=TAU), True),
+        (
+            "pnp_dm",
+            PnPDMOptions(num_steps=24, num_prior_steps=3, rho_max=3.0, rho_min=0.3, prior_sigma=TAU),
+            partial(gaussian_posterior, coupling=0.3),
+        ),
+        (
+            "pnp_dm",
+            PnPDMOptions(num_steps=60, num_prior_steps=2, rho_max=3.0, rho_min=0.1, prior_sigma=TAU),
+            partial(gaussian_posterior, coupling=0.1),
+        ),
+    ],
+)
+def test_exact_samplers_draw_the_posterior(name: str, options: Options, exact: Any) -> None:
+    """Of one map set and of two, from noisy data."""
+    check_sampler(METHODS[name], options=options, exact=exact)
+
+
+def test_the_check_sees_a_bias_that_is_small() -> None:
+    """Noise put back, a coupling as large as the noise, levels that begin too low: each is seen with two map sets."""
+    for name, options in (
+        ("annealed", _PRESET),
+        ("annealed", replace(_PRESET, keep_measured=False, sigma_max=0.1)),
+        ("annealed", replace(_PRESET, keep_measured=False, spread=0.8)),
+        ("pnp_dm", PnPDMOptions(num_steps=24, num_prior_steps=3, rho_max=3.0, rho_min=0.3, prior_sigma=TAU)),
+    ):
+        with pytest.raises(AssertionError, match="standard errors"):
+            check_sampler(METHODS[name], options=options, exact=True)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _FILES = (
     "samplers.dds",
     "samplers.diffpir",
     "samplers.daps",
+    "samplers.pnp_dm",
     "samplers.red_diff",
     "samplers.csgm_langevin",
     "samplers.smrd",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import LEAST_NOISE, Callback, ChainNoise, Measurement, Method, StartOptions
-from kdrift.mri.linop import LinearOperator
+from kdrift.methods.samplers.data_step import draw
 from kdrift.sde import VESDE, spaced_levels
 from kdrift.sde.score import ScoreModel, denoise
 
@@ -113,11 +113,10 @@ def anneal(
         spread = options.last_spread if last and options.last_spread is not None else options.spread
         s = max(measurement.noise_sigma * factor, LEAST_NOISE)
         remaining = 1 / math.sqrt(sigma**-2 + options.prior_sigma**-2)
-        weight = (s / remaining) ** 2
-        right = measurement.data + weight * denoise(score, x, sigma)
-        if spread:
-            right = right + spread * _perturbation(measurement.A, rng, s, weight * remaining)
-        x0 = measurement.A.solve_normal(right, weight, x0=x0, max_iter=options.cg_iterations, tol=1e-4)
+        x0 = draw(
+            measurement, denoise(score, x, sigma), remaining, s, rng=rng, spread=spread, x0=x0,
+            max_iter=options.cg_iterations,
+        )  # fmt: skip
         if not last:
             kept = math.sqrt(1 - options.eta**2) * levels[i + 1] / sigma
             noise = options.eta * levels[i + 1] * rng(*size)
@@ -127,14 +126,6 @@ def anneal(
         if callback:
             callback(i + 1, len(levels) - 1, x0, sigma)
     return measurement.consistent(x0) if options.keep_measured else x0, measurement
-
-
-def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
-    """Noise of covariance s^2 (A^H A + g), whose solve has covariance s^2 (A^H A + g)^-1 (perturb and solve)."""
-    coil, rows, cols = operator.oshape
-    drawn = rng(coil, rows, cols)
-    noise = drawn if len(rng.shape) == 1 else drawn[:, 0]  # one draw of k-space noise serves both map sets
-    return s * operator.adjoint(noise) + prior_weight * rng(rows, cols)
 
 
 # Numbers found on patient 09 (simulated; configs/tune/annealed_preset.yaml, then checked at 8x and on random lines);
