@@ -126,7 +126,8 @@ def test_a_diverged_chain_leaves_the_others_as_they_are(
     chosen = plan(method, num_samples=4, keep_samples=True)
     if method == "annealed":  # its preset starts where even this is bounded
         chosen = replace(chosen, settings={**chosen.settings, "sigma_max": 3.0})
-    good = reconstruct(kspace[:1], mask, plan=chosen, prior=prior)
+    resolved = chosen.resolve(prior).mean_alone()
+    good = reconstruct(kspace[:1], mask, plan=resolved, prior=prior)
 
     def spoil(call: int, x: Tensor, score: Tensor) -> Tensor:
         if call < 3:
@@ -136,7 +137,7 @@ def test_a_diverged_chain_leaves_the_others_as_they_are(
         return score
 
     broken(monkeypatch, spoil)
-    found = reconstruct(kspace[:1], mask, plan=chosen, prior=prior)
+    found = reconstruct(kspace[:1], mask, plan=resolved, prior=prior)
     assert good.diverged == {}
     assert list(found.diverged) == [0]
     assert list(found.diverged[0]) == [1]

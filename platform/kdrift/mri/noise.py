@@ -13,6 +13,10 @@ RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
 """Median of |n| in units of sigma for a complex n with N(0, sigma^2) in each component (Rayleigh distribution)."""
 BLOCK = 256
 """Samples in a block whose median is taken."""
+FEW = 48
+"""Outermost samples of a point mask that are looked at: its density falls, so that a larger block reaches inwards,
+where the object is. Of real scans at 4x (gaussian2d) that brings the estimate from 3.4, 5 and 9 times to 2, 2.4 and 5
+times the level that full data have, and it scatters by a tenth in one coil."""
 LOW = -1.0
 """Quantile over blocks, in standard deviations below the median."""
 PROCESSED = 0.3
@@ -147,19 +151,21 @@ def coil_noise_sigma(kspace: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Median magnitude over blocks of the outermost sampled k-space, divided by sqrt(2 ln 2) (Rayleigh); a low
     quantile over blocks, corrected for its bias on pure noise, so that signal in some blocks does not
-    count. Where whole readout lines were sampled, the same on the outer readout positions of the outer
-    lines, which the object seldom reaches: the lower of the two. Signal that fills all of the sampled
-    periphery is taken for noise: the estimate is then an upper bound.
+    count. Of point masks the `FEW` outermost samples are one block. Where whole readout lines were sampled, the same on
+    the outer readout positions of the outer lines, which the object seldom reaches: the lower of the two. Signal that
+    fills all of the sampled periphery is taken for noise: the estimate is then an upper bound.
 
     Raises ValueError where nothing is sampled, or there is no coil axis.
     """
     kept, outer = _periphery(kspace, mask)
     rows, cols = kept.shape
     data = kspace.reshape(-1, *kspace.shape[-3:])
-    sigma = _low_level(data[..., kept][..., outer])
-
     lines = kept.any(0)
     filled = kept[:, lines].sum() / max(1, rows * int(lines.sum()))
+    by_rows = bool((kept == kept[:, :1]).all())
+    if filled < 0.99 and not by_rows:
+        outer = outer[:FEW]
+    sigma = _low_level(data[..., kept][..., outer])
     if filled > 0.99 and rows >= 16:
         far = _offset(cols, kept.device)[lines].argsort(descending=True, stable=True)[: max(1, int(lines.sum()) // 2)]
         hybrid = torch.fft.ifft(data[..., lines][..., far], dim=-2, norm="ortho")

@@ -97,8 +97,8 @@ def _spikes(plane: Power) -> tuple[npt.NDArray[np.bool_], list[Doubt]]:
     which = "one position of k-space lies" if count == 1 else f"{count} positions of k-space lie"
     sentence = (
         f"{which} far above all around, {'at' if count == 1 else 'the strongest at'} row {row} and column {col}:"
-        " probably a spike (radio-frequency noise), which leaves stripes in the image; replace it by the mean of its"
-        " neighbours"
+        " probably a spike (radio-frequency noise), which would leave stripes in the image; a reconstruction leaves it"
+        " out"
     )
     return found, [Doubt(sentence, False)]
 

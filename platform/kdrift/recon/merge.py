@@ -65,8 +65,7 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         raise ValueError("expected at least one chunk, got none")
     draws, means = _joined(results, "samples"), _joined(results, "mean")
     diverged = draws.diverged | {draws.count + sample: seen for sample, seen in means.diverged.items()}
-    spread = draws if draws.moments is not None else means
-    best = means if means.moments is not None else draws
+    best = means if means.count else draws
     merged = SliceResult(
         mean=torch.empty(0),
         std=torch.empty(0),
@@ -78,11 +77,12 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         heldout_misfit=best.heldout_misfit,
         diverged={sample: str(diverged[sample]) for sample in sorted(diverged)},
     )
-    if best.moments is None or spread.moments is None:
-        fallback = _fallback(results, list(diverged.values()))
+    if best.moments is None or draws.moments is None:
+        lost = (means if draws.moments is not None else draws).diverged
+        fallback = _fallback(results, list(lost.values()))
         image = fallback.image
         return replace(merged, mean=image, std=torch.zeros_like(image), misfit=fallback.misfit, fallback=True)
-    merged = replace(merged, mean=best.moments.mean, std=spread.moments.std)
+    merged = replace(merged, mean=best.moments.mean, std=draws.moments.std)
     return _judged(merged, None if means.moments is None else means.moments.std, results)
 
 

@@ -124,6 +124,8 @@ def reconstruct_slices(
                 before, cost = sum(costs[:number]), costs[number]
                 steps = None if progress is None else _steps(progress, position, before, cost, sum(costs))
                 found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
+                if len(found[-1].diverged) == chunk.num_samples and sum(c.part == chunk.part for c in chunks) == 1:
+                    break  # none of its part is left, so the others are not asked
             slices[raw.index] = facts, merge_chunks(found)
             maps[raw.index] = prepared.measured_maps().cpu()
         except SLICE_FAULTS as error:  # a slice costs itself alone

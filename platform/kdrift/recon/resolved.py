@@ -160,7 +160,7 @@ class ResolvedPlan:
         """Split the chains of a slice of so many coils into chunks, a multiple of `num_chunks` where they suffice."""
         coils = num_coils if self.method.chains.splits else None
         chunks = list[Chunk]()
-        counts: dict[Part, int] = {"samples": self.num_samples, "mean": self.num_means}
+        counts: dict[Part, int] = {"mean": self.num_means, "samples": self.num_samples}
         for part, count in counts.items():
             if count:
                 found = split_chains(

@@ -20,12 +20,15 @@ from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
 from kdrift.mri.masks import detect_mask
 from kdrift.mri.noise import SCATTER, differing_noise, estimate_noise_sigma
+from kdrift.mri.spikes import spikes
 from kdrift.mri.unit import unit_of
 from kdrift.recon.request import SIGMA
 
 UNNORMALISED = 0.01
 """Maps that are given count as normalised within this."""
 
+SHOWN = 3
+"""Spikes that are named one by one."""
 ZERO = "kspace is zero everywhere: nothing to reconstruct"
 """What is wrong with a slice that was padded, or not measured."""
 
@@ -184,6 +187,7 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError(ZERO)
+    kspace, mask = _without_spikes(kspace, mask, notes)
     calibration = _calibration(raw, notes)
     space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
     if space is not None:
@@ -216,6 +220,17 @@ def prepare_slice(
     if refine is None or raw.smaps is not None or len(kspace) == 1:
         return data
     return made(refine(data))
+
+
+def _without_spikes(kspace: Tensor, mask: Tensor, notes: list[str]) -> tuple[Tensor, Tensor]:
+    """Leave out positions of k-space that are spikes: one such sample makes stripes over the whole image."""
+    found = torch.from_numpy(spikes(kspace.abs().square().sum(0).cpu().numpy())).to(mask.device) & mask
+    if not bool(found.any()) or not bool((kspace * ~found != 0).any()):
+        return kspace, mask
+    places = [f"({row}, {col})" for row, col in found.nonzero().tolist()]
+    named = ", ".join(places[:SHOWN]) + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
+    notes.append(f"spikes (row, column) {named} of k-space lie far above all around and are left out")
+    return torch.where(found, 0, kspace), mask & ~found
 
 
 def _coil_space(
