@@ -131,8 +131,9 @@ def panel_figure(
     lines = [(line, FOREGROUND) for line in title.splitlines()]
     lines += [(verdict[1], LEVEL_COLOURS.get(verdict[0], FOREGROUND))] if verdict else []
     regions = {name: _image(name, mask) > 0 for name, mask in (outlines or {}).items()}
-    colours = [OUTLINES[number % len(OUTLINES)] for number in range(len(regions))]
-    lines += [(f"outlined: {name}", colour) for name, colour in zip(regions, colours, strict=True)]
+    colours, more = [*OUTLINES, *(DIMMED for _ in regions)][: len(regions)], len(regions) - len(OUTLINES)
+    lines += [(f"outlined: {name}", colour) for name, colour in zip(regions, OUTLINES, strict=False)]
+    lines += [(f"and {more} more", DIMMED)] if more > 0 else []
     figure = _draw(rows, region, lines)
     drawn = next(axes for axes in figure.axes if axes.get_title() == mean_title)
     for mask, colour in zip(regions.values(), colours, strict=True):
