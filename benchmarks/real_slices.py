@@ -39,11 +39,10 @@ from kdrift.recon.result import ReconstructionResult
 from kdrift.runs.config import parse_override
 from kdrift.runs.files import whole_file, write_json, write_text
 from kdrift.runs.hardware import keep_freed_memory
-from kdrift.trust.uncertainty import spearman
+from kdrift.trust.uncertainty import summary
 
 TITLES = {"cg_sense": "CG-SENSE", "tv": "TV", "l1_wavelet": "l1-wavelet"}
 #: the object, for the rank correlation: air is most of an image and easy to be sure of.
-OBJECT_FRACTION = 0.05
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,12 @@ class Row:
     weight: float | None = None
     seconds: float | None = None
     nfe: int | None = None
-    #: rank correlation of std and |error| over the whole image, and in the object.
-    spearman: float | None = None
-    spearman_object: float | None = None
+    #: of `kdrift.trust.uncertainty.DEFINITIONS`.
+    coverage: float | None = None
+    std_error_ratio: float | None = None
+    std_error_rank_correlation: float | None = None
+    ause: float | None = None
+    ause_random: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,15 +172,13 @@ def posterior(case: Case, data: Slice, args: argparse.Namespace) -> tuple[Row, T
     smaps = data.smaps[None] if args.maps == "espirit" else None
     result = reconstruct(data.kspace[None], data.sampling.mask, plan=plan, prior=args.prior, smaps=smaps)
     mean, std = (magnitude(image[0], data.reference) for image in (result.mean, result.std))
-    error = (mean - data.reference).abs()
     row = Row(
         case.name,
         f"{args.method}, mean of {args.samples}",
         **evaluate(data.reference, mean),
         seconds=result.seconds,
         nfe=result.nfe,
-        spearman=spearman(std, error),
-        spearman_object=spearman(std, error, data.reference > OBJECT_FRACTION * data.reference.max()),
+        **summary(mean, std, data.reference, plan.level),
     )
     print(f"{case.name}: {row}", flush=True)
     return row, mean, result
@@ -189,7 +189,7 @@ def run_case(case: Case, args: argparse.Namespace) -> tuple[list[Row], dict[str,
     print(f"{case.name}: {data.sampling.description}", flush=True)
     rows, images = baselines(case, data, args.out)
     others = {name: image for name, image in images.items() if name in TITLES.values()}
-    summary: dict[str, Any] = {"case": asdict(case), "net_acceleration": data.sampling.net_acceleration}
+    about: dict[str, Any] = {"case": asdict(case), "net_acceleration": data.sampling.net_acceleration}
     shown: dict[str, Any] = {}
     if args.baselines_only:
         shown["mean_title"], shown["mean"] = others.popitem()
@@ -197,8 +197,8 @@ def run_case(case: Case, args: argparse.Namespace) -> tuple[list[Row], dict[str,
         row, shown["mean"], result = posterior(case, data, args)
         rows.append(row)
         shown["std"] = magnitude(result.std[0], data.reference)
-        shown["captions"] = {"std": f"rank correlation with error {row.spearman_object:.2f}"}
-        summary |= {"config": result.config, "stages": result.stages, "data_residual": result.data_residual}
+        shown["captions"] = {"std": f"rank correlation with error {row.std_error_rank_correlation:.2f}"}
+        about |= {"config": result.config, "stages": result.stages, "data_residual": result.data_residual}
     save_panel(
         args.out / f"{case.name}.png",
         zero_filled=images["zero-filled"],
@@ -208,7 +208,7 @@ def run_case(case: Case, args: argparse.Namespace) -> tuple[list[Row], dict[str,
         title=f"{case.file}: {data.sampling.description}",
         **shown,
     )
-    return rows, summary
+    return rows, about
 
 
 def summary_table(rows: list[Row], cases: dict[str, Any]) -> str:
@@ -230,12 +230,11 @@ def summary_table(rows: list[Row], cases: dict[str, Any]) -> str:
 def table(rows: list[Row], cases: dict[str, Any]) -> str:
     lines = [
         "| slice (net acceleration) | method | PSNR dB | SSIM | best SSIM of any weight | NMSE | weight "
-        "| seconds | NFE | rank correlation of std and error (in the object) |",
+        "| seconds | NFE | rank correlation of std and error |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         net = cases[row.case]["net_acceleration"]
-        correlation = "" if row.spearman is None else f"{row.spearman:.2f} ({row.spearman_object:.2f})"
         cells = [
             f"{row.case} ({net:.2f}x)",
             row.method,
@@ -246,7 +245,7 @@ def table(rows: list[Row], cases: dict[str, Any]) -> str:
             _optional(row.weight, ".3g"),
             _optional(row.seconds, ".1f"),
             _optional(row.nfe, "d"),
-            correlation,
+            _optional(row.std_error_rank_correlation, ".2f"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -196,7 +196,7 @@ def test_a_sampler_and_what_its_result_can_do(full: np.ndarray, mask: np.ndarray
     assert image.shape == (COLS, ROWS, 1)
     assert tuple(image.header.get_zooms()) == pytest.approx((0.5, 0.7, 5.0))
     assert image.header["descrip"].item().decode() == RESEARCH_ONLY
-    with pytest.raises(ValueError, match="expected images mean or std"):
+    with pytest.raises(ValueError, match="expected images mean, std, lower or upper"):
         result.to_nifti(tmp_path / "x.nii", images="samples")
 
 

@@ -215,7 +215,7 @@ def test_dicom_lies_beside_the_scanners_own(out: Path) -> None:
 def result_of(slices: int, rows: int, cols: int) -> ReconstructionResult:
     rng = torch.Generator().manual_seed(1)
     mean = 1e-5 * torch.rand((slices, rows, cols), generator=rng)
-    config = {"method": "annealed", "preset": "fast", "num_samples": 4, "seed": 0}
+    config = {"method": "annealed", "preset": "fast", "num_samples": 4, "seed": 0, "level": 0.9}
     return ReconstructionResult(
         mean, 0.1 * mean, None, mean, torch.ones(rows, cols, dtype=torch.bool), None, 8, 32, 1.0, {}, config, 1.0, 0.0,
         [1.0] * slices,
@@ -236,7 +236,8 @@ def test_uncertainty_is_a_series_of_its_own(tmp_path: Path) -> None:
     report = save_result(
         tmp_path, acquisition_of(result, (12, 14), place), result, outputs=read_outputs("dicom,ismrmrd,bart")
     )
-    assert report["outputs"] == ["dicom/mean", "dicom/std", "images.h5", "mean.cfl", "std.cfl"]
+    kinds = ("mean", "std", "lower", "upper")
+    assert report["outputs"] == [*(f"dicom/{kind}" for kind in kinds), "images.h5", *(f"{kind}.cfl" for kind in kinds)]
     mean, std = (pydicom.dcmread(tmp_path / "dicom" / kind / "0000.dcm") for kind in ("mean", "std"))
     assert mean.SeriesInstanceUID != std.SeriesInstanceUID
     assert mean.StudyInstanceUID == std.StudyInstanceUID
@@ -298,5 +299,5 @@ def test_an_output_that_fails_costs_itself_alone(tmp_path: Path) -> None:
     result = result_of(1, 12, 14)
     (tmp_path / "mean.nii.gz").mkdir()
     report = save_result(tmp_path, acquisition_of(result, (12, 14), None), result, outputs=("nifti", "bart"))
-    assert report["outputs"] == ["mean.cfl", "std.cfl"]
+    assert report["outputs"] == ["mean.cfl", "std.cfl", "lower.cfl", "upper.cfl"]
     assert any(note.startswith("output nifti was not written: ") for note in report["notes"])

@@ -19,8 +19,10 @@ from kdrift.trust.uncertainty import (
     RunningMoments,
     coverage,
     null_space_split,
+    object_mask,
     sparsification_error,
     spearman,
+    summary,
 )
 
 
@@ -146,3 +148,50 @@ def test_null_space_of_the_identity_is_empty():
     assert split.null_fraction < 1e-9
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         null_space_split(Identity((5, 6)), torch.randn(1, 5, 6, dtype=torch.complex64))
+
+
+def test_the_object_is_the_largest_part_filled_and_closed():
+    y, x = np.mgrid[-32:32, -32:32]
+    head = np.hypot(y, x) < 20
+    image = np.where(head & ~(np.hypot(y, x - 8) < 5), 1.0, 0.02)  # a hole inside of it
+    image[:, 32:34] = 0.02  # a gap of two pixels through it
+    image[2:6, 2:6] = 3.0  # bright, small, and apart
+    stack = torch.from_numpy(np.stack([image, 100 * image, 0 * image]))
+    found = object_mask(stack)
+    assert found.dtype == torch.bool
+    assert not bool(found[2].any())
+    assert torch.equal(found[0], found[1])
+    assert not bool(found[0, :8, :8].any())
+    assert int((found[0].numpy() ^ head).sum()) < 0.02 * head.sum()
+    whole = object_mask(torch.ones(3, 9, 7))
+    assert bool(whole.all()), "what touches the margin is not eaten"
+
+
+def test_summary_knows_a_deviation_that_is_right():
+    rng = torch.Generator().manual_seed(4)
+    y, x = torch.meshgrid(*(torch.arange(96.0) - 48,) * 2, indexing="ij")
+    inside = torch.hypot(y, x) < 40
+    std = torch.where(inside, 0.02 + 0.05 * (1 + torch.sin(y / 9)), 0.001).expand(2, 96, 96)
+    truth = torch.where(inside, 1.0, 0.0).expand(2, 96, 96)
+    mean = truth + std * torch.randn(2, 96, 96, generator=rng)
+    found = summary(mean, std, truth, 0.8)
+    count = 2 * int(inside.sum())
+    assert abs(found["coverage"] - 0.8) < 5 * (0.8 * 0.2 / count) ** 0.5
+    assert found["std_error_ratio"] == pytest.approx(1, abs=0.03)
+    assert found["std_error_rank_correlation"] > 0.9
+    assert found["ause"] < 0.7 * found["ause_random"]
+    half = summary(mean, 0.5 * std, truth, 0.8)
+    assert half["std_error_ratio"] == pytest.approx(0.5 * found["std_error_ratio"])
+    assert half["coverage"] < 0.55
+    outside = mean + torch.where(inside, 0.0, 7.0)
+    assert summary(outside, std, truth, 0.8) == found, "what is not object does not count"
+    silent = torch.stack([std[0], 0 * std[0]])
+    assert summary(mean, silent, truth, 0.8) == summary(mean[:1], std[:1], truth[:1], 0.8)
+    assert summary(mean, 0 * std, truth) == {}
+    assert summary(mean, std, 0 * truth) == {}
+    assert set(summary(truth, std, truth)) == {"coverage"}
+    assert "std_error_rank_correlation" not in summary(mean, 0 * std + 1, truth)
+    with pytest.raises(ValueError, match="expected one"):
+        summary(mean[0], std, truth)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        summary(mean, std, truth, 1.0)

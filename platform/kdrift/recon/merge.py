@@ -28,6 +28,7 @@ class SliceResult:
     misfit: float
     """|M (y - A x)|^2, mean over the chains that make the mean."""
     nfe: int
+    """Network evaluations of a chain of samples or of the mean; those that check are in `network_images`."""
     network_images: int
     stages: dict[str, float]
     heldout_misfit: float | None = None
@@ -71,7 +72,7 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         std=torch.empty(0),
         samples=draws.images,
         misfit=best.misfit,
-        nfe=max(r.nfe for r in results),
+        nfe=max(r.nfe for r in results if r.chunk.part != "check"),
         network_images=sum(r.network_images for r in results),
         stages={name: sum(r.stages[name] for r in results) for name in results[0].stages},
         heldout_misfit=best.heldout_misfit,

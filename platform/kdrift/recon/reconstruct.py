@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from kdrift.prior.bundle import Prior
+from kdrift.recon.chunks import ChunkResult
+from kdrift.recon.gather import Outcome, SliceFacts, gather
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
+from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import choose_device, run_chunk
+from kdrift.recon.sentences import named
 from kdrift.recon.slices import Coils, RawSlice
 
 SLICE_FAULTS: tuple[type[Exception], ...] = (
@@ -118,9 +121,11 @@ def reconstruct_slices(
         try:
             prepared = resolved.prepare(raw.to(device), loaded)
             facts = SliceFacts.of(prepared, time.perf_counter() - began)
-            found, chunks = [], resolved.split(len(prepared.kspace))
+            found, chunks = list[ChunkResult](), resolved.split(len(prepared.kspace))
             costs = [max(1, resolved.evaluations(len(prepared.kspace), chunk)) for chunk in chunks]
             for number, chunk in enumerate(chunks):
+                if chunk.part == "check" and all(len(each.diverged) == each.chunk.num_samples for each in found):
+                    continue  # nothing is left to be judged
                 before, cost = sum(costs[:number]), costs[number]
                 steps = None if progress is None else _steps(progress, position, before, cost, sum(costs))
                 found.append(run_chunk(resolved, loaded, prepared, chunk, steps))
