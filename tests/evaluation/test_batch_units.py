@@ -36,6 +36,13 @@ def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: 
     return VolumeTask(request, Path(out), plan, tuple(range(9)), coils or 1, cost / unit, "key")  # type: ignore[arg-type]
 
 
+def checked_task(out: Path | str = "out/v", samples: int = 8) -> VolumeTask:
+    """A volume whose slices cost 1: samples, a mean by chains of other settings, and a check, all of other lengths."""
+    method = METHODS["annealed"]
+    plan = replace(task(samples=samples).plan, options=method.presets["tuned"], spread=method.spread, checks=True)
+    return replace(task(out), plan=plan, num_pixels=1 / (plan.evaluations(1) + COIL_COST))  # type: ignore[arg-type]
+
+
 def makespan(units: list[Unit], actors: int) -> float:
     """When the last actor ends, each taking the next unit as soon as it is free."""
     ends = [0.0] * actors
@@ -54,6 +61,21 @@ def test_units_hold_every_chain_once_and_end_together(slices: int, actors: int) 
     assert len(units) <= slices + (actors - 1) * actors
     if slices % actors == 0:
         assert len(units) == slices
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, 9, 16])
+@pytest.mark.parametrize("actors", [1, 2, 3, 4, 8])
+def test_actors_end_together_where_chunks_cost_differently(slices: int, actors: int) -> None:
+    one = checked_task()
+    units = plan_units([(one, index) for index in range(slices)], actors)
+    held = Counter((u.index, chunk.part, s) for u in units for chunk in u.chunks for s in range(*chunk.samples))
+    counts = {"samples": 8, "mean": one.plan.num_means, "check": 2}
+    assert held == {(i, part, s): 1 for i in range(slices) for part, count in counts.items() for s in range(count)}
+    assert sum(unit.cost for unit in units) == pytest.approx(slices)
+    check = one.plan.evaluations(1, one.plan.split(1)[-1]) / one.plan.evaluations(1)  # is one chunk, whatever happens
+    assert makespan(units, actors) <= max(1.1 * slices / actors, 1.01 * check)
+    prepared = Counter((unit.task.out, unit.index) for unit in units)
+    assert max(prepared.values()) <= actors, "an actor has one unit of a slice, which it prepares once"
 
 
 def test_longest_first_and_what_cannot_be_split_stays_whole() -> None:
