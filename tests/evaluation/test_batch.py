@@ -15,11 +15,22 @@ import h5py
 import numpy as np
 import pytest
 
-from batch_helpers import MASK, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
+from batch_helpers import (
+    MASK,
+    PLAN,
+    batch_values,
+    check_against_reconstruct,
+    make_inputs,
+    reconstructed,
+    write_config,
+)
 from kdrift.cli import main
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
+from kdrift.evaluation.partial import load_slice, slices_left
+from kdrift.evaluation.work import volume_tasks
+from kdrift.prior.bundle import load_prior
 from kdrift.recon.plan import Plan
 from kdrift.runs import tracking
 from kdrift.runs.config import parse, to_dict
@@ -98,6 +109,40 @@ def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], t
     assert (again.volumes, again.slices, again.slices_before) == (0, 0, 5)
     with pytest.raises(ValueError, match=r"plan\.seed was 5 and is now 6"):
         reconstruct_batch(replace(config, plan=replace(config.plan, seed=6)))
+
+
+def test_a_batch_that_was_stopped_gives_the_verdicts_of_one_that_was_not(
+    cluster: None, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """A slice that is not trusted is said at once; one that is kept on the disk keeps its verdict, numbers and all."""
+    plan, out, lines = replace(PLAN, on_mistrust="fallback"), tmp_path / "out", list[str]()
+    config = parse(BatchConfig, batch_values(inputs, out, plan=to_dict(plan)))
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if sum("not trusted: " in line for line in lines) == 2:
+            raise KeyboardInterrupt
+
+    expected = {
+        (name, index): verdict
+        for name, result in reconstructed(inputs, plan).items()
+        for index, verdict in result.verdicts.items()
+    }
+    assert {verdict.given for verdict in expected.values()} == {"tv"}  # its prior is not trained
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_batch(config, echo=stop)
+    prior = load_prior(inputs["prior"])
+    tasks = volume_tasks(config.store, config.volumes, config, config.plan.resolve(prior), out)
+    kept = {(task.out.name, index): load_slice(task, index) for task in tasks for index in task.slices
+            if index not in slices_left(task)}  # fmt: skip
+    assert len(kept) == 1
+    report = reconstruct_batch(config, echo=lines.append)
+    assert (report.slices, report.slices_before) == (4, 1)
+    for (name, index), (_, slice_result) in kept.items():  # type: ignore[misc]
+        assert slice_result.verdict == expected[name, index]
+    said = {line for line in lines if "not trusted: " in line}
+    assert said == {f"{name}: slice {index}: {verdict}" for (name, index), verdict in expected.items()}
+    check_against_reconstruct(inputs, out, plan)
 
 
 def test_split_slices_and_failed_volumes(

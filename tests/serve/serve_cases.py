@@ -71,6 +71,18 @@ JSON: dict[str, tuple[Any, int, str]] = {
     "NaN": (b'{"path": "scan.h5", "mask": {"kind": "random", "acceleration": NaN}}', 422, "finite"),
     "infinite": (b'{"path": "scan.h5", "plan": {"settings": {"rho": 1e999}}}', 422, "finite"),
     "map crop": ({"path": "scan.h5", "plan": {"map_crop": 7}}, 422, "map_crop in [0, 1)"),
+    "check in words": ({"path": "scan.h5", "plan": {"check": "perhaps"}}, 422, "check"),
+    "check of a classical image": ({"path": "scan.h5", "plan": {"method": "tv", "check": True}}, 422, "not checked"),
+    "unknown mistrust": ({"path": "scan.h5", "plan": {"on_mistrust": "hide"}}, 422, "'keep' or 'fallback'"),
+    "fallback, no check": (
+        {"path": "scan.h5", "plan": {"check": False, "on_mistrust": "fallback"}}, 422, "(check is false): set check"),
+    "fallback, too long to check": (
+        {"path": "scan.h5", "plan": {"settings": {"num_steps": 101}, "on_mistrust": "fallback"}}, 422, "over 100"),
+    "level above 1": ({"path": "scan.h5", "plan": {"level": 90}}, 422, "between 0 and 1"),
+    "level 0": ({"path": "scan.h5", "plan": {"level": 0}}, 422, "between 0 and 1"),
+    "level in words": ({"path": "scan.h5", "plan": {"level": "high"}}, 422, "level"),
+    "too much in all": ({"path": "scan.h5", "plan": {"num_samples": 16, "settings": {"num_steps": 5000}}}, 422,
+                        "60240 network evaluations in all"),
     "unknown prior": ({"path": "scan.h5", "prior": "tyni"}, 422, "did you mean 'tiny'?"),
     "unknown mask": ({"path": "scan.h5", "mask": {"kind": "spiral"}}, 422, "mask kind is one of"),
     "acceleration": ({"path": "scan.h5", "mask": {"kind": "random", "acceleration": 0.5}}, 422, "at least 1"),

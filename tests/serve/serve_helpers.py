@@ -128,7 +128,7 @@ class Service:
 
     def sampling(self, job_id: str) -> dict[str, Any]:
         """Wait until a job is in the midst of sampling."""
-        return self.wait(job_id, lambda status: bool((status["progress"] or {}).get("steps_done")))
+        return self.wait(job_id, lambda status: bool((status["progress"] or {}).get("evaluations_done")))
 
     def result(self, job_id: str) -> bytes:
         status = self.wait(job_id)

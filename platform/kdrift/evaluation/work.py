@@ -20,8 +20,8 @@ COIL_COST = 0.05
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""
 FINEST = 2
-"""Most chunks for each actor of the chains of one kind: samples, mean and check differ in length, so that as many chunks
-as actors do not fill them."""
+"""Most chunks an actor of the chains of one kind: samples, mean and check differ in length, so that as many chunks as
+actors do not fill them."""
 
 
 @dataclass(frozen=True)
