@@ -190,7 +190,7 @@ def test_table_says_what_is_to_be_believed() -> None:
         }
         return {"simulated": True, "metrics": {"psnr": 30.0, "ssim": 0.9}, "seconds": 4.0, "slices": [0, 1, 2],
                 "nfe": 9, "net_acceleration": 3.5, "verdicts": verdicts, "coverage": coverage,
-                "std_error_ratio": 0.8, "sparsification_error": 0.0125, **more}  # fmt: skip
+                "std_error_ratio": 0.8, "ause": 0.0125, **more}  # fmt: skip
 
     reports = [
         report(0.9, ["trusted", "not trusted", "caution"], ["", "tv", ""]),

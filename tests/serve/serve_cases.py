@@ -72,12 +72,7 @@ JSON: dict[str, tuple[Any, int, str]] = {
     "infinite": (b'{"path": "scan.h5", "plan": {"settings": {"rho": 1e999}}}', 422, "finite"),
     "map crop": ({"path": "scan.h5", "plan": {"map_crop": 7}}, 422, "map_crop in [0, 1)"),
     "check in words": ({"path": "scan.h5", "plan": {"check": "perhaps"}}, 422, "check"),
-    "check of a classical image": ({"path": "scan.h5", "plan": {"method": "tv", "check": True}}, 422, "not checked"),
     "unknown mistrust": ({"path": "scan.h5", "plan": {"on_mistrust": "hide"}}, 422, "'keep' or 'fallback'"),
-    "fallback, no check": (
-        {"path": "scan.h5", "plan": {"check": False, "on_mistrust": "fallback"}}, 422, "(check is false): set check"),
-    "fallback, too long to check": (
-        {"path": "scan.h5", "plan": {"settings": {"num_steps": 101}, "on_mistrust": "fallback"}}, 422, "over 100"),
     "level above 1": ({"path": "scan.h5", "plan": {"level": 90}}, 422, "between 0 and 1"),
     "level 0": ({"path": "scan.h5", "plan": {"level": 0}}, 422, "between 0 and 1"),
     "level in words": ({"path": "scan.h5", "plan": {"level": "high"}}, 422, "level"),

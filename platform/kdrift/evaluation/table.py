@@ -19,7 +19,7 @@ FIGURES = {"psnr": ("PSNR dB", ".2f"), "ssim": ("SSIM", ".4f"), "nmse": ("NMSE",
 SPREAD = {
     "coverage": ("coverage", ".3f"),
     "std_error_ratio": ("std/error", ".2f"),
-    "sparsification_error": ("sparsification error", ".4f"),
+    "ause": ("sparsification error", ".4f"),
 }
 """Figures of the standard deviation by their name in metrics.json; a method without samples has none."""
 LEVELS: tuple[Level, ...] = get_args(Level)

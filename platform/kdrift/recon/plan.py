@@ -137,16 +137,9 @@ def _spread(plan: Plan, options: Options) -> Options | None:
 
 
 def _checks(plan: Plan, options: Options) -> bool:
-    """Return whether slices are checked; raises ValueError where what is asked for cannot be."""
     if not METHODS[plan.method].needs_prior:
-        if plan.check or plan.on_mistrust != "keep":
-            raise ValueError(f"{plan.method} is a classical method, and not checked: leave check and on_mistrust out")
         return False
-    checks = plan.num_samples > 1 and options.evaluations <= CHECKED if plan.check is None else plan.check
-    if plan.on_mistrust != "keep" and not checks:
-        why = "check is false" if plan.check is False else f"one sample, or over {CHECKED} evaluations a chain"
-        raise ValueError(f"on_mistrust {plan.on_mistrust} needs slices to be checked, and none is ({why}): set check")
-    return checks
+    return plan.num_samples > 1 and options.evaluations <= CHECKED if plan.check is None else plan.check
 
 
 def _check_numbers(plan: Plan) -> None:
