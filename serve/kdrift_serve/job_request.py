@@ -21,7 +21,7 @@ from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import named
+from kdrift.recon.sentences import named
 from kdrift.recon.slices import ZERO
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest

@@ -18,12 +18,14 @@ from ray.serve.handle import DeploymentHandle
 
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.chunks import Chunk, ChunkResult
+from kdrift.recon.gather import Outcome, SliceFacts, gather
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import SliceResult, merge_chunks
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.report import save_result
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
+from kdrift.recon.result import ReconstructionResult
+from kdrift.recon.sentences import named
 from kdrift.recon.slices import RawSlice
 from kdrift.runs.files import whole_file
 from kdrift_serve.problems import Problem

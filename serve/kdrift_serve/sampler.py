@@ -14,8 +14,8 @@ import torch
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
+from kdrift.recon.gather import SliceFacts
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import SliceFacts
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift_serve.serve_config import SamplerConfig

@@ -9,7 +9,7 @@ import pytest
 
 from kdrift.cli import main
 from kdrift.data.phantom import phantom_volume
-from kdrift.recon.result import failure_lines
+from kdrift.recon.sentences import failure_lines
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ from kdrift.evaluation.table import Cell, count_levels, markdown, summarise
 from kdrift.evaluation.work import COIL_COST, Unit, VolumeTask, plan_units
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
+from kdrift.recon.gather import SliceFacts
 from kdrift.recon.merge import SliceResult
 from kdrift.recon.plan import default_prior, load_priors
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import SliceFacts
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
 from kdrift.trust.verdict import Evidence, Group, judge

@@ -20,11 +20,12 @@ from kdrift.mri.masks import make_mask
 from kdrift.mri.noise import noise_covariance
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import Chunk, split_chains
+from kdrift.recon.gather import SliceFacts, gather
 from kdrift.recon.merge import SliceResult, merge_chunks
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct_slices
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
-from kdrift.recon.result import ReconstructionResult, SliceFacts, gather
+from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.slices import Coils, RawSlice
 from recon_helpers import resolve
 

@@ -26,9 +26,9 @@ from kdrift.evaluation.work import volume_tasks
 from kdrift.recon import reconstruct as engine
 from kdrift.recon import report as reporting
 from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.gather import residual_notes
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
-from kdrift.recon.result import residual_notes
 
 SIZE, COILS = 40, 4
 MASK = MaskRequest("equispaced", 2.0, acs_lines=12)

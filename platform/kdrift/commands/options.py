@@ -60,6 +60,7 @@ def options_of(
     free: Collection[str] = (),
     omit: Collection[str] = (),
     repeated: Collection[str] = (),
+    negatives: Mapping[str, str] | None = None,
 ) -> Any:
     """Return a type of options with an option for each field of a dataclass, to be a field of a verb's `Options`.
 
@@ -67,7 +68,8 @@ def options_of(
     An option is called as its field, without `num_`; `names` says otherwise. A field with `choices` takes nothing else,
     unless it is `free`. A field whose type no option can have must be in `omit`; of a union of several types the first
     that an option can have is taken. Those of texts that are lists with commas are in `repeated`: they can be given
-    several times, see `joined`.
+    several times, see `joined`. A field that is true, false or None has the options `--NAME` and `--not-NAME`, or what
+    `negatives` says.
     """
     annotations: dict[str, Any] = {}
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
@@ -80,7 +82,7 @@ def options_of(
         known = (choices or {}).get(each.name)
         hint: Any = Literal[tuple(known)] if known else _option_type(hints[each.name], f"{cls.__name__}.{each.name}")
         hint = hint | str if each.name in free else hint
-        negative = f"--not-{name}" if hint is bool and default is None else ()
+        negative = (negatives or {}).get(each.name, f"--not-{name}") if hint is bool and default is None else ()
         help_ = _help(docs.get(each.name, "")) + shown
         hint = tuple[str, ...] if each.name in repeated else hint
         told = Parameter(name=f"--{name}", negative=negative, help=help_, required=False)

@@ -19,6 +19,7 @@ from kdrift.runs.hint import suggest
 
 FIGURES = (("psnr", ".2f", " dB"), ("ssim", ".4f", ""), ("nmse", ".5f", ""))
 MASK = {"kind": "mask", "seed": "mask_seed", "released": "mask_released"}
+NO = {"check": "--no-check"}
 DATA = Group("What is read", sort_key=0)
 METHOD = Group("Method and samples", sort_key=1)
 MASKS = Group("Retrospective undersampling", sort_key=2)
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     MaskOptions = Mapping[str, Any]
     DataOptions = Mapping[str, Any]
 else:
-    PlanOptions = options_of(Plan, METHOD, names={"keep_samples": "save_samples"}, omit=("settings",))
+    PlanOptions = options_of(Plan, METHOD, names={"keep_samples": "save_samples"}, omit=("settings",), negatives=NO)
     DataOptions = options_of(AcquisitionOptions, DATA, omit=("slices", "mask"), repeated=("select",))
     MaskOptions = options_of(
         MaskRequest, MASKS, names=MASK, choices={"kind": sorted(KINDS)}, free=("kind",), omit=("file",)
@@ -57,6 +58,9 @@ class Options:
     """What to run."""
     prior: Annotated[str | None, Parameter(metavar="NAME|PATH", group=METHOD)] = None
     """Shipped prior or bundle folder; by default the method's shipped prior."""
+    roi: Annotated[tuple[str, ...], Parameter(metavar="R0:R1,C0:C1|FILE", group=METHOD, negative=())] = ()
+    """Region whose mean is given with its interval, several times for several: rows R0 to R1 - 1 and columns C0 to
+    C1 - 1 of the image as written, or a mask or label image, .npy or NIfTI on the grid of the images."""
     steps: Annotated[int | None, Parameter(metavar="N", group=METHOD)] = None
     """Steps of the method, its setting num_steps."""
     set: Overrides = ()
@@ -88,9 +92,10 @@ def run(options: Options) -> int:
     from kdrift.recon.outputs import read_outputs
     from kdrift.recon.plan import load_priors
     from kdrift.recon.reconstruct import reconstruct_slices
+    from kdrift.recon.region_files import acquired_regions, with_regions
     from kdrift.recon.report import check_outputs, save_result
-    from kdrift.recon.result import divergence_lines, failure_lines
     from kdrift.recon.sampling import choose_device
+    from kdrift.recon.sentences import divergence_lines, failure_lines
     from kdrift.runs.hardware import keep_freed_memory
     from kdrift.runs.progress import progress
 
@@ -107,6 +112,7 @@ def run(options: Options) -> int:
     acquisition = load_acquisition(asked.of(options.input))
     for note in acquisition.notes:
         print(f"note: {note}", file=sys.stderr)
+    regions = acquired_regions(options.roi, acquisition)
     slices = len(acquisition.slice_indices)
     with progress(0, "steps", quiet=options.quiet, echo=lambda line: print(line, file=sys.stderr, flush=True)) as meter:
 
@@ -115,6 +121,9 @@ def run(options: Options) -> int:
 
         raw = [acquisition.raw(position) for position in range(slices)]
         result = reconstruct_slices(raw, plan=resolved, prior=prior, device=device, progress=show)
+    result = with_regions(result, regions, keep_samples=bool(options.plan.get("keep_samples")))
+    for line in (*result.verdict_lines, *(str(line) for region in result.regions for line in region.lines)):
+        echo(line)
     report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, outputs=outputs)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)
@@ -184,4 +193,6 @@ def _plan(options: Options) -> Plan:
     given: dict[str, Any] = dict(options.plan)
     if str(given.get("preset")).endswith((".yaml", ".yml")):
         given["preset"] = read_preset(given["preset"])
+    if options.roi:
+        given["keep_samples"] = True  # while it computes: they are written where they are asked for
     return Plan(**given, settings=settings)

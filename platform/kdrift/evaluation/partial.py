@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from kdrift.evaluation.work import VolumeTask
+from kdrift.recon.gather import Outcome, SliceFacts
 from kdrift.recon.merge import SliceResult
 from kdrift.recon.report import MARK
-from kdrift.recon.result import Outcome, SliceFacts
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import read_json, whole_file, write_json
 from kdrift.trust.verdict import Verdict

@@ -15,10 +15,11 @@ from kdrift.evaluation.table import count_levels, named_levels
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult
+from kdrift.recon.gather import SliceFacts
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.request import AcquisitionOptions
-from kdrift.recon.result import SliceFacts, divergence_lines, named
+from kdrift.recon.sentences import divergence_lines, named
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json

@@ -14,8 +14,8 @@ from kdrift.evaluation.work import Unit, VolumeTask
 from kdrift.prior.bundle import Prior
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import ChunkResult
+from kdrift.recon.gather import SliceFacts, gather
 from kdrift.recon.report import save_result
-from kdrift.recon.result import SliceFacts, gather
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 

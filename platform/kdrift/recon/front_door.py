@@ -49,6 +49,9 @@ def reconstruct(
     virtual_coils: int | None = None,
     calibration: Any | None = None,
     keep_samples: bool = False,
+    check: bool | None = None,
+    on_mistrust: Literal["keep", "fallback"] = "keep",
+    level: float = 0.9,
     device: str | torch.device = "auto",
     progress: engine.Progress | None = None,
 ) -> ReconstructionResult:
@@ -102,7 +105,15 @@ def reconstruct(
         `kspace`, zero where not measured, or without its slice axis for all slices; None: the calibration lines of
         `kspace` itself.
     keep_samples
-        Also give every sample back.
+        Also give every sample back, which `result.region` needs.
+    check
+        Whether some measured samples are held out from a few extra chains, to scale the standard deviation and to judge
+        each slice (`result.verdicts`); None: where there are two samples or more, of at most 100 evaluations each.
+    on_mistrust
+        What is given of a slice that is not trusted: "keep", the mean nevertheless; "fallback", the image of the
+        classical method that predicted held-out samples best, which its verdict names.
+    level
+        Nominal share of pixels within the intervals `result.lower` to `result.upper`, between 0 and 1.
     device
         `auto`: a GPU where there is one. The result lies on the CPU.
     progress
@@ -142,6 +153,7 @@ def reconstruct(
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples, maps=maps,
+        check=check, on_mistrust=on_mistrust, level=level,
         num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else 1,
     )  # fmt: skip
     result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)

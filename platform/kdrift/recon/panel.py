@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,13 @@ BACKGROUND = "#0d0f12"
 FOREGROUND = "#e8eaed"
 DIMMED = "#9aa3ad"
 ACCENT = "#ffb454"
+LEVEL_COLOURS = {"trusted": "#7bd88f", "caution": "#ffb454", "not trusted": "#ff6b6b", "not checked": DIMMED}
+"""Green, amber, red; grey where nothing is known."""
+OUTLINES = ("#4dd0e1", "#f48fb1", "#aed581", "#fff176", "#b39ddb", "#ff8a65")
+"""Of regions, one after the other."""
 ERROR_FACTORS = (1, 2, 5, 10, 20, 50)
+LINE_INCHES = 0.24
+"""Height of a line of the title."""
 DPI = 100
 
 
@@ -74,6 +81,8 @@ def panel_figure(
     captions: Mapping[str, str] | None = None,
     mean_title: str = "posterior mean",
     zoom: tuple[int, int, int, int] | None = None,
+    verdict: tuple[str, str] | None = None,
+    outlines: Mapping[str, ImageLike] | None = None,
 ) -> Figure:
     """Draw the picture of one slice, 1600 pixels wide from three images on.
 
@@ -91,6 +100,10 @@ def panel_figure(
         Lines to put below images in place of PSNR and SSIM, by heading.
     zoom
         Region (top, left, rows, cols); default: where the image has most detail, near its middle.
+    verdict
+        Its level, which gives the colour, and the sentence to show below the title.
+    outlines
+        Regions (row, col) to mark in the mean, by name.
 
     Raises
     ------
@@ -115,7 +128,16 @@ def panel_figure(
     texts = _numbers(images, truth) | dict(captions or {})
     rows = _rows(images, spread, truth, kept, white, texts, errors_below=bool(baselines))
     rows.insert(1, [_zoomed(cell, region) for cell in rows[0]])
-    return _draw(rows, region, title)
+    lines = [(line, FOREGROUND) for line in title.splitlines()]
+    lines += [(verdict[1], LEVEL_COLOURS.get(verdict[0], FOREGROUND))] if verdict else []
+    regions = {name: _image(name, mask) > 0 for name, mask in (outlines or {}).items()}
+    colours = [OUTLINES[number % len(OUTLINES)] for number in range(len(regions))]
+    lines += [(f"outlined: {name}", colour) for name, colour in zip(regions, colours, strict=True)]
+    figure = _draw(rows, region, lines)
+    drawn = next(axes for axes in figure.axes if axes.get_title() == mean_title)
+    for mask, colour in zip(regions.values(), colours, strict=True):
+        _outline(drawn, mask, colour)
+    return figure
 
 
 def _rows(
@@ -205,14 +227,16 @@ def _zoomed(cell: Cell, region: tuple[int, int, int, int]) -> Cell:
     return Cell(part, cmap=cell.cmap, top=cell.top, blocky=True)
 
 
-def _draw(rows: list[list[Cell]], region: tuple[int, int, int, int], title: str) -> Figure:
+def _draw(rows: list[list[Cell]], region: tuple[int, int, int, int], lines: Sequence[tuple[str, str]]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     num_cols = len(rows[0])
     image_rows, image_cols = rows[0][0].image.shape
     width = max(min(16.0, 5.4 * num_cols), 2.7 * num_cols)
-    gap, head, foot, banner, notice = 0.06, 0.34, 0.34, 0.5 if title else 0.08, 0.24
+    wrapped = [(part, colour) for line, colour in lines for part in _wrapped(line, width)]
+    gap, head, foot, notice = 0.06, 0.34, 0.34, 0.24
+    banner = LINE_INCHES * len(wrapped) + 0.1 if wrapped else 0.08
     cell_width = (width - gap * (num_cols + 1)) / num_cols
     # very tall images would make a picture that no screen shows: limit the height, centre in the cell
     cell_height = cell_width * min(image_rows / image_cols, 1.6)
@@ -221,8 +245,9 @@ def _draw(rows: list[list[Cell]], region: tuple[int, int, int, int], title: str)
     height = banner + sum(heads) + sum(feet) + len(rows) * (cell_height + gap) + notice
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    if title:
-        figure.text(gap / width, 1 - 0.25 / height, title, color=FOREGROUND, fontsize=14, va="center")
+    for number, (line, colour) in enumerate(wrapped):
+        top = 1 - (0.04 + (number + 0.5) * LINE_INCHES) / height
+        figure.text(gap / width, top, line, color=colour, fontsize=14, va="center")
     figure.text(
         1 - gap / width, 0.5 * notice / height, RESEARCH_ONLY, color=DIMMED, fontsize=10, ha="right", va="center"
     )
@@ -235,6 +260,19 @@ def _draw(rows: list[list[Cell]], region: tuple[int, int, int, int], title: str)
             _draw_cell(figure, box, cell, region, foot_room / height)
         y -= foot_room + gap
     return figure
+
+
+def _wrapped(line: str, width: float) -> list[str]:
+    """Return a line as several of at most `width` inches, which a font of 14 points has about 10 letters each for."""
+    return textwrap.wrap(line, max(20, int(10 * width) - 2)) or [""]
+
+
+def _outline(axes: Any, mask: Array, colour: str) -> None:
+    """Draw the edge of a region along the edges of its pixels."""
+    padded = np.pad(mask, 1)
+    down, across = np.nonzero(padded[1:, :] != padded[:-1, :]), np.nonzero(padded[:, 1:] != padded[:, :-1])
+    axes.hlines(down[0] - 0.5, down[1] - 1.5, down[1] - 0.5, colors=colour, linewidth=1.2)
+    axes.vlines(across[1] - 0.5, across[0] - 1.5, across[0] - 0.5, colors=colour, linewidth=1.2)
 
 
 def _draw_cell(

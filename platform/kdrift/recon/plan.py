@@ -12,14 +12,12 @@ import torch
 from kdrift.methods import METHODS, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
-from kdrift.recon.resolved import ResolvedPlan, UsedPrior
+from kdrift.recon.resolved import CHECKED, ResolvedPlan, UsedPrior
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
 
 DEFAULT_METHOD = "annealed"
 DEFAULT_PRIOR = "brain-complex"
-CHECKED = 100
-"""Most evaluations of a chain of which a plan has slices checked without being asked."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from kdrift.prior.bundle import Prior
+from kdrift.recon.gather import Outcome, SliceFacts, gather
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.result import Outcome, ReconstructionResult, SliceFacts, gather, named
+from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import choose_device, run_chunk
+from kdrift.recon.sentences import named
 from kdrift.recon.slices import Coils, RawSlice
 
 SLICE_FAULTS: tuple[type[Exception], ...] = (

@@ -21,10 +21,12 @@ from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.outputs import remove_output, write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
-from kdrift.recon.result import ReconstructionResult, divergence_lines, failure_lines
+from kdrift.recon.result import ReconstructionResult
+from kdrift.recon.sentences import divergence_lines, failure_lines
+from kdrift.recon.trust_report import trust_entries, trust_figures
 from kdrift.runs.files import check_folder, read_json, whole_file, write_json
 from kdrift.runs.hint import one_line
-from kdrift.trust.uncertainty import spearman
+from kdrift.trust.verdict import NAMES, Verdict
 
 MARK = "batch.json"
 """In the folder of a volume: a batch has finished it."""
@@ -93,6 +95,7 @@ def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[I
     """Return what outputs are written from, and notes on what of their geometry is a guess."""
     geometry, notes = place_of(acquisition.info, *acquisition.image_shape)
     images = {"mean": result.mean} | ({"std": result.std} if result.nfe else {})
+    images |= {"lower": result.lower, "upper": result.upper} if bool(result.std.any()) else {}
     config = result.config
     how = " ".join(part for part in (config["method"], config["preset"]) if part)
     samples = f", {config['num_samples']} samples" if result.nfe else ""
@@ -103,6 +106,7 @@ def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[I
         acquisition.slice_indices[0],
         f"{how}{samples}, {acquisition.sampling.partition(':')[0]}",
         acquisition.info.attrs,
+        tuple(result.verdict_of(index) for index in result.numbers),
     ), notes
 
 
@@ -145,6 +149,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         }
     if acquisition.reference is not None:
         report |= _quality(acquisition, result, report)
+    report |= trust_entries(acquisition, result)
     report |= {
         "nfe": result.nfe,
         "network_images": result.network_images,
@@ -191,9 +196,10 @@ def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dic
         found |= {key: values} if values else {}
     found["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
     report["notes"] += [f"no {name.upper()}: {why}" for name, why in failed.items()]
-    if std.max() > 0:
-        found["std_error_rank_correlation"] = spearman(std, (mean - reference).abs())
-    return found
+    figures, definitions, notes = trust_figures(mean, std, reference, result.config["level"])
+    report["notes"] += notes
+    found["definitions"] |= definitions
+    return found | figures
 
 
 def _write_h5(
@@ -207,6 +213,8 @@ def _write_h5(
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         file["reconstruction"] = mean
         file["std"] = acquisition.crop(result.std).numpy()
+        if bool(result.std.any()):
+            file["lower"], file["upper"] = (acquisition.crop(x).numpy() for x in (result.lower, result.upper))
         file["mask"] = result.mask.numpy()
         if result.samples is not None:
             file["samples"] = acquisition.crop(result.samples).numpy()
@@ -218,6 +226,8 @@ def _write_h5(
         file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
         file.attrs["kdrift"] = json.dumps(report)
         file.attrs["notice"] = RESEARCH_ONLY
+        file.attrs["verdict"] = "\n".join(result.verdict_lines)
+        file.attrs["level"] = result.config["level"]  # of the intervals from lower to upper
         file.attrs["voxel_mm"] = report["geometry"]["voxel_mm"]
         file.attrs["affine_lps"] = report["geometry"]["affine_lps"]  # (row, col, slice, 1) to mm
         if report["notes"]:
@@ -239,6 +249,7 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
     samples = f", {config['num_samples']} samples, {result.nfe} evaluations" if result.nfe else ""
     kind = "simulated, " if acquisition.info.attrs.get("simulated", False) else ""
     number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
+    verdict = result.verdict_of(index)
     fallback, lost = index in result.fallback, len(result.diverged.get(index, {}))
     doubtful = acquisition.reference_fit is not None and acquisition.reference_fit.doubts
     note = ": all diverged, this is CG-SENSE" if fallback else f", {lost} of them diverged and left out" if lost else ""
@@ -251,5 +262,18 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
         "title": f"{acquisition.info.name}{number}: {kind}{acquisition.sampling}\n"
         f"{label}{samples}{note}, {result.seconds:.0f} s",
         "captions": {"reference": "does not fit: figures are doubtful"} if doubtful else None,
-        "mean_title": "CG-SENSE (fallback)" if fallback else "posterior mean" if result.nfe else config["method"],
+        "mean_title": _shown_as(verdict, fallback) or ("posterior mean" if result.nfe else config["method"]),
+        "verdict": (verdict.level, str(verdict)) if result.nfe else None,
+        "outlines": {
+            region.name: acquisition.crop(region.mask)[position]
+            for region in result.regions
+            if bool(region.mask[position].any())
+        },
     }
+
+
+def _shown_as(verdict: Verdict, fallback: bool) -> str:
+    """Return what is shown in place of the mean, where something is."""
+    if verdict.given:
+        return f"{NAMES[verdict.given]} ({verdict.level}: fallback)"
+    return "CG-SENSE (fallback)" if fallback else ""

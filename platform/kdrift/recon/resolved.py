@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MEAN_CHAINS = 0.75
 """Chains for the mean to each sample, where its settings are not those of the samples: a seventh and eighth chain
 would raise PSNR by 0.03 dB."""
+CHECKED = 100
+"""Most evaluations of a chain of which a plan has slices checked without being asked."""
 CHECK_DRAWS = 2
 """Samples that predict what is held out: their difference tells the spread."""
 
@@ -74,6 +76,21 @@ class ResolvedPlan:
         """Chains a slice that are for its mean alone."""
         return max(1, round(MEAN_CHAINS * self.num_samples)) if self.spread else 0
 
+    @property
+    def unchecked(self) -> str:
+        """Why no slice is checked on held-out samples; empty where they are."""
+        plan = self.plan
+        if self.checks:
+            return ""
+        if not self.method.needs_prior:
+            return f"{plan.method} is what samplers are compared with"
+        unused = ", so none is given in its place" if plan.on_mistrust == "fallback" else ""
+        if plan.check is False:
+            return f"check is off{unused}"
+        if plan.num_samples == 1:
+            return f"one sample has no spread (check was not asked for){unused}"
+        return f"a chain has more than {CHECKED} evaluations, and check was not asked for{unused}"
+
     def options_of(self, part: Part) -> Options:
         """Return the settings of the chains of a part."""
         return self.spread if part == "samples" and self.spread else self.options
@@ -98,6 +115,7 @@ class ResolvedPlan:
             "on_mistrust": plan.on_mistrust,
             "level": plan.level,
         }
+        config |= {} if self.checks else {"unchecked": self.unchecked}
         if self.spread is not None:
             config["spread"] = {"options": dataclasses.asdict(self.spread), "mean_chains": self.num_means}
         config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}

@@ -6,11 +6,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from scipy.stats import norm, rankdata, t
 from torch import Tensor
 
 from kdrift.mri.linop import LinearOperator
+
+OBJECT_FRACTION = 0.05
+"""Of the largest value of a slice: what is above it is object."""
+CLOSED = 5
+"""Gaps in the object narrower than about so many pixels are closed."""
+WINDOW = 7
+"""Rows and columns of the windows over which deviation and error are compared."""
+DEFINITIONS = {
+    "coverage": "share of the object's pixels whose reference lies within the interval lower to upper; `level` is what"
+    " it should be",
+    "std_error_ratio": "root mean square of std over that of the error; 1 is right, below 1 is too sure",
+    "std_error_rank_correlation": "Spearman's correlation of std and error, each the root mean square over the object's"
+    f" part of {WINDOW} x {WINDOW} windows",
+    "ause": "area between the error of the pixels that are left when those of the largest std are removed first, and"
+    " when those of the largest error are; over the error of all (Ilg et al. 2018)",
+    "ause_random": "the same area of a std that knows nothing",
+}
+"""What `summary` returns, all of it of the object (`object_mask` of the reference) in all slices together."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,63 @@ class RunningMoments:
         sigma.
         """
         return (self.m2 / max(1, self.count - 1)).sqrt()
+
+
+def object_mask(reference: Tensor) -> Tensor:
+    """Return where there is object in real images `(*batch, row, col)`, boolean.
+
+    Each image by itself: what is above `OBJECT_FRACTION` of its maximum, closed, holes filled, and of that the largest
+    connected component. An image of zeros has no object.
+    """
+    images = reference.detach().cpu().numpy().reshape(-1, *reference.shape[-2:])
+    masks = np.stack([_object(image) for image in images]) if len(images) else np.zeros(images.shape, bool)
+    return torch.from_numpy(masks).reshape(reference.shape)
+
+
+def _object(image: np.ndarray) -> np.ndarray:
+    above = np.pad(image > OBJECT_FRACTION * max(image.max(), 0), CLOSED)  # closing eats what touches the margin
+    filled = ndimage.binary_fill_holes(ndimage.binary_closing(above, np.ones((CLOSED, CLOSED))))
+    labels, count = ndimage.label(filled)
+    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if count else filled
+    return np.asarray(largest[CLOSED:-CLOSED, CLOSED:-CLOSED])
+
+
+def summary(mean: Tensor, std: Tensor, reference: Tensor, level: float = 0.9) -> dict[str, float]:
+    """Return how well a deviation tells the error, by the names of `DEFINITIONS`.
+
+    Real images `(*batch, row, col)` of one shape; slices whose std is zero everywhere say nothing and are left out, as
+    is a figure that is not defined: of an error that is zero, or a std that is constant. Raises ValueError for other
+    shapes, and a level outside (0, 1).
+    """
+    if not mean.shape == std.shape == reference.shape:
+        shapes = ", ".join(str(tuple(each.shape)) for each in (mean, std, reference))
+        raise ValueError(f"mean, std and reference have the shapes {shapes}, expected one")
+    images, stds, truth = (each.reshape(-1, *each.shape[-2:]) for each in (mean, std, reference))
+    told = stds.flatten(1).any(1)
+    images, stds, truth = images[told], stds[told], truth[told]
+    error = images - truth
+    mask = object_mask(truth)
+    if int(mask.sum()) < 2:
+        return {}
+    (covered,) = coverage(images, stds, truth, [level], mask=mask).values()
+    found = {"coverage": covered}
+    square = float(error[mask].double().square().mean())
+    if square > 0:
+        found["std_error_ratio"] = float(stds[mask].double().square().mean() / square) ** 0.5
+        curve = sparsification_error(stds, error, mask)
+        found |= {"ause": curve.ause, "ause_random": curve.ause_random}
+    spreads, errors = _windowed(stds, mask), _windowed(error, mask)
+    if all(bool((values[mask] != values[mask][0]).any()) for values in (spreads, errors)):
+        found["std_error_rank_correlation"] = spearman(spreads, errors, mask)
+    return {name: found[name] for name in DEFINITIONS if name in found}
+
+
+def _windowed(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the root mean square of `values` over the part of a window around each pixel that `mask` marks."""
+    inside, size = mask.double().numpy(), (1, WINDOW, WINDOW)
+    squares = ndimage.uniform_filter(values.double().square().numpy() * inside, size, mode="constant")
+    share = ndimage.uniform_filter(inside, size, mode="constant")
+    return torch.from_numpy(np.sqrt(np.divide(squares.clip(0), share, out=np.zeros_like(share), where=inside > 0)))
 
 
 def spearman(std: Tensor, error: Tensor, mask: Tensor | None = None) -> float:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
-Level = Literal["trusted", "caution", "not trusted", "not checked"]
+Level = Literal["trusted", "not checked", "caution", "not trusted"]
+"""From what is good to what is bad."""
 SAMPLER = "sampler"
 """Among the errors of a group: the method that is judged."""
 NAMES = {"tv": "TV", "cg_sense": "CG-SENSE", "zero_filled": "zero-filling"}
@@ -69,7 +70,8 @@ class Evidence:
     excess: float = 0.0
     """The same as a multiple of what noise explains."""
     image_noise: float = 0.0
-    """Standard deviation in a pixel of noise that was measured and that all samples keep, in the unit of the slice."""
+    """Standard deviation in a pixel of noise that was measured and that all samples keep, in the unit of the slice, or
+    of the data in a `ReconstructionResult`."""
     calibration: float = 1.0
     """Factor of the standard deviation that `kdrift calibrate` found for such scans; 1 where there is none."""
     calibrated_by: str = ""
@@ -122,6 +124,12 @@ class Verdict:
         return replace(self, given=method, factor=self.evidence.factor(method))
 
 
+def worst(levels: Iterable[Level]) -> Level:
+    """Return the worst of some levels; of none `not checked`."""
+    order = get_args(Level)
+    return max(levels, key=order.index, default="not checked")
+
+
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on a slice; see the constants of this module for the thresholds."""
     doubts = list[str]()
@@ -145,6 +153,9 @@ def judge(evidence: Evidence) -> Verdict:
     errors = evidence.predictions
     own, noise = errors.pop(SAMPLER), evidence.part("noise")
     best = min(errors, key=lambda name: errors[name])
+    if math.isinf(own):
+        doubts.insert(0, "its chains diverged where samples were held out from them")
+        return Verdict("not trusted", tuple(doubts), evidence.factor(), best, evidence=evidence)
     floor = min(noise, own, errors[best])
     shown = f"it predicts held-out samples with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
     if own - floor > BETTER * (errors[best] - floor) and own > errors[best] + 0.02:

@@ -1,4 +1,4 @@
-"""BART output: `mean.cfl` and `.hdr`, `std.cfl` and `.hdr`."""
+"""BART output: `mean.cfl` and `.hdr`, and likewise `std`, `lower` and `upper`; it has no room for a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""DICOM output: `dicom/mean/` and `dicom/std/`, one MR series each, that open beside the scanner's own."""
+"""DICOM output: `dicom/mean/`, `dicom/std/`, `dicom/lower/` and `dicom/upper/`, MR series that open beside the
+scanner's own."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.outputs.image_set import ImageSet
 from kdrift.runs.files import whole_folder
+from kdrift.trust.verdict import worst
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -75,9 +77,7 @@ def _common(images: ImageSet, kind: str, uids: dict[str, str]) -> dict[str, Any]
         "PositionReferenceIndicator": "",
         "Manufacturer": str(attrs.get("vendor", ""))[: _TEXT_MOST["LO"]],
         "SoftwareVersions": f"kdrift {importlib.metadata.version('kdrift')}",
-        "SeriesDescription": f"kdrift {kind}. {RESEARCH_ONLY}"[: _TEXT_MOST["LO"]],
-        "ImageComments": f"{RESEARCH_ONLY} {kind} of {images.name}, {images.method}"[:10240],
-        "DerivationDescription": f"{kind}, {images.method}"[:1024],
+        "SeriesDescription": _series_description(kind, images),
         "ContentQualification": "RESEARCH",
         "ContentDate": time.strftime("%Y%m%d"),
         "ContentTime": time.strftime("%H%M%S"),
@@ -118,10 +118,14 @@ def _slices(images: ImageSet, kind: str, common: dict[str, Any]) -> list[FileDat
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        corner = affine @ (0, 0, index, 1)
+        corner, told = affine @ (0, 0, index, 1), images.told(index)
         own = {
             "SOPClassUID": MRImageStorage,
             "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+            "ImageComments": f"{RESEARCH_ONLY} {told}{' ' * bool(told)}{kind} of {images.name}, {images.method}"[
+                :10240
+            ],
+            "DerivationDescription": f"{kind}, {images.method}. {told}"[:1024].strip(),
             "InstanceNumber": images.first_slice + index + 1,
             "ImagePositionPatient": [_decimal(x) for x in corner[:3]],
             "SliceLocation": _decimal(float(np.dot(corner[:3], _normal(images)))),
@@ -139,6 +143,12 @@ def _slices(images: ImageSet, kind: str, common: dict[str, Any]) -> list[FileDat
         dataset.PixelData = np.round(image / float(slope)).clip(0, _FULL_SCALE).astype("<u2").tobytes()
         made.append(dataset)
     return made
+
+
+def _series_description(kind: str, images: ImageSet) -> str:
+    """Return kind, worst verdict and what the images are for."""
+    verdict = f", {worst(each.level for each in images.verdicts)}" if images.verdicts else ""
+    return f"kdrift {kind}{verdict}. {RESEARCH_ONLY}"[: _TEXT_MOST["LO"]]
 
 
 def _normal(images: ImageSet) -> npt.NDArray[np.float64]:

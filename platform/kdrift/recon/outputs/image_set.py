@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from kdrift.data.geometry import Geometry
 from kdrift.data.volume import Attr, VolumeInfo
+from kdrift.recon.sentences import verdict_summary
+from kdrift.trust.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class ImageSet:
     name: str
     """Name of the volume."""
     images: Mapping[str, npt.NDArray[np.float32]]
-    """`mean` and, of a method that samples, `std`: magnitudes `(slice, row, col)`."""
+    """`mean` and, of a method that samples, `std`, and `lower` and `upper` where there is a spread: magnitudes `(slice,
+    row, col)`."""
     geometry: Geometry
     """Voxels and place of the whole volume."""
     first_slice: int = 0
@@ -28,12 +31,23 @@ class ImageSet:
     """How they were made, in a few words."""
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     """What the source said: patient_id, study_uid, frame_of_reference_uid, field_T, ..."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Of each slice; empty where nothing is said."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Slices, rows, columns."""
         slices, rows, cols = next(iter(self.images.values())).shape
         return slices, rows, cols
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict, in few words; empty where nothing is said."""
+        return verdict_summary([verdict.level for verdict in self.verdicts]) if self.verdicts else ""
+
+    def told(self, position: int) -> str:
+        """Return the verdict on a slice, by its position here, as a sentence; empty where nothing is said."""
+        return f"Verdict: {self.verdicts[position]}." if self.verdicts else ""
 
     @property
     def affine_lps(self) -> npt.NDArray[np.float64]:

@@ -27,7 +27,7 @@ _FLOAT, _MAGNITUDE = 5, 1
 
 
 def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
-    """Write each kind of image as a series, `dataset/image_0` the mean and `dataset/image_1` the std.
+    """Write each kind of image as a series, `dataset/image_0` the mean, then std, lower and upper.
 
     Data are float32 `(slice, channel, z, y, x)` with x along the rows, which is the readout, and y along the columns;
     position is that of the middle pixel, as in headers of acquisitions.
@@ -40,7 +40,7 @@ def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
         xml = write_header((rows, cols), (rows, cols), fov_mm, known)
         file.create_dataset("dataset/xml", data=[xml.encode()], dtype=h5py.special_dtype(vlen=bytes))
         for number, (kind, values) in enumerate(images.images.items()):
-            text = _attributes(kind, images)
+            texts = [_attributes(kind, images, position) for position in range(slices)]
             heads = np.zeros(slices, dtype=_HEADER)
             heads["version"], heads["data_type"], heads["image_type"], heads["channels"] = 1, _FLOAT, _MAGNITUDE, 1
             heads["matrix_size"], heads["field_of_view"] = (rows, cols, 1), fov_mm
@@ -50,21 +50,21 @@ def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
             heads["position"] = (middles @ images.affine_lps.T)[:, :3]
             heads["slice"] = images.first_slice + np.arange(slices)
             heads["image_index"], heads["image_series_index"] = 1 + np.arange(slices), number
-            heads["attribute_string_len"] = len(text.encode())
+            heads["attribute_string_len"] = [len(text.encode()) for text in texts]
             group = file.create_group(f"dataset/image_{number}")
             group.create_dataset("header", data=heads, maxshape=(None,))
-            group.create_dataset("attributes", data=[text] * slices, dtype=h5py.string_dtype(), maxshape=(None,))
+            group.create_dataset("attributes", data=texts, dtype=h5py.string_dtype(), maxshape=(None,))
             stored = np.asarray(values, dtype="<f4").transpose(0, 2, 1)[:, None, None]
             group.create_dataset("data", data=stored, maxshape=(None, *stored.shape[1:]), chunks=(1, *stored.shape[1:]))
     return ["images.h5"]
 
 
-def _attributes(kind: str, images: ImageSet) -> str:
+def _attributes(kind: str, images: ImageSet, position: int) -> str:
     """Return the attributes of an image, as XML of the ISMRMRD package."""
     values = {
         "DataRole": "Image",
         "SeriesDescription": f"{kind} {images.method}".strip(),
-        "ImageComment": RESEARCH_ONLY,
+        "ImageComment": f"{RESEARCH_ONLY} {images.told(position)}".strip(),
     }
     entries = "".join(
         f"<meta><name>{name}</name><value>{escape(value)}</value></meta>" for name, value in values.items()

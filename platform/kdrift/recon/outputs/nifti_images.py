@@ -1,4 +1,4 @@
-"""NIfTI output: `mean.nii.gz`, `std.nii.gz`."""
+"""NIfTI output: `mean.nii.gz`, `std.nii.gz`, `lower.nii.gz`, `upper.nii.gz`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from kdrift.recon.outputs.image_set import ImageSet
 from kdrift.runs.files import whole_file
 
 _SCANNER, _ALIGNED = 1, 2
+_COMMENT = 6
+"""Code of an extension that is text."""
+_DESCRIPTION_MOST = 79
 
 
 def write_nifti_images(folder: Path, images: ImageSet) -> list[str]:
-    """Write each kind of image as `KIND.nii.gz`."""
+    """Write each kind of image as `KIND.nii.gz`; the verdict stands in `descrip`, and of each slice in a comment."""
+    numbers = range(images.first_slice, images.first_slice + images.shape[0])
+    lines = [f"slice {number}: {verdict}" for number, verdict in zip(numbers, images.verdicts, strict=False)]
     for kind, values in images.images.items():
-        write_nifti(folder / f"{kind}.nii.gz", values, images.affine_ras, stated=images.geometry.stated)
+        path, stated = folder / f"{kind}.nii.gz", images.geometry.stated
+        write_nifti(path, values, images.affine_ras, stated=stated, verdict=images.verdict, comment="\n".join(lines))
     return [f"{kind}.nii.gz" for kind in images.images]
 
 
 def write_nifti(
-    path: Path, images: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], *, stated: bool = False
+    path: Path,
+    images: npt.NDArray[np.float32],
+    affine: npt.NDArray[np.float64],
+    *,
+    stated: bool = False,
+    verdict: str = "",
+    comment: str = "",
 ) -> None:
     """Write images `(slice, row, col)` as NIfTI with axes (col, row, slice), which `affine` takes to mm (RAS).
 
-    qform and sform have the code of the scanner where the place is `stated`, else that of an aligned image. Raises
-    ValueError where nibabel is not installed.
+    qform and sform have the code of the scanner where the place is `stated`, else that of an aligned image. `verdict`
+    goes into the description, `comment` into an extension. Raises ValueError where nibabel is not installed.
     """
     try:
         import nibabel
@@ -38,6 +50,8 @@ def write_nifti(
     image.set_qform(affine, code)
     image.set_sform(affine, code)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = RESEARCH_ONLY
+    image.header["descrip"] = f"{RESEARCH_ONLY} {verdict and f'Verdict: {verdict}.'}".strip()[:_DESCRIPTION_MOST]
+    if comment:
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, comment.encode()))
     with whole_file(path) as temporary:
         nibabel.save(image, temporary)
