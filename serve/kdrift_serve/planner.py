@@ -275,7 +275,8 @@ class Planner:
 
 
 def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:
-    return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in result.verdicts.items()}
+    found = {index: result.verdict_of(index) for index in result.numbers if result.nfe}
+    return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in found.items()}
 
 
 def _save(

@@ -63,7 +63,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     """What was guessed, left out or is doubtful of the data; `report` adds what was found later."""
     verdicts: dict[str, SliceVerdict] = field(default_factory=dict)
-    """By the number of the slice, once it is done; a slice that was not checked has none."""
+    """By the number of the slice, once it is done; none of a classical method."""
     report: dict[str, Any] = field(default_factory=dict)
     """What metrics.json holds, once it is done."""
 

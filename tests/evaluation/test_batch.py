@@ -139,10 +139,20 @@ def test_a_batch_that_was_stopped_gives_the_verdicts_of_one_that_was_not(
     report = reconstruct_batch(config, echo=lines.append)
     assert (report.slices, report.slices_before) == (4, 1)
     for (name, index), (_, slice_result) in kept.items():  # type: ignore[misc]
-        assert slice_result.verdict == expected[name, index]
+        verdict, other = slice_result.verdict, expected[name, index]
+        assert verdict == replace(other, evidence=verdict.evidence)
+        assert verdict.evidence.groups == other.evidence.groups
     said = {line for line in lines if "not trusted: " in line}
     assert said == {f"{name}: slice {index}: {verdict}" for (name, index), verdict in expected.items()}
+    assert lines[-1].startswith("slices: 5 not trusted (")
     check_against_reconstruct(inputs, out, plan)
+    for name in ("small", "large"):
+        found = json.loads((out / name / "metrics.json").read_text())
+        assert found["verdict"] == "not trusted"
+        for index, told in found["verdicts"].items():
+            verdict = expected[name, int(index)]
+            assert (told["level"], told["given"], tuple(told["reasons"])) == ("not trusted", "tv", verdict.reasons)
+            assert (told["factor"], told["predictions"]) == (verdict.factor, verdict.evidence.predictions)
 
 
 def test_split_slices_and_failed_volumes(
@@ -218,6 +228,12 @@ def test_evaluation_writes_one_table_and_grows(
     assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == 4
     found = json.loads((tmp_path / "out" / "table.json").read_text())
     assert len(found["volumes"]) == 6
+    zero, annealed, _ = found["rows"]
+    assert sum(annealed[level] for level in ("trusted", "caution", "not_trusted", "not_checked")) == 2
+    assert (annealed["not_trusted"], annealed["given"]) == (2, 0)  # its prior is not trained
+    assert [zero[name] for name in ("not_trusted", "not_checked", "coverage_mean")] == [0, 0, None]
+    assert all(annealed[f"{name}_mean"] > 0 for name in ("coverage", "std_error_ratio", "ause"))
+    assert "| 2 not trusted | - |" in table
     own = json.loads((tmp_path / "out" / "cells" / "eq2" / "annealed" / "large" / "metrics.json").read_text())
     assert own["metrics"]["psnr"] in [volume["metrics"]["psnr"] for volume in found["volumes"]]
     uri = tracking.default_uri(tmp_path / "out")
@@ -225,6 +241,10 @@ def test_evaluation_writes_one_table_and_grows(
     runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert runs[0].data.metrics["psnr/eq2/cg/simulated"] == pytest.approx(found["rows"][2]["psnr_mean"])
+    assert runs[0].data.metrics["coverage/eq2/annealed/simulated"] == annealed["coverage_mean"]
+    assert runs[0].data.metrics["not_trusted/eq2/annealed/simulated"] == 2
+    assert "coverage/eq2/cg/simulated" not in runs[0].data.metrics
+    assert runs[0].data.tags["verdict"] == "not trusted"
     assert {item.path for item in client.list_artifacts(runs[0].info.run_id, "panels/eq2")} == {
         f"panels/eq2/{method}" for method in ("zero", "annealed", "cg")
     }

@@ -130,7 +130,7 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     assert (found_facts.noise_sigma, found_facts.norm, found.misfit, found.nfe) == (0.1, 2.0, 0.25, 7)
     assert (found.diverged, found.fallback) == ({2: "step 3 of 7: large"}, True)
     assert found.verdict == VERDICT
-    assert "TV predicts held-out samples better, with 25% error to inf%" in str(found.verdict)
+    assert math.isinf(found.verdict.evidence.predictions["sampler"])
     assert str(found.verdict).endswith("TV is given in its place")
     save_slice(one, replace(facts, index=4), replace(result, verdict=None))
     assert load_slice(one, 4)[1].verdict is None  # type: ignore[union-attr]
@@ -215,9 +215,9 @@ def test_a_batch_that_is_finished_still_says_what_is_not_to_be_believed(tmp_path
     one.out.mkdir()
     mark_finished(one)
     for found, line in (
-        ({}, []),
+        ({"nfe": 0, "verdicts": {"0": {"level": "not checked"}}}, []),
         (
-            {"verdicts": {"0": {"level": "trusted"}, "1": {"level": "not trusted"}}},
+            {"nfe": 9, "verdicts": {"0": {"level": "trusted"}, "1": {"level": "not trusted"}}},
             ["slices: 1 trusted, 1 not trusted"],
         ),
     ):

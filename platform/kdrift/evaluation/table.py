@@ -23,8 +23,7 @@ SPREAD = {
 }
 """Figures of the standard deviation by their name in metrics.json; a method without samples has none."""
 LEVELS: tuple[Level, ...] = get_args(Level)
-WORST: tuple[Level, ...] = ("not trusted", "caution", "not checked", "trusted")
-"""Verdicts, what weighs most first."""
+"""Verdicts, the worst last."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,20 @@ def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def count_levels(reports: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Return how many slices of volumes, by their `metrics.json`, have which verdict; some may have none."""
-    return Counter(verdict["level"] for r in reports for verdict in r.get("verdicts", {}).values())
+def count_levels(reports: Iterable[Mapping[str, Any]]) -> Counter[Level]:
+    """Return how many slices of samplers' volumes, by their `metrics.json`, have which verdict."""
+    samplers = [report for report in reports if report["nfe"]]
+    return Counter(verdict["level"] for report in samplers for verdict in report.get("verdicts", {}).values())
 
 
-def named_levels(counts: Mapping[str, int]) -> str:
-    """Return `7 trusted, 1 not trusted`, what weighs most last; `-` where there is no verdict."""
-    return ", ".join(f"{counts[level]} {level}" for level in reversed(WORST) if counts[level]) or "-"
+def named_levels(counts: Mapping[Level, int]) -> str:
+    """Return `7 trusted, 1 not trusted`, the worst last; `-` where there is no verdict."""
+    return ", ".join(f"{counts[level]} {level}" for level in LEVELS if counts[level]) or "-"
 
 
 def _num_given(report: Mapping[str, Any]) -> int:
     """Return how many slices of a volume show a classical image in place of the method's own."""
-    given = {int(index) for index, verdict in report.get("verdicts", {}).items() if verdict["given"]}
+    given = {int(index) for index, verdict in report.get("verdicts", {}).items() if verdict.get("given")}
     return len(given | set(report.get("fallback", [])))
 
 

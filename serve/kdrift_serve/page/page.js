@@ -137,13 +137,12 @@ function showProgress(job) {
 
 // The verdict on a slice, in words and colour, and what stands in place of its mean.
 function showVerdict(slice) {
-  const { verdicts, report } = current;
-  $("verdict").hidden = !report.nfe; // a classical method alone
-  const { level, sentence, given } = verdicts[slice] ?? { level: "not checked", sentence: "no samples were held out" };
+  const { level, sentence, given } = current.verdicts[slice] ?? { level: "", sentence: "", given: "" };
+  $("verdict").hidden = !level; // of a classical method
   $("level").textContent = level;
   $("level").className = level.replace(" ", "-");
   $("sentence").textContent = sentence.replace(`${level}: `, "");
-  const instead = given || (report.fallback.includes(slice) ? "cg_sense" : "");
+  const instead = given || (current.report.fallback.includes(slice) ? "cg_sense" : "");
   $("mean-caption").textContent = instead ? `${instead}, in place of the mean` : "mean";
   $("mean-caption").classList.toggle("instead", Boolean(instead));
 }
