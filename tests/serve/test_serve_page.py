@@ -69,6 +69,9 @@ def wait_for_state(page: Any, pattern: str) -> None:
 
 def assert_result(page: Any, num_slices: int) -> None:
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert page.inner_text("#level") in ("trusted", "caution", "not trusted")
+    assert "held-out samples" in page.inner_text("#sentence")
+    assert page.locator("#verdict").bounding_box()["y"] < page.locator("#mean").bounding_box()["y"]
     for kind in ("mean", "std"):
         playwright.expect(page.locator(f"#{kind}")).to_have_attribute("src", re.compile("^blob:"))
         page.wait_for_timeout(300)
@@ -96,6 +99,26 @@ def test_the_example(page: Any, pictures: Path) -> None:
     assert_result(page, 1)
     assert "dB (zero-filled" in page.inner_text("#figures")
     page.screenshot(path=str(pictures / "example.png"), full_page=True)
+
+
+def test_a_slice_that_is_not_trusted_is_shown_so(page: Any, pictures: Path) -> None:
+    page.check("[value=example]")
+    page.fill("#samples", "2")
+    page.fill("#steps", "4")
+    page.select_option("#mistrust", "fallback")
+    page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert page.inner_text("#level") == "not trusted"
+    assert page.get_attribute("#level", "class") == "not-trusted"
+    assert page.inner_text("#sentence").startswith("TV predicts held-out samples better")
+    assert page.inner_text("#sentence").endswith("TV is given in its place")
+    assert page.inner_text("#mean-caption") == "tv, in place of the mean"
+    page.screenshot(path=str(pictures / "not_trusted.png"), full_page=True)
+    page.select_option("#method", "tv")
+    page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert not page.is_visible("#verdict")
+    assert page.inner_text("#mean-caption") == "mean"
 
 
 def test_cancel_and_mistakes_are_shown(page: Any, pictures: Path) -> None:

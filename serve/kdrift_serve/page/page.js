@@ -196,6 +196,9 @@ async function showResult(job) {
     }
   }
   const { prior, config } = job;
+  if (report.coverage !== undefined) {
+    row(`within ${100 * config.level} % intervals`, `${(100 * report.coverage).toFixed(0)} % of the object`);
+  }
   row("method", [config.method, config.preset].filter(Boolean).join(", "));
   if (report.nfe) {
     row("prior", `${prior.name}${prior.version ? ` version ${prior.version}` : ""}, sha256 ${prior.sha256.slice(0, 12)}`);
