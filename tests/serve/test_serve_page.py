@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import pytest
 
-from serve_helpers import KEY, Service, running
+from serve_helpers import KEY, Service, phantom_file, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdrift[browser]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -119,6 +119,23 @@ def test_a_slice_that_is_not_trusted_is_shown_so(page: Any, pictures: Path) -> N
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
     assert not page.is_visible("#verdict")
     assert page.inner_text("#mean-caption") == "mean"
+
+
+def test_each_slice_has_its_verdict(page: Any, pictures: Path, service: Service, tmp_path: Path) -> None:
+    page.set_input_files("#file", str(phantom_file(tmp_path / "volume.h5", 3)))
+    for name, value in (("samples", "2"), ("steps", "3"), ("acceleration", "2"), ("acs", "12")):
+        page.fill(f"#{name}", value)
+    with page.expect_response(re.compile(r"/v1/reconstructions/[0-9a-f]{32}$")) as answer:
+        page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    verdicts = service.status(answer.value.json()["id"])["verdicts"]
+    for index in ("0", "1", "2"):
+        page.fill("#slice", index)
+        playwright.expect(page.locator("#slice-number")).to_have_text(index)
+        said = f"{page.inner_text('#level')}: {page.inner_text('#sentence')}"
+        assert said == verdicts[index]["sentence"]
+    assert re.match(r"slices: (\d [a-z ]+( \([\d, ]+\))?(, )?)+$", page.inner_text("#verdicts"))
+    page.screenshot(path=str(pictures / "volume.png"), full_page=True)
 
 
 def test_cancel_and_mistakes_are_shown(page: Any, pictures: Path) -> None:
