@@ -22,6 +22,7 @@ from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.result import ReconstructionResult
 from kdrift.runs.config import to_dict
 from kdrift.sde import WhiteNoise
 
@@ -59,11 +60,19 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def check_against_reconstruct(inputs: dict[str, str], out: Path, plan: Plan = PLAN) -> None:
-    """The batch in `out` has the mean and deviation that the library gives, volume by volume."""
+def reconstructed(inputs: dict[str, str], plan: Plan = PLAN) -> dict[str, ReconstructionResult]:
+    """Return what the library gives, volume by volume."""
+    found = {}
     for name in NUM_SLICES:
         acquisition = load_acquisition(AcquisitionRequest(source=f"{inputs['store']}/{name}", mask=MASK))
-        expected = reconstruct(acquisition.kspace, acquisition.mask, plan=plan, prior=inputs["prior"], device="cpu")
+        found[name] = reconstruct(acquisition.kspace, acquisition.mask, plan=plan, prior=inputs["prior"], device="cpu")
+    return found
+
+
+def check_against_reconstruct(inputs: dict[str, str], out: Path, plan: Plan = PLAN) -> None:
+    """The batch in `out` has the mean and deviation that the library gives, volume by volume."""
+    for name, expected in reconstructed(inputs, plan).items():
+        acquisition = load_acquisition(AcquisitionRequest(source=f"{inputs['store']}/{name}", mask=MASK))
         with h5py.File(out / name / "reconstruction.h5") as file:
             for key, images in (("reconstruction", expected.mean), ("std", expected.std)):
                 images = acquisition.crop(images).numpy()

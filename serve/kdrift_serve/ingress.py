@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -28,6 +29,7 @@ from kdrift_serve.job_request import (
     MAX_JSON_BYTES,
     JobRequest,
     allowed_path,
+    check_cost,
     choose_prior,
     from_json,
     from_query,
@@ -132,6 +134,8 @@ class Ingress:
         async with self._checking:
             try:
                 acquisition = await asyncio.to_thread(load, request, source, name, self._roots, self._config.limits)
+                slices, coils = acquisition.kspace.shape[:2]
+                check_cost(plan, slices, min(coils, request.virtual_coils or coils), self._config.limits)
             except ValueError as error:
                 raise Problem(422, str(error)) from None
         self._store.drop_upload(job_id)
@@ -174,7 +178,8 @@ class Ingress:
         if job.state == "done":
             names = ["result", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(job.report.get("outputs"))
             values["links"] |= {name: f"{base}/{name}" for name in names}
-        return values
+        found: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)  # JSON has no infinity
+        return found
 
     async def status(self, job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
         """Show a job, at once or when it has ended."""

@@ -161,15 +161,27 @@ def resolve_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limit
             )
         if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
             raise ValueError("seed must be below 2^63")
-        evaluations, most = resolved.options.evaluations, limits.evaluations
+        chains = [resolved.options, *([resolved.spread] if resolved.spread else [])]
+        evaluations, most = max(each.evaluations for each in chains), limits.evaluations
         if evaluations > most:
             raise ValueError(f"{evaluations} network evaluations a chain, this service takes at most {most}")
         for name, value in asdict(resolved.options).items():
             if isinstance(value, int) and value > limits.iterations:
                 raise ValueError(f"{name} is {value}, this service takes at most {limits.iterations}")
+        check_cost(resolved, 1, 1, limits)
     except (ValueError, TypeError) as error:
         raise Problem(422, without_folders(str(error))) from None
     return resolved
+
+
+def check_cost(plan: ResolvedPlan, num_slices: int, num_coils: int, limits: Limits) -> None:
+    """Raise ValueError where all chains of a request take too many evaluations: those of samples, mean and check."""
+    evaluations = num_slices * plan.evaluations(num_coils)
+    if evaluations > limits.job_evaluations:
+        raise ValueError(
+            f"{evaluations} network evaluations in all ({num_slices} slices, all chains for samples, mean and check),"
+            f" this service takes at most {limits.job_evaluations}: ask for fewer slices, samples or steps"
+        )
 
 
 def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:

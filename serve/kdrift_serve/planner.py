@@ -31,7 +31,7 @@ from kdrift.runs.files import whole_file
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler, is_alive
 from kdrift_serve.serve_config import ServeConfig
-from kdrift_serve.storage import ACTIVE, OUTPUTS_ZIP, Job, JobFolder
+from kdrift_serve.storage import ACTIVE, OUTPUTS_ZIP, Job, JobFolder, SliceVerdict
 
 logger = logging.getLogger("ray.serve")
 LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
@@ -55,22 +55,22 @@ class Progress:
     slices_done: int = 0
     began: float | None = None
     """When sampling began, monotonic seconds."""
-    total: int | None = None
-    """Steps of one chunk, once one has reported."""
-    chunks: dict[Chunk, int] = field(default_factory=dict)
-    """Steps done of each chunk of the current slice."""
+    costs: dict[Chunk, int] = field(default_factory=dict)
+    """Network evaluations of each chunk of a slice, all of its chains: chunks differ in length."""
+    shares: dict[Chunk, float] = field(default_factory=dict)
+    """What is done of each chunk of the current slice, 0 to 1."""
 
     def view(self) -> dict[str, Any]:
-        """Return steps and slices done and in all, and the seconds left, as JSON values."""
-        shares = sum(self.chunks.values()) / (len(self.chunks) * self.total) if self.chunks and self.total else 0.0
-        fraction = (self.slices_done + shares) / self.num_slices
+        """Return evaluations and slices done and in all, and the seconds left, as JSON values."""
+        per_slice = sum(self.costs.values())  # 0: not known yet, or a classical method
+        here = sum(cost * self.shares.get(chunk, 0.0) for chunk, cost in self.costs.items())
+        fraction = (self.slices_done + (here / per_slice if per_slice else 0.0)) / self.num_slices
         left = None
         if self.began is not None and fraction > 0:
             left = round((time.monotonic() - self.began) * (1 - fraction) / fraction, 1)
-        per_slice = self.total * max(1, len(self.chunks)) if self.total else None
         return {
-            "steps_done": 0 if per_slice is None else self.slices_done * per_slice + sum(self.chunks.values()),
-            "steps_total": None if per_slice is None else per_slice * self.num_slices,
+            "evaluations_done": round(self.slices_done * per_slice + here),
+            "evaluations_total": per_slice * self.num_slices or None,
             "slices_done": self.slices_done,
             "slices_total": self.num_slices,
             "fraction": round(fraction, 4),
@@ -217,6 +217,7 @@ class Planner:
         if all(isinstance(outcome, str) for outcome in slices.values()):
             raise JobFailed(next(iter(slices.values())))
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
+        entry.job = replace(job, verdicts=_verdicts(result))
         folder, outputs = self._store.result_folder(job.id), read_outputs(job.request.get("output", "h5"))
         return await asyncio.to_thread(_save, folder, acquisition, result, outputs)
 
@@ -226,9 +227,11 @@ class Planner:
         if isinstance(answer, str):
             raise SliceFailed(answer)
         data, facts = answer
-        chunks = plan.split(len(data.kspace), self._config.samplers.replicas)
+        chunks, coils = plan.split(len(data.kspace), self._config.samplers.replicas), len(data.kspace)
+        costs = {chunk: plan.evaluations(coils, chunk) for chunk in chunks}
+        chunks.sort(key=lambda chunk: -costs[chunk])  # the longest first, so that samplers end together
         shared = await asyncio.to_thread(ray.put, data)
-        entry.progress.chunks = dict.fromkeys(chunks, 0)
+        entry.progress.costs, entry.progress.shares = costs, {}
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._again(self._chunk, entry, shared, chunk)) for chunk in chunks]
@@ -238,12 +241,12 @@ class Planner:
             merged = merge_chunks([task.result() for task in tasks])
         except Diverged as error:
             raise SliceFailed(str(error)) from None
-        entry.progress.chunks = dict.fromkeys(chunks, 0)
+        entry.progress.shares = {}
         return facts, merged
 
     async def _chunk(self, entry: _Running, data: Any, chunk: Chunk) -> ChunkResult:
         """Run one chunk on whichever sampler is free."""
-        entry.progress.chunks[chunk] = 0
+        entry.progress.shares[chunk] = 0.0
         response: Any = self._run_chunk.remote(entry.plan, entry.prior, data, chunk, self.owner)
         try:
             async for event in response:
@@ -251,7 +254,8 @@ class Planner:
                     return event
                 if isinstance(event, str):
                     raise SliceFailed(event)
-                entry.progress.chunks[chunk], entry.progress.total = event
+                done, total = event
+                entry.progress.shares[chunk] = done / total
         except BaseException:
             response.cancel()
             raise
@@ -268,6 +272,11 @@ class Planner:
                 logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
                 await asyncio.sleep(0.2 * 2**attempt)
         raise JobFailed(f"the sampler died {retries + 1} times at this job: is it too large for its memory?")
+
+
+def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:
+    found = {index: result.verdict_of(index) for index in result.numbers if result.nfe}
+    return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in found.items()}
 
 
 def _save(

@@ -57,6 +57,8 @@ class Limits:
     """Samples a batch; bounds the memory of a sampler."""
     evaluations: int = 20_000
     """Network evaluations of one chain, as the method states them for its settings."""
+    job_evaluations: int = 5_000_000
+    """Network evaluations of a request: of all its slices, and of all their chains, for samples, mean and check."""
     iterations: int = 5000
     """Largest whole number among the settings of a method: steps, iterations of a solver."""
     job_seconds: float = 86400.0
@@ -76,7 +78,7 @@ class Limits:
     def __post_init__(self) -> None:
         least_1 = (
             self.upload_mb, self.kspace_mb, self.held_mb, self.samples, self.batch_samples, self.evaluations,
-            self.iterations, self.running, self.kept_jobs,
+            self.job_evaluations, self.iterations, self.running, self.kept_jobs,
         )  # fmt: skip
         if min(least_1) < 1 or min(self.queued, self.retries) < 0 or not self.job_seconds > 0:
             raise ValueError(f"expected limits of at least 1 (queued and retries 0), got {self}")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import write_json
+from kdrift.trust.verdict import Level
 
 logger = logging.getLogger("ray.serve")
 
@@ -23,6 +24,17 @@ ACTIVE = ("queued", "running")
 OUTPUTS_ZIP = "outputs.zip"
 """The outputs of a job besides `reconstruction.h5`, where it asked for some."""
 _ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class SliceVerdict:
+    """Whether the image of a slice is to be believed; the numbers are in `Job.report`."""
+
+    level: Level
+    sentence: str
+    """The verdict with its reasons, in plain words."""
+    given: str = ""
+    """The classical method whose image is given in place of the mean; empty: the mean is given."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Job:
     """Why it has no result."""
     notes: list[str] = field(default_factory=list)
     """What was guessed, left out or is doubtful of the data; `report` adds what was found later."""
+    verdicts: dict[str, SliceVerdict] = field(default_factory=dict)
+    """By the number of the slice, once it is done; none of a classical method."""
     report: dict[str, Any] = field(default_factory=dict)
     """What metrics.json holds, once it is done."""
 

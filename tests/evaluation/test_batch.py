@@ -15,11 +15,22 @@ import h5py
 import numpy as np
 import pytest
 
-from batch_helpers import MASK, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
+from batch_helpers import (
+    MASK,
+    PLAN,
+    batch_values,
+    check_against_reconstruct,
+    make_inputs,
+    reconstructed,
+    write_config,
+)
 from kdrift.cli import main
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
+from kdrift.evaluation.partial import load_slice, slices_left
+from kdrift.evaluation.work import volume_tasks
+from kdrift.prior.bundle import load_prior
 from kdrift.recon.plan import Plan
 from kdrift.runs import tracking
 from kdrift.runs.config import parse, to_dict
@@ -100,6 +111,50 @@ def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], t
         reconstruct_batch(replace(config, plan=replace(config.plan, seed=6)))
 
 
+def test_a_batch_that_was_stopped_gives_the_verdicts_of_one_that_was_not(
+    cluster: None, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    """A slice that is not trusted is said at once; one that is kept on the disk keeps its verdict, numbers and all."""
+    plan, out, lines = replace(PLAN, on_mistrust="fallback"), tmp_path / "out", list[str]()
+    config = parse(BatchConfig, batch_values(inputs, out, plan=to_dict(plan)))
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if sum("not trusted: " in line for line in lines) == 2:
+            raise KeyboardInterrupt
+
+    expected = {
+        (name, index): verdict
+        for name, result in reconstructed(inputs, plan).items()
+        for index, verdict in result.verdicts.items()
+    }
+    assert {verdict.given for verdict in expected.values()} == {"tv"}  # its prior is not trained
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_batch(config, echo=stop)
+    prior = load_prior(inputs["prior"])
+    tasks = volume_tasks(config.store, config.volumes, config, config.plan.resolve(prior), out)
+    kept = {(task.out.name, index): load_slice(task, index) for task in tasks for index in task.slices
+            if index not in slices_left(task)}  # fmt: skip
+    assert len(kept) == 1
+    report = reconstruct_batch(config, echo=lines.append)
+    assert (report.slices, report.slices_before) == (4, 1)
+    for (name, index), (_, slice_result) in kept.items():  # type: ignore[misc]
+        verdict, other = slice_result.verdict, expected[name, index]
+        assert verdict == replace(other, evidence=verdict.evidence)
+        assert verdict.evidence.groups == other.evidence.groups
+    said = {line for line in lines if "not trusted: " in line}
+    assert said == {f"{name}: slice {index}: {verdict}" for (name, index), verdict in expected.items()}
+    assert lines[-1].startswith("slices: 5 not trusted (")
+    check_against_reconstruct(inputs, out, plan)
+    for name in ("small", "large"):
+        found = json.loads((out / name / "metrics.json").read_text())
+        assert found["verdict"] == "not trusted"
+        for index, told in found["verdicts"].items():
+            verdict = expected[name, int(index)]
+            assert (told["level"], told["given"], tuple(told["reasons"])) == ("not trusted", "tv", verdict.reasons)
+            assert (told["factor"], told["predictions"]) == (verdict.factor, verdict.evidence.predictions)
+
+
 def test_split_slices_and_failed_volumes(
     cluster: None, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +228,12 @@ def test_evaluation_writes_one_table_and_grows(
     assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == 4
     found = json.loads((tmp_path / "out" / "table.json").read_text())
     assert len(found["volumes"]) == 6
+    zero, annealed, _ = found["rows"]
+    assert sum(annealed[level] for level in ("trusted", "caution", "not_trusted", "not_checked")) == 2
+    assert (annealed["not_trusted"], annealed["given"]) == (2, 0)  # its prior is not trained
+    assert [zero[name] for name in ("not_trusted", "not_checked", "coverage_mean")] == [0, 0, None]
+    assert all(annealed[f"{name}_mean"] > 0 for name in ("coverage", "std_error_ratio", "ause"))
+    assert "| 2 not trusted | - |" in table
     own = json.loads((tmp_path / "out" / "cells" / "eq2" / "annealed" / "large" / "metrics.json").read_text())
     assert own["metrics"]["psnr"] in [volume["metrics"]["psnr"] for volume in found["volumes"]]
     uri = tracking.default_uri(tmp_path / "out")
@@ -180,6 +241,10 @@ def test_evaluation_writes_one_table_and_grows(
     runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert runs[0].data.metrics["psnr/eq2/cg/simulated"] == pytest.approx(found["rows"][2]["psnr_mean"])
+    assert runs[0].data.metrics["coverage/eq2/annealed/simulated"] == annealed["coverage_mean"]
+    assert runs[0].data.metrics["not_trusted/eq2/annealed/simulated"] == 2
+    assert "coverage/eq2/cg/simulated" not in runs[0].data.metrics
+    assert runs[0].data.tags["verdict"] == "not trusted"
     assert {item.path for item in client.list_artifacts(runs[0].info.run_id, "panels/eq2")} == {
         f"panels/eq2/{method}" for method in ("zero", "annealed", "cg")
     }

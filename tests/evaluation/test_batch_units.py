@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from batch_helpers import MASK, PLAN, batch_values, make_inputs
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, save_slice, slices_left
-from kdrift.evaluation.pool import PoolConfig, num_actors
-from kdrift.evaluation.table import Cell, markdown, summarise
+from kdrift.evaluation.pool import PoolConfig, num_actors, run_tasks
+from kdrift.evaluation.table import Cell, count_levels, markdown, summarise
 from kdrift.evaluation.work import COIL_COST, Unit, VolumeTask, plan_units
 from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
@@ -24,6 +25,16 @@ from kdrift.recon.plan import default_prior, load_priors
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import parse
+from kdrift.runs.files import write_json
+from kdrift.trust.verdict import Evidence, Group, judge
+
+GROUPS = tuple(
+    Group(8, 40.0, 3.0, 0.5, 0.25, {"sampler": error, "tv": 0.75, "cg_sense": 1.0}) for error in (2.0, math.inf)
+)
+VERDICT = judge(Evidence(GROUPS, known=1.5, residual=0.2, excess=3.0, image_noise=0.01, calibrated_by="c.yaml")).giving(
+    "tv"
+)
+"""One with all that a verdict can hold; its sampler predicted something that is no number."""
 
 
 def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: int | None = None) -> VolumeTask:
@@ -34,6 +45,13 @@ def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: 
     unit = options.evaluations * plan.num_chains(coils or 1) + COIL_COST * (coils or 1)
     request = AcquisitionRequest(source="s.zarr/v", mask=MASK)
     return VolumeTask(request, Path(out), plan, tuple(range(9)), coils or 1, cost / unit, "key")  # type: ignore[arg-type]
+
+
+def checked_task(out: Path | str = "out/v", samples: int = 8) -> VolumeTask:
+    """A volume whose slices cost 1: samples, a mean by chains of other settings, and a check, all of other lengths."""
+    method = METHODS["annealed"]
+    plan = replace(task(samples=samples).plan, options=method.presets["tuned"], spread=method.spread, checks=True)
+    return replace(task(out), plan=plan, num_pixels=1 / (plan.evaluations(1) + COIL_COST))  # type: ignore[arg-type]
 
 
 def makespan(units: list[Unit], actors: int) -> float:
@@ -54,6 +72,21 @@ def test_units_hold_every_chain_once_and_end_together(slices: int, actors: int) 
     assert len(units) <= slices + (actors - 1) * actors
     if slices % actors == 0:
         assert len(units) == slices
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 5, 7, 9, 16])
+@pytest.mark.parametrize("actors", [1, 2, 3, 4, 8])
+def test_actors_end_together_where_chunks_cost_differently(slices: int, actors: int) -> None:
+    one = checked_task()
+    units = plan_units([(one, index) for index in range(slices)], actors)
+    held = Counter((u.index, chunk.part, s) for u in units for chunk in u.chunks for s in range(*chunk.samples))
+    counts = {"samples": 8, "mean": one.plan.num_means, "check": 2}
+    assert held == {(i, part, s): 1 for i in range(slices) for part, count in counts.items() for s in range(count)}
+    assert sum(unit.cost for unit in units) == pytest.approx(slices)
+    check = one.plan.evaluations(1, one.plan.split(1)[-1]) / one.plan.evaluations(1)  # is one chunk, whatever happens
+    assert makespan(units, actors) <= max(1.1 * slices / actors, 1.01 * check)
+    prepared = Counter((unit.task.out, unit.index) for unit in units)
+    assert max(prepared.values()) <= actors, "an actor has one unit of a slice, which it prepares once"
 
 
 def test_longest_first_and_what_cannot_be_split_stays_whole() -> None:
@@ -88,7 +121,7 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     images = torch.rand(4, 5, 6)
     facts = SliceFacts(3, torch.rand(5, 6), 0.1, 2.0, 0.5)
     result = SliceResult(images.mean(0), images.std(0), images, 0.25, 7, 28, {"network": 1.5, "sampler": 0.1},
-                         diverged={2: "step 3 of 7: large"}, fallback=True)  # fmt: skip
+                         diverged={2: "step 3 of 7: large"}, fallback=True, verdict=VERDICT)  # fmt: skip
     save_slice(one, facts, result)
     assert slices_left(one) == [4]
     assert slices_left(replace(one, key="other")) == [3, 4]
@@ -96,6 +129,12 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     assert torch.equal(found_facts.zero_filled, facts.zero_filled)
     assert (found_facts.noise_sigma, found_facts.norm, found.misfit, found.nfe) == (0.1, 2.0, 0.25, 7)
     assert (found.diverged, found.fallback) == ({2: "step 3 of 7: large"}, True)
+    assert found.verdict == VERDICT
+    assert math.isinf(found.verdict.evidence.predictions["sampler"])
+    assert str(found.verdict).endswith("TV is given in its place")
+    save_slice(one, replace(facts, index=4), replace(result, verdict=None))
+    assert load_slice(one, 4)[1].verdict is None  # type: ignore[union-attr]
+    (tmp_path / ".partial" / "v" / "00004.npz").unlink()
     assert found.samples is not None
     assert torch.equal(found.samples, images)
     (tmp_path / ".partial" / "v" / "00003.npz").write_bytes(b"PK damaged")
@@ -139,7 +178,53 @@ def test_table_keeps_simulated_and_measured_data_apart() -> None:
         ("measured", 1, 34.0), ("simulated", 2, 31.0)
     ]  # fmt: skip
     assert "| eq4 | tv | simulated | 2 | 31.00 ± 1.41 | 0.9000 ± 0.0000 |" in markdown(rows)
-    assert "| eq4 | tv | measured | 1 | 34.00 | 0.9000 | 0.01000 | 2.00 | - | 3.50x |" in markdown(rows)
+    assert "| eq4 | tv | measured | 1 | 34.00 | 0.9000 | 0.01000 | - | - | - | - | - | 2.00 | - | 3.50x |" in markdown(
+        rows
+    )
+
+
+def test_table_says_what_is_to_be_believed() -> None:
+    def report(coverage: float, levels: list[str], given: list[str], **more: object) -> dict[str, object]:
+        verdicts = {
+            str(i): {"level": one, "given": two} for i, (one, two) in enumerate(zip(levels, given, strict=True))
+        }
+        return {"simulated": True, "metrics": {"psnr": 30.0, "ssim": 0.9}, "seconds": 4.0, "slices": [0, 1, 2],
+                "nfe": 9, "net_acceleration": 3.5, "verdicts": verdicts, "coverage": coverage,
+                "std_error_ratio": 0.8, "ause": 0.0125, **more}  # fmt: skip
+
+    reports = [
+        report(0.9, ["trusted", "not trusted", "caution"], ["", "tv", ""]),
+        report(0.8, ["trusted", "not trusted", "not checked"], ["", "", ""], fallback=[2]),
+    ]
+    assert count_levels(reports) == {"trusted": 2, "not trusted": 2, "caution": 1, "not checked": 1}
+    (row,) = rows = summarise([Cell("eq4", "annealed", reports)])
+    assert [row[name] for name in ("trusted", "caution", "not_trusted", "not_checked", "given")] == [2, 1, 2, 1, 2]
+    assert row["coverage_mean"] == pytest.approx(0.85)
+    assert row["nmse_mean"] is None  # a figure that could not be told
+    text = markdown(rows)
+    assert "| coverage | std/error | sparsification error | verdict | given |" in text
+    assert (
+        "| 0.850 ± 0.071 | 0.80 ± 0.00 | 0.0125 ± 0.0000 | 2 trusted, 1 not checked, 1 caution, 2 not trusted | 2 |"
+        in text
+    )
+    assert "eq4, annealed, simulated: 1 slices that are not trusted are given as a classical image" in text
+
+
+def test_a_batch_that_is_finished_still_says_what_is_not_to_be_believed(tmp_path: Path) -> None:
+    one, lines = replace(task(tmp_path / "v"), slices=(0, 1)), list[str]()
+    one.out.mkdir()
+    mark_finished(one)
+    for found, line in (
+        ({"nfe": 0, "verdicts": {"0": {"level": "not checked"}}}, []),
+        (
+            {"nfe": 9, "verdicts": {"0": {"level": "trusted"}, "1": {"level": "not trusted"}}},
+            ["slices: 1 trusted, 1 not trusted"],
+        ),
+    ):
+        write_json(one.out / "metrics.json", found)
+        assert run_tasks([one], {}, PoolConfig(), echo=lines.append).slices_before == 2
+        assert [text.partition(" (")[0] for text in lines] == ["2 of 2 slices are done already", *line]
+        lines.clear()
 
 
 def test_table_says_what_diverged() -> None:

@@ -63,9 +63,12 @@ def plan(method: str = "annealed", **values: Any) -> dict[str, Any]:
     return {"method": method, "num_samples": 4, "precision": "float32", "settings": settings, **values}
 
 
-def library(source: Path, prior: Path, values: dict[str, Any], slices: tuple[int, int] | None = None) -> Any:
+def library(
+    source: Path, prior: Path, values: dict[str, Any], slices: tuple[int, int] | None = None, *,
+    mask: dict[str, Any] = MASK,
+) -> Any:  # fmt: skip
     """What `reconstruct` in this process says."""
-    scan = load_acquisition(AcquisitionRequest(source=str(source), mask=MaskRequest(**MASK), slices=slices))
+    scan = load_acquisition(AcquisitionRequest(source=str(source), mask=MaskRequest(**mask), slices=slices))
     return reconstruct(
         scan.kspace, scan.mask, plan=Plan(**values), prior=str(prior), slice_indices=scan.slice_indices
     )  # fmt: skip
@@ -128,7 +131,7 @@ class Service:
 
     def sampling(self, job_id: str) -> dict[str, Any]:
         """Wait until a job is in the midst of sampling."""
-        return self.wait(job_id, lambda status: bool((status["progress"] or {}).get("steps_done")))
+        return self.wait(job_id, lambda status: bool((status["progress"] or {}).get("evaluations_done")))
 
     def result(self, job_id: str) -> bytes:
         status = self.wait(job_id)

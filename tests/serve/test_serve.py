@@ -59,7 +59,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "storage": str(folder / "store"),
         "roots": [str(root)],
         "samplers": {"replicas": 2, "num_cpus": 1, "device": "cpu"},
-        "limits": {"upload_mb": 1, "kspace_mb": 4, "queued": QUEUED, "samples": 16, "kept_jobs": 500},
+        "limits": {
+            "upload_mb": 1,
+            "kspace_mb": 4,
+            "queued": QUEUED,
+            "samples": 16,
+            "kept_jobs": 500,
+            "job_evaluations": 50_000,
+        },
     }
     with running(folder, args, key=KEY) as service:
         yield World(service, prior, scan, volume, root, replica_pids(service))
@@ -103,9 +110,40 @@ def test_slices_of_a_volume_by_path(world: World) -> None:
     assert world.service.client.get(f"{status['links']['self']}/mean.png?slice=2").status_code == 422
     assert world.service.client.get(status["links"]["panel.png"]).content.startswith(b"\x89PNG")
     with zipfile.ZipFile(io.BytesIO(world.service.client.get(status["links"]["outputs.zip"]).content)) as archive:
-        series = [f"dicom/{kind}/{index:04d}.dcm" for kind in ("mean", "std") for index in range(2)]
-        assert archive.namelist() == ["mean.nii.gz", "std.nii.gz", *series]
-        assert pydicom.dcmread(io.BytesIO(archive.read(series[3]))).InstanceNumber == 3
+        kinds = ("mean", "std", "lower", "upper")
+        series = [f"dicom/{kind}/{index:04d}.dcm" for kind in kinds for index in range(2)]
+        assert archive.namelist() == [*(f"{kind}.nii.gz" for kind in kinds), *series]
+        assert pydicom.dcmread(io.BytesIO(archive.read("dicom/std/0001.dcm"))).InstanceNumber == 3
+
+
+def test_a_job_says_whether_its_images_are_to_be_believed(world: World) -> None:
+    mask = {**MASK, "acs_lines": 12}  # leaves lines that can be held out
+    asked = plan(on_mistrust="fallback", level=0.8)
+    job_id = world.service.accepted(path="volume.h5", plan=asked, mask=mask, slices=[1, 3])
+    expected = library(world.volume, world.prior, asked, (1, 3), mask=mask)
+    assert_same(world.service.result(job_id), expected)
+    status = world.service.status(job_id)
+    assert status["verdicts"] == {
+        str(index): {"level": verdict.level, "sentence": str(verdict), "given": verdict.given}
+        for index, verdict in expected.verdicts.items()
+    }
+    for index in ("1", "2"):
+        verdict = status["verdicts"][index]
+        assert (verdict["level"], verdict["given"]) == ("not trusted", "tv")  # its prior is not trained
+        assert verdict["sentence"].endswith("TV is given in its place")
+        assert status["report"]["verdicts"][index]["reasons"][0] in verdict["sentence"]
+    assert (status["config"]["checks"], status["config"]["level"]) == (True, 0.8)
+    job_id = world.service.accepted(world.scan, plan=plan(check=False), mask=mask)
+    (verdict,) = world.service.wait(job_id)["verdicts"].values()
+    assert verdict == {"level": "not checked", "sentence": "not checked: check is off", "given": ""}
+    job_id = world.service.accepted(world.scan, plan=plan("tv", settings={"max_iter": 5}), mask=mask)
+    assert world.service.wait(job_id)["verdicts"] == {}
+
+
+def test_a_request_is_refused_for_what_all_its_slices_cost(world: World) -> None:
+    asked = plan(num_samples=16, settings={"num_steps": 3000})  # 36240 a slice, with chains for samples and mean
+    response = world.service.submit(path="volume.h5", plan=asked, mask=MASK)
+    refused(response, 422, "108720 network evaluations in all (3 slices", world)
 
 
 def test_answers_name_the_prior_and_the_resolved_configuration(world: World) -> None:
@@ -265,7 +303,7 @@ def test_cancel_waiting_and_running_jobs(world: World) -> None:
     first = service.accepted(world.scan, plan=plan(settings=LONG), mask=MASK)
     second = service.accepted(world.scan, plan=plan(settings=LONG), mask=MASK)
     progress = service.sampling(first)["progress"]
-    assert progress["steps_total"] == 10000  # two chunks
+    assert progress["evaluations_total"] == 4 * 15 + 3 * 5000  # samples, and chains for the mean; too long to check
     assert progress["seconds_left"] > 0
     assert service.status(second)["progress"]["jobs_ahead"] == 0
     refused(service.client.get(f"/v1/reconstructions/{first}/result"), 409, "is running", world)

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import pytest
 
-from serve_helpers import KEY, Service, running
+from serve_helpers import KEY, Service, phantom_file, running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdrift[browser]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -69,6 +69,9 @@ def wait_for_state(page: Any, pattern: str) -> None:
 
 def assert_result(page: Any, num_slices: int) -> None:
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert page.inner_text("#level") in ("trusted", "caution", "not trusted")
+    assert "held-out samples" in page.inner_text("#sentence")
+    assert page.locator("#verdict").bounding_box()["y"] < page.locator("#mean").bounding_box()["y"]
     for kind in ("mean", "std"):
         playwright.expect(page.locator(f"#{kind}")).to_have_attribute("src", re.compile("^blob:"))
         page.wait_for_timeout(300)
@@ -91,11 +94,48 @@ def test_the_example(page: Any, pictures: Path) -> None:
     page.fill("#steps", "10")
     page.screenshot(path=str(pictures / "form.png"), full_page=True)
     page.click("#submit")
-    wait_for_state(page, r"step \d+ of \d+, about \d+ s left")
+    wait_for_state(page, r"evaluation \d+ of \d+, about \d+ s left")
     page.screenshot(path=str(pictures / "running.png"), full_page=True)
     assert_result(page, 1)
     assert "dB (zero-filled" in page.inner_text("#figures")
     page.screenshot(path=str(pictures / "example.png"), full_page=True)
+
+
+def test_a_slice_that_is_not_trusted_is_shown_so(page: Any, pictures: Path) -> None:
+    page.check("[value=example]")
+    page.fill("#samples", "2")
+    page.fill("#steps", "4")
+    page.select_option("#mistrust", "fallback")
+    page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert page.inner_text("#level") == "not trusted"
+    assert page.get_attribute("#level", "class") == "not-trusted"
+    assert page.inner_text("#sentence").startswith("TV predicts held-out samples better")
+    assert page.inner_text("#sentence").endswith("TV is given in its place")
+    assert page.inner_text("#mean-caption") == "tv, in place of the mean"
+    page.screenshot(path=str(pictures / "not_trusted.png"), full_page=True)
+    page.select_option("#method", "tv")
+    page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    assert not page.is_visible("#verdict")
+    assert page.inner_text("#mean-caption") == "mean"
+
+
+def test_each_slice_has_its_verdict(page: Any, pictures: Path, service: Service, tmp_path: Path) -> None:
+    page.set_input_files("#file", str(phantom_file(tmp_path / "volume.h5", 3)))
+    for name, value in (("samples", "2"), ("steps", "3"), ("acceleration", "2"), ("acs", "12")):
+        page.fill(f"#{name}", value)
+    with page.expect_response(re.compile(r"/v1/reconstructions/[0-9a-f]{32}$")) as answer:
+        page.click("#submit")
+    page.wait_for_selector("#result:visible", timeout=JOB_MS)
+    verdicts = service.status(answer.value.json()["id"])["verdicts"]
+    for index in ("0", "1", "2"):
+        page.fill("#slice", index)
+        playwright.expect(page.locator("#slice-number")).to_have_text(index)
+        said = f"{page.inner_text('#level')}: {page.inner_text('#sentence')}"
+        assert said == verdicts[index]["sentence"]
+    assert re.match(r"slices: (\d [a-z ]+( \([\d, ]+\))?(, )?)+$", page.inner_text("#verdicts"))
+    page.screenshot(path=str(pictures / "volume.png"), full_page=True)
 
 
 def test_cancel_and_mistakes_are_shown(page: Any, pictures: Path) -> None:
@@ -105,7 +145,7 @@ def test_cancel_and_mistakes_are_shown(page: Any, pictures: Path) -> None:
     page.check("[value=example]")
     page.fill("#steps", "3000")
     page.click("#submit")
-    wait_for_state(page, r"step \d+")
+    wait_for_state(page, r"evaluation \d+")
     page.click("#cancel")
     page.wait_for_selector("#error:visible")
     assert "cancelled on request" in page.inner_text("#error")

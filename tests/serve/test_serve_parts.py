@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import os
 import pickle
 import time
@@ -27,13 +28,21 @@ from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import tracking
 from kdrift.sde import HighFrequencyNoise, LowFrequencies
 from kdrift_serve.ingress import Ingress, create_app
-from kdrift_serve.job_request import allowed_path, choose_prior, from_json, from_query, resolve_plan, upload_name
+from kdrift_serve.job_request import (
+    allowed_path,
+    check_cost,
+    choose_prior,
+    from_json,
+    from_query,
+    resolve_plan,
+    upload_name,
+)
 from kdrift_serve.pictures import picture
 from kdrift_serve.planner import Progress
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
-from kdrift_serve.storage import Job, JobFolder
+from kdrift_serve.storage import Job, JobFolder, SliceVerdict
 from serve_helpers import tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
@@ -113,13 +122,18 @@ def test_query_options_are_json_or_text() -> None:
 def test_progress_is_of_all_slices_and_chunks() -> None:
     progress = Progress(num_slices=2)
     assert progress.view()["seconds_left"] is None
-    first, second = Chunk((0, 1)), Chunk((1, 2))
-    progress.began, progress.total, progress.chunks = time.monotonic() - 10, 4, {first: 4, second: 2}
+    assert progress.view()["evaluations_total"] is None
+    samples, mean, check = Chunk((0, 8)), Chunk((0, 6), part="mean"), Chunk((0, 2), part="check")
+    progress.began, progress.costs = time.monotonic() - 10, {samples: 120, mean: 240, check: 70}
+    progress.shares = {samples: 1.0, mean: 0.25}
     view = progress.view()
-    assert (view["steps_done"], view["steps_total"], view["fraction"]) == (6, 16, 0.375)
-    assert view["seconds_left"] == pytest.approx(10 * 0.625 / 0.375, rel=0.01)
-    progress.slices_done, progress.chunks = 2, {first: 0, second: 0}
+    assert (view["evaluations_done"], view["evaluations_total"]) == (180, 860)
+    assert view["fraction"] == pytest.approx(180 / 860, abs=1e-4)
+    assert view["seconds_left"] == pytest.approx(10 * 680 / 180, rel=0.01)
+    progress.slices_done, progress.shares = 2, {}
     assert progress.view()["seconds_left"] == 0
+    classical = Progress(num_slices=2, slices_done=1, began=time.monotonic() - 10, costs={samples: 0})
+    assert (classical.view()["fraction"], classical.view()["evaluations_total"]) == (0.5, None)
 
 
 def test_pinned_priors(tmp_path: Path) -> None:
@@ -197,6 +211,26 @@ def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
             assert merge_chunks(found).fallback
 
 
+def test_all_chains_of_a_request_cost(tmp_path: Path) -> None:
+    priors = {"tiny": load_prior(tiny_prior(tmp_path / "tiny"))}
+
+    def asked(**values: Any) -> Any:
+        return from_json(json.dumps({"example": "phantom", "plan": values}).encode())
+
+    plan = resolve_plan(asked(), priors, Limits())
+    assert plan.evaluations(8) == 8 * 15 + 6 * 40 + (2 * 15 + 40)
+    check_cost(plan, 4, 8, Limits(job_evaluations=4 * 430))
+    with pytest.raises(ValueError, match=r"1720 network evaluations in all \(4 slices, .* takes at most 1719"):
+        check_cost(plan, 4, 8, Limits(job_evaluations=1719))
+    with pytest.raises(Problem, match="430 network evaluations in all"):
+        resolve_plan(asked(), priors, Limits(job_evaluations=429))
+    assert resolve_plan(asked(check=False), priors, Limits(job_evaluations=429)).evaluations(8) == 360
+    coils = resolve_plan(asked(method="score_mri_ssos", num_samples=1, check=False), priors, Limits())
+    assert coils.evaluations(8) == 8 * coils.evaluations(1)
+    with pytest.raises(ValueError, match="network evaluations in all"):
+        check_cost(coils, 1, 8, Limits(job_evaluations=7 * coils.evaluations(1)))
+
+
 @dataclasses.dataclass
 class Stored:
     """In place of a planner: jobs that are finished."""
@@ -207,6 +241,9 @@ class Stored:
         return self.store.get(job_id)
 
     def progress(self, job_id: str) -> None:
+        return None
+
+    async def wait(self, job_id: str, seconds: float) -> None:
         return None
 
 
@@ -253,6 +290,18 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
     assert "preset annealed/mine.yaml" in error.value.detail
     assert get(made, "/v1/priors").json()[0]["noise"] == "white"
+
+
+def test_a_job_without_a_number_is_still_told(tmp_path: Path) -> None:
+    """A classical method that found no number has an infinite error, which JSON has no word for."""
+    verdict = SliceVerdict("not trusted", "not trusted: TV predicts held-out samples better", "tv")
+    found = job(verdicts={"3": verdict}, report={"outputs": [], "errors": [1.0, math.inf, math.nan]})
+    JobFolder(tmp_path / "jobs").put(found)
+    assert JobFolder(tmp_path / "jobs").jobs()[0].verdicts == {"3": verdict}
+    answer = get(service(tmp_path), f"/v1/reconstructions/{'a' * 32}")
+    assert answer.status_code == 200
+    assert answer.json()["report"]["errors"] == [1.0, None, None]
+    assert answer.json()["verdicts"]["3"] == dataclasses.asdict(verdict)
 
 
 def test_a_prior_is_found_that_serves_the_method(tmp_path: Path) -> None:

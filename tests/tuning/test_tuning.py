@@ -18,7 +18,9 @@ from kdrift.mri.coils import calibration_box
 from kdrift.mri.heldout import draw_heldout
 from kdrift.mri.masks import acs_region, make_mask
 from kdrift.prior.bundle import load_prior
+from kdrift.recon.chunks import Chunk
 from kdrift.recon.plan import Plan
+from kdrift.recon.sampling import run_chunk
 from kdrift.runs.config import load_config, parse, to_dict
 from kdrift.runs.run_folder import check_same
 from kdrift.tuning.journal import Journal, TrialRecord
@@ -151,6 +153,30 @@ def test_objectives_prefer_good_settings(inputs: Inputs, kind: str) -> None:
             assert found[2] > 0.9 > found[0]
 
 
+def test_a_search_runs_the_searched_settings_alone(inputs: Inputs) -> None:
+    """Neither chains for the deviation nor a check, which would be most of the work."""
+    config = tiny_search(*inputs, num_samples=4)
+    run = resolve(Plan("annealed", "tuned", {"num_steps": 3}, num_samples=4), config.prior)
+    assert {chunk.part for chunk in run.plan.split(4)} == {"samples", "mean", "check"}
+    searched = run.plan.mean_alone()
+    assert searched.split(4) == [Chunk((0, 4))]
+    assert searched.evaluations(4) == 4 * 3
+    assert searched.options_of("samples") == run.plan.options
+    assert "other chains" not in searched.headline("cpu")
+    assert "checked" not in searched.headline("cpu")
+    assert (searched.config["checks"], "spread" in searched.config) == (False, False)
+    cases = load_cases(config, run.plan, run.prior)[:2]
+    images = list[int]()
+    assert run.prior is not None
+    hook = run.prior.network.register_forward_pre_hook(lambda module, given: images.append(len(given[0])))
+    alone = run_chunk(searched, run.prior, cases[0].data, Chunk((0, 4))).network_images
+    assert alone == sum(images)
+    images.clear()
+    assert [row["nfe"] for row in evaluate_slices(run.plan, run.prior, cases, "psnr")] == [3, 3]
+    hook.remove()
+    assert sum(images) == 2 * alone
+
+
 def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
     """Changing them changes the error but not the images."""
     config = tiny_search(*inputs, objective="heldout")
@@ -161,7 +187,6 @@ def test_held_out_samples_are_never_seen(inputs: Inputs) -> None:
     assert float(data.kspace[:, data.heldout.mask].abs().max()) == 0
     assert float(data.heldout.kspace[:, ~data.heldout.mask].abs().max()) == 0
     other = replace(data, heldout=replace(data.heldout, kspace=2 * data.heldout.kspace))
-    from kdrift.recon.chunks import Chunk
     from kdrift.recon.merge import merge_chunks
 
     for method, coils in (("annealed", None), ("score_mri_ssos", (0, 2)), ("cg_sense", None)):

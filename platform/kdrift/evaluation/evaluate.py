@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdrift.data.store import SAFE_NAME
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
-from kdrift.evaluation.table import FIGURES, Cell, summarise, write_tables
+from kdrift.evaluation.table import FIGURES, LEVELS, SPREAD, Cell, count_levels, summarise, write_tables
 from kdrift.evaluation.work import VolumeTask, volume_tasks
 from kdrift.recon.plan import Plan, load_priors
 from kdrift.recon.report import MARK
@@ -17,6 +17,7 @@ from kdrift.recon.request import MaskRequest
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs import tracking
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
+from kdrift.trust.verdict import worst
 
 FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
 """May change when an evaluation is resumed, besides the methods and masks that there are."""
@@ -106,14 +107,18 @@ def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:
 
 
 def _log(run: TrackedRun, out: Path, tasks: dict[tuple[str, str], list[VolumeTask]], cells: Sequence[Cell]) -> None:
-    """Log the table, and of each cell its figures and the panel of its first volume."""
+    """Log the table, of each cell its figures, verdicts and the panel of its first volume, and the worst verdict."""
+    means = {figure: f"{figure}_mean" for figure in (*FIGURES, *SPREAD, "seconds_a_slice")}
+    counts = {name: name for name in (*(level.replace(" ", "_") for level in LEVELS), "given")}
     values = {
-        f"{figure}/{row['mask']}/{row['method']}/{row['data']}": row[f"{figure}_mean"]
+        f"{figure}/{row['mask']}/{row['method']}/{row['data']}": row[name]
         for row in summarise(cells)
-        for figure in (*FIGURES, "seconds_a_slice")
-        if row[f"{figure}_mean"] is not None
+        for figure, name in (means | counts).items()
+        if row[name] is not None
     }
     tracking.log_metrics(run.uri, run.run_id, values, 0)
+    level = worst(count_levels(report for cell in cells for report in cell.reports))
+    tracking.set_tag(run.uri, run.run_id, "verdict", level)
     for suffix in ("md", "csv", "json"):
         tracking.log_file(run.uri, run.run_id, out / f"table.{suffix}")
     for (mask, method), cell in tasks.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdrift.data.store import normalise_location
 from kdrift.evaluation.partial import is_finished, save_failure, save_slice, slices_left
+from kdrift.evaluation.table import count_levels, named_levels
 from kdrift.evaluation.work import Unit, VolumeTask, plan_units
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult
@@ -236,6 +237,8 @@ class _Batch:
             return
         for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
             self.echo(f"{unit.task.out.name}: {line}")
+        if merged.verdict is not None and merged.verdict.level == "not trusted":
+            self.echo(f"{unit.task.out.name}: slice {unit.index}: {merged.verdict}")
         save_slice(unit.task, self.facts.pop(name), merged)
         self.count(unit)
 
@@ -259,6 +262,7 @@ def run_tasks(
     if before:
         echo(f"{before} of {before + len(missing)} slices are done already")
     if not unfinished:
+        _tell_verdicts(tasks, echo)
         return BatchReport(0, 0, before, {}, 0.0)
     import ray
 
@@ -275,7 +279,15 @@ def run_tasks(
         with progress(len(missing), "slices", quiet=quiet, echo=echo) as meter:
             batch = _Batch(pool, meter, echo, queue, left, chunks, sum(task.slice_cost for task, _ in missing))
             batch.work(priors, count)
+    _tell_verdicts(tasks, echo)
     return BatchReport(len(unfinished) - len(batch.failed), meter.done, before, batch.failed, meter.elapsed)
+
+
+def _tell_verdicts(tasks: Sequence[VolumeTask], echo: Callable[[str], None]) -> None:
+    """Say how many slices of the volumes that are finished, now or before, are to be believed, if that was checked."""
+    levels = count_levels(read_json(task.out / "metrics.json") for task in tasks if is_finished(task))
+    if levels:
+        echo(f"slices: {named_levels(levels)} (verdicts in each metrics.json)")
 
 
 def num_actors(nodes: list[dict[str, Any]], pool: PoolConfig) -> int:

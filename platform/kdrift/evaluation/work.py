@@ -19,6 +19,9 @@ COIL_COST = 0.05
 """Work on a coil image outside of the network, in evaluations of it."""
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""
+FINEST = 2
+"""Most chunks an actor of the chains of one kind: samples, mean and check differ in length, so that as many chunks as
+actors do not fill them."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,8 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
     loads = [0.0] * num_actors
     units: list[Unit] = []
     for task, index in ordered:
-        best = _placed(task, index, 1, loads)
-        for parts in range(2, num_actors + 1):
+        best = _placed(task, index, 0, loads)
+        for parts in range(1, FINEST * num_actors + 1):
             if max(best[1]) <= goal:
                 break
             best = min(best, _placed(task, index, parts, loads), key=lambda found: max(found[1]))
@@ -132,17 +135,20 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
 
 
 def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
-    """Return a slice as about `parts` units, and the actors' loads once each has gone to the least loaded."""
-    units, loads = [], loads.copy()
-    split = task.plan.split(task.num_coils, parts)
-    for chunks in [tuple(split)] if parts == 1 else [(chunk,) for chunk in split]:
-        share = sum(_share(task, chunk) for chunk in chunks) / sum(_share(task, chunk) for chunk in split)
-        cost = task.slice_cost * share
-        units.append(Unit(task, index, chunks, cost))
-        loads[loads.index(min(loads))] += cost
-    return units, loads
+    """Return a slice as units, and the actors' loads once each chunk, the longest first, has gone to the least loaded.
 
-
-def _share(task: VolumeTask, chunk: Chunk) -> int:
-    """Return what a chunk is of the work on a slice; a classical method has one chunk, and no evaluations."""
-    return max(1, task.plan.evaluations(task.num_coils, chunk))
+    The chains of each kind are about `parts` chunks, with 0 the slice stays whole. Chunks that an actor gets are one
+    unit: it prepares the slice once.
+    """
+    loads, split = loads.copy(), task.plan.split(task.num_coils, max(1, parts))
+    shares = {chunk: max(1, task.plan.evaluations(task.num_coils, chunk)) for chunk in split}  # classical: none
+    unit_cost = task.slice_cost / sum(shares.values())
+    given: dict[int, list[Chunk]] = {}
+    for chunk in sorted(split, key=lambda chunk: -shares[chunk]):
+        actor = loads.index(min(loads)) if parts or not given else next(iter(given))
+        given.setdefault(actor, []).append(chunk)
+        loads[actor] += unit_cost * shares[chunk]
+    return [
+        Unit(task, index, tuple(chunks), unit_cost * sum(shares[chunk] for chunk in chunks))
+        for chunks in given.values()
+    ], loads

@@ -122,6 +122,10 @@ class ResolvedPlan:
         config |= {"start": plan.start} if plan.start is not None else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
 
+    def mean_alone(self) -> ResolvedPlan:
+        """Return the plan that a search runs: `num_samples` chains of its own settings for the mean, and no check."""
+        return dataclasses.replace(self, spread=None, checks=False)
+
     def headline(self, device: object) -> str:
         """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
         parts = [f"preset {self.preset.name} ({self.preset.source})"]

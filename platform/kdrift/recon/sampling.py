@@ -98,17 +98,21 @@ def _run_check(
     began = time.perf_counter()
     seen, groups = hold_out(data, plan.plan.seed)
     measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
-    total = plan.evaluations(len(data.kspace), chunk)
+    total, lengths = plan.evaluations(len(data.kspace), chunk), list[int]()
 
     def run(chains: Chunk, options: Options) -> Tensor:
+        before = score.calls
+
         def watch(done: int, of: int, images: Tensor, level: float) -> None:
             if steps is not None:
                 steps(min(total, score.num_images), total)
 
-        return plan.method.function(
+        found = plan.method.function(
             score, prior.sde(*seen.mask.shape), measurement, rng=_chain_noise(plan, seen, chains, measurement),
             options=options, callback=watch,
         )  # fmt: skip
+        lengths.append(score.calls - before)
+        return found
 
     draws = images = run(chunk, plan.options_of("samples"))
     own = 1 - 1 / max(1, plan.num_samples)
@@ -129,7 +133,7 @@ def _run_check(
         verdict = verdict.giving(instead.method)
     seconds = time.perf_counter() - began
     return ChunkResult(
-        chunk, None, None, torch.zeros(0), score.calls, score.num_images,
+        chunk, None, None, torch.zeros(0), max(lengths), score.num_images,
         {"network": score.seconds, "sampler": seconds - score.seconds, "combine": 0.0},
         checked=Checked(verdict, instead),
     )  # fmt: skip

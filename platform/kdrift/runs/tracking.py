@@ -101,6 +101,11 @@ def log_metrics(uri: str, run_id: str, values: Mapping[str, float], step: int) -
     client(uri).log_batch(run_id, metrics=metrics)
 
 
+def set_tag(uri: str, run_id: str, name: str, value: str) -> None:
+    """Set a tag of a run, by which runs are searched, in place of the value that it had."""
+    client(uri).set_tag(run_id, name, value)
+
+
 def log_file(uri: str, run_id: str, path: Path, folder: str | None = None) -> None:
     """Copy a file to the run's artifacts."""
     client(uri).log_artifact(run_id, str(path), folder)

@@ -73,7 +73,11 @@ def load_cases(config: TuneConfig, plan: ResolvedPlan, prior: Prior | None = Non
 def evaluate_slices(
     plan: ResolvedPlan, prior: Prior | None, cases: list[Case], objective: str
 ) -> Iterator[dict[str, Any]]:
-    """Reconstruct case after case; after each, yield the means so far: quality, cost, and `value`, the objective."""
+    """Reconstruct case after case; after each, yield the means so far: quality, cost, and `value`, the objective.
+
+    Chains that are for the standard deviation alone, or for a check, would be waste, and are left out.
+    """
+    plan = plan.mean_alone()
     rows: list[dict[str, float]] = []
     for case in cases:
         began = time.perf_counter()

@@ -74,7 +74,7 @@ def tune(
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan = _plan(config, out)
     prior = load_priors([config.method], config.prior).get(config.method)
-    resolved = plan.resolve(prior)
+    resolved = plan.resolve(prior).mean_alone()
     cases = load_cases(config, resolved, prior)
     settings, what = to_dict(config), "search"
     if not (out / "run.json").is_file():

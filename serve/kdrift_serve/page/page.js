@@ -61,7 +61,7 @@ function describe() {
   const method = methods.methods[$("method").value];
   const classical = method.noise === null;
   $("summary").textContent = classical ? `${method.summary}; a classical method: one image, no samples` : method.summary;
-  for (const id of ["samples", "steps", "seed", "prior"]) $(id).disabled = classical;
+  for (const id of ["samples", "steps", "seed", "prior", "check", "mistrust"]) $(id).disabled = classical;
   if (classical) return;
   for (const item of $("prior").options) item.disabled = !method.priors.includes(item.value);
   if (!method.priors.includes($("prior").value)) $("prior").value = method.priors[0] ?? "";
@@ -76,6 +76,8 @@ function request() {
     plan.num_samples = number("samples");
     plan.seed = number("seed");
     if ($("steps").value) plan.settings = { num_steps: number("steps") };
+    if ($("check").value) plan.check = $("check").value === "true";
+    plan.on_mistrust = $("mistrust").value;
     values.prior = $("prior").value || undefined;
   }
   if ($("mask").value) {
@@ -127,9 +129,34 @@ function showProgress(job) {
     return;
   }
   $("bar").value = progress.fraction ?? 0;
-  const steps = progress.steps_total ? `step ${progress.steps_done} of ${progress.steps_total}` : "estimating coil maps";
+  const { evaluations_done: done, evaluations_total: total } = progress;
+  const steps = total && done ? `evaluation ${done} of ${total}` : "estimating coil maps";
   const left = progress.seconds_left == null ? "" : `, about ${Math.ceil(progress.seconds_left)} s left`;
   $("state").textContent = steps + left;
+}
+
+// The verdict on a slice, in words and colour, and what stands in place of its mean.
+function showVerdict(slice) {
+  const { level, sentence, given } = current.verdicts[slice] ?? { level: "", sentence: "", given: "" };
+  $("verdict").hidden = !level; // of a classical method
+  $("level").textContent = level;
+  $("level").className = level.replace(" ", "-");
+  $("sentence").textContent = sentence.replace(`${level}: `, "");
+  const instead = given || (current.report.fallback.includes(slice) ? "cg_sense" : "");
+  $("mean-caption").textContent = instead ? `${instead}, in place of the mean` : "mean";
+  $("mean-caption").classList.toggle("instead", Boolean(instead));
+}
+
+// Of several slices: how many have which verdict, and which ones are not to be trusted.
+function showVerdicts() {
+  const found = Object.entries(current.verdicts);
+  const counts = ["trusted", "not checked", "caution", "not trusted"].map((level) => {
+    const slices = found.filter(([, verdict]) => verdict.level === level).map(([slice]) => slice);
+    const which = level === "not trusted" || level === "caution" ? ` (${slices.join(", ")})` : "";
+    return slices.length ? `${slices.length} ${level}${which}` : "";
+  });
+  $("verdicts").hidden = found.length < 2;
+  $("verdicts").textContent = `slices: ${counts.filter(Boolean).join(", ")}`;
 }
 
 async function showImages(position) {
@@ -143,6 +170,7 @@ async function showImages(position) {
   $("mean-top").textContent = top[0].toPrecision(3);
   $("std-top").textContent = `${top[1].toPrecision(2)} % of white`;
   $("slice-number").textContent = current.slices[position];
+  showVerdict(current.slices[position]);
 }
 
 function row(name, value) {
@@ -168,6 +196,9 @@ async function showResult(job) {
     }
   }
   const { prior, config } = job;
+  if (report.coverage !== undefined) {
+    row(`within ${100 * config.level} % intervals`, `${(100 * report.coverage).toFixed(0)} % of the object`);
+  }
   row("method", [config.method, config.preset].filter(Boolean).join(", "));
   if (report.nfe) {
     row("prior", `${prior.name}${prior.version ? ` version ${prior.version}` : ""}, sha256 ${prior.sha256.slice(0, 12)}`);
@@ -182,6 +213,7 @@ async function showResult(job) {
   $("slice").max = job.slices.length - 1;
   $("slice").value = Math.floor(job.slices.length / 2);
   $("slice-row").hidden = job.slices.length === 1;
+  showVerdicts();
   await showImages(Number($("slice").value));
   $("result").hidden = false;
 }
