@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from kdrift.recon.outputs import remove_output, write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines, failure_lines
+from kdrift.runs.config import to_dict
 from kdrift.runs.files import check_folder, read_json, whole_file, write_json
 from kdrift.runs.hint import one_line
 from kdrift.trust.uncertainty import spearman
@@ -156,6 +158,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "diverged": {str(index): {str(k): why for k, why in found.items()} for index, found in result.diverged.items()},
         "fallback": result.fallback,
         "failed": {str(index): why for index, why in result.failed.items()},
+        "verdicts": {str(index): _finite(to_dict(verdict)) for index, verdict in result.verdicts.items()},
         "seed": result.config["seed"],
         "config": result.config,
         "versions": {
@@ -165,6 +168,15 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "hardware": {"device": str(result.mean.device), "threads": torch.get_num_threads()},
     }
     return report
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> dict[str, Any]:
