@@ -41,8 +41,8 @@ class MaskFamily:
     """Least and largest."""
     acs: tuple[float, float]
     """Least and largest fully sampled centre, as a part of the width, or of points of the side of a square."""
-    extent: float = 0.85
-    """Least part of the rows and of the columns from the first sample to the last."""
+    extent: float = 0.7
+    """Least part of the rows and of the columns from the first sample to the last: padded k-space has less."""
 
     def __post_init__(self) -> None:
         low, high = self.net_acceleration

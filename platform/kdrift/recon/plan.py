@@ -12,6 +12,7 @@ import torch
 from kdrift.methods import METHODS, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
+from kdrift.prior.calibration import Calibration
 from kdrift.recon.resolved import ResolvedPlan, UsedPrior
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
@@ -79,7 +80,8 @@ class Plan:
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
         method.check_map_sets(self.num_map_sets, self.method)
         _check_start(self, options)
-        used, able, known = None, False, ()
+        used, able = None, False
+        known: tuple[Calibration, ...] = ()
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)

@@ -96,7 +96,8 @@ def _run_check(
     plan: ResolvedPlan, prior: Prior | None, data: SliceData, chunk: Chunk, steps: Steps | None
 ) -> ChunkResult:
     """Hold samples out of a slice, predict them, and judge the slice."""
-    assert prior is not None and plan.prior is not None  # only samplers are checked
+    assert prior is not None  # only samplers are checked
+    assert plan.prior is not None
     began = time.perf_counter()
     seen, groups = hold_out(data, plan.plan.seed)
     measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
