@@ -50,8 +50,7 @@ def find_factors(
     }
     coverage = {name: float((torch.cat(scores[name]) <= others[name]).double().mean()) for name in asked}
     regions = {
-        name: torch.cat([each.regions(pixel, region_size, level) for each in each_scan])
-        for name, each_scan in scans.items()
+        name: torch.cat([each.regions(pixel, region_size, level) for each in slices]) for name, slices in scans.items()
     }
     counted = {name: found for name, found in regions.items() if len(found) >= FEW}
     figures = {}

@@ -126,7 +126,7 @@ def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
     lines = [
         "Factors of the deviation beside the one that held-out samples give, found on scans with references; they hold",
         "on average over such scans. Coverage: of each scan's object, with the factor of the other scans. Regions:",
-        "deviation of a mean over a region, as a part of that of its pixels. PSNR and SSIM: in that share of slices, they",
+        "deviation of a mean over a region, as a part of its pixels'. PSNR and SSIM: in that share of slices they",
         "are at least so much above what the deviation alone predicts. `calibration.yaml` has all of it.",
         "",
         "| method | masks | factor | coverage | regions | PSNR | SSIM | scans | slices |",
