@@ -14,7 +14,7 @@ from kdrift.mri.mask_family import MaskFacts, MaskFamily
 from kdrift.prior.calibration import CalibratedScan, Calibration, FigureBound
 from kdrift.trust.calibrated import interval
 from kdrift.trust.conformal import combined, level_quantile, lower_bound, object_of, pixel_scores, region_scores
-from kdrift.trust.family import may_calibrate, with_calibration
+from kdrift.trust.family import refusal, with_calibration
 from kdrift.trust.predicted import predicted_psnr, predicted_ssim, predictions
 from kdrift.trust.verdict import Evidence, Group, judge
 
@@ -155,7 +155,7 @@ def test_a_prior_that_was_not_calibrated_is_named() -> None:
 )
 def test_no_calibration_of_what_is_not_of_its_kind(evidence: Evidence, why: str) -> None:
     verdict = judge(evidence)
-    assert not may_calibrate(verdict)
+    assert refusal(verdict.level, evidence.known, held_out=bool(evidence.groups)) == why
     found = with_calibration(verdict, [entry()], LINES, "mine")
     assert (found.calibration, found.uncalibrated) == (1.0, f"no calibration of mine is used: {why}")
     assert judge(found).level == verdict.level

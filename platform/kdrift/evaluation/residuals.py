@@ -14,11 +14,9 @@ from torch import Tensor
 from kdrift.evaluation.work import VolumeTask
 from kdrift.measures.metrics import METRICS
 from kdrift.mri.mask_family import MaskFacts, mask_facts
-from kdrift.runs.config import parse
 from kdrift.trust.conformal import object_of, pixel_scores, region_scores
-from kdrift.trust.family import may_calibrate
+from kdrift.trust.family import refusal
 from kdrift.trust.predicted import PREDICTED
-from kdrift.trust.verdict import Evidence, Verdict
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,13 @@ def read_residuals(task: VolumeTask) -> tuple[list[Residual], dict[str, str]]:
     if doubts := report.get("reference_fit", {}).get("doubts"):
         return [], {name: doubts[0]}
     for i, index in enumerate(report["slices"]):
-        verdict = _verdict(report, index)
         reference = images["reference"][i]
-        if why := _fault(report, index, verdict, reference):
+        if why := _fault(report, index, reference):
             left_out[f"{name}, slice {index}"] = why
             continue
-        assert verdict is not None
         mask = images["mask"] if images["mask"].ndim == 2 else images["mask"][i]
-        noise = (
-            report["noise_sigma"][i] * math.sqrt(float(mask.float().mean())) if verdict.evidence.image_noise else 0.0
-        )
+        noise = report["noise_sigma"][i] * math.sqrt(float(mask.float().mean()))
+        noise = noise if report["verdicts"][str(index)]["image_noise"] else 0.0
         spread = (images["std"][i].double().square() - noise**2).clamp(min=0).sqrt()
         found.append(
             Residual(name, report["simulated"], mask_facts(mask), images["reconstruction"][i], reference, spread, noise)
@@ -89,22 +84,13 @@ def read_residuals(task: VolumeTask) -> tuple[list[Residual], dict[str, str]]:
     return found, left_out
 
 
-def _verdict(report: dict[str, Any], index: int) -> Verdict | None:
-    said = report["verdicts"].get(str(index))
-    if said is None:
-        return None
-    groups = [group for group in said["evidence"]["groups"] if None not in group["errors"].values()]
-    evidence = parse(Evidence, said["evidence"] | {"groups": groups}, "verdict")
-    return parse(Verdict, said | {"evidence": evidence}, "verdict")
-
-
-def _fault(report: dict[str, Any], index: int, verdict: Verdict | None, reference: Tensor) -> str:
+def _fault(report: dict[str, Any], index: int, reference: Tensor) -> str:
+    """Return why a slice says nothing about a calibration; empty where it does."""
     if str(index) in report["failed"]:
         return str(report["failed"][str(index)])
     if index in report["fallback"]:
         return "all samples diverged"
-    if verdict is None:
-        return "it was not checked"
-    if not may_calibrate(verdict):
-        return str(verdict)
+    verdict = report["verdicts"].get(str(index), {"level": "not checked"})
+    if why := refusal(verdict["level"], verdict.get("known"), held_out=bool(verdict.get("predictions"))):
+        return "; ".join([why, *verdict.get("reasons", ())])
     return "" if bool(reference.any()) else "the reference is zero"

@@ -23,10 +23,10 @@ from kdrift.recon.outputs import remove_output, write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult, divergence_lines, failure_lines
-from kdrift.runs.config import to_dict
 from kdrift.runs.files import check_folder, read_json, whole_file, write_json
 from kdrift.runs.hint import one_line
 from kdrift.trust.uncertainty import spearman
+from kdrift.trust.verdict import Verdict
 
 MARK = "batch.json"
 """In the folder of a volume: a batch has finished it."""
@@ -158,7 +158,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
         "diverged": {str(index): {str(k): why for k, why in found.items()} for index, found in result.diverged.items()},
         "fallback": result.fallback,
         "failed": {str(index): why for index, why in result.failed.items()},
-        "verdicts": {str(index): _finite(to_dict(verdict)) for index, verdict in result.verdicts.items()},
+        "verdicts": {str(index): _plain(verdict) for index, verdict in result.verdicts.items()},
         "seed": result.config["seed"],
         "config": result.config,
         "versions": {
@@ -170,12 +170,31 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
     return report
 
 
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as what JSON can hold: numbers that are not finite are null."""
+    evidence = verdict.evidence
+    values: dict[str, Any] = {
+        "level": verdict.level,
+        "reasons": list(verdict.reasons),
+        "factor": verdict.factor,
+        "best": verdict.best or None,
+        "given": verdict.given or None,
+        "predictions": {name: _finite(value) for name, value in evidence.predictions.items()},
+        "known": evidence.known,
+        "residual": evidence.residual,
+        "excess": evidence.excess,
+        "image_noise": evidence.image_noise,
+        "calibration": evidence.calibration,
+        "calibrated_by": evidence.calibrated_by or None,
+        "uncalibrated": evidence.uncalibrated or None,
+        "region": evidence.region,
+        "region_size": evidence.region_size or None,
+        "figures": {name: asdict(figure) for name, figure in verdict.figures.items()},
+    }
+    return {name: _finite(value) for name, value in values.items()}
+
+
 def _finite(value: Any) -> Any:
-    """Return plain values with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

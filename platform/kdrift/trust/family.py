@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kdrift.mri.mask_family import MaskFacts
 from kdrift.prior.calibration import Calibration
-from kdrift.trust.verdict import UNKNOWN, Evidence, Verdict
+from kdrift.trust.verdict import UNKNOWN, Evidence, Level, Verdict
 
 
 def with_calibration(verdict: Verdict, calibrations: Sequence[Calibration], mask: MaskFacts, prior: str) -> Evidence:
@@ -17,9 +17,8 @@ def with_calibration(verdict: Verdict, calibrations: Sequence[Calibration], mask
     the largest deviation is taken.
     """
     evidence = verdict.evidence
-    refusal = _refusal(verdict)
-    if refusal:
-        return replace(evidence, uncalibrated=f"no calibration of {prior} is used: {refusal}")
+    if why := refusal(verdict.level, evidence.known, held_out=bool(evidence.groups)):
+        return replace(evidence, uncalibrated=f"no calibration of {prior} is used: {why}")
     if not calibrations:
         return replace(evidence, uncalibrated=f"no calibration of {prior} for this method with these settings")
     fitting = [each for each in calibrations if not each.family.differences(mask)]
@@ -36,20 +35,16 @@ def with_calibration(verdict: Verdict, calibrations: Sequence[Calibration], mask
     )
 
 
-def may_calibrate(verdict: Verdict) -> bool:
-    """Whether a slice is one that a calibration would be used for, and so may be measured for one."""
-    return not _refusal(verdict)
+def refusal(level: Level, known: float | None, *, held_out: bool) -> str:
+    """Return why no calibration is used for a slice, and none is measured on it, whatever its mask; empty: none.
 
-
-def _refusal(verdict: Verdict) -> str:
-    known = verdict.evidence.known
-    if verdict.level == "not trusted":
+    `level` and `known` are those of verdict and evidence, `held_out` says whether a sample was held out.
+    """
+    if level == "not trusted":
         return "the image is not trusted"
     if known is not None and known > UNKNOWN:
         return "the prior does not know such images"
-    if not verdict.evidence.groups:
-        return "no sample could be held out"
-    return ""
+    return "" if held_out else "no sample could be held out"
 
 
 def _nearest(calibrations: Sequence[Calibration], mask: MaskFacts) -> str:
