@@ -12,6 +12,10 @@ from torch import Tensor
 from kdrift.measures.metrics import WINDOW
 from kdrift.prior.calibration import FigureBound
 
+LARGEST = 0.999
+"""This quantile of a reconstruction stands for the maximum of the reference: at 8x a few pixels can be twice as bright
+as any should be, which would raise the prediction by 6 dB."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -26,9 +30,8 @@ class Prediction:
 
 
 def predicted_psnr(mean: Tensor, std: Tensor) -> float:
-    """Return 10 log10(m^2 / mean(std^2)) in dB, m the largest magnitude of a slice `(row, col)`."""
-    error = float(std.double().square().mean())
-    largest = float(mean.double().max())
+    """Return 10 log10(m^2 / mean(std^2)) in dB of a slice `(row, col)`, m its largest magnitude by `LARGEST`."""
+    error, largest = float(std.double().square().mean()), _largest(mean)
     return 10 * math.log10(largest**2 / error) if error > 0 and largest > 0 else math.inf
 
 
@@ -46,10 +49,14 @@ def predicted_ssim(mean: Tensor, std: Tensor) -> float:
 
     image, error = mean.double(), std.double().square()
     variance = (over_windows(image.square()) - over_windows(image).square()).clamp(min=0)
-    c2 = (0.03 * float(image.max())) ** 2
+    c2 = (0.03 * _largest(mean)) ** 2
     if c2 == 0:
         return 1.0
     return float(((2 * variance + c2) / (2 * variance + over_windows(error) + c2)).mean())
+
+
+def _largest(mean: Tensor) -> float:
+    return float(mean.double().flatten().quantile(LARGEST))
 
 
 PREDICTED: dict[str, Callable[[Tensor, Tensor], float]] = {"psnr": predicted_psnr, "ssim": predicted_ssim}
