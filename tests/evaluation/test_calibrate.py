@@ -65,7 +65,7 @@ def info_with(**changes: Any) -> PriorInfo:
 
 
 def values(inputs: dict[str, str], out: Path, prior: str = "seeing", **changes: Any) -> dict[str, Any]:
-    plain = {"store": inputs["store"], "prior": inputs[prior], "out": str(out), "anatomy": "phantom"}
+    plain = {"store": inputs["store"], "prior": inputs[prior], "out": str(out), "anatomy": "phantom", "least_slices": 1}
     return plain | {"families": {"half": FAMILY}, "plan": to_dict(PLAN), "pool": {"actors": 2}} | changes
 
 
@@ -161,9 +161,10 @@ def test_done_is_not_done_again_and_families_may_be_added(
 def test_slices_that_are_not_trusted_calibrate_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
     lines = list[str]()
     before = (Path(inputs["prior"]) / "SHA256SUMS").read_text()
-    with pytest.raises(ValueError, match="no slice could be used, so nothing is calibrated"):
+    with pytest.raises(ValueError, match="too few slices could be used, so nothing is calibrated"):
         calibrate(read(inputs, tmp_path / "out", "prior", volumes=["small"]), echo=lines.append, quiet=True)
-    assert any(line.startswith("left out of half: small, slice 0: the image is not trusted; ") for line in lines), lines
+    assert "half: 0 slices could be used, at least 1 are asked for (least_slices): it is not calibrated" in lines
+    assert any(line.startswith("left out of half: small, slice 0: not trusted: ") for line in lines), lines
     assert (Path(inputs["prior"]) / "SHA256SUMS").read_text() == before
     report = json.loads((tmp_path / "out/cells/half.0/annealed/small/metrics.json").read_text())
     assert report["verdicts"]["0"]["level"] == "not trusted"

@@ -22,6 +22,7 @@ from kdrift.prior.bundle import (
 )
 from kdrift.prior.calibration import CALIBRATION, CalibratedScan, Calibration, FigureBound
 from kdrift.prior.prior_info import PriorInfo
+from kdrift.recon.plan import Plan
 from kdrift.runs.files import file_sha256
 from kdrift.sde import WhiteNoise
 
@@ -58,7 +59,8 @@ def test_a_bundle_keeps_what_was_written_and_says_it(bundle: Path) -> None:
     assert (bundle / "training.log").read_text() == "kept\n"
     card = (bundle / "README.md").read_text()
     assert card.startswith("# My\n")
-    assert "| annealed | brain, lines at 3 to 5.5x, centre 4 to 12 % | 2.00 (1.20 to 1.30) | 88% to 88% of 90%" in card
+    assert "| annealed | brain, lines at 3 to 5.5x, centre 4 to 12 % (by equispaced) | 2.00 (1.20 to 1.30) |" in card
+    assert "| 88% to 88% of 90% | 0.50 of 16 x 16 | -1.5 dB (80%) | - | 2 | 4 |" in card
     assert "- scans: head (abababababab, simulated), more (cdcdcdcdcdcd)" in card
     assert describe(str(bundle))["calibrated"] == ["annealed: brain, lines at 3 to 5.5x, centre 4 to 12 %"] * 2
     assert list(read_sums(bundle)) == ["model.safetensors", "config.yaml", "README.md", "calibration.yaml"]
@@ -128,3 +130,12 @@ def test_shipped_calibrations_are_of_their_weights_and_can_be_written_again(name
     add_calibrations(copy, copy, known)
     assert (copy / "README.md").read_text() == (SHIPPED / name / "README.md").read_text()
     assert (copy / "calibration.yaml").read_text() == (SHIPPED / name / "calibration.yaml").read_text()
+
+
+def test_the_default_plan_is_calibrated() -> None:
+    """Where options of mean or spread change, `configs/calibrate/brain_complex.yaml` is to be run again."""
+    plan = Plan().resolve()
+    assert {each.name for each in plan.calibrations} >= {"lines-4x", "lines-8x", "points-4x", "points-8x"}
+    assert not Plan(num_samples=4).resolve().calibrations
+    assert not Plan(settings={"num_steps": 20}).resolve().calibrations
+    assert not Plan(maps="espirit").resolve().calibrations

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import ConfigName, Overrides, Row, echo, name_failures, print_rows
+from kdrift.commands.common import ConfigName, Overrides, echo, name_failures
 
 if TYPE_CHECKING:
-    from kdrift.prior.calibration import Calibration, FigureBound
+    from kdrift.prior.calibration import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +46,21 @@ def run(options: Options) -> int:
     config = load_config(CalibrateConfig, find_config("calibrate", options.config), overrides)
     result = calibrate(config, address=options.address, quiet=options.quiet, echo=echo)
     if result.bundle is not None:
-        print_rows([_row(each) for each in result.calibrations], as_json=False)
+        for each in result.calibrations:
+            print(_line(each))
         print(f"written: {result.bundle}/calibration.yaml README.md SHA256SUMS")
     return name_failures(result.batch.failed)
 
 
-def _row(each: Calibration) -> Row:
-    held = [scan.coverage for scan in each.scans if scan.coverage is not None]
-    return {
-        "family": each.name,
-        "factor": f"{each.pixel:.2f}",
-        "of_scans": " ".join(f"{scan.factor:.2f}" for scan in each.scans),
-        "coverage": " ".join(f"{value:.0%}" for value in held) or None,
-        "regions": None if each.region is None else f"{each.region:.2f}",
-        "psnr": _bound(each.figures.get("psnr"), "+.1f"),
-        "ssim": _bound(each.figures.get("ssim"), "+.3f"),
-        "slices": each.slices,
-        "left_out": each.left_out,
-        "masks": str(each.family),
-    }
-
-
-def _bound(bound: FigureBound | None, form: str) -> str | None:
-    return None if bound is None else f"{bound.offset:{form}} ({bound.probability:.0%})"
+def _line(each: Calibration) -> str:
+    of_scans = " ".join(f"{scan.factor:.2f}" for scan in each.scans)
+    held = " ".join(f"{scan.coverage:.0%}" for scan in each.scans if scan.coverage is not None)
+    parts = [f"factor {each.pixel:.2f} (of each scan {of_scans})"]
+    parts += [f"coverage of each scan without it {held} of {each.level:.0%}"] if held else []
+    parts += [f"regions {each.region:.2f}"] if each.region is not None else []
+    parts += [
+        f"{name.upper()} {bound.offset:{form}} in {bound.probability:.0%}"
+        for name, form in (("psnr", "+.1f"), ("ssim", "+.3f"))
+        if (bound := each.figures.get(name)) is not None
+    ]
+    return f"{each.name}: {', '.join(parts)}; {each.slices} slices of {len(each.scans)} scans, {each.left_out} left out"

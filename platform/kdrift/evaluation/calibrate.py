@@ -27,7 +27,18 @@ from kdrift.runs.command_line import command_line
 from kdrift.runs.config import to_dict
 from kdrift.runs.run_folder import run_folder
 
-FREE = ("pool", "store", "volumes", "prior", "families", "anatomy", "probability", "region_size", "bundle")
+FREE = (
+    "pool",
+    "store",
+    "volumes",
+    "prior",
+    "families",
+    "anatomy",
+    "probability",
+    "region_size",
+    "least_slices",
+    "bundle",
+)
 """May change when a calibration is resumed: what was reconstructed is used again wherever it is the same."""
 PATHS = ("store", "smaps", "noise_cov", "noise_scan")
 """Options whose folders are left out of what a prior says."""
@@ -60,6 +71,8 @@ class CalibrateConfig(StoreOptions):
     """Share of slices whose PSNR and SSIM are to lie above their bounds."""
     region_size: int = 16
     """Rows and columns of the regions whose means are calibrated."""
+    least_slices: int = 4
+    """A family of which fewer slices could be used is not calibrated."""
     bundle: str | None = None
     """Folder of the prior that gets the calibration; null: the folder of `prior`. One that is not there becomes a copy
     of the prior; one that comes with kdrift is not written to."""
@@ -71,10 +84,12 @@ class CalibrateConfig(StoreOptions):
         for name in self.families:
             if not SAFE_NAME.match(name):
                 raise ValueError(f"names of families are of letters, digits, '.', '_' and '-', got {name!r}")
-        if not self.anatomy.strip() or not 0 < self.probability < 1 or self.region_size < 2:
+        numbers = 0 < self.probability < 1 and self.region_size >= 2 and self.least_slices >= 1
+        if not self.anatomy.strip() or not numbers:
             raise ValueError(
-                "a calibration needs a word for anatomy, probability between 0 and 1 and region_size of 2 and more, got"
-                f" {self.anatomy!r}, {self.probability:g} and {self.region_size}"
+                "a calibration needs a word for anatomy, probability between 0 and 1, region_size of 2 and least_slices"
+                f" of 1 and more, got {self.anatomy!r}, {self.probability:g}, {self.region_size} and"
+                f" {self.least_slices}"
             )
 
 
@@ -97,7 +112,7 @@ def calibrate(
     again; masks, families and volumes may be added later.
 
     Raises ValueError for mistakes in the configuration, scans that the prior was trained on, a mask that is not of its
-    family, no slice that could be used, a bundle that cannot be written to, or another driver in `out`.
+    family, too few slices that could be used, a bundle that cannot be written to, or another driver in `out`.
     """
     out, source = Path(config.out).resolve(), find_prior(config.prior or default_prior(config.plan.method))
     target, prior = _target(config, source), load_prior(source)
@@ -125,7 +140,7 @@ def calibrate(
             if (made := _family(name, config, plan, tasks[name], checksums, echo)) is not None
         ]  # fmt: skip
         if not found:
-            raise ValueError("no slice could be used, so nothing is calibrated; the reasons are above")
+            raise ValueError("too few slices could be used, so nothing is calibrated; the reasons are above")
         add_calibrations(source, target, found)
     return CalibrateResult(tuple(found), target, batch)
 
@@ -187,8 +202,9 @@ def _family(
                     " change one of the two, what is reconstructed already is used again"
                 )
             scans.setdefault(each.scan, []).append(each)
-    if not scans:
-        echo(f"{name}: no slice could be used, so it is not calibrated")
+    if (count := sum(map(len, scans.values()))) < config.least_slices:
+        asked = f"at least {config.least_slices} are asked for (least_slices)"
+        echo(f"{name}: {count} slices could be used, {asked}: it is not calibrated")
         return None
     found = find_factors(scans, level=config.plan.level, probability=config.probability, region_size=config.region_size)
     assert plan.prior is not None  # only samplers are checked

@@ -92,5 +92,6 @@ def _fault(report: dict[str, Any], index: int, reference: Tensor) -> str:
         return "all samples diverged"
     verdict = report["verdicts"].get(str(index), {"level": "not checked"})
     if why := refusal(verdict["level"], verdict.get("known"), held_out=bool(verdict.get("predictions"))):
-        return "; ".join([why, *verdict.get("reasons", ())])
+        reasons = verdict.get("reasons")
+        return f"{verdict['level']}: {'; '.join(reasons)}" if reasons else why
     return "" if bool(reference.any()) else "the reference is zero"

@@ -137,9 +137,11 @@ def _calibration(calibrations: Sequence[Calibration]) -> list[str]:
         low, high = (f([scan.factor for scan in each.scans]) for f in (min, max))
         held = [scan.coverage for scan in each.scans if scan.coverage is not None]
         coverage = f"{min(held):.0%} to {max(held):.0%} of {each.level:.0%}" if held else "-"
+        kinds = ", ".join(dict.fromkeys(str(mask.get("kind") or "a file") for mask in each.masks))
         cells = [
-            str(each.settings["method"]), str(each), f"{each.pixel:.2f} ({low:.2f} to {high:.2f})", coverage, region,
-            _bound(each.figures.get("psnr"), "+.1f", " dB"), _bound(each.figures.get("ssim"), "+.3f", ""),
+            str(each.settings["method"]), f"{each} (by {kinds})", f"{each.pixel:.2f} ({low:.2f} to {high:.2f})",
+            coverage, region, _bound(each.figures.get("psnr"), "+.1f", " dB"),
+            _bound(each.figures.get("ssim"), "+.3f", ""),
             str(len(each.scans)), str(each.slices),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
