@@ -23,6 +23,7 @@ from kdrift.cli import parse as parse_command
 from kdrift.commands.options import Misuse
 from kdrift.data.convert import ConvertConfig
 from kdrift.evaluation.batch import BatchConfig
+from kdrift.evaluation.calibrate import CalibrateConfig
 from kdrift.evaluation.evaluate import EvaluateConfig
 from kdrift.methods import METHODS
 from kdrift.mri.masks import KINDS
@@ -40,6 +41,7 @@ CONFIGS: dict[str, type] = {
     "tune": TuneConfig,
     "reconstruct": BatchConfig,
     "evaluate": EvaluateConfig,
+    "calibrate": CalibrateConfig,
 }
 
 

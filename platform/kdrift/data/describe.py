@@ -219,15 +219,17 @@ def _describe_bundle(path: Path) -> Description:
 def _serves(path: Path) -> Description:
     """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
     from kdrift.methods import METHODS
-    from kdrift.prior.bundle import check_sums, read_config
+    from kdrift.prior.bundle import WEIGHTS, check_sums, read_config
+    from kdrift.prior.calibration import read_calibrations
 
     try:
         network, info = read_config(path)
-        check_sums(path)
+        calibrations = read_calibrations(path, check_sums(path)[WEIGHTS])
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
-    return {"noise": info.noise, "serves": serves}
+    calibrated = [f"{each.settings['method']}: {each}" for each in calibrations]
+    return {"noise": info.noise, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})
 
 
 def _safetensors(path: str) -> Description:

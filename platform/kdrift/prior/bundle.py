@@ -1,11 +1,13 @@
-"""A prior is a folder: `model.safetensors`, `config.yaml`, `README.md` (its card) and `SHA256SUMS`."""
+"""A prior is a folder: `model.safetensors`, `config.yaml`, `README.md` (its card) and `SHA256SUMS`; and
+`calibration.yaml`, where `kdrift calibrate` has measured what its deviations are worth."""
 
 from __future__ import annotations
 
 import functools
 import re
 import shlex
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdrift.networks import Images, NetworkConfig, build_network
+from kdrift.prior.calibration import (
+    CALIBRATION,
+    Calibration,
+    joined_calibrations,
+    read_calibrations,
+    write_calibrations,
+)
 from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info
@@ -42,6 +51,8 @@ class Prior:
     """Its noise, the scale of its images, what it was made from."""
     sha256: str
     """SHA-256 of the weights file; names the prior in every result."""
+    calibrations: tuple[Calibration, ...] = ()
+    """What `kdrift calibrate` measured with it."""
 
     def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
         """Return the score model of complex images (a one-channel prior scores both parts)."""
@@ -144,12 +155,18 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ValueError(f"prior {folder}: weights do not fit {CONFIG}: {first}") from None
     network = network.to(device).eval().requires_grad_(False)
-    return Prior(folder.name, network, network_config, info, sums[WEIGHTS])
+    calibrations = read_calibrations(folder, sums[WEIGHTS])
+    return Prior(folder.name, network, network_config, info, sums[WEIGHTS], calibrations)
 
 
 def check_sums(folder: Path) -> dict[str, str]:
     """Return the digests of a bundle's files; raise ValueError where a file is missing, damaged or changed by hand."""
     sums = read_sums(folder)
+    if (folder / CALIBRATION).is_file() and CALIBRATION not in sums:
+        raise ValueError(
+            f"prior {folder}: {SUMS} says nothing of {CALIBRATION}, which was not written by kdrift calibrate into this"
+            " folder: copy the folder again, or delete the file"
+        )
     for file in sums:
         if not (folder / file).is_file() or sums[file] != file_sha256(folder / file):
             again = f"cd {shlex.quote(str(folder))} && sha256sum {' '.join(sums)} > {SUMS}"
@@ -188,8 +205,40 @@ def write_description(folder: Path, network: Mapping[str, Any], info: PriorInfo,
     text = yaml.dump(config, Dumper=_Readable, sort_keys=False, allow_unicode=True, width=120)
     (folder / CONFIG).write_text(text)
     (folder / CARD).write_text(model_card(name, parse(NetworkConfig, network), info))
-    lines = [f"{file_sha256(folder / file)}  {file}\n" for file in (WEIGHTS, CONFIG, CARD)]
-    (folder / SUMS).write_text("".join(lines))
+    _write_sums(folder, (WEIGHTS, CONFIG, CARD))
+
+
+def add_calibrations(source: Path, folder: Path, calibrations: Sequence[Calibration]) -> Path:
+    """Write the bundle `source` with calibrations, those it has and new ones, as `folder`, which may be itself.
+
+    The folder appears whole or not at all; other files in it stay, and its card says what was added. Return it.
+
+    Raises ValueError where `folder` is another prior, or one of the two is damaged.
+    """
+    here = folder if (folder / WEIGHTS).is_file() else source
+    sums, title = check_sums(here), (here / CARD).read_text().partition("\n")[0].removeprefix("# ")
+    check_target(folder, check_sums(source)[WEIGHTS])
+    joined = joined_calibrations(read_calibrations(here, sums[WEIGHTS]), calibrations)
+    with whole_folder(folder, replace=True) as temporary:
+        shutil.copytree(here, temporary, dirs_exist_ok=True)
+        write_calibrations(temporary, joined)
+        (temporary / CARD).write_text(model_card(title, *read_config(here), joined))
+        _write_sums(temporary, (WEIGHTS, CONFIG, CARD, CALIBRATION))
+    return folder
+
+
+def check_target(folder: Path, sha256: str) -> None:
+    """Raise ValueError where calibrations of the weights `sha256` cannot be written into `folder`."""
+    if not folder.exists():
+        return
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} is there and is no prior: name another folder for the calibrated prior")
+    if (found := read_sums(folder)[WEIGHTS]) != sha256:
+        raise ValueError(f"{folder} is another prior, of weights {found[:12]}, calibrated were {sha256[:12]}")
+
+
+def _write_sums(folder: Path, files: Sequence[str]) -> None:
+    (folder / SUMS).write_text("".join(f"{file_sha256(folder / file)}  {file}\n" for file in files))
 
 
 class _Readable(yaml.SafeDumper):

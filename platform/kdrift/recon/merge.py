@@ -11,6 +11,7 @@ from torch import Tensor
 from kdrift.recon.chunks import ChunkResult, Fallback, Part
 from kdrift.recon.guard import Diverged, Divergence
 from kdrift.trust.calibrated import calibrated_std
+from kdrift.trust.predicted import predictions
 from kdrift.trust.uncertainty import RunningMoments
 from kdrift.trust.verdict import Verdict
 
@@ -96,6 +97,7 @@ def _judged(merged: SliceResult, other: Tensor | None, results: Sequence[ChunkRe
     if instead is not None:
         merged = replace(merged, mean=instead.image, misfit=instead.misfit)
     std = calibrated_std(merged.std, other, factor=verdict.factor, noise=verdict.evidence.image_noise)
+    verdict = replace(verdict, figures=predictions(merged.mean, std, verdict.evidence.bounds))
     return replace(merged, std=std, verdict=verdict)
 
 

@@ -12,6 +12,7 @@ import torch
 from kdrift.methods import METHODS, Options, StartOptions
 from kdrift.methods.presets import Preset, find_preset
 from kdrift.prior.bundle import Prior, load_prior, shipped_for
+from kdrift.prior.calibration import Calibration
 from kdrift.recon.resolved import CHECKED, ResolvedPlan, UsedPrior
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
@@ -78,16 +79,18 @@ class Plan:
         method.check_map_sets(self.num_map_sets, self.method)
         _check_start(self, options)
         used, able = None, False
+        known: tuple[Calibration, ...] = ()
         if method.needs_prior:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
             able = _can_fit_maps(loaded)
-            used = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale)
-        return ResolvedPlan(
+            used, known = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale), loaded.calibrations
+        resolved = ResolvedPlan(
             dataclasses.replace(self, preset=preset), preset, options, used, able and self.maps == "joint",
             spread=_spread(self, options), checks=_checks(self, options),
             asks=able and not method.chains.coil_images,
         )  # fmt: skip
+        return dataclasses.replace(resolved, calibrations=resolved.fitting(known)) if resolved.checks else resolved
 
 
 def default_prior(method: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from kdrift.methods.joint_maps import joint_maps
 from kdrift.methods.presets import Preset
 from kdrift.mri.image_scale import ImageScale
 from kdrift.prior.bundle import Prior
+from kdrift.prior.calibration import Calibration
 from kdrift.prior.network_score import NetworkScore
 from kdrift.recon.chunks import Chunk, Part, split_chains
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.runs.config import to_dict
 from kdrift.sde import VESDE
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class ResolvedPlan:
     what a chain is."""
     checks: bool = False
     """Whether a chunk of each slice predicts held-out samples."""
+    calibrations: tuple[Calibration, ...] = ()
+    """What `kdrift calibrate` found for the prior with these settings, by families of masks."""
 
     @property
     def method(self) -> Method:
@@ -118,6 +123,7 @@ class ResolvedPlan:
         config |= {} if self.checks else {"unchecked": self.unchecked}
         if self.spread is not None:
             config["spread"] = {"options": dataclasses.asdict(self.spread), "mean_chains": self.num_means}
+        config |= {"calibrations": {str(each): each.pixel for each in self.calibrations}} if self.calibrations else {}
         config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}
         config |= {"start": plan.start} if plan.start is not None else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
@@ -125,6 +131,22 @@ class ResolvedPlan:
     def mean_alone(self) -> ResolvedPlan:
         """Return the plan that a search runs: `num_samples` chains of its own settings for the mean, and no check."""
         return dataclasses.replace(self, spread=None, checks=False)
+
+    @property
+    def calibrated_settings(self) -> dict[str, Any]:
+        """What must be equal for a calibration to hold, as plain values that survive YAML."""
+        spread = None if self.spread is None else to_dict(self.spread)
+        options, maps = to_dict(self.options), self.config["maps"]
+        return {
+            "method": self.plan.method, "options": options, "spread": spread, "maps": maps, "start": self.plan.start
+        }  # fmt: skip
+
+    def fitting(self, calibrations: Iterable[Calibration]) -> tuple[Calibration, ...]:
+        """Return the calibrations that were measured with these settings, and with no more samples."""
+        settings = self.calibrated_settings
+        return tuple(
+            each for each in calibrations if each.settings == settings and each.num_samples <= self.num_samples
+        )
 
     def headline(self, device: object) -> str:
         """Return the first line of every reconstruction: method, preset, prior, steps, samples and device."""
@@ -138,6 +160,7 @@ class ResolvedPlan:
             parts += [f"{options['num_steps']} steps", f"{self.num_samples} samples"]
             parts += [f"the mean by {self.num_means} other chains"] if self.spread else []
             parts += ["checked on held-out samples"] if self.checks else []
+            parts += [f"calibrated for {len(self.calibrations)} families of masks"] if self.calibrations else []
         else:
             parts += [f"{name} {value}" for name, value in options.items()]
         return f"{self.plan.method}: {', '.join([*parts, str(device)])}"

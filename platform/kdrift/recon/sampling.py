@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import ChainNoise, Measurement, Options
+from kdrift.mri.mask_family import mask_facts
 from kdrift.prior.bundle import Prior
 from kdrift.recon.check import classical_image, hold_out, noise_left, predict_groups
 from kdrift.recon.chunks import Checked, Chunk, ChunkResult, Part
@@ -18,6 +19,7 @@ from kdrift.recon.guard import AllDiverged, Guard
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
 from kdrift.runs.seeds import Stream
+from kdrift.trust.family import with_calibration
 from kdrift.trust.uncertainty import RunningMoments
 from kdrift.trust.verdict import Evidence, judge
 
@@ -95,6 +97,7 @@ def _run_check(
 ) -> ChunkResult:
     """Hold samples out of a slice, predict them, and judge the slice."""
     assert prior is not None  # only samplers are checked
+    assert plan.prior is not None
     began = time.perf_counter()
     seen, groups = hold_out(data, plan.plan.seed)
     measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
@@ -127,6 +130,7 @@ def _run_check(
         excess=excess,
         image_noise=data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0,
     )
+    evidence = with_calibration(judge(evidence), plan.calibrations, mask_facts(data.mask), plan.prior.name)
     verdict, instead = judge(evidence), None
     if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":
         instead = classical_image(data, verdict.best)

@@ -66,6 +66,10 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "excess": evidence.excess,
         "calibration": evidence.calibration,
         "calibrated_by": evidence.calibrated_by or None,
+        "uncalibrated": evidence.uncalibrated or None,
+        "region": evidence.region,
+        "region_size": evidence.region_size or None,
+        "figures": {name: asdict(figure) for name, figure in verdict.figures.items()},
         "image_noise": evidence.image_noise,
     }
     return {name: _finite(value) for name, value in values.items()}

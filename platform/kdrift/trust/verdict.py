@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from kdrift.prior.calibration import FigureBound
+from kdrift.trust.predicted import Prediction
+
 Level = Literal["trusted", "not checked", "caution", "not trusted"]
 """From what is good to what is bad."""
 SAMPLER = "sampler"
@@ -38,7 +41,7 @@ wrong coil maps 0.5 and 9.
 SHRINK = 0.5
 """Power of the factor that held-out samples show: three lines say it within a third, and calibration within a tenth."""
 BOUNDS = (0.5, 4.0)
-"""Of the factor."""
+"""Least and largest factor."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class Evidence:
     """Factor of the standard deviation that `kdrift calibrate` found for such scans; 1 where there is none."""
     calibrated_by: str = ""
     """Where that comes from; empty where there is none."""
+    uncalibrated: str = ""
+    """Why there is none, in words."""
+    region: float | None = None
+    """Deviation of a mean over a region, as a part of the root mean square of its pixels' deviation; by the same."""
+    region_size: int = 0
+    """Rows and columns of such a region."""
+    bounds: dict[str, FigureBound] = field(default_factory=dict)
+    """Lower bounds of `psnr` and `ssim`, above what the deviation predicts; by the same."""
 
     def part(self, name: str) -> float:
         """Return `noise`, or a method's error, as a part of the held-out data, each weighted by what it stands for."""
@@ -116,6 +127,8 @@ class Verdict:
     """The classical method whose image is given in place of the mean; empty: the mean is given."""
     evidence: Evidence = field(default_factory=Evidence)
     """The numbers."""
+    figures: dict[str, Prediction] = field(default_factory=dict)
+    """What `psnr` and `ssim` would be, had the slice a reference, where its scan was calibrated for."""
 
     def __str__(self) -> str:
         instead = f"; {NAMES[self.given]} is given in its place" if self.given else ""
