@@ -18,7 +18,7 @@ from kdrift.mri.masks import acs_region
 from kdrift.runs.seeds import torch_generator
 
 GROUPS, SPARE, POINTS = 3, 4, 0.08
-"""Of `draw_groups`: most groups, candidates that a group needs, and the part of the points of a point mask."""
+"""Limits of `draw_groups`: most groups, candidates that a group needs, and the part of the points of a point mask."""
 
 
 def draw_heldout(mask: Tensor, fraction: float, seed: int, number: int = 0, *, kspace: Tensor | None = None) -> Tensor:

@@ -66,7 +66,7 @@ def predict_groups(
     linear = IMAGES.operator(data.smaps, data.heldout.mask)
     for name in CLASSICAL:
         method = METHODS[name]
-        if data.smaps.ndim == 3 or method.max_map_sets > 1:
+        if data.smaps.shape[:-3].numel() <= method.max_map_sets:
             image = method.function(classical, options=method.preset(None)[1])
             left[name] = (observed - linear.forward(image))[None]
     predicted = operator.forward(draws + 0j)

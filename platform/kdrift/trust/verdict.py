@@ -36,7 +36,7 @@ wrong coil maps 0.5 and 9.
 SHRINK = 0.5
 """Power of the factor that held-out samples show: three lines say it within a third, and calibration within a tenth."""
 BOUNDS = (0.5, 4.0)
-"""Of the factor."""
+"""Smallest and largest factor."""
 
 
 @dataclass(frozen=True)
