@@ -31,7 +31,7 @@ ACCENT = "#ffb454"
 LEVEL_COLOURS = {"trusted": "#7bd88f", "caution": "#ffb454", "not trusted": "#ff6b6b", "not checked": DIMMED}
 """Green, amber, red; grey where nothing is known."""
 OUTLINES = ("#4dd0e1", "#f48fb1", "#aed581", "#fff176", "#b39ddb", "#ff8a65")
-"""Of regions, one after the other."""
+"""Colours of regions, one after the other."""
 ERROR_FACTORS = (1, 2, 5, 10, 20, 50)
 LINE_INCHES = 0.24
 """Height of a line of the title."""

@@ -23,7 +23,7 @@ class RegionMean:
     """Number of the slice in its volume."""
     pixels: int
     mean: float
-    """Of the image that is given, `ReconstructionResult.mean`."""
+    """Mean of the image that is given, `ReconstructionResult.mean`."""
     std: float | None = None
     """Standard deviation of the samples' means times the slice's factor, with noise; None where there is no spread."""
     noise_std: float = 0.0
@@ -48,7 +48,7 @@ class Region:
     mask: Tensor
     """Boolean `(slice, row, col)`."""
     means: tuple[RegionMean, ...] = ()
-    """Of the slices in which it has pixels, and which did not fail."""
+    """Means in the slices in which it has pixels, and which did not fail."""
 
     @property
     def lines(self) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from kdrift.mri.linop import LinearOperator
 
 OBJECT_FRACTION = 0.05
-"""Of the largest value of a slice: what is above it is object."""
+"""What is above this part of the largest value of a slice is object."""
 CLOSED = 5
 """Gaps in the object narrower than about so many pixels are closed."""
 WINDOW = 7

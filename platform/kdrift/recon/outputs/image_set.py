@@ -32,7 +32,7 @@ class ImageSet:
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     """What the source said: patient_id, study_uid, frame_of_reference_uid, field_T, ..."""
     verdicts: tuple[Verdict, ...] = ()
-    """Of each slice; empty where nothing is said."""
+    """Verdict on each slice; empty where nothing is said."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
