@@ -13,6 +13,7 @@ import yaml
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import (
     SHIPPED,
+    add_calibrations,
     check_name,
     find_prior,
     load_prior,
@@ -175,9 +176,10 @@ def test_the_card_is_what_the_info_says() -> None:
 def test_cards_of_shipped_priors_are_generated_from_what_they_say(name: str, tmp_path: Path) -> None:
     folder = SHIPPED / name
     network, info = read_config(folder)
-    assert (folder / "README.md").read_text() == model_card(name, network, info)
-    sums = read_sums(folder)
-    assert sums == {file: file_sha256(folder / file) for file in ("model.safetensors", "config.yaml", "README.md")}
+    assert (folder / "README.md").read_text() == model_card(name, network, info, load_prior(name).calibrations)
+    sums, files = read_sums(folder), {"model.safetensors", "config.yaml", "README.md"}
+    files |= {"calibration.yaml"} if (folder / "calibration.yaml").exists() else set()
+    assert sums == {file: file_sha256(folder / file) for file in files}
     assert info.images
     assert info.noise_left
     assert info.card.data_licence
@@ -188,6 +190,8 @@ def test_cards_of_shipped_priors_are_generated_from_what_they_say(name: str, tmp
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     values = yaml.safe_load((folder / "config.yaml").read_text())["network"]
     write_description(tmp_path, values, info, name)
+    if calibrations := load_prior(name).calibrations:
+        add_calibrations(tmp_path, tmp_path, calibrations)
     assert read_sums(tmp_path) == sums
 
 
