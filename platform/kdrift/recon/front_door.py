@@ -142,7 +142,7 @@ def reconstruct(
     chosen = dict(settings or {}) | ({} if steps is None else {"num_steps": steps})
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples, maps=maps,
-        num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else 1,
+        num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else None,
     )  # fmt: skip
     result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
     notes = (*doubts, *sampling.notes, *result.notes)
