@@ -18,7 +18,7 @@ from benchmarks.held_out import FOUR
 from benchmarks.trust_scans import SCANS, TrustScan
 from kdrift.measures.metrics import evaluate
 from kdrift.mri.map_sets import CROP, choose_sets, see_sets
-from kdrift.mri.noise import estimate_noise_sigma
+from kdrift.mri.noise import coil_noise_sigma
 from kdrift.prior.bundle import Prior, load_prior
 from kdrift.recon.plan import DEFAULT_PRIOR, Plan
 from kdrift.recon.reconstruct import reconstruct_slices
@@ -54,7 +54,7 @@ class Row:
 def compare(scan: TrustScan, mask: MaskRequest, prior: Prior) -> Row:
     """Reconstruct a scan with one set and with two."""
     raw, reference = scan.load(mask)
-    seen = see_sets(raw.kspace, noise_sigma=estimate_noise_sigma(raw.kspace, raw.mask))
+    seen = see_sets(raw.kspace, noise_sigma=float(coil_noise_sigma(raw.kspace, raw.mask).max()))
     measured = {}
     for sets in (1, 2):
         plan = Plan(num_samples=2, num_map_sets=sets, check=False)

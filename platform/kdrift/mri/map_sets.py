@@ -41,8 +41,9 @@ class SetsSeen:
 def see_sets(kspace: Tensor, *, kernel_size: int = 6, threshold: float = 0.02, noise_sigma: float = 0.0) -> SetsSeen:
     """Return what the calibration data in k-space `(coil, row, col)`, of two coils or more, say of its map sets.
 
-    The energy is that of the image of the calibration data alone, root sum of squares of the coils. `kernel_size`,
-    `threshold` and `noise_sigma` are those of `kdrift.mri.coils.espirit_maps`.
+    The energy is that of the image of the calibration data alone, root sum of squares of the coils. `kernel_size` and
+    `threshold` are those of `kdrift.mri.coils.espirit_maps`, `noise_sigma` that of the noisiest coil, the standard
+    deviation of each real component: singular values that it alone can have count as null space too.
     """
     rows, cols = calibration_box(detect_mask(kspace), kspace=kspace)
     calibration = kspace[..., rows, cols]

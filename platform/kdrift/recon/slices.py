@@ -20,7 +20,7 @@ from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
 from kdrift.mri.map_sets import CROP, choose_sets, see_sets
 from kdrift.mri.masks import detect_mask
-from kdrift.mri.noise import SCATTER, differing_noise, estimate_noise_sigma
+from kdrift.mri.noise import SCATTER, coil_noise_sigma, differing_noise, estimate_noise_sigma
 from kdrift.mri.unit import unit_of
 from kdrift.recon.request import SIGMA
 
@@ -201,8 +201,10 @@ def prepare_slice(
     elif len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     else:
-        lines, noise = (kspace, sigma) if calibration is None else (calibration, 0.0)
+        lines = kspace if calibration is None else calibration
         if num_sets is None:
+            # the noisiest coil's; that of separate lines, which need not reach the periphery of k-space, is not known
+            noise = max(sigma, float(coil_noise_sigma(kspace, mask).max())) if calibration is None else 0.0
             seen = see_sets(lines, threshold=threshold, noise_sigma=noise)
             num_sets, said = choose_sets(seen, most_sets)
             notes += [said] if said else []
