@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from kdrift.mri.espirit_gram import gram_matrices, kernel_autocorrelation, leading, waves
 from kdrift.mri.masks import Box, acs_region, detect_mask
 from kdrift.mri.spikes import spikes
 
@@ -18,8 +19,6 @@ CHUNK_CPU, CHUNK_GPU = 2**21, 2**27
 """Elements of pixel matrices held at once: 16 MB on a CPU, enough to fill a GPU."""
 COARSE = 4
 """Eigenvectors are computed directly in the middle of blocks of this side, to start the iteration from."""
-PRODUCTS = 3
-"""Products with the pixel matrices between two checks of convergence."""
 NEARLY_LARGEST = 0.7
 """Components of an eigenvector of at least this part of the largest one can be the one that its phase is taken from."""
 CLEARLY_MORE = 1.1
@@ -33,7 +32,7 @@ def espirit_maps(
     acs: Box | None = None,
     kernel_size: int = 6,
     threshold: float = 0.02,
-    crop: float = 0.95,
+    crop: float | tuple[float, ...] = 0.95,
     num_sets: int = 1,
     max_iter: int = 9,
     tol: float = 3e-4,
@@ -62,7 +61,7 @@ def espirit_maps(
     threshold
         Singular values of the calibration matrix below this fraction of the largest count as null space.
     crop
-        Maps are zero where the eigenvalue is not above this.
+        Maps are zero where the eigenvalue is not above this; one for all sets, or one each.
     num_sets
         Map sets; a second set takes up signal that aliases over the field of view.
     max_iter, tol
@@ -83,6 +82,9 @@ def espirit_maps(
     coils, rows, cols = kspace.shape[-3:]
     if not 1 <= num_sets <= coils:
         raise ValueError(f"num_sets must lie between 1 and the {coils} coils, got {num_sets}")
+    crops = (crop,) * num_sets if isinstance(crop, (int, float)) else crop
+    if len(crops) != num_sets:
+        raise ValueError(f"crop must be one number, or one for each of the {num_sets} sets, got {crop}")
     if kernel_size < 1:
         raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
     box = calibration_box(detect_mask(kspace), kspace=kspace) if acs is None else acs
@@ -95,19 +97,20 @@ def espirit_maps(
     target = kspace.device if device is None else torch.device(device)
     chunk = max(1, (CHUNK_GPU if target.type == "cuda" else CHUNK_CPU) // (cols * coils**2))
     out = torch.empty((len(calibration), rows, cols, num_sets, coils), dtype=kspace.dtype, device=target)
-    for maps, piece in zip(out, calibration, strict=True):
-        lags, reference = _kernel_autocorrelation(piece.to(target), kernel_size, threshold)
-        waves = [_waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
-        coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in waves]
-        starts = torch.linalg.eigh(_gram(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
+    least = torch.tensor(crops, dtype=kspace.real.dtype, device=target)
+    for maps, piece in zip(out, calibration.to(target), strict=True):
+        lags, reference = kernel_autocorrelation(piece, kernel_size, threshold), _principal(piece)
+        along = [waves(torch.arange(n), n, lags.shape[axis], lags) for axis, n in enumerate((rows, cols))]
+        coarse = [wave[(torch.arange(0, len(wave), COARSE) + COARSE // 2).clamp(max=len(wave) - 1)] for wave in along]
+        starts = torch.linalg.eigh(gram_matrices(lags, coarse[0], coarse[1]))[1][..., -num_sets:].flip(-1)
         nearest = [torch.arange(n, device=target) // COARSE for n in (rows, cols)]
         for top in range(0, rows, chunk):
             part = slice(top, top + chunk)
-            gram = _gram(lags, waves[0][part], waves[1]).flatten(0, 1)
+            gram = gram_matrices(lags, along[0][part], along[1]).flatten(0, 1)
             start = starts[nearest[0][part]][:, nearest[1]].flatten(0, 1)
-            vectors, values = _leading(gram, start, crop, max_iter, tol)
+            vectors, values = leading(gram, start, least, max_iter, tol)
             phase = torch.sgn((vectors * reference.conj()[:, None]).sum(-2).conj())
-            found = (vectors * (phase * (values > crop))[:, None, :]).mT
+            found = (vectors * (phase * (values > least))[:, None, :]).mT
             maps[part] = found.reshape(-1, cols, num_sets, coils)
     out = out.permute(0, 3, 4, 1, 2).contiguous().reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
@@ -213,84 +216,7 @@ def _near(mask: Tensor, limits: tuple[int, int], centre: tuple[int, int]) -> Ten
     return kept
 
 
-def _kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """Kernels' autocorrelation (row lag, col lag, coil, coil), and the principal coil combination (coil,)."""
-    coils = len(calibration)
-    size = [min(kernel_size, max(1, 2 * n // 5)) for n in calibration.shape[1:]]
-    blocks = calibration.unfold(1, size[0], 1).unfold(2, size[1], 1)
-    # Complex128 here costs little and keeps singular values well below the threshold out of rounding.
-    matrix = blocks.permute(1, 2, 0, 3, 4).reshape(-1, coils * size[0] * size[1]).to(torch.complex128)
-    if len(matrix) < matrix.shape[1]:
-        values, left = torch.linalg.eigh(matrix @ matrix.mH)
-        kept = values > threshold**2 * values[-1]
-        kernels = (matrix.mH @ left[:, kept]) * values[kept].rsqrt()
-    else:
-        values, right = torch.linalg.eigh(matrix.mH @ matrix)
-        kernels = right[:, values > threshold**2 * values[-1]]
-    projector = (kernels.conj() @ kernels.mT).reshape(coils, *size, coils, *size)
-
-    lags = torch.zeros((2 * size[0] - 1, 2 * size[1] - 1, coils, coils), dtype=projector.dtype, device=projector.device)
-    for y in range(size[0]):
-        for x in range(size[1]):
-            # p = (y, x), all q at once: lag p - q runs backwards over a block of the kernel's size.
-            block = projector[:, y, x].permute(2, 3, 0, 1).flip(0, 1)
-            lags[y : y + size[0], x : x + size[1]] += block
-    principal = torch.linalg.eigh(torch.einsum("cyx,dyx->cd", calibration, calibration.conj()))[1][:, -1]
-    return (lags / (size[0] * size[1])).to(calibration.dtype), canonical_phase(principal[:, None])[:, 0]
-
-
-def _waves(positions: Tensor, length: int, num_lags: int, like: Tensor) -> Tensor:
-    """exp(2 pi i lag r / n) as (position, lag), r counted from the image centre."""
-    lag = torch.arange(num_lags, dtype=torch.float64) - num_lags // 2
-    turns = (positions.to(torch.float64) - length // 2)[:, None] * lag / length
-    return torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(like.device, like.dtype)
-
-
-def _gram(lags: Tensor, waves_row: Tensor, waves_col: Tensor) -> Tensor:
-    """G(r) as (row, col, coil, coil) at the rows and columns of the waves."""
-    coils = lags.shape[-1]
-    along_cols = waves_col @ lags.reshape(*lags.shape[:2], -1)
-    gram = waves_row @ along_cols.reshape(len(lags), -1)
-    return gram.reshape(len(waves_row), len(waves_col), coils, coils)
-
-
-def _leading(gram: Tensor, start: Tensor, crop: float, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Leading eigenvectors (pixel, coil, set) and eigenvalues (pixel, set) of `gram` (pixel, coil, coil).
-
-    Subspace iteration from `start` on the pixels that may lie in the support and have not converged; those
-    that are left after `max_iter` products are solved directly.
-    """
-    num_sets = start.shape[-1]
-    vectors, values = start.clone(), torch.empty_like(start[:, 0].real)
-    active = torch.arange(len(gram), device=gram.device)
-    for step in range(0, max_iter + 1, PRODUCTS):
-        matrices, current = gram if len(active) == len(gram) else gram[active], vectors[active]
-        if step:
-            for _ in range(PRODUCTS):
-                current = matrices @ current
-            current = _orthonormal(current)
-        product = matrices @ current
-        if num_sets > 1:  # Rayleigh-Ritz: the subspace converges before its basis does
-            rotation = torch.linalg.eigh(current.mH @ product)[1].flip(-1)
-            current, product = current @ rotation, product @ rotation
-        ritz = (current.conj() * product).sum(-2).real
-        vectors[active], values[active] = current, ritz
-        residual = torch.linalg.vector_norm(product - current * ritz[:, None, :], dim=-2)
-        # An eigenvalue lies within the residual of its estimate.
-        active = active[((residual > tol) & (ritz + residual > crop)).any(-1)]
-        if len(active) == 0:
-            return vectors, values
-    exact, basis = torch.linalg.eigh(gram[active])
-    vectors[active], values[active] = basis[..., -num_sets:].flip(-1), exact[:, -num_sets:].flip(-1)
-    return vectors, values
-
-
-def _orthonormal(vectors: Tensor) -> Tensor:
-    """Gram-Schmidt over the last axis."""
-    tiny = torch.finfo(vectors.real.dtype).tiny
-    done: list[Tensor] = []
-    for column in vectors.unbind(-1):
-        for other in done:
-            column = column - other * (other.conj() * column).sum(-1, keepdim=True)
-        done.append(column / torch.linalg.vector_norm(column, dim=-1, keepdim=True).clamp(min=tiny))
-    return torch.stack(done, -1)
+def _principal(calibration: Tensor) -> Tensor:
+    """The principal coil combination `(coil,)` of calibration data (coil, row, col)."""
+    gram = torch.einsum("cyx,dyx->cd", calibration, calibration.conj())
+    return canonical_phase(torch.linalg.eigh(gram)[1][:, -1:])[:, 0]

@@ -154,7 +154,7 @@ def reconstruct(
     plan = Plan(
         method, preset, chosen, num_samples=samples, seed=seed, keep_samples=keep_samples, maps=maps,
         check=check, on_mistrust=on_mistrust, level=level,
-        num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else 1,
+        num_map_sets=given.shape[1] if given is not None and given.ndim == 5 else None,
     )  # fmt: skip
     result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
     notes = (*doubts, *sampling.notes, *result.notes)

@@ -48,10 +48,12 @@ class Plan:
     maps: Literal["joint", "espirit"] = "joint"
     """Coil maps: `espirit`, from the ACS; `joint`, which goes on from these and fits them together with the image, with
     the plan's prior, for samplers whose prior is of complex images and white noise (others have those of ESPIRiT)."""
-    num_map_sets: int = 1
-    """ESPIRiT map sets, 1 or 2."""
+    num_map_sets: int | None = None
+    """ESPIRiT map sets, 1 or 2; null: two where the calibration lines show a second signal in the pixels, as of an
+    object wider than the field of view, and the method takes two."""
     map_crop: float = 0.0
-    """ESPIRiT maps are zero where their eigenvalue is not above this; 0 keeps the background, as RSS images do."""
+    """ESPIRiT maps are zero where their eigenvalue is not above this, those of a second set where it is not above 0.8
+    either; 0 keeps the background, as RSS images do."""
     map_threshold: float = 0.02
     """Singular values of the calibration matrix below this fraction of the largest are null space."""
     check: bool | None = None
@@ -76,7 +78,7 @@ class Plan:
             raise ValueError(f"no method {self.method!r}{suggest(self.method, METHODS)}")
         method, preset = METHODS[self.method], plan_preset(self)
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
-        method.check_map_sets(self.num_map_sets, self.method)
+        method.check_map_sets(self.num_map_sets or 1, self.method)
         _check_start(self, options)
         used, able = None, False
         known: tuple[Calibration, ...] = ()
@@ -151,9 +153,9 @@ def _check_numbers(plan: Plan) -> None:
             "num_samples and batch_samples must be at least 1 and seed 0 or larger, got"
             f" {plan.num_samples}, {plan.batch_samples} and {plan.seed}"
         )
-    if plan.num_map_sets not in (1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
+    if plan.num_map_sets not in (None, 1, 2) or not 0 <= plan.map_crop < 1 or not 0 < plan.map_threshold < 1:
         raise ValueError(
-            "num_map_sets must be 1 or 2, map_crop in [0, 1) and map_threshold in (0, 1), got"
+            "num_map_sets must be 1, 2 or null, map_crop in [0, 1) and map_threshold in (0, 1), got"
             f" {plan.num_map_sets}, {plan.map_crop} and {plan.map_threshold}"
         )
 
@@ -180,4 +182,4 @@ def _check_start(plan: Plan, options: Options) -> None:
         raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
     if plan.start not in classical:
         raise ValueError(f"no start {plan.start!r}{suggest(plan.start, classical)}")
-    METHODS[plan.start].check_map_sets(plan.num_map_sets, f"the start {plan.start}")
+    METHODS[plan.start].check_map_sets(plan.num_map_sets or 1, f"the start {plan.start}")

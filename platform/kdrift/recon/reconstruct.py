@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kdrift.mri.map_sets import stack_maps
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import ChunkResult
 from kdrift.recon.gather import Outcome, SliceFacts, gather
@@ -138,8 +139,7 @@ def reconstruct_slices(
                 raise  # by its own name, where there is nothing to keep
             slices[raw.index] = named(raw.index, " ".join(str(error).split()))
     seconds = time.perf_counter() - started
-    like = next(iter(maps.values()), None)
-    stacked = None if like is None else torch.stack([maps.get(index, torch.zeros_like(like)) for index in indices])
+    stacked = stack_maps([maps.get(index) for index in indices])
     masks = [raw.mask for raw in raw_slices]
     shared = masks[0] if all(torch.equal(mask, masks[0]) for mask in masks) else torch.stack(masks)
     return gather(slices, shared, resolved.config, seconds=seconds, smaps=stacked)

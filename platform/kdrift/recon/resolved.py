@@ -72,6 +72,12 @@ class ResolvedPlan:
         return METHODS[self.plan.method]
 
     @property
+    def most_map_sets(self) -> int:
+        """The most sets of coil maps that the method, and what it starts from, can use."""
+        start = METHODS[self.plan.start].max_map_sets if self.plan.start is not None else self.method.max_map_sets
+        return min(self.method.max_map_sets, start)
+
+    @property
     def num_samples(self) -> int:
         """Samples a slice; 1 for a classical method."""
         return self.plan.num_samples if self.method.needs_prior else 1
@@ -105,7 +111,12 @@ class ResolvedPlan:
         """What travels with a result, as plain values."""
         plan = self.plan
         kind = "joint" if self.fits_maps else "espirit"
-        maps = {"kind": kind, "sets": plan.num_map_sets, "crop": plan.map_crop, "threshold": plan.map_threshold}
+        maps = {
+            "kind": kind,
+            "sets": plan.num_map_sets or "auto",
+            "crop": plan.map_crop,
+            "threshold": plan.map_threshold,
+        }
         config = {
             "method": plan.method,
             "preset": self.preset.name,
@@ -173,7 +184,7 @@ class ResolvedPlan:
         plan = self.plan
         data = prepare_slice(
             raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
-            num_sets=plan.num_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
+            num_sets=plan.num_map_sets, most_sets=self.most_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
             refine=(lambda data: self._joint_maps(data, prior)) if self.fits_maps else None,
         )  # fmt: skip
         sets = data.smaps.shape[:-3].numel()

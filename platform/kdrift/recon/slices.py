@@ -18,17 +18,16 @@ from kdrift.mri.coils import calibration_box, coil_compression, espirit_maps, no
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
+from kdrift.mri.map_sets import CROP, choose_sets, see_sets
 from kdrift.mri.masks import detect_mask
-from kdrift.mri.noise import SCATTER, differing_noise, estimate_noise_sigma
-from kdrift.mri.spikes import spikes
+from kdrift.mri.noise import SCATTER, coil_noise_sigma, differing_noise, estimate_noise_sigma
+from kdrift.mri.spikes import without_spikes
 from kdrift.mri.unit import unit_of
 from kdrift.recon.request import SIGMA
 
 UNNORMALISED = 0.01
 """Maps that are given count as normalised within this."""
 
-SHOWN = 3
-"""Spikes that are named one by one."""
 ZERO = "kspace is zero everywhere: nothing to reconstruct"
 """What is wrong with a slice that was padded, or not measured."""
 
@@ -167,14 +166,17 @@ def prepare_slice(
     *,
     heldout: Tensor | None = None,
     scale: ImageScale | None = None,
-    num_sets: int = 1,
+    num_sets: int | None = None,
+    most_sets: int = 2,
     crop: float = 0.0,
     threshold: float = 0.02,
     refine: Callable[[SliceData], Tensor] | None = None,
 ) -> SliceData:
     """Bring a slice to a unit scale, leave out dead coils, whiten, compress, and estimate what it does not come with.
 
-    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones.
+    `num_sets`, `crop` and `threshold` are those of `kdrift.mri.coils.espirit_maps`; one coil has a map of ones. A
+    second set ends where its eigenvalue is not above `kdrift.mri.map_sets.CROP`. `num_sets` None: as many as the
+    calibration lines ask for (`choose_sets` there), at most `most_sets`, with a note where they ask for two.
     `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to
     leave out and keep for measuring. `refine` makes better maps of a slice whose maps were estimated. Each slice is
     compressed by its own calibration data, so that its image does not depend on which slices are read with it.
@@ -187,23 +189,31 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError(ZERO)
-    kspace, mask = _without_spikes(kspace, mask, notes)
+    kspace, mask, said = without_spikes(kspace, mask)
+    notes += said
     calibration = _calibration(raw, notes)
     space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
     if space is not None:
         kspace = space.apply(kspace)
         unseen = None if unseen is None else space.apply(unseen)
         calibration = None if calibration is None else space.apply(calibration)
+    known = raw.coils.noise_sigma
+    sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
     if raw.smaps is not None:
         smaps = _given(raw.smaps, space, notes)
     elif len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     else:
         lines = kspace if calibration is None else calibration
-        smaps = espirit_maps(lines, num_sets=num_sets, crop=crop, threshold=threshold)
+        if num_sets is None:
+            # the noisiest coil's; that of separate lines, which need not reach the periphery of k-space, is not known
+            noise = max(sigma, float(coil_noise_sigma(kspace, mask).max())) if calibration is None else 0.0
+            seen = see_sets(lines, threshold=threshold, noise_sigma=noise)
+            num_sets, said = choose_sets(seen, most_sets)
+            notes += [said] if said else []
+        crops = (crop, max(crop, CROP))[:num_sets]
+        smaps = espirit_maps(lines, num_sets=num_sets, crop=crops, threshold=threshold)
     back = None if space is None else space.back.to(kspace.dtype)
-    known = raw.coils.noise_sigma
-    sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
     kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
 
     def made(smaps: Tensor) -> SliceData:
@@ -220,17 +230,6 @@ def prepare_slice(
     if refine is None or raw.smaps is not None or len(kspace) == 1:
         return data
     return made(refine(data))
-
-
-def _without_spikes(kspace: Tensor, mask: Tensor, notes: list[str]) -> tuple[Tensor, Tensor]:
-    """Leave out positions of k-space that are spikes: one such sample makes stripes over the whole image."""
-    found = torch.from_numpy(spikes(kspace.abs().square().sum(0).cpu().numpy())).to(mask.device) & mask
-    if not bool(found.any()) or not bool((kspace * ~found != 0).any()):
-        return kspace, mask
-    places = [f"({row}, {col})" for row, col in found.nonzero().tolist()]
-    named = ", ".join(places[:SHOWN]) + (f" and {len(places) - SHOWN} more" if len(places) > SHOWN else "")
-    notes.append(f"spikes (row, column) {named} of k-space lie far above all around and are left out")
-    return torch.where(found, 0, kspace), mask & ~found
 
 
 def _coil_space(
@@ -285,7 +284,10 @@ def _calibration(raw: RawSlice, notes: list[str]) -> Tensor | None:
 
 
 def _given(smaps: Tensor, space: CoilSpace | None, notes: list[str]) -> Tensor:
-    """Return maps that were given for the coils as measured, as those of `space`, normalised."""
+    """Return maps that were given for the coils as measured, as those of `space`, normalised, without sets of zeros."""
+    if smaps.ndim == 4:
+        used = smaps[smaps.flatten(1).any(1)]
+        smaps = used[0] if len(used) == 1 else used
     norm = rss(smaps)
     norm = norm[norm > 0]
     if not len(norm):
