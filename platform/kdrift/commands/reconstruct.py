@@ -114,7 +114,9 @@ def run(options: Options) -> int:
         print(f"note: {note}", file=sys.stderr)
     regions = acquired_regions(options.roi, acquisition)
     slices = len(acquisition.slice_indices)
-    with progress(0, "steps", quiet=options.quiet, echo=lambda line: print(line, file=sys.stderr, flush=True)) as meter:
+    with progress(
+        0, "evaluations", quiet=options.quiet, echo=lambda line: print(line, file=sys.stderr, flush=True)
+    ) as meter:
 
         def show(position: int, done: int, steps: int) -> None:
             meter.update(position * steps + done, total=slices * steps, note=f"slice {position + 1}/{slices}")

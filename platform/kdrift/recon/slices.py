@@ -189,8 +189,8 @@ def prepare_slice(
         mask, kspace = mask & ~heldout, torch.where(heldout, 0, kspace)
     if not bool((kspace != 0).any()):
         raise ValueError(ZERO)
-    kspace, mask, said = without_spikes(kspace, mask)
-    notes += said
+    kspace, mask, left_out = without_spikes(kspace, mask)
+    notes += left_out
     calibration = _calibration(raw, notes)
     space, source = _coil_space(raw.coils, kspace, mask, calibration, notes)
     if space is not None:
