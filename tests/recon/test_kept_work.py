@@ -183,8 +183,8 @@ def test_an_image_that_does_not_explain_the_data_is_a_warning(kspace: np.ndarray
     assert good.notes == ()
     moved = kspace[:2].copy()
     moved[1, :, :, ::2] *= np.exp(2j * np.pi * 5 * np.arange(SIZE) / SIZE)[:, None]  # of a head that moved
-    (note,) = kdrift.reconstruct(moved, method="cg_sense").notes
-    assert "does not explain the data of slice 1" in note
+    notes = kdrift.reconstruct(moved, method="cg_sense").notes
+    (note,) = (each for each in notes if "does not explain the data of slice 1" in each)
     assert "likely causes" in note
     wrong = np.roll(np.asarray(good.smaps), 9, axis=-1)
     assert any(

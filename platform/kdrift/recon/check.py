@@ -24,6 +24,8 @@ CLASSICAL = ("tv", "cg_sense", "zero_filled")
 """What a sampler is compared with, each by its default preset."""
 KNOWN_LEVELS = (0.05, 0.2)
 """Noise levels at which a prior is asked whether it knows an image."""
+OWN_NOISE = 0.25
+"""At least this part of what a prior takes out counts, whatever noise the image is said to have."""
 
 
 def hold_out(data: SliceData, seed: int) -> tuple[SliceData, list[HeldOutGroup]]:
@@ -86,11 +88,14 @@ def predict_groups(
     return tuple(found)
 
 
-def noise_left(score: ScoreModel, image: Tensor, table: Sequence[NoiseLeft], *keys: int) -> float | None:
+def noise_left(
+    score: ScoreModel, image: Tensor, table: Sequence[NoiseLeft], *keys: int, noise: float = 0.0
+) -> float | None:
     """Return how much noise a prior leaves on an image, as a multiple of what its table says of its own images.
 
-    `image` is complex `(row, col)` on the scale of the prior, `keys` seed and slice; the mean of the logarithms over
-    `KNOWN_LEVELS`. None where the table has no such level.
+    `image` is complex `(row, col)` on the scale of the prior, `keys` seed and slice, `noise` the deviation in each
+    component of noise that the image itself has: the prior removes it too, which is no fault. The mean of the
+    logarithms over `KNOWN_LEVELS`; None where the table has no such level.
     """
     low, high = KNOWN_LEVELS
     ratios = []
@@ -100,7 +105,8 @@ def noise_left(score: ScoreModel, image: Tensor, table: Sequence[NoiseLeft], *ke
         drawn = torch.randn(*image.shape, 2, generator=torch_generator("known", *keys))
         noise = row.sigma * torch.view_as_complex(drawn).to(image)
         error = denoise(score, (image + noise)[None], row.sigma)[0] - image
-        ratios.append(float(error.abs().square().mean()) / (2 * row.sigma**2) / row.fraction)
+        left = float(error.abs().square().mean()) / (2 * row.sigma**2)
+        ratios.append(max(left - (noise / row.sigma) ** 2, OWN_NOISE * left) / row.fraction)
     if not ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
         return None
     return math.exp(statistics.fmean(map(math.log, ratios)))

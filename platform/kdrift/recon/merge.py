@@ -80,7 +80,7 @@ def merge_chunks(results: Sequence[ChunkResult]) -> SliceResult:
         diverged={sample: str(diverged[sample]) for sample in sorted(diverged)},
     )
     if best.moments is None or draws.moments is None:
-        lost = (means if draws.moments is not None else draws).diverged
+        lost = means.diverged if means.count and means.moments is None else draws.diverged
         fallback = _fallback(results, list(lost.values()))
         image = fallback.image
         return replace(merged, mean=image, std=torch.zeros_like(image), misfit=fallback.misfit, fallback=True)

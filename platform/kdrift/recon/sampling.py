@@ -123,13 +123,15 @@ def _run_check(
         one = replace(chunk, samples=(chunk.samples[1], chunk.samples[1] + 1))
         images, own = run(one, plan.options), 0.0
     residual, excess = _residual(images[0], measurement) if plan.method.fits_data else (0.0, 0.0)
-    evidence = Evidence(
-        groups=predict_groups(seen, groups, measurement, images, draws, own) if groups else (),
-        known=noise_left(score, images[0], prior.info.noise_left, plan.plan.seed, data.index) if plan.asks else None,
-        residual=residual,
-        excess=excess,
-        image_noise=data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0,
+    noise, known = (
+        (data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0),
+        None,
     )
+    if plan.asks:
+        keys = plan.plan.seed, data.index
+        known = noise_left(score, images[0], prior.info.noise_left, *keys, noise=noise / data.scale)
+    compared = predict_groups(seen, groups, measurement, images, draws, own) if groups else ()
+    evidence = Evidence(compared, known, residual, excess, image_noise=noise)
     evidence = with_calibration(judge(evidence), plan.calibrations, mask_facts(data.mask), plan.prior.name)
     verdict, instead = judge(evidence), None
     if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":

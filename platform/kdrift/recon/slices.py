@@ -305,5 +305,5 @@ def _given(smaps: Tensor, space: CoilSpace | None, notes: list[str]) -> Tensor:
 
 def _shading(back: Tensor, smaps: Tensor) -> Tensor:
     """Root sum of squares of the coils as measured of an image of ones, 1 where there are no maps."""
-    norm = rss(mix(back, smaps if smaps.ndim == 3 else smaps[0]))
+    norm = rss(mix(back, smaps.reshape(-1, *smaps.shape[-3:])[0]))
     return torch.where(norm > 0, norm, 1)

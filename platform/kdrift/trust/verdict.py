@@ -40,6 +40,8 @@ wrong coil maps 0.5 and 9.
 """
 SHRINK = 0.5
 """Power of the factor that held-out samples show: three lines say it within a third, and calibration within a tenth."""
+MOST_NOISE = 0.75
+"""At most this part of a held-out error counts as noise, whose level may be an upper bound."""
 BOUNDS = (0.5, 4.0)
 """Least and largest factor."""
 
@@ -105,7 +107,7 @@ class Evidence:
         """Return what a deviation is multiplied by: errors over spread by the geometric mean over groups, shrunk."""
         ratios = []
         for group in self.groups:
-            noise = min(group.noise, 0.5 * group.errors[name])
+            noise = min(group.noise, MOST_NOISE * group.errors[name])
             if group.spread > 0 and 0 < group.errors[name] < math.inf:
                 ratios.append(0.5 * math.log((group.errors[name] - noise) / group.spread))
         found = math.exp(SHRINK * statistics.fmean(ratios)) if ratios else 1.0
