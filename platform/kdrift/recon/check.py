@@ -103,10 +103,10 @@ def noise_left(
         if not low <= row.sigma <= high or row.fraction <= 0:
             continue
         drawn = torch.randn(*image.shape, 2, generator=torch_generator("known", *keys))
-        noise = row.sigma * torch.view_as_complex(drawn).to(image)
-        error = denoise(score, (image + noise)[None], row.sigma)[0] - image
-        left = float(error.abs().square().mean()) / (2 * row.sigma**2)
-        ratios.append(max(left - (noise / row.sigma) ** 2, OWN_NOISE * left) / row.fraction)
+        added = row.sigma * torch.view_as_complex(drawn).to(image)
+        error = denoise(score, (image + added)[None], row.sigma)[0] - image
+        power = float(error.abs().square().mean()) / (2 * row.sigma**2)
+        ratios.append(max(power - (noise / row.sigma) ** 2, OWN_NOISE * power) / row.fraction)
     if not ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
         return None
     return math.exp(statistics.fmean(map(math.log, ratios)))
