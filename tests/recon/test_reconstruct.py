@@ -185,7 +185,7 @@ def test_command_writes_everything(
     )
     assert re.search(shown, captured.err, re.M)
     assert sorted(f.name for f in (tmp_path / "r").iterdir()) == [
-        "mean.nii.gz", "metrics.json", "panel.png", "reconstruction.h5", "std.nii.gz",
+        "lower.nii.gz", "mean.nii.gz", "metrics.json", "panel.png", "reconstruction.h5", "std.nii.gz", "upper.nii.gz",
     ]  # fmt: skip
     report = json.loads((tmp_path / "r/metrics.json").read_text())
     assert report["simulated"] is True

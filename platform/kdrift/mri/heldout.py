@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
+from kdrift.mri.mask_family import whole_lines
 from kdrift.mri.masks import acs_region
 from kdrift.runs.seeds import torch_generator
 
@@ -102,10 +103,7 @@ def _candidates(mask: Tensor, kspace: Tensor | None) -> tuple[Tensor, Tensor]:
         spared[box] = True
         if bool(spared[box].any()):
             spared[acs_region(sampled, ((box[0].start + box[0].stop) // 2, (box[1].start + box[1].stop) // 2))] = True
-    if bool((sampled == sampled[:1]).all()):
-        unit, spared = sampled[:1], spared.any(0, keepdim=True)
-    elif bool((sampled == sampled[:, :1]).all()):
-        unit, spared = sampled[:, :1], spared.any(1, keepdim=True)
-    else:
-        unit = sampled
-    return unit & ~spared, sampled
+    lines = whole_lines(sampled)
+    if lines is None:
+        return sampled & ~spared, sampled
+    return lines & ~spared.any(lines.shape.index(1), keepdim=True), sampled

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kdrift.mri.masks import acs_region
 
+WHOLE = 0.9
+"""Part of a line that must be sampled for it to count as one."""
 MaskUnit = Literal["lines", "points"]
 
 
@@ -79,7 +81,19 @@ def mask_facts(mask: Tensor) -> MaskFacts:
     inside = kept[int(rows[0]) : int(rows[-1]) + 1, int(cols[0]) : int(cols[-1]) + 1]
     extent = min(inside.shape[0] / kept.shape[0], inside.shape[1] / kept.shape[1])
     row, col = ((part.stop - part.start) / size for part, size in zip(acs_region(kept), kept.shape, strict=True))
-    by_cols, by_rows = bool((inside == inside[:1]).all()), bool((inside == inside[:, :1]).all())
-    unit: MaskUnit = "lines" if by_cols or by_rows else "points"
-    acs = col if by_cols else row if by_rows else math.sqrt(row * col)
+    lines = whole_lines(inside)
+    unit: MaskUnit = "points" if lines is None else "lines"
+    acs = math.sqrt(row * col) if lines is None else col if lines.shape[0] == 1 else row
     return MaskFacts(unit, kept.numel() / int(kept.sum()), acs, extent)
+
+
+def whole_lines(mask: Tensor) -> Tensor | None:
+    """Return which lines of a line mask `(row, col)` were sampled, `(1, col)` or `(row, 1)`; None of other masks.
+
+    A line of which more than `WHOLE` was sampled counts: spikes may have been left out of it.
+    """
+    for axis in (0, 1):
+        share = mask.float().mean(axis, keepdim=True)
+        if bool(((share == 0) | (share > WHOLE)).all()):
+            return share > WHOLE
+    return None

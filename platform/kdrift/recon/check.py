@@ -62,15 +62,15 @@ def predict_groups(
         How much of the draws' variance a chain of `images` has that the mean of all chains has not.
     """
     assert data.heldout is not None
-    observed, classical = data.heldout.kspace / data.scale, data.measurement(IMAGES)
+    observed = data.heldout.kspace / data.scale
     operator = measurement.chains.operator(data.smaps, data.heldout.mask)
     left = {SAMPLER: observed - operator.forward(images + 0j)}
-    linear = IMAGES.operator(data.smaps, data.heldout.mask)
     for name in CLASSICAL:
         method = METHODS[name]
-        if data.smaps.shape[:-3].numel() <= method.max_map_sets:
-            image = method.function(classical, options=method.preset(None)[1])
-            left[name] = (observed - linear.forward(image))[None]
+        own_sets = data.of_sets(method.max_map_sets)
+        image = method.function(own_sets.measurement(IMAGES), options=method.preset(None)[1])
+        linear = IMAGES.operator(own_sets.smaps, data.heldout.mask)
+        left[name] = (observed - linear.forward(image))[None]
     predicted = operator.forward(draws + 0j)
     deviation = (predicted - predicted.mean(0)) * math.sqrt(len(draws) / max(1, len(draws) - 1))
     variance = 2 * (data.noise_sigma / data.scale) ** 2
@@ -114,7 +114,9 @@ def noise_left(
 
 def classical_image(data: SliceData, name: str) -> Fallback:
     """Return what a classical method makes of a slice, by its default preset, in the unit of the slice."""
-    method, measurement = METHODS[name], data.measurement()
+    method = METHODS[name]
+    data = data.of_sets(method.max_map_sets)
+    measurement = data.measurement()
     image = data.scale * method.function(measurement, options=method.preset(None)[1])
     misfit = (data.kspace - measurement.A.forward(image)).abs().square().sum()
     return Fallback(name, data.magnitude(image[None])[0].cpu(), float(misfit))

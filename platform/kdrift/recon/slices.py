@@ -138,6 +138,10 @@ class SliceData(OnDevice):
         smaps = self.smaps[..., part, :, :]
         return dataclasses.replace(self, kspace=self.kspace[part], smaps=smaps, heldout=heldout, back=back)
 
+    def of_sets(self, most: int) -> SliceData:
+        """Return the slice with the first sets of its coil maps, at most `most`."""
+        return dataclasses.replace(self, smaps=self.smaps.reshape(-1, *self.smaps.shape[-3:])[:most].squeeze(0))
+
     def magnitude(self, x: Tensor, chains: Chains = IMAGES) -> Tensor:
         """Combine images `(sample, *parts, row, col)` to magnitudes `(sample, row, col)`.
 

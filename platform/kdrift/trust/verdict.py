@@ -25,8 +25,9 @@ BETTER, CLEARLY = 1.12, 1.4
 """A classical method predicts better, and clearly so, where the sampler's error less noise is above so many times its
 own (0.5 and 1.5 dB). At 8x, where a line that is held out leaves a gap twice as wide as any other, TV predicts some
 brains better by up to 1.2 dB of which the sampler's image is 4 dB better: there `UNKNOWN` decides."""
-MISSED = 0.9
-"""A sampler that misses more of the held-out signal than this says little about what was not measured."""
+MISSED, WORSE = 0.9, 1.05
+"""A sampler that misses more of the held-out signal than this says little about what was not measured; one that errs by
+more than the second part of it is worse than saying nothing."""
 UNKNOWN = 1.25
 """A prior that leaves more noise on an image than so many times what it leaves on its own kind does not know it."""
 OVERSTATED = 0.5
@@ -173,13 +174,13 @@ def judge(evidence: Evidence) -> Verdict:
     if math.isinf(own):
         doubts.insert(0, "its chains diverged where samples were held out from them")
         return Verdict("not trusted", tuple(doubts), evidence.factor(), best, evidence=evidence)
-    floor = min(noise, own, errors[best])
+    floor = min(noise, MOST_NOISE * min(own, errors[best]))
     shown = f"it predicts held-out samples with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
     more = own - floor > BETTER * (errors[best] - floor) and own > errors[best] + 0.02
     unknown = evidence.known is not None and evidence.known > UNKNOWN
-    if more or (unknown and own > 1):
+    if more or own > WORSE or (unknown and own > 1):
         doubts.insert(0, f"{NAMES[best]} predicts held-out samples better, with {errors[best]:.0%} error to {own:.0%}")
-        bad = bad or unknown or own - floor > CLEARLY * (errors[best] - floor)
+        bad = bad or unknown or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
     elif own - floor > MISSED * (1 - floor):
         doubts.append(f"it says next to nothing of what was not measured: {shown}")
     if min(own, errors[best]) < OVERSTATED * noise:
