@@ -194,7 +194,7 @@ def test_an_image_that_does_not_explain_the_data_is_a_warning(kspace: np.ndarray
     assert any(
         "of every slice" in each for each in kdrift.reconstruct(kspace[:2], smaps=wrong, method="cg_sense").notes
     )
-    assert kdrift.reconstruct(moved, method="zero_filled").notes == ()
+    assert not any("explain" in each for each in kdrift.reconstruct(moved, method="zero_filled").notes)
     assert residual_notes({}, "cg_sense") == ()
 
 

@@ -202,11 +202,12 @@ def test_command_writes_everything(
         assert file["samples"].shape == (1, 2, 48, 48)
         assert file["smaps"].shape == (1, 4, 48, 48)
         assert file["mask"].shape == (48, 48)
-        np.testing.assert_allclose(file["samples"][0].mean(0), file["reconstruction"][0], rtol=1e-4)
+        assert (file["lower"][:] <= file["reconstruction"][:]).all()
+        assert (file["reconstruction"][:] <= file["upper"][:]).all()
         assert file.attrs["notice"] == RESEARCH_ONLY
     for name in ("mean", "std"):
         header = nibabel.load(tmp_path / f"r/{name}.nii.gz").header
-        assert bytes(header["descrip"]).rstrip(b"\0").decode() == RESEARCH_ONLY
+        assert bytes(header["descrip"]).rstrip(b"\0").decode().startswith(RESEARCH_ONLY)
 
 
 def test_command_says_what_diverged_and_labels_the_fallback(
