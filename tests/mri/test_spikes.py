@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from kdrift.mri.spikes import spikes
+from kdrift.data.phantom import phantom_volume
+from kdrift.mri.spikes import spikes, without_spikes
 
 
 def power(image: np.ndarray) -> np.ndarray:
@@ -45,3 +47,26 @@ def test_small_kspace_is_not_judged() -> None:
     found = np.ones((8, 80))
     found[2, 10] = 1e6
     assert not spikes(found).any()
+
+
+def test_spikes_are_left_out_of_data_and_mask_and_named() -> None:
+    kspace = torch.from_numpy(np.asarray(phantom_volume(1, 64, 64, 4, seed=2).kspace))[0]
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    kept, same, said = without_spikes(kspace, mask)
+    assert said == []
+    assert torch.equal(kept, kspace)
+    assert torch.equal(same, mask)
+    spoiled = kspace.clone()
+    spoiled[2, 9, 50] = 3 * kspace.abs().max()  # of one coil
+    kept, left, said = without_spikes(spoiled, mask)
+    assert (~left).nonzero().tolist() == [[9, 50]]
+    assert not kept[:, 9, 50].any()
+    assert said == ["spikes (row, column) (9, 50) of k-space lie far above all around and are left out"]
+
+
+def test_one_point_that_was_measured_alone_is_no_spike() -> None:
+    kspace = torch.zeros(1, 32, 32, dtype=torch.complex64)
+    kspace[0, 5, 7] = 1
+    kept, _, said = without_spikes(kspace, kspace[0] != 0)
+    assert said == []
+    assert torch.equal(kept, kspace)

@@ -10,7 +10,6 @@ from typing import Any
 
 import h5py
 import nibabel
-import numpy as np
 import pytest
 import torch
 
