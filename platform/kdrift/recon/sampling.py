@@ -123,10 +123,8 @@ def _run_check(
         one = replace(chunk, samples=(chunk.samples[1], chunk.samples[1] + 1))
         images, own = run(one, plan.options), 0.0
     residual, excess = _residual(images[0], measurement) if plan.method.fits_data else (0.0, 0.0)
-    noise, known = (
-        (data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0),
-        None,
-    )
+    noise = data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0
+    known = None
     if plan.asks:
         keys = plan.plan.seed, data.index
         known = noise_left(score, images[0], prior.info.noise_left, *keys, noise=noise / data.scale)
