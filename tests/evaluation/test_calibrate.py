@@ -202,7 +202,7 @@ def test_scans_that_the_prior_was_trained_on_are_refused(inputs: dict[str, str],
 def residual(scan: str, factor: float, seed: int) -> Residual:
     generator = torch.Generator().manual_seed(seed)
     reference = torch.full((64, 64), 1.0)
-    reference[0, :8] = 40.0
+    reference[0, :8] = 10.0
     spread = 0.05 * (1 + torch.rand(64, 64, generator=generator))
     mean = reference + factor * spread * torch.randn(64, 64, generator=generator)
     return Residual(scan, True, MaskFacts("lines", 4.0, 0.08, 1.0), mean, reference, spread, 0.0)

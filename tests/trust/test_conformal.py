@@ -13,9 +13,10 @@ from kdrift.measures.metrics import METRICS
 from kdrift.mri.mask_family import MaskFacts, MaskFamily
 from kdrift.prior.calibration import CalibratedScan, Calibration, FigureBound
 from kdrift.trust.calibrated import interval
-from kdrift.trust.conformal import combined, level_quantile, lower_bound, object_of, pixel_scores, region_scores
+from kdrift.trust.conformal import combined, level_quantile, lower_bound, pixel_scores, region_scores
 from kdrift.trust.family import refusal, with_calibration
 from kdrift.trust.predicted import predicted_psnr, predicted_ssim, predictions
+from kdrift.trust.uncertainty import object_mask
 from kdrift.trust.verdict import Evidence, Group, judge
 
 LEVEL = 0.9
@@ -35,7 +36,7 @@ def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_with_the_factor_intervals_hold_their_level(made: tuple[torch.Tensor, ...]) -> None:
     image, spread, error = made
-    inside = object_of(image)
+    inside = object_mask(image)
     assert 0.5 < float(inside.double().mean()) < 0.7
     found = level_quantile(pixel_scores(error[inside], spread[inside], 0.02, LEVEL), LEVEL)
     assert found == pytest.approx(1.5, abs=0.05)
@@ -51,7 +52,7 @@ def test_noise_alone_asks_for_the_least_factor_and_no_spread_for_an_infinite_one
 
 def test_independent_errors_average_out_over_regions(made: tuple[torch.Tensor, ...]) -> None:
     image, spread, error = made
-    inside = object_of(image)
+    inside = object_mask(image)
     std = ((1.5 * spread).square() + 0.02**2).sqrt()
     scores = region_scores(error, std, inside, 8, LEVEL)
     assert 100 < len(scores) < 200

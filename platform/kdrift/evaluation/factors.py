@@ -22,7 +22,7 @@ class Factors:
     """What was found for one family of masks."""
 
     pixel: float
-    """Factor of the deviation: geometric mean over scans of the geometric means over slices."""
+    """Factor of the deviation: median over scans of the geometric means over slices."""
     of_scans: dict[str, float]
     """What each scan alone asks for."""
     coverage: dict[str, float]

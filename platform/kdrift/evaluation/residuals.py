@@ -14,9 +14,10 @@ from torch import Tensor
 from kdrift.evaluation.work import VolumeTask
 from kdrift.measures.metrics import METRICS
 from kdrift.mri.mask_family import MaskFacts, mask_facts
-from kdrift.trust.conformal import object_of, pixel_scores, region_scores
+from kdrift.trust.conformal import pixel_scores, region_scores
 from kdrift.trust.family import refusal
 from kdrift.trust.predicted import PREDICTED
+from kdrift.trust.uncertainty import object_mask
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Residual:
 
     def scores(self, level: float) -> Tensor:
         """Return the factor that each pixel of the object asks for, see `kdrift.trust.conformal`."""
-        inside = object_of(self.reference)
+        inside = object_mask(self.reference)
         return pixel_scores((self.reference - self.mean)[inside], self.spread[inside], self.noise, level)
 
     def regions(self, factor: float, size: int, level: float) -> Tensor:
         """Return what the mean over each region asks for, of the deviation that `factor` gives."""
-        error, inside = self.reference - self.mean, object_of(self.reference)
+        error, inside = self.reference - self.mean, object_mask(self.reference)
         return region_scores(error, self.deviation(factor), inside, size, level)
 
     def deviation(self, factor: float) -> Tensor:

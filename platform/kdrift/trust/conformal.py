@@ -4,8 +4,9 @@ The score of a pixel is |error| over its deviation, and the quantile of scores a
 which intervals hold just that share (Angelopoulos et al. 2022, Image-to-image regression with distribution-free
 uncertainty quantification, section 2; Angelopoulos and Bates 2023, A gentle introduction to conformal prediction,
 section 2.3). Pixels of a scan are not exchangeable with those of another, and few scans are at hand: the quantile is
-taken in each slice, and the geometric mean over slices and then over scans, which is steadier than a quantile over
-scans would be. It holds the level on average over scans, not in every one of them.
+taken in each slice, the geometric mean over slices and the median over scans, which is steadier than a quantile over
+scans would be, and is not moved by one scan that is unlike the others. It holds the level in the middle of scans, not
+in every one of them.
 """
 
 from __future__ import annotations
@@ -18,15 +19,8 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-OBJECT = 0.1
-"""Pixels above this part of the 0.99 quantile of the reference are the object."""
 LEAST = 0.05
 """Factors below this are taken for it: a deviation is never switched off."""
-
-
-def object_of(reference: Tensor) -> Tensor:
-    """Return where a magnitude image `(row, col)` shows something, boolean."""
-    return reference > OBJECT * reference.flatten().quantile(0.99)
 
 
 def pixel_scores(error: Tensor, spread: Tensor, noise: float, level: float) -> Tensor:
@@ -67,8 +61,8 @@ def level_quantile(scores: Tensor, level: float) -> float:
 
 
 def combined(factors: Sequence[Sequence[float]]) -> float:
-    """Return the geometric mean over scans of the geometric means over their slices."""
-    return math.exp(statistics.fmean(statistics.fmean(map(math.log, each)) for each in factors))
+    """Return the median over scans of the geometric means over their slices; of two in the middle, their own mean."""
+    return math.exp(statistics.median(statistics.fmean(map(math.log, each)) for each in factors))
 
 
 def lower_bound(values: Sequence[float], probability: float) -> tuple[float, float]:
