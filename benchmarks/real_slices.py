@@ -42,7 +42,6 @@ from kdrift.runs.hardware import keep_freed_memory
 from kdrift.trust.uncertainty import summary
 
 TITLES = {"cg_sense": "CG-SENSE", "tv": "TV", "l1_wavelet": "l1-wavelet"}
-#: the object, for the rank correlation: air is most of an image and easy to be sure of.
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sentences import verdict_lines, verdict_summary
 from kdrift.trust.verdict import Evidence, Group, Verdict, judge
 
-GOOD = Verdict("trusted", ("it predicts held-out samples with 22% error, TV with 29% (noise 2%)",), 1.25, "tv")
+GOOD = Verdict("trusted", ("it predicts left-out k-space with 22% error, TV with 29% (noise 2%)",), 1.25, "tv")
 BAD = Verdict(
-    "not trusted", ("TV predicts held-out samples better, with 78% error to 106%",), 1.5, "tv", "tv",
+    "not trusted", ("TV predicts left-out k-space better: 78% error, the sampler 106%",), 1.5, "tv", "tv",
     Evidence((Group(40, 2.0, 10.0, 0.1, 4.0, {"sampler": 10.6, "tv": 7.8}),), 1.3, 0.2, 2.5, 0.02),
 )  # fmt: skip
 
@@ -67,16 +67,16 @@ def acquisition_of(
 def test_lines_name_slices_factors_and_the_worst_first() -> None:
     lines = verdict_lines({0: GOOD, 1: BAD}, {2: "check is off"})
     assert lines == [
-        "slice 1: not trusted: TV predicts held-out samples better, with 78% error to 106%; TV is given in its place;"
-        " the deviation is multiplied by 1.50",
+        "slice 1: not trusted: TV predicts left-out k-space better: 78% error, the sampler 106%; TV is given in its"
+        " place; the deviation is multiplied by 1.50",
         "slice 2: not checked: check is off",
-        "slice 0: trusted: it predicts held-out samples with 22% error, TV with 29% (noise 2%); the samples' deviation"
+        "slice 0: trusted: it predicts left-out k-space with 22% error, TV with 29% (noise 2%); the samples' deviation"
         " is multiplied by 1.25",
     ]
     many = {index: replace(GOOD, factor=1 + index / 10) for index in (3, 4, 5, 8)}
-    other = replace(GOOD, reasons=("it predicts held-out samples with 9% error, TV with 29% (noise 2%)",))
+    other = replace(GOOD, reasons=("it predicts left-out k-space with 9% error, TV with 29% (noise 2%)",))
     assert verdict_lines({**many, 4: other}, {}) == [
-        "slices 3-5, 8: trusted: it predicts held-out samples with 9-22% error, TV with 29% (noise 2%); the samples'"
+        "slices 3-5, 8: trusted: it predicts left-out k-space with 9-22% error, TV with 29% (noise 2%); the samples'"
         " deviation is multiplied by 1.25-1.80"
     ]
     assert verdict_summary(["trusted", "not trusted", "caution"]) == "1 of 3 slices not trusted"
@@ -159,7 +159,7 @@ def test_outputs_say_it_where_they_have_room(tmp_path: Path) -> None:
         descrip = image.header["descrip"].item().decode()
         assert descrip == f"{RESEARCH_ONLY} Verdict: 1 of 2 slices not trusted."
         comment = image.header.extensions[0].get_content()
-        assert "slice 1: not trusted: TV predicts held-out samples better" in str(comment)
+        assert "slice 1: not trusted: TV predicts left-out k-space better" in str(comment)
         files = [pydicom.dcmread(tmp_path / "dicom" / kind / f"000{index}.dcm") for index in (0, 1)]
         assert files[0].SeriesDescription == f"kdrift {kind}, not trusted. {RESEARCH_ONLY}"
         assert len(files[0].SeriesDescription) <= 64

@@ -70,7 +70,7 @@ def wait_for_state(page: Any, pattern: str) -> None:
 def assert_result(page: Any, num_slices: int) -> None:
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
     assert page.inner_text("#level") in ("trusted", "caution", "not trusted")
-    assert "held-out samples" in page.inner_text("#sentence")
+    assert "left-out k-space" in page.inner_text("#sentence")
     assert page.locator("#verdict").bounding_box()["y"] < page.locator("#mean").bounding_box()["y"]
     for kind in ("mean", "std"):
         playwright.expect(page.locator(f"#{kind}")).to_have_attribute("src", re.compile("^blob:"))
@@ -110,7 +110,7 @@ def test_a_slice_that_is_not_trusted_is_shown_so(page: Any, pictures: Path) -> N
     page.wait_for_selector("#result:visible", timeout=JOB_MS)
     assert page.inner_text("#level") == "not trusted"
     assert page.get_attribute("#level", "class") == "not-trusted"
-    assert page.inner_text("#sentence").startswith("TV predicts held-out samples better")
+    assert page.inner_text("#sentence").startswith("TV predicts left-out k-space better")
     assert page.inner_text("#sentence").endswith("TV is given in its place")
     assert page.inner_text("#mean-caption") == "tv, in place of the mean"
     page.screenshot(path=str(pictures / "not_trusted.png"), full_page=True)

@@ -294,7 +294,7 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
 
 def test_a_job_without_a_number_is_still_told(tmp_path: Path) -> None:
     """A classical method that found no number has an infinite error, which JSON has no word for."""
-    verdict = SliceVerdict("not trusted", "not trusted: TV predicts held-out samples better", "tv")
+    verdict = SliceVerdict("not trusted", "not trusted: TV predicts left-out k-space better", "tv")
     found = job(verdicts={"3": verdict}, report={"outputs": [], "errors": [1.0, math.inf, math.nan]})
     JobFolder(tmp_path / "jobs").put(found)
     assert JobFolder(tmp_path / "jobs").jobs()[0].verdicts == {"3": verdict}

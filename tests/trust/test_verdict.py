@@ -17,7 +17,7 @@ def evidence(sampler: float, tv: float, *, noise: float = 0.1, spread: float = 0
 
 def test_what_predicts_best_is_trusted_and_says_its_numbers() -> None:
     verdict = judge(evidence(0.3, 0.5))
-    assert str(verdict) == "trusted: it predicts held-out samples with 30% error, TV with 50% (noise 10%)"
+    assert str(verdict) == "trusted: it predicts left-out k-space with 30% error, TV with 50% (noise 10%)"
     assert (verdict.best, verdict.given) == ("tv", "")
 
 

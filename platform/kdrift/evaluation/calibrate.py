@@ -118,6 +118,8 @@ def calibrate(
     target, prior = _target(config, source), load_prior(source)
     resolved = config.plan.resolve(prior)
     plan = replace(resolved, calibrations=())  # what is to be found must not be in what it is found from
+    if plan.num_samples < 2:
+        raise ValueError(f"a calibration needs a spread: give plan.num_samples 2 or more, got {plan.num_samples}")
     if not plan.checks:
         raise ValueError(
             f"a calibration is of slices that are checked: give plan.check true (method {config.plan.method},"

@@ -83,7 +83,10 @@ def predict_groups(
 
         count, spread = len(observed) * int(group.mask.sum()), power(deviation)
         errors = {name: power(values) for name, values in left.items()}
-        errors[SAMPLER] = max(errors[SAMPLER] - own * spread, 0.0)
+        if math.isfinite(errors[SAMPLER]) and math.isfinite(spread):
+            errors[SAMPLER] = max(errors[SAMPLER] - own * spread, 0.0)
+        else:
+            errors[SAMPLER] = math.inf
         found.append(Group(count, group.share, power(observed[None]), variance * count, spread, errors))
     return tuple(found)
 

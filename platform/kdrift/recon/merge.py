@@ -96,6 +96,8 @@ def _judged(merged: SliceResult, other: Tensor | None, results: Sequence[ChunkRe
     verdict, instead = checked.verdict, checked.instead
     if instead is not None:
         merged = replace(merged, mean=instead.image, misfit=instead.misfit)
+    if not bool(merged.std.any()):  # one sample has no spread
+        return replace(merged, verdict=verdict)
     std = calibrated_std(merged.std, other, factor=verdict.factor, noise=verdict.evidence.image_noise)
     verdict = replace(verdict, figures=predictions(merged.mean, std, verdict.evidence.bounds))
     return replace(merged, std=std, verdict=verdict)

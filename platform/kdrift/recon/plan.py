@@ -135,8 +135,11 @@ def _spread(plan: Plan, options: Options) -> Options | None:
     spread = METHODS[plan.method].spread
     if spread is None or options.draws or plan.num_samples < 2:
         return None
-    steps = {name: min(getattr(spread, name), getattr(options, name)) for name in ("num_steps",)}
-    return dataclasses.replace(spread, **steps)
+    if not isinstance(spread, StartOptions) or not isinstance(options, StartOptions):
+        return spread
+    return dataclasses.replace(
+        spread, num_steps=min(spread.num_steps, options.num_steps), start_time=options.start_time
+    )
 
 
 def _checks(plan: Plan, options: Options) -> bool:

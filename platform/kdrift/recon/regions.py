@@ -57,19 +57,28 @@ class Region:
 
 
 def region_mean(
-    index: int, image: Tensor, samples: Tensor | None, mask: Tensor, *, factor: float, noise: float, level: float
+    index: int,
+    image: Tensor,
+    samples: Tensor | None,
+    mask: Tensor,
+    *,
+    factor: float,
+    noise: float,
+    level: float,
+    least: float = 0.0,
 ) -> RegionMean:
     """Return the mean of an image `(row, col)` over a region, and its interval of `level`.
 
     `samples` are `(sample, row, col)`, those that are not finite are left out; `factor` and `noise` are those of the
-    slice's verdict (`noise` that of the mean over this region, see `noise_of_mean`).
+    slice's verdict (`noise` that of the mean over this region, see `noise_of_mean`). `least` is a deviation that
+    calibration found for a region of this size or larger: errors of neighbours belong together more than samples show.
     """
     pixels, value = int(mask.sum()), float(image[mask].double().mean())
     means = torch.zeros(0) if samples is None else samples[:, mask].double().mean(1)
     means = means[means.isfinite()]
     if len(means) < 2:
         return RegionMean(index, pixels, value)
-    std = (factor**2 * float(means.var()) + noise**2) ** 0.5
+    std = max((factor**2 * float(means.var()) + noise**2) ** 0.5, least)
     width = float(student.ppf(0.5 + level / 2, len(means) - 1)) * std
     return RegionMean(index, pixels, value, std, noise, max(0.0, value - width), value + width)
 

@@ -187,13 +187,16 @@ class ResolvedPlan:
             num_sets=plan.num_map_sets, most_sets=self.most_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
             refine=(lambda data: self._joint_maps(data, prior)) if self.fits_maps else None,
         )  # fmt: skip
-        sets = data.smaps.shape[:-3].numel()
-        self.method.check_map_sets(sets, self.plan.method)
+        self.method.check_map_sets(data.smaps.shape[:-3].numel(), self.plan.method)
+        return self.started(data)
+
+    def started(self, data: SliceData) -> SliceData:
+        """Return a slice with the start that the plan names, from the data that the slice has."""
         if self.plan.start is None:
             return data
         start = METHODS[self.plan.start]
-        start.check_map_sets(sets, self.plan.start)
-        image = start.function(data.measurement(), options=start.preset(None)[1])
+        start.check_map_sets(data.smaps.shape[:-3].numel(), self.plan.start)
+        image = start.function(dataclasses.replace(data, start=None).measurement(), options=start.preset(None)[1])
         return dataclasses.replace(data, start=data.scale * image)
 
     def score(self, prior: Prior) -> NetworkScore:

@@ -111,11 +111,14 @@ class ReconstructionResult:
             verdict = self.verdict_of(index)
             measured = self.mask if self.mask.ndim == 2 else self.mask[position]
             samples = self.samples[position] if self.samples is not None and self.nfe else None
-            noise = noise_of_mean(inside, measured, verdict.evidence.image_noise)
+            noise, evidence = noise_of_mean(inside, measured, verdict.evidence.image_noise), verdict.evidence
+            least = 0.0
+            if evidence.region is not None and int(inside.sum()) <= evidence.region_size**2:
+                least = evidence.region * float(self.std[position][inside].square().mean().sqrt())
             found.append(
                 region_mean(
                     index, self.mean[position], samples, inside,
-                    factor=verdict.factor, noise=noise, level=self.config["level"],
+                    factor=verdict.factor, noise=noise, level=self.config["level"], least=least,
                 )
             )  # fmt: skip
         return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import ChainNoise, Measurement, Options
+from kdrift.mri.map_sets import TWO_SETS
 from kdrift.mri.mask_family import mask_facts
 from kdrift.prior.bundle import Prior
 from kdrift.recon.check import classical_image, hold_out, noise_left, predict_groups
@@ -100,6 +101,7 @@ def _run_check(
     assert plan.prior is not None
     began = time.perf_counter()
     seen, groups = hold_out(data, plan.plan.seed)
+    seen = plan.started(seen)
     measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
     total, lengths = plan.evaluations(len(data.kspace), chunk), list[int]()
 
@@ -129,8 +131,10 @@ def _run_check(
         keys = plan.plan.seed, data.index
         known = noise_left(score, images[0], prior.info.noise_left, *keys, noise=noise / data.scale)
     compared = predict_groups(seen, groups, measurement, images, draws, own) if groups else ()
-    evidence = Evidence(compared, known, residual, excess, image_noise=noise)
-    evidence = with_calibration(judge(evidence), plan.calibrations, mask_facts(data.mask), plan.prior.name)
+    facts = mask_facts(data.mask)
+    two_sets = any(note.startswith(TWO_SETS) for note in data.notes)
+    evidence = Evidence(compared, known, residual, excess, noise, two_sets, facts.extent)
+    evidence = with_calibration(judge(evidence), plan.calibrations, facts, plan.prior.name)
     verdict, instead = judge(evidence), None
     if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":
         instead = classical_image(data, verdict.best)

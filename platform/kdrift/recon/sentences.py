@@ -48,6 +48,8 @@ def verdict_summary(levels: Sequence[Level]) -> str:
 
 def _told(verdict: Verdict) -> str:
     whose = "the samples' deviation" if not verdict.given else "the deviation"
+    if verdict.level == "not checked":
+        return str(verdict)
     return f"{verdict}; {whose} is multiplied by {verdict.factor:.2f}"
 
 

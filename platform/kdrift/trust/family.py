@@ -20,7 +20,9 @@ def with_calibration(verdict: Verdict, calibrations: Sequence[Calibration], mask
     if why := refusal(verdict.level, evidence.known, held_out=bool(evidence.groups)):
         return replace(evidence, uncalibrated=f"no calibration of {prior} is used: {why}")
     if not calibrations:
-        return replace(evidence, uncalibrated=f"no calibration of {prior} for this method with these settings")
+        return replace(
+            evidence, uncalibrated=f"no calibration of {prior} for this method with these settings and no more samples"
+        )
     fitting = [each for each in calibrations if not each.family.differences(mask)]
     if not fitting:
         return replace(evidence, uncalibrated=f"no calibration of {prior} for {mask}{_nearest(calibrations, mask)}")

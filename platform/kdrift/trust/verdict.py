@@ -30,6 +30,8 @@ MISSED, WORSE = 0.9, 1.05
 more than the second part of it is worse than saying nothing."""
 UNKNOWN = 1.25
 """A prior that leaves more noise on an image than so many times what it leaves on its own kind does not know it."""
+SPANNED = 0.7
+"""Samples that span less of the rows or columns leave out what no held-out sample can stand for."""
 OVERSTATED = 0.5
 """Held-out errors below this part of the noise show that the noise level is too high."""
 RESIDUAL, EXCESS = 0.1, 1.5
@@ -80,6 +82,10 @@ class Evidence:
     image_noise: float = 0.0
     """Standard deviation in a pixel of noise that was measured and that all samples keep, in the unit of the slice, or
     of the data in a `ReconstructionResult`."""
+    two_sets: bool = False
+    """Whether the calibration lines asked for two sets of coil maps."""
+    extent: float = 1.0
+    """Part of the rows or columns from the first sample to the last, the smaller of both."""
     calibration: float = 1.0
     """Factor of the standard deviation that `kdrift calibrate` found for such scans; 1 where there is none."""
     calibrated_by: str = ""
@@ -109,7 +115,7 @@ class Evidence:
         ratios = []
         for group in self.groups:
             noise = min(group.noise, MOST_NOISE * group.errors[name])
-            if group.spread > 0 and 0 < group.errors[name] < math.inf:
+            if 0 < group.spread < math.inf and 0 < group.errors[name] < math.inf:
                 ratios.append(0.5 * math.log((group.errors[name] - noise) / group.spread))
         found = math.exp(SHRINK * statistics.fmean(ratios)) if ratios else 1.0
         return min(max(self.calibration * found, BOUNDS[0]), BOUNDS[1])
@@ -162,6 +168,13 @@ def judge(evidence: Evidence) -> Verdict:
             f"the prior does not know such images: it leaves {evidence.known:.2f} times the noise that it leaves on its"
             " own kind"
         )
+    if evidence.two_sets:
+        doubts.append(
+            "two sets of coil maps were needed, as of an object wider than the field of view, and as of lines that do"
+            " not belong together (motion, ghosts), which no left-out line shows"
+        )
+    if evidence.extent < SPANNED:
+        doubts.append(f"samples span {evidence.extent:.0%} of k-space: nothing tests what lies beyond")
     if not evidence.groups:
         return Verdict(
             "not trusted" if bad else "caution" if doubts else "not checked",
@@ -175,20 +188,22 @@ def judge(evidence: Evidence) -> Verdict:
         doubts.insert(0, "its chains diverged where samples were held out from them")
         return Verdict("not trusted", tuple(doubts), evidence.factor(), best, evidence=evidence)
     floor = min(noise, MOST_NOISE * min(own, errors[best]))
-    shown = f"it predicts held-out samples with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
+    shown = f"it predicts left-out k-space with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
     more = own - floor > BETTER * (errors[best] - floor) and own > errors[best] + 0.02
     unknown = evidence.known is not None and evidence.known > UNKNOWN
-    if more or own > WORSE or (unknown and own > 1):
-        doubts.insert(0, f"{NAMES[best]} predicts held-out samples better, with {errors[best]:.0%} error to {own:.0%}")
+    if more or own > WORSE or (unknown and own > MISSED):
+        doubts.insert(
+            0, f"{NAMES[best]} predicts left-out k-space better: {errors[best]:.0%} error, the sampler {own:.0%}"
+        )
         bad = bad or unknown or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
     elif own - floor > MISSED * (1 - floor):
         doubts.append(f"it says next to nothing of what was not measured: {shown}")
     if min(own, errors[best]) < OVERSTATED * noise:
         doubts.append(
-            f"the noise level is too high: it would make {noise:.0%} error at held-out samples, which are predicted to"
+            f"the noise level is too high: it would make {noise:.0%} error of left-out k-space, which is predicted to"
             f" {min(own, errors[best]):.0%}"
         )
     level: Level = "not trusted" if bad else "caution" if doubts else "trusted"
-    noisy = f" (noise {noise:.0%})" if not doubts else ""
+    noisy = f" (noise {'at most ' * (noise > own)}{noise:.0%})" if not doubts else ""
     reasons = tuple(doubts) or (f"{shown}{noisy}",)
     return Verdict(level, reasons, evidence.factor(), best, evidence=evidence)
