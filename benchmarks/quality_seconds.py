@@ -61,6 +61,7 @@ LINES = (
     Line("score_mri_hybrid", (30, 100), "paper", coils=4, masks="1-D (the paper's choice)"),
     Line("dps", (100, 300), "paper"),
     Line("pigdm", (20, 50, 100), "paper"),
+    Line("pnp_dm", (20, 60), "tuned"),
     Line("dds", (10, 20, 50), "paper"),
     Line("diffpir", (10, 30, 100), "paper"),
     Line("daps", (10, 40), "paper"),

@@ -121,10 +121,13 @@ def test_reconstructions_of_the_family_use_it_and_others_say_so(calibrated: Path
     assert found.figures["psnr"].bound == pytest.approx(found.figures["psnr"].expected + entry.figures["psnr"].offset)
     assert after.config["calibrations"] == {str(entry): entry.pixel}
     assert "calibrations" not in before.config
-    assert plain.evidence.uncalibrated == "no calibration of seeing for this method with these settings"
+    assert (
+        plain.evidence.uncalibrated
+        == "no calibration of seeing for this method with these settings and no more samples"
+    )
     others = {
         "no calibration of mine for points at": run(calibrated, kind="gaussian2d"),
-        "no calibration of mine for this method with these settings": run(
+        "no calibration of mine for this method with these settings and no more samples": run(
             calibrated, Plan(settings={"num_steps": 3}, num_samples=2, seed=5, precision="float32")
         ),
     }

@@ -220,7 +220,7 @@ def _serves(path: Path) -> Description:
     """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
     from kdrift.methods import METHODS
     from kdrift.prior.bundle import WEIGHTS, check_sums, read_config
-    from kdrift.prior.calibration import read_calibrations
+    from kdrift.prior.calibration_file import read_calibrations
 
     try:
         network, info = read_config(path)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kdrift.mri.espirit_gram import gram_matrices, kernel_autocorrelation, leading, waves
+from kdrift.mri.espirit_gram import NO_CENTRE, gram_matrices, kernel_autocorrelation, leading, waves
 from kdrift.mri.masks import Box, acs_region, detect_mask
 from kdrift.mri.spikes import spikes
 
@@ -90,7 +90,7 @@ def espirit_maps(
     box = calibration_box(detect_mask(kspace), kspace=kspace) if acs is None else acs
     calibration = kspace[..., box[0], box[1]]
     if calibration.numel() == 0:
-        raise ValueError("no fully sampled centre for coil maps: sample ACS lines, or give the maps")
+        raise ValueError(NO_CENTRE)
     if not bool(torch.isfinite(calibration).all()):
         raise ValueError("the ACS of kspace holds NaN or infinite values")
     calibration = calibration.reshape(-1, *calibration.shape[-3:])

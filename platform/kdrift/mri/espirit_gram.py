@@ -11,6 +11,10 @@ PRODUCTS = 3
 """Products with the pixel matrices between two checks of convergence."""
 
 
+NO_CENTRE = "no fully sampled centre for coil maps: sample ACS lines, or give the maps"
+"""What is wrong with k-space that has no calibration data."""
+
+
 def kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: float, noise_sigma: float = 0.0) -> Tensor:
     """Return the autocorrelation `(row lag, col lag, coil, coil)` of the kernels that span calibration data.
 
@@ -24,6 +28,8 @@ def kernel_autocorrelation(calibration: Tensor, kernel_size: int, threshold: flo
         Standard deviation of each real component of the noise. Singular values that noise alone can have, up to
         sigma sqrt(2) (sqrt(m) + sqrt(n)) of an m x n matrix, count as null space too.
     """
+    if calibration.numel() == 0:
+        raise ValueError(NO_CENTRE)
     coils = len(calibration)
     size = kernel_shape(calibration, kernel_size)
     blocks = calibration.unfold(1, size[0], 1).unfold(2, size[1], 1)

@@ -18,13 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdrift.networks import Images, NetworkConfig, build_network
-from kdrift.prior.calibration import (
-    CALIBRATION,
-    Calibration,
-    joined_calibrations,
-    read_calibrations,
-    write_calibrations,
-)
+from kdrift.prior.calibration import CALIBRATION, Calibration, joined_calibrations
+from kdrift.prior.calibration_file import read_calibrations, write_calibrations
 from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdrift.mri.mask_family import MaskFamily
-from kdrift.runs.config import parse, to_dict
-from kdrift.runs.files import write_yaml
 
 CALIBRATION = "calibration.yaml"
 """File of a bundle; a prior that was never calibrated has none."""
@@ -96,36 +91,6 @@ class Calibration:
 
     def __str__(self) -> str:
         return f"{self.anatomy}, {self.family}"
-
-
-def read_calibrations(folder: Path, sha256: str) -> tuple[Calibration, ...]:
-    """Read the calibrations of a bundle whose weights have this SHA-256, none where there is no such file.
-
-    Raises ValueError for a file that is no list of them, and for calibrations of other weights.
-    """
-    file, where = folder / CALIBRATION, f"prior {folder.name}: {CALIBRATION}"
-    if not file.is_file():
-        return ()
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{where} cannot be read: {str(error).splitlines()[0]}") from None
-    entries = values.get("calibrations") if isinstance(values, Mapping) else None
-    if not isinstance(entries, list):
-        raise ValueError(f"{where}: expected a list called calibrations; calibrate again, or delete the file")
-    found = tuple(parse(Calibration, entry, f"{where}: calibrations.{i}") for i, entry in enumerate(entries))
-    for entry in found:
-        if entry.prior_sha256 != sha256:
-            raise ValueError(
-                f"{where}: {entry.name} is of weights {entry.prior_sha256[:12]}, these are {sha256[:12]}: calibrate"
-                " again, or delete the file"
-            )
-    return found
-
-
-def write_calibrations(folder: Path, calibrations: Sequence[Calibration]) -> None:
-    """Write the file of a bundle."""
-    write_yaml(folder / CALIBRATION, {"calibrations": [to_dict(each) for each in calibrations]})
 
 
 def joined_calibrations(old: Sequence[Calibration], new: Sequence[Calibration]) -> tuple[Calibration, ...]:
