@@ -20,7 +20,7 @@ from kdrift.mri.image_scale import ImageScale
 from kdrift.mri.linop import Sensitivities
 from kdrift.mri.map_sets import CROP, choose_sets, see_sets
 from kdrift.mri.masks import detect_mask
-from kdrift.mri.noise import SCATTER, coil_noise_sigma, differing_noise, estimate_noise_sigma
+from kdrift.mri.noise import SCATTER, coil_noise_sigma, differing_noise
 from kdrift.mri.spikes import without_spikes
 from kdrift.mri.unit import unit_of
 from kdrift.recon.request import SIGMA
@@ -201,8 +201,8 @@ def prepare_slice(
         kspace = space.apply(kspace)
         unseen = None if unseen is None else space.apply(unseen)
         calibration = None if calibration is None else space.apply(calibration)
-    known = raw.coils.noise_sigma
-    sigma = estimate_noise_sigma(kspace, mask) if known is None else known / unit
+    known, levels = raw.coils.noise_sigma, coil_noise_sigma(kspace, mask)
+    sigma = float(levels.median()) if known is None else known / unit
     if raw.smaps is not None:
         smaps = _given(raw.smaps, space, notes)
     elif len(kspace) == 1:
@@ -211,7 +211,7 @@ def prepare_slice(
         lines = kspace if calibration is None else calibration
         if num_sets is None:
             # the noisiest coil's; that of separate lines, which need not reach the periphery of k-space, is not known
-            noise = max(sigma, float(coil_noise_sigma(kspace, mask).max())) if calibration is None else 0.0
+            noise = max(sigma, float(levels.max())) if calibration is None else 0.0
             seen = see_sets(lines, threshold=threshold, noise_sigma=noise)
             num_sets, said = choose_sets(seen, most_sets)
             notes += [said] if said else []

@@ -163,7 +163,8 @@ def judge(evidence: Evidence) -> Verdict:
             " noise"
         )
     bad = bool(doubts)
-    if evidence.known is not None and evidence.known > UNKNOWN:
+    unknown = evidence.known is not None and evidence.known > UNKNOWN
+    if unknown:
         doubts.append(
             f"the prior does not know such images: it leaves {evidence.known:.2f} times the noise that it leaves on its"
             " own kind"
@@ -190,7 +191,6 @@ def judge(evidence: Evidence) -> Verdict:
     floor = min(noise, MOST_NOISE * min(own, errors[best]))
     shown = f"it predicts left-out k-space with {own:.0%} error, {NAMES[best]} with {errors[best]:.0%}"
     more = own - floor > BETTER * (errors[best] - floor) and own > errors[best] + 0.02
-    unknown = evidence.known is not None and evidence.known > UNKNOWN
     if more or own > WORSE or (unknown and own > MISSED):
         doubts.insert(
             0, f"{NAMES[best]} predicts left-out k-space better: {errors[best]:.0%} error, the sampler {own:.0%}"
