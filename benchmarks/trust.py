@@ -79,6 +79,7 @@ def measure(scan: TrustScan, mask: MaskRequest | None) -> dict[str, Any]:
         "given": verdict.given,
         "factor": verdict.factor,
         "known": verdict.evidence.known,
+        "residual": [verdict.evidence.residual, verdict.evidence.excess],
         "predictions": verdict.evidence.predictions,
         "noise": verdict.evidence.part("noise"),
         "map_sets": data.smaps.shape[:-3].numel(),

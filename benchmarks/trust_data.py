@@ -53,7 +53,7 @@ class FullSlice:
     noise: Tensor | None = None
     """The part of `kspace` that is noise which was added; None: what there is was measured."""
     true_maps: Tensor | None = None
-    """Coil maps `(coil, row, col)` that it was seen through; None: not known."""
+    """Coil maps `([set,] coil, row, col)` that it was seen through; None: not known."""
     smaps: Tensor | None = None
     """Coil maps that the reconstruction is given, right or wrong; None: it estimates its own."""
     coils: Coils = field(default_factory=Coils)

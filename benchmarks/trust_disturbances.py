@@ -20,6 +20,7 @@ from kdrift.data.augment import smooth_phase
 from kdrift.data.simulate import SIGNAL_FRACTION, normalise_maps
 from kdrift.mri.birdcage import birdcage_maps
 from kdrift.mri.coils import combine, espirit_maps, rss
+from kdrift.mri.coils import normalise_maps as normalised
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.recon.slices import Coils
 from kdrift.runs.seeds import numpy_rng
@@ -101,7 +102,8 @@ def to_and_fro(rows: float, cols: float, count: int = 8) -> tuple[Pose, ...]:
 def small_field_of_view(scan: FullSlice, fraction: float) -> FullSlice:
     """Fold the coil images to a field of view of so much of the object's width, to an even number of columns.
 
-    No maps of one set are right for it, so none are true.
+    Two sets of maps are true: those of the middle, and of what folds into it. Those of a measured slice are ESPIRiT's
+    of all of its k-space, before it is folded.
     """
     bright = scan.reference > SIGNAL_FRACTION * scan.reference.quantile(0.99)
     columns = bright.any(0).nonzero().flatten()
@@ -109,7 +111,11 @@ def small_field_of_view(scan: FullSlice, fraction: float) -> FullSlice:
     clean = fft2c(_folded(ifft2c(scan.clean), width))
     noise = None if scan.noise is None else scan.noise[..., :width]
     kspace = clean if noise is None else clean + noise
-    return replace(scan, kspace=kspace, reference=rss(ifft2c(clean)), noise=noise, true_maps=None)
+    maps = espirit_maps(scan.kspace, crop=0.0) if scan.true_maps is None else scan.true_maps
+    inner = torch.zeros(maps.shape[-1], dtype=torch.bool)
+    inner[(len(inner) - width) // 2 :][:width] = True
+    sets = torch.stack([_folded(torch.where(kept, maps, 0), width) for kept in (inner, ~inner)])
+    return replace(scan, kspace=kspace, reference=rss(ifft2c(clean)), noise=noise, true_maps=normalised(sets))
 
 
 def mirrored_maps(scan: FullSlice) -> FullSlice:

@@ -70,7 +70,7 @@ class TrustScan:
 
     @property
     def true_maps(self) -> Tensor | None:
-        """Coil maps `(coil, row, col)` that it was seen through; None: not known."""
+        """Coil maps `([set,] coil, row, col)` that it was seen through; None: not known."""
         return self.full().true_maps
 
     def load(self, mask: MaskRequest) -> tuple[RawSlice, Tensor]:

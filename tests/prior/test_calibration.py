@@ -42,7 +42,7 @@ def entry(sha256: str, name: str = "lines-4x", pixel: float = 1.25) -> Calibrati
         settings={"method": "annealed", "options": {"num_steps": 40, "last_spread": None}, "start": None},
         num_samples=8, level=0.9, pixel=pixel, region=0.5, region_size=16,
         scans=(CalibratedScan("head", "ab" * 32, 3, True, 1.2, 0.88), CalibratedScan("more", "cd" * 32, 1, False, 1.3)),
-        left_out=1, regions=60, figures={"psnr": FigureBound(-1.5, 0.8, 2, 4)}, masks=({"kind": "equispaced"},),
+        left_out=1, regions=60, figures={"psnr": FigureBound(-1.5, 0.8, 2, 4, 0.5)}, masks=({"kind": "equispaced"},),
         config={"store": "heads.zarr"}, prior_sha256=sha256, kdrift_version="0.1.0", date="2026-01-02", command="x",
     )  # fmt: skip
 

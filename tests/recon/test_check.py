@@ -45,7 +45,7 @@ def test_chains_of_the_mean_and_of_the_spread_have_settings_of_their_own(data: S
     assert list(parts) == ["mean", "samples", "check"]
     assert not plan.options_of("mean").draws
     assert plan.options_of("samples").draws
-    assert plan.evaluations(4) == 2 * 6 + 3 * 6 + 2 * 6 + 6
+    assert plan.evaluations(4) == 2 * 6 + 3 * 6 + 2 * 6 + 2 * 6
     kept = replace(PLAN, keep_samples=True).resolve(PRIOR)
     result = done(kept, data)
     means = merge_chunks([run_chunk(kept.mean_alone(), PRIOR, data, Chunk((0, 2), part="mean")),

@@ -79,8 +79,8 @@ def test_methods_and_starts_of_one_set_get_one_with_a_note() -> None:
     for plan in (Plan("tv"), Plan("l1_wavelet")):
         data = plan.resolve().prepare(raw(1.2))
         assert data.smaps.ndim == 3
-        assert any("one set of coil maps, all that the method takes" in note for note in data.notes)
-    assert not Plan("tv", num_map_sets=1).resolve().prepare(raw(1.2)).notes  # what is asked for is no surprise
+        assert "one set of coil maps, all that the method takes" in data.sets_note
+    assert not Plan("tv", num_map_sets=1).resolve().prepare(raw(1.2)).sets_note  # what is asked for is no surprise
     assert Plan("annealed", start="tv").resolve().most_map_sets == 1
     assert Plan("annealed", start="cg_sense").resolve().most_map_sets == Plan().resolve().most_map_sets == 2
 

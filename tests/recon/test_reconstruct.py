@@ -179,7 +179,7 @@ def test_command_writes_everything(
     assert main(arguments) == 0
     captured = capsys.readouterr()
     assert "PSNR" in captured.out
-    evaluations = 2 * 3 + 2 * 3 + 3 * 3  # of samples, of the mean, of the check
+    evaluations = 2 * 3 + 2 * 3 + 4 * 3  # of samples, of the mean, of the check
     shown = (
         rf"^{evaluations}/{evaluations} evaluations  100\.0 %  [0-9.]+ evaluations/(s|min)  0:00:00 left  slice 1/1$"
     )

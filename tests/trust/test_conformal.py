@@ -92,9 +92,10 @@ def test_figures_are_predicted_of_a_calibrated_deviation(made: tuple[torch.Tenso
     assert predicted_psnr(bright, std) == pytest.approx(predicted_psnr(image, std), abs=0.01)
     assert predicted_psnr(image, torch.zeros_like(image)) == math.inf
     assert predicted_ssim(torch.zeros(9, 9), torch.zeros(9, 9)) == 1.0
-    found = predictions(image, std, {"psnr": FigureBound(-1.5, 0.8, 2, 4)})
-    assert found["psnr"].bound == pytest.approx(found["psnr"].expected - 1.5)
-    assert predictions(image, 0 * std, {"psnr": FigureBound(-1.5, 0.8, 2, 4)}) == {}
+    found = predictions(image, std, {"psnr": FigureBound(-1.5, 0.8, 2, 4, 0.5)})
+    assert found["psnr"].expected == pytest.approx(predicted_psnr(image, std) + 0.5)
+    assert found["psnr"].bound == pytest.approx(predicted_psnr(image, std) - 1.5)
+    assert predictions(image, 0 * std, {"psnr": FigureBound(-1.5, 0.8, 2, 4, 0.5)}) == {}
 
 
 GROUP = Group(100, 10.0, 100.0, 1.0, 9.0, {"sampler": 10.0, "tv": 20.0})
@@ -106,7 +107,7 @@ def entry(name: str = "lines-4x", pixel: float = 1.3, net: tuple[float, float] =
     return Calibration(
         name, MaskFamily("lines", net, (0.04, 0.12)), "brain", {}, 8, LEVEL, pixel, 0.4, 16,
         (CalibratedScan("a", "", 3, True, pixel), CalibratedScan("b", "", 1, False, pixel)),
-        figures={"psnr": FigureBound(-2.0, 0.8, 2, 4)},
+        figures={"psnr": FigureBound(-2.0, 0.8, 2, 4, 0.5)},
     )  # fmt: skip
 
 

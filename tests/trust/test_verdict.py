@@ -42,9 +42,26 @@ def test_data_that_are_not_explained_are_not_trusted() -> None:
 
 
 def test_a_noise_level_above_what_is_missed_is_said() -> None:
-    verdict = judge(evidence(0.3, 0.31, noise=0.9))
+    verdict = judge(evidence(0.3, 0.31, noise=0.9, noise_stated=True))
     assert verdict.level == "caution"
-    assert "the noise level is too high" in verdict.reasons[0]
+    assert "the noise level that was stated is too high" in verdict.reasons[0]
+    estimated = judge(evidence(0.3, 0.31, noise=0.9))
+    assert str(estimated).endswith("(noise at most 90%)")
+    assert estimated.level == "trusted"
+
+
+def test_unexplained_data_doubt_a_sampler_that_predicts_worse() -> None:
+    assert judge(evidence(0.55, 0.49, excess=1.0)).level == "caution"
+    verdict = judge(evidence(0.55, 0.49, residual=0.02, excess=2.5))
+    assert verdict.level == "not trusted"
+    assert verdict.reasons[1].startswith("what is left of the data is 2.5 times the noise")
+
+
+@pytest.mark.parametrize(("sets", "said"), [(1, "and one is used"), (2, "two sets of coil maps were needed")])
+def test_calibration_lines_that_ask_for_two_sets_are_a_doubt(sets: int, said: str) -> None:
+    verdict = judge(evidence(0.3, 0.5, asked_sets=sets))
+    assert verdict.level == "caution"
+    assert said in verdict.reasons[0]
 
 
 def test_nothing_held_out_is_not_checked() -> None:

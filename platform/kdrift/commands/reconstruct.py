@@ -144,7 +144,8 @@ def run(options: Options) -> int:
             " (doubtful: the stored reference does not fit)" if report.get("reference_fit", {}).get("doubts") else ""
         )
         print("  ".join(figures) + doubtful, end="  ")
-    print(f"{result.nfe} evaluations, {result.seconds:.1f} s")
+    evaluations = f"{result.network_images} evaluations, {result.nfe} a chain, " if result.nfe else ""
+    print(f"{evaluations}{result.seconds:.1f} s")
     print(f"written: {options.out}/reconstruction.h5 metrics.json panel.png", *report["outputs"])
     if report["removed"]:
         print("removed, since an earlier run wrote it and this one does not:", *report["removed"])

@@ -228,7 +228,10 @@ def _serves(path: Path) -> Description:
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
-    calibrated = [f"{each.settings['method']}: {each}" for each in calibrations]
+    calibrated = {
+        f"{each.settings['method']}, {each}": f"deviation times {each.pixel:.2f}, from {each.slices} slices"
+        for each in calibrations
+    }
     return {"noise": info.noise, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})
 
 

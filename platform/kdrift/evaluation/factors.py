@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,9 @@ def find_factors(
         surplus = [each.surplus(figure, others[name]) for name, slices in scans.items() for each in slices]
         surplus = [value for value in surplus if math.isfinite(value)]
         if surplus:
-            figures[figure] = FigureBound(*lower_bound(surplus, probability), len(scans), len(surplus))
+            figures[figure] = FigureBound(
+                *lower_bound(surplus, probability), len(scans), len(surplus), statistics.median(surplus)
+            )
     return Factors(
         pixel=pixel,
         of_scans={name: combined([each]) for name, each in asked.items()},

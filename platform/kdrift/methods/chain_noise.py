@@ -16,7 +16,8 @@ class ChainNoise:
     A chain is one (sample, part) of one slice, a part being a coil image or a map set; its generator is seeded from
     (request seed, slice, part, sample) alone. `samples` and `parts` are the indices of those in this block, or how many
     parts there are; None where a chain has no part axis. Generators run on the CPU, so that every device gives the same
-    answer; the noise is put on `device`.
+    answer; the noise is put on `device`. `antithetic`: every odd sample has the noise of the one before it with the
+    sign turned, so that what is linear in the noise cancels in their mean (Hammersley & Morton 1956).
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class ChainNoise:
         samples: Sequence[int],
         parts: int | Sequence[int] | None = None,
         *,
+        antithetic: bool = False,
         stream: Stream = "chain",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.complex64,
@@ -34,8 +36,12 @@ class ChainNoise:
             raise ValueError(f"seed must be 0 or larger, got {seed}")
         chosen = range(parts) if isinstance(parts, int) else parts
         self.shape = (len(samples),) if chosen is None else (len(samples), len(chosen))
-        keys = [(seed, slice_index, part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
-        self._generators = [torch_generator(stream, *key) for key in keys]
+        chains = [(part, sample) for sample in samples for part in ([0] if chosen is None else chosen)]
+        self._generators = [
+            torch_generator(stream, seed, slice_index, part, sample // 2 if antithetic else sample)
+            for part, sample in chains
+        ]
+        self._turned = [row for row, (_, sample) in enumerate(chains) if antithetic and sample % 2]
         self._device, self._dtype = device, dtype
 
     def __call__(self, *trailing: int) -> Tensor:
@@ -43,4 +49,5 @@ class ChainNoise:
         real = torch.empty(len(self._generators), *trailing, 2, dtype=self._dtype.to_real())
         for values, generator in zip(real, self._generators, strict=True):
             values.normal_(generator=generator)
+        real[self._turned] *= -1
         return torch.view_as_complex(real).to(self._device).reshape(*self.shape, *trailing)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.espirit_gram import NO_CENTRE, gram_matrices, kernel_autocorrelation, leading, waves
+from kdrift.mri.fourier import ifft2c
 from kdrift.mri.masks import Box, acs_region, detect_mask
 from kdrift.mri.spikes import spikes
 
@@ -114,6 +115,28 @@ def espirit_maps(
             maps[part] = found.reshape(-1, cols, num_sets, coils)
     out = out.permute(0, 3, 4, 1, 2).contiguous().reshape(*kspace.shape[:-3], num_sets, coils, rows, cols)
     return out.squeeze(-4) if num_sets == 1 else out
+
+
+def low_resolution_maps(kspace: Tensor) -> Tensor | None:
+    """Coil maps from images of low resolution (Pruessmann et al. 1999): the coils' share of their root sum of squares.
+
+    They follow coils that the kernels of ESPIRiT cannot, and are wrong wherever the image changes within a pixel of
+    that resolution. K-space is (coil, row, col) and may be undersampled; of its calibration box (`calibration_box`) as
+    many lines along either axis as along the narrow one, and as many again, are taken with Hann's window. None where
+    the box has fewer than `LEAST_SIDE` lines.
+    """
+    box = calibration_box(detect_mask(kspace), kspace=kspace)
+    narrow = min(side.stop - side.start for side in box)
+    if narrow < LEAST_SIDE:
+        return None
+    low = kspace
+    for axis, side in zip((-2, -1), box, strict=True):
+        count, centre = min(side.stop - side.start, 2 * narrow), (side.start + side.stop) // 2
+        first = max(side.start, centre - count // 2)
+        window = torch.zeros(kspace.shape[axis], device=kspace.device)
+        window[first : first + count] = torch.hann_window(count + 2, periodic=False, device=kspace.device)[1:-1]
+        low = low * (window[:, None] if axis == -2 else window)
+    return normalise_maps(ifft2c(low))
 
 
 def combine(coil_images: Tensor, smaps: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from kdrift.mri.coils import rss
 from kdrift.mri.fourier import fft2c, ifft2c
 
 WIDTH, ORDER = 8.6, 8
-"""How smooth corrections are: their spectrum is weighted by (1 + |k / WIDTH|^2)^-ORDER, k in cycles a field of view."""
+"""How smooth corrections are: their spectrum is weighted by (1 + |k / width|^2)^-ORDER, k in cycles a field of view."""
 
 
 def fit_maps(
-    smaps: Tensor, image: Tensor, kspace: Tensor, mask: Tensor, *, weight: float = 0.03, max_iter: int = 4
-) -> Tensor:
+    smaps: Tensor, image: Tensor, kspace: Tensor, mask: Tensor, *, width: float = WIDTH, weight: float = 0.03,
+    max_iter: int = 4,
+) -> Tensor:  # fmt: skip
     """Return coil maps with a smooth correction that explains k-space better, given the image.
 
     The correction D minimises |M (y - F sum_k (S_k + D_k) x_k)|^2 + weight |W^-1 F D|^2, a linear problem of each coil,
@@ -31,6 +32,8 @@ def fit_maps(
         Complex `([set,] row, col)`, of values about 1: `weight` is in the unit of |x|^2.
     kspace, mask
         Complex `(coil, row, col)`, zero where the boolean `(row, col)` is false.
+    width
+        How smooth corrections are; see `WIDTH`.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def fit_maps(
     """
     sets = smaps.reshape(-1, *smaps.shape[-3:])
     images = image.reshape(-1, 1, *image.shape[-2:])
-    spectrum = _spectrum(mask)
+    spectrum = _spectrum(mask, width)
 
     def forward(correction: Tensor) -> Tensor:
         """(coil, set, row, col) to (coil, row, col)."""
@@ -58,6 +61,6 @@ def fit_maps(
     return (corrected * scale[:, None]).reshape(smaps.shape)
 
 
-def _spectrum(mask: Tensor) -> Tensor:
-    rows, cols = (((torch.arange(n) - n // 2) / WIDTH).square() for n in mask.shape)
+def _spectrum(mask: Tensor, width: float) -> Tensor:
+    rows, cols = (((torch.arange(n) - n // 2) / width).square() for n in mask.shape)
     return ((1 + rows[:, None] + cols) ** -ORDER).to(mask.device)

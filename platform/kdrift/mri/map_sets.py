@@ -22,8 +22,6 @@ of `FEW` rows or columns, since these tell less. Heads inside of the field of vi
 1.1 times its width 0.12 (0.5) and more; four coils that turn the phase twice over it 0.8 (1)."""
 FEW = 2
 """Kernels of so many rows or columns come from 5 to 7 calibration lines. Those of one tell nothing."""
-TWO_SETS = "two sets of coil maps"
-"""How a note begins that says so."""
 MEANING = (
     "as of an object wider than the field of view, of coils whose phase turns faster than calibration lines resolve,"
     " or of motion between these lines"
@@ -70,7 +68,7 @@ def choose_sets(seen: SetsSeen, most: int = 2) -> tuple[int, str]:
         return 1, f"one set of coil maps: {what}, but so few calibration lines do not tell why: two sets may do better"
     if most < 2:
         return 1, f"one set of coil maps, all that the method takes: {what}, {MEANING}: a method that takes two fits it"
-    return 2, f"{TWO_SETS}: {what}, {MEANING}"
+    return 2, f"two sets of coil maps: {what}, {MEANING}"
 
 
 def stack_maps(maps: Sequence[Tensor | None]) -> Tensor | None:

@@ -42,6 +42,8 @@ class FigureBound:
     """Share of slices, of such scans, whose figure is above the bound (a conformal quantile over slices)."""
     scans: int
     slices: int
+    median: float
+    """Added to the prediction it gives what half of these slices are above."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class SliceFacts:
         count = len(data.kspace) * int(data.mask.sum())
         return SliceFacts(
             data.index, data.zero_filled.cpu(), data.noise_sigma, norm, prepare_s, data.unit, data.noise_source,
-            data.notes, count,
+            (*data.notes, *filter(None, [data.sets_note])), count,
         )  # fmt: skip
 
     def excess(self, misfit: float) -> float:

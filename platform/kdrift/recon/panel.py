@@ -86,9 +86,10 @@ def panel_figure(
 ) -> Figure:
     """Draw the picture of one slice, 1600 pixels wide from three images on.
 
-    Side by side: zero-filled, baselines, mean, std (per cent of the grey scale's white, with a colour bar),
-    error and reference; below them the zoomed region. With baselines the errors of all get a row of their
-    own. One grey scale for all images: 0 to the 99.8 % quantile of the reference, or else of the mean.
+    Side by side: zero-filled, baselines, mean, std (per cent of the grey scale's white, with a colour bar; on the scale
+    of the error where there is one), error and reference; below them the zoomed region. With baselines the errors of
+    all get a row of their own. One grey scale for all images: 0 to the 99.8 % quantile of the reference, or else of the
+    mean.
 
     Parameters
     ----------
@@ -159,8 +160,9 @@ def _rows(
         inset = kept if index == 0 and not (errors and errors_below) else None
         top.append(Cell(image, name, texts.get(name, ""), top=white, boxed=True, inset=inset))
     if spread is not None:
-        most = float(np.quantile(spread, 0.998)) / white or 1.0
-        top.append(Cell(spread / white, "std", texts.get("std", ""), "magma", most, "% of white", True))
+        most = 1 / factor if errors else float(np.quantile(spread, 0.998)) / white or 1.0
+        heading = f"std x {factor}" if errors else "std"
+        top.append(Cell(spread / white, heading, texts.get("std", ""), "magma", most, "% of white", True))
     if errors and not errors_below:
         caption = texts.get("error", "")
         top.append(Cell(errors[final] / white, f"error x {factor}", caption, "magma", 1 / factor, "% of white", True))

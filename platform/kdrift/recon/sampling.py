@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import ChainNoise, Measurement, Options
-from kdrift.mri.map_sets import TWO_SETS
 from kdrift.mri.mask_family import mask_facts
 from kdrift.prior.bundle import Prior
 from kdrift.recon.check import classical_image, hold_out, noise_left, predict_groups
@@ -122,8 +121,8 @@ def _run_check(
     draws = images = run(chunk, plan.options_of("samples"))
     own = 1 - 1 / max(1, plan.num_samples)
     if plan.spread:
-        one = replace(chunk, samples=(chunk.samples[1], chunk.samples[1] + 1))
-        images, own = run(one, plan.options), 0.0
+        means = replace(chunk, samples=(0, plan.num_means), part="mean")
+        images, own = run(means, plan.options).mean(0, keepdim=True), 0.0
     residual, excess = _residual(images[0], measurement) if plan.method.fits_data else (0.0, 0.0)
     noise = data.noise_sigma * float(data.mask.float().mean()) ** 0.5 if plan.options.keeps_noise else 0.0
     known = None
@@ -132,8 +131,10 @@ def _run_check(
         known = noise_left(score, images[0], prior.info.noise_left, *keys, noise=noise / data.scale)
     compared = predict_groups(seen, groups, measurement, images, draws, own) if groups else ()
     facts = mask_facts(data.mask)
-    two_sets = any(note.startswith(TWO_SETS) for note in data.notes)
-    evidence = Evidence(compared, known, residual, excess, noise, two_sets, facts.extent)
+    evidence = Evidence(
+        compared, known, residual, excess, noise, noise_stated=data.noise_stated, asked_sets=data.asked_sets,
+        extent=facts.extent,
+    )  # fmt: skip
     evidence = with_calibration(judge(evidence), plan.calibrations, facts, plan.prior.name)
     verdict, instead = judge(evidence), None
     if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":
@@ -182,8 +183,8 @@ def _chain_noise(plan: ResolvedPlan, data: SliceData, chunk: Chunk, measurement:
     parts = [range(first, first + count) for count in measurement.A.ishape[:-2]]
     kspace = measurement.kspace
     return ChainNoise(
-        plan.plan.seed, data.index, range(*chunk.samples), *parts, stream=streams[chunk.part],
-        device=kspace.device, dtype=kspace.dtype,
+        plan.plan.seed, data.index, range(*chunk.samples), *parts, antithetic=chunk.part == "mean",
+        stream=streams[chunk.part], device=kspace.device, dtype=kspace.dtype,
     )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ def _told(verdict: Verdict) -> str:
     whose = "the samples' deviation" if not verdict.given else "the deviation"
     if verdict.level == "not checked":
         return str(verdict)
-    return f"{verdict}; {whose} is multiplied by {verdict.factor:.2f}"
+    source = verdict.evidence.calibrated_by or verdict.evidence.uncalibrated
+    return f"{verdict}; {whose} is multiplied by {verdict.factor:.2f}{f' ({source})' * bool(source)}"
 
 
 def _together(texts: Sequence[str]) -> str:

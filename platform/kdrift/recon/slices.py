@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -125,8 +124,25 @@ class SliceData(OnDevice):
     """`(row, col)`: root sum of squares of the coils as measured, of an image of ones; None: 1."""
     noise_source: str = ""
     """Where what is known of the coils' noise comes from, in words."""
+    noise_stated: bool = False
+    """Whether `noise_sigma` was stated; an estimate is an upper bound."""
     notes: tuple[str, ...] = ()
-    """Sentences on what was left out, guessed or is doubtful."""
+    """Sentences on what was left out, guessed or is doubtful, but for `sets_note`."""
+    sets_note: str = ""
+    """A sentence on the number of map sets, where the calibration lines ask for more than one."""
+
+    @property
+    def asked_sets(self) -> int:
+        """Sets of coil maps that it has where its calibration lines ask for two; 0 where one is right, or as told."""
+        return self.smaps.shape[:-3].numel() if self.sets_note else 0
+
+    def with_maps(self, smaps: Tensor, scale: ImageScale | None = None) -> SliceData:
+        """Return the slice with other coil maps, and what follows from them; `scale` is the rule of the prior."""
+        zero_filled = Sensitivities(smaps).adjoint(ifft2c(self.kspace))[None]
+        factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
+        shading = None if self.back is None else _shading(self.back, smaps)
+        found = dataclasses.replace(self, smaps=smaps, scale=factor, shading=shading)
+        return dataclasses.replace(found, zero_filled=found.magnitude(zero_filled)[0])
 
     def of_coils(self, coils: tuple[int, int] | None) -> SliceData:
         """Return the slice with coils `[start, stop)` alone; None: with all. The scale stays that of all coils."""
@@ -174,7 +190,6 @@ def prepare_slice(
     most_sets: int = 2,
     crop: float = 0.0,
     threshold: float = 0.02,
-    refine: Callable[[SliceData], Tensor] | None = None,
 ) -> SliceData:
     """Bring a slice to a unit scale, leave out dead coils, whiten, compress, and estimate what it does not come with.
 
@@ -182,11 +197,11 @@ def prepare_slice(
     second set ends where its eigenvalue is not above `kdrift.mri.map_sets.CROP`. `num_sets` None: as many as the
     calibration lines ask for (`choose_sets` there), at most `most_sets`, with a note where they ask for two.
     `scale` is the rule of the prior's images, by default their 0.99 quantile. `heldout` (row, col) marks samples to
-    leave out and keep for measuring. `refine` makes better maps of a slice whose maps were estimated. Each slice is
-    compressed by its own calibration data, so that its image does not depend on which slices are read with it.
+    leave out and keep for measuring. Each slice is compressed by its own calibration data, so that its image does not
+    depend on which slices are read with it.
     Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
     """
-    mask, unit, notes = raw.mask, unit_of(raw.kspace), list[str]()
+    mask, unit, notes, sets_note = raw.mask, unit_of(raw.kspace), list[str](), ""
     kspace = raw.kspace / unit
     unseen = None if heldout is None else torch.where(heldout, kspace, 0)
     if heldout is not None:
@@ -213,27 +228,17 @@ def prepare_slice(
             # the noisiest coil's; that of separate lines, which need not reach the periphery of k-space, is not known
             noise = max(sigma, float(levels.max())) if calibration is None else 0.0
             seen = see_sets(lines, threshold=threshold, noise_sigma=noise)
-            num_sets, said = choose_sets(seen, most_sets)
-            notes += [said] if said else []
+            num_sets, sets_note = choose_sets(seen, most_sets)
         crops = (crop, max(crop, CROP))[:num_sets]
         smaps = espirit_maps(lines, num_sets=num_sets, crop=crops, threshold=threshold)
     back = None if space is None else space.back.to(kspace.dtype)
     kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
-
-    def made(smaps: Tensor) -> SliceData:
-        zero_filled = Sensitivities(smaps).adjoint(ifft2c(kspace))[None]
-        factor = (scale or ImageScale()).of(magnitude(zero_filled)[0])
-        shading = None if back is None else _shading(back, smaps)
-        data = SliceData(
-            raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), factor, kept_out,
-            unit=unit, back=back, shading=shading, noise_source=source, notes=tuple(notes),
-        )  # fmt: skip
-        return dataclasses.replace(data, zero_filled=data.magnitude(zero_filled)[0])
-
-    data = made(smaps)
-    if refine is None or raw.smaps is not None or len(kspace) == 1:
-        return data
-    return made(refine(data))
+    data = SliceData(
+        raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), 1.0, kept_out,
+        unit=unit, back=back, noise_source=source, noise_stated=known is not None, notes=tuple(notes),
+        sets_note=sets_note,
+    )  # fmt: skip
+    return data.with_maps(smaps, scale)
 
 
 def _coil_space(

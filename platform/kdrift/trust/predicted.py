@@ -22,7 +22,7 @@ class Prediction:
     """What one figure of a slice would be, had it a reference."""
 
     expected: float
-    """What the calibrated deviation alone says; PSNR in dB."""
+    """What half of the slices of such scans are above; PSNR in dB."""
     bound: float
     """Lower bound."""
     probability: float
@@ -67,7 +67,7 @@ def predictions(mean: Tensor, std: Tensor, bounds: Mapping[str, FigureBound]) ->
     """Return what the figures of a slice would be, those of which `bounds` are known and a prediction is finite."""
     found = {}
     for name, bound in bounds.items():
-        expected = PREDICTED[name](mean, std)
-        if math.isfinite(expected):
-            found[name] = Prediction(expected, expected + bound.offset, bound.probability)
+        alone = PREDICTED[name](mean, std)
+        if math.isfinite(alone):
+            found[name] = Prediction(alone + bound.median, alone + bound.offset, bound.probability)
     return found

@@ -82,8 +82,10 @@ class Evidence:
     image_noise: float = 0.0
     """Standard deviation in a pixel of noise that was measured and that all samples keep, in the unit of the slice, or
     of the data in a `ReconstructionResult`."""
-    two_sets: bool = False
-    """Whether the calibration lines asked for two sets of coil maps."""
+    noise_stated: bool = False
+    """Whether the noise level was stated; an estimate is an upper bound."""
+    asked_sets: int = 0
+    """Sets of coil maps that were used where the calibration lines asked for two; 0 where one is right."""
     extent: float = 1.0
     """Part of the rows or columns from the first sample to the last, the smaller of both."""
     calibration: float = 1.0
@@ -169,7 +171,12 @@ def judge(evidence: Evidence) -> Verdict:
             f"the prior does not know such images: it leaves {evidence.known:.2f} times the noise that it leaves on its"
             " own kind"
         )
-    if evidence.two_sets:
+    if evidence.asked_sets == 1:
+        doubts.append(
+            "the calibration lines ask for two sets of coil maps, and one is used: what is wrong with it is in no"
+            " sample's spread"
+        )
+    if evidence.asked_sets == 2:
         doubts.append(
             "two sets of coil maps were needed, as of an object wider than the field of view, and as of lines that do"
             " not belong together (motion, ghosts), which no left-out line shows"
@@ -195,13 +202,19 @@ def judge(evidence: Evidence) -> Verdict:
         doubts.insert(
             0, f"{NAMES[best]} predicts left-out k-space better: {errors[best]:.0%} error, the sampler {own:.0%}"
         )
-        bad = bad or unknown or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
+        unexplained = evidence.excess > EXCESS
+        if unexplained and evidence.residual <= RESIDUAL:
+            doubts.append(
+                f"what is left of the data is {evidence.excess:.1f} times the noise: its level is too low, or coil maps"
+                " do not fit"
+            )
+        bad = bad or unknown or unexplained or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
     elif own - floor > MISSED * (1 - floor):
         doubts.append(f"it says next to nothing of what was not measured: {shown}")
-    if min(own, errors[best]) < OVERSTATED * noise:
+    if evidence.noise_stated and min(own, errors[best]) < OVERSTATED * noise:
         doubts.append(
-            f"the noise level is too high: it would make {noise:.0%} error of left-out k-space, which is predicted to"
-            f" {min(own, errors[best]):.0%}"
+            f"the noise level that was stated is too high: it would make {noise:.0%} error of left-out k-space, which"
+            f" is predicted to {min(own, errors[best]):.0%}"
         )
     level: Level = "not trusted" if bad else "caution" if doubts else "trusted"
     noisy = f" (noise {'at most ' * (noise > own)}{noise:.0%})" if not doubts else ""

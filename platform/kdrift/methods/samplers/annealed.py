@@ -131,7 +131,7 @@ def anneal(
 # Numbers found on patient 09 (simulated; configs/tune/annealed_preset.yaml, then checked at 8x and on random lines);
 # the last step's three, which follow from what a fully sampled reference is (measured noise and no other), looking at
 # the real slices too. The search likes an even smaller sigma_max and spread, by less than 0.1 dB.
-_TUNED_ANNEALED = AnnealedOptions(
+TUNED = AnnealedOptions(
     sigma_max=0.3, rho=8.0, prior_sigma=0.2, spread=0.2, last_spread=0.0, noise_scale=0.7, last_noise_scale=0.25,
     keep_measured=True,
 )  # fmt: skip
@@ -143,7 +143,7 @@ _POSTERIOR_ANNEALED = AnnealedOptions(sigma_max=0.3, rho=8.0, prior_sigma=0.2, k
 
 METHODS = {
     "annealed": Method(
-        annealed, {"tuned": _TUNED_ANNEALED, "posterior": _POSTERIOR_ANNEALED},
+        annealed, {"tuned": TUNED, "posterior": _POSTERIOR_ANNEALED},
         "kdrift's default: annealed posterior sampling that knows the data's noise level, tens of evaluations",
         spread=replace(_POSTERIOR_ANNEALED, num_steps=15),
     ),
