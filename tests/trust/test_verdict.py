@@ -50,11 +50,13 @@ def test_a_noise_level_above_what_is_missed_is_said() -> None:
     assert estimated.level == "trusted"
 
 
-def test_unexplained_data_doubt_a_sampler_that_predicts_worse() -> None:
-    assert judge(evidence(0.55, 0.49, excess=1.0)).level == "caution"
-    verdict = judge(evidence(0.55, 0.49, residual=0.02, excess=2.5))
+def test_a_noise_level_that_is_too_low_shows_in_the_data_and_in_what_the_prior_knows() -> None:
+    assert judge(evidence(0.5, 0.49, known=1.4, residual=0.02, excess=1.0)).level == "caution"
+    assert judge(evidence(0.5, 0.49, known=0.9, residual=0.02, excess=2.5)).level == "trusted"
+    assert judge(evidence(0.3, 0.49, known=1.4, residual=0.02, excess=2.5)).level == "caution"  # and yet far better
+    verdict = judge(evidence(0.5, 0.49, known=1.4, residual=0.02, excess=2.5))
     assert verdict.level == "not trusted"
-    assert verdict.reasons[1].startswith("what is left of the data is 2.5 times the noise")
+    assert verdict.reasons[0].startswith("it predicts left-out k-space no better than TV, and what is left of the data")
 
 
 @pytest.mark.parametrize(("sets", "said"), [(1, "and one is used"), (2, "two sets of coil maps were needed")])

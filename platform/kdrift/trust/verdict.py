@@ -159,13 +159,14 @@ def worst(levels: Iterable[Level]) -> Level:
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict on a slice; see the constants of this module for the thresholds."""
     doubts = list[str]()
-    if evidence.residual > RESIDUAL and evidence.excess > EXCESS:
+    unexplained = evidence.excess > EXCESS
+    unknown = evidence.known is not None and evidence.known > UNKNOWN
+    bad = unexplained and evidence.residual > RESIDUAL
+    if bad:
         doubts.append(
             f"the image does not explain the data: {evidence.residual:.0%} is left, {evidence.excess:.1f} times the"
             " noise"
         )
-    bad = bool(doubts)
-    unknown = evidence.known is not None and evidence.known > UNKNOWN
     if unknown:
         doubts.append(
             f"the prior does not know such images: it leaves {evidence.known:.2f} times the noise that it leaves on its"
@@ -202,13 +203,14 @@ def judge(evidence: Evidence) -> Verdict:
         doubts.insert(
             0, f"{NAMES[best]} predicts left-out k-space better: {errors[best]:.0%} error, the sampler {own:.0%}"
         )
-        unexplained = evidence.excess > EXCESS
-        if unexplained and evidence.residual <= RESIDUAL:
-            doubts.append(
-                f"what is left of the data is {evidence.excess:.1f} times the noise: its level is too low, or coil maps"
-                " do not fit"
-            )
-        bad = bad or unknown or unexplained or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
+        bad = bad or unknown or own > WORSE or own - floor > CLEARLY * (errors[best] - floor)
+    elif unexplained and unknown and BETTER * (own - floor) > errors[best] - floor:
+        doubts.insert(
+            0,
+            f"it predicts left-out k-space no better than {NAMES[best]}, and what is left of the data is"
+            f" {evidence.excess:.1f} times the noise: its level is too low, or coil maps do not fit",
+        )
+        bad = True
     elif own - floor > MISSED * (1 - floor):
         doubts.append(f"it says next to nothing of what was not measured: {shown}")
     if evidence.noise_stated and min(own, errors[best]) < OVERSTATED * noise:
