@@ -218,13 +218,13 @@ def test_all_chains_of_a_request_cost(tmp_path: Path) -> None:
         return from_json(json.dumps({"example": "phantom", "plan": values}).encode())
 
     plan = resolve_plan(asked(), priors, Limits())
-    assert plan.evaluations(8) == 8 * 15 + 6 * 40 + (2 * 15 + 40)
-    check_cost(plan, 4, 8, Limits(job_evaluations=4 * 430))
-    with pytest.raises(ValueError, match=r"1720 network evaluations in all \(4 slices, .* takes at most 1719"):
-        check_cost(plan, 4, 8, Limits(job_evaluations=1719))
-    with pytest.raises(Problem, match="430 network evaluations in all"):
-        resolve_plan(asked(), priors, Limits(job_evaluations=429))
-    assert resolve_plan(asked(check=False), priors, Limits(job_evaluations=429)).evaluations(8) == 360
+    assert plan.evaluations(8) == 8 * 15 + 2 * 40 + (2 * 15 + 2 * 40)
+    check_cost(plan, 4, 8, Limits(job_evaluations=4 * 310))
+    with pytest.raises(ValueError, match=r"1240 network evaluations in all \(4 slices, .* takes at most 1239"):
+        check_cost(plan, 4, 8, Limits(job_evaluations=1239))
+    with pytest.raises(Problem, match="310 network evaluations in all"):
+        resolve_plan(asked(), priors, Limits(job_evaluations=309))
+    assert resolve_plan(asked(check=False), priors, Limits(job_evaluations=309)).evaluations(8) == 200
     coils = resolve_plan(asked(method="score_mri_ssos", num_samples=1, check=False), priors, Limits())
     assert coils.evaluations(8) == 8 * coils.evaluations(1)
     with pytest.raises(ValueError, match="network evaluations in all"):

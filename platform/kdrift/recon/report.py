@@ -246,7 +246,7 @@ def describe_panel(acquisition: Acquisition, result: ReconstructionResult, posit
     """Return what `panel_figure` shows of one slice, by its position among those reconstructed."""
     config, index = result.config, acquisition.slice_indices[position]
     label = " ".join(part for part in (config["method"], config["preset"]) if part)
-    samples = f", {config['num_samples']} samples, {result.nfe} evaluations" if result.nfe else ""
+    samples = f", {config['num_samples']} samples, {result.nfe} evaluations a chain" if result.nfe else ""
     kind = "simulated, " if acquisition.info.attrs.get("simulated", False) else ""
     number = f", slice {index}" if acquisition.info.num_slices > 1 else ""
     verdict = result.verdict_of(index)

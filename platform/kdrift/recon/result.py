@@ -135,7 +135,7 @@ class ReconstructionResult:
 
     def __repr__(self) -> str:
         slices, rows, cols = self.mean.shape
-        spread = f", {self.config['num_samples']} samples, {self.nfe} evaluations" if self.nfe else ""
+        spread = f", {self.config['num_samples']} samples, {self.nfe} evaluations a chain" if self.nfe else ""
         lost = sum(map(len, self.diverged.values()))
         note = f", {lost} samples diverged" if lost else ""
         note += f", {len(self.failed)} slices failed" if self.failed else ""
