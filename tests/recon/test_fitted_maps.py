@@ -61,7 +61,7 @@ def test_coils_that_espirit_cannot_follow_get_one_set_from_low_resolution_images
     data = prepared(raw, plan)
     assert data.smaps.ndim == 3
     assert data.asked_sets == 1
-    one, two = map(int, re.findall(r"(\d+)%", data.sets_note)[:2])
+    one, two = map(float, re.findall(r"([\d.]+)%", data.sets_note)[:2])
     assert one < two
     assert unexplained(data.smaps, coil_images) < 1e-3
     assert data.sets_note.startswith("one set of coil maps, fitted from low-resolution images (left-out samples")
@@ -79,7 +79,7 @@ def test_an_object_wider_than_the_field_of_view_keeps_two_sets() -> None:
     raw = measured(folded, lines=8)
     data = prepared(raw, Plan())
     assert (data.smaps.shape[0], data.asked_sets) == (2, 2)
-    two, one = map(int, re.findall(r"(\d+)%", data.sets_note)[:2])
+    two, one = map(float, re.findall(r"([\d.]+)%", data.sets_note)[:2])
     assert two <= one
     assert data.sets_note.startswith("two sets of coil maps (left-out samples are predicted with")
 

@@ -381,7 +381,7 @@ def test_reconstruct_says_which_preset_it_uses(
         assert (config["preset"], config["preset_source"]) == (name, source)
         assert config.get("preset_provenance") == provenance
         first = capsys.readouterr().out.splitlines()[0]
-        assert first == f"annealed: preset {name} ({source}), prior tiny, 3 steps, 1 samples, cpu"
+        assert first == f"annealed: preset {name} ({source}), prior tiny, 3 steps, 1 sample, cpu"
     assert main(["presets", "use", "annealed", "mine"]) == 0
     capsys.readouterr()
     assert main([*arguments, "--out", str(tmp_path / "r")]) == 0

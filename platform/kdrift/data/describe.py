@@ -229,7 +229,9 @@ def _serves(path: Path) -> Description:
         return {"problem": str(error), "serves": []}
     serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
     calibrated = {
-        f"{each.settings['method']}, {each}": f"deviation times {each.pixel:.2f}, from {each.slices} slices"
+        f"{each.name}, {each.settings['method']}, {each.num_samples} samples": (
+            f"{each}: deviation times {each.pixel:.2f}, from {each.slices} slices"
+        )
         for each in calibrations
     }
     return {"noise": info.noise, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})

@@ -19,6 +19,9 @@ COIL_COST = 0.05
 """Work on a coil image outside of the network, in evaluations of it."""
 IMBALANCE = 1.02
 """A slice is split where it would otherwise end later than this times all actors' work, evenly spread."""
+MORE = 1
+"""Slices that are split besides, where those that must be do not fill the gaps: the chunk that checks a slice is a
+third of it and stays whole."""
 FINEST = 2
 """Most chunks an actor of the chains of one kind: samples, mean and check differ in length, so that as many chunks as
 actors do not fill them."""
@@ -116,39 +119,50 @@ def volume_tasks(
 def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> list[Unit]:
     """Pack slices (task, number) into units, longest first, so that all actors are busy to the end.
 
-    Slices stay whole, which batches their chains best, but for the last ones: those that would leave other actors
-    idle are split into as many chunks as bring all actors to their end together.
+    Slices stay whole, which batches their chains best, but for those that would leave other actors idle: they are split
+    into as many chunks as bring all actors to their end together.
     """
     ordered = sorted(slices, key=lambda item: -item[0].slice_cost)
     goal = IMBALANCE * sum(task.slice_cost for task, _ in ordered) / num_actors
-    loads = [0.0] * num_actors
-    units: list[Unit] = []
-    for task, index in ordered:
-        best = _placed(task, index, 0, loads)
+    whole, rest, loads = list[tuple[VolumeTask, int]](), list[tuple[VolumeTask, int]](), [0.0] * num_actors
+    for item in ordered:
+        least = loads.index(min(loads))
+        if loads[least] + item[0].slice_cost <= goal:
+            whole.append(item)
+            loads[least] += item[0].slice_cost
+        else:
+            rest.append(item)
+    best = _placed([*whole, *rest], 0, [0.0] * num_actors)
+    for more in range(min(MORE, len(whole)) + 1):
+        kept, split = whole[: len(whole) - more], [*whole[len(whole) - more :], *rest]
+        units, loads = _placed(kept, 0, [0.0] * num_actors)
         for parts in range(1, FINEST * num_actors + 1):
             if max(best[1]) <= goal:
                 break
-            best = min(best, _placed(task, index, parts, loads), key=lambda found: max(found[1]))
-        units.extend(best[0])
-        loads = best[1]
-    return sorted(units, key=lambda unit: -unit.cost)
+            found, ends = _placed(split, parts, loads)
+            best = min(best, ([*units, *found], ends), key=lambda each: max(each[1]))
+    return sorted(best[0], key=lambda unit: -unit.cost)
 
 
-def _placed(task: VolumeTask, index: int, parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
-    """Return a slice as units, and the actors' loads once each chunk, the longest first, has gone to the least loaded.
+def _placed(slices: Sequence[tuple[VolumeTask, int]], parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:
+    """Return slices as units, and the actors' loads once each piece, the longest first, has gone to the least loaded.
 
-    The chains of each kind are about `parts` chunks, with 0 the slice stays whole. Chunks that an actor gets are one
-    unit: it prepares the slice once.
+    The chains of each kind are about `parts` chunks, with 0 slices stay whole. Chunks of a slice that an actor gets are
+    one unit: it prepares the slice once.
     """
-    loads, split = loads.copy(), task.plan.split(task.num_coils, max(1, parts))
-    shares = {chunk: max(1, task.plan.evaluations(task.num_coils, chunk)) for chunk in split}  # classical: none
-    unit_cost = task.slice_cost / sum(shares.values())
-    given: dict[int, list[Chunk]] = {}
-    for chunk in sorted(split, key=lambda chunk: -shares[chunk]):
-        actor = loads.index(min(loads)) if parts or not given else next(iter(given))
-        given.setdefault(actor, []).append(chunk)
-        loads[actor] += unit_cost * shares[chunk]
-    return [
-        Unit(task, index, tuple(chunks), unit_cost * sum(shares[chunk] for chunk in chunks))
-        for chunks in given.values()
-    ], loads
+    loads, pieces = loads.copy(), list[tuple[float, int, tuple[Chunk, ...]]]()
+    for number, (task, _) in enumerate(slices):
+        split = task.plan.split(task.num_coils, max(1, parts))
+        shares = [max(1, task.plan.evaluations(task.num_coils, chunk)) for chunk in split]  # classical: none
+        if parts:
+            cost = task.slice_cost / sum(shares)
+            pieces += [(cost * share, number, (chunk,)) for chunk, share in zip(split, shares, strict=True)]
+        else:
+            pieces.append((task.slice_cost, number, tuple(split)))
+    given: dict[tuple[int, int], tuple[float, tuple[Chunk, ...]]] = {}
+    for cost, number, chunks in sorted(pieces, key=lambda piece: -piece[0]):
+        actor = loads.index(min(loads))
+        loads[actor] += cost
+        before = given.get((number, actor), (0.0, ()))
+        given[number, actor] = before[0] + cost, before[1] + chunks
+    return [Unit(*slices[number], chunks, cost) for (number, _), (cost, chunks) in given.items()], loads

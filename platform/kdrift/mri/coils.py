@@ -131,8 +131,10 @@ def low_resolution_maps(kspace: Tensor) -> Tensor | None:
         return None
     low = kspace
     for axis, side in zip((-2, -1), box, strict=True):
-        count, centre = min(side.stop - side.start, 2 * narrow), (side.start + side.stop) // 2
-        first = max(side.start, centre - count // 2)
+        count, middle = min(side.stop - side.start, 2 * narrow), kspace.shape[axis] // 2
+        inside = side.start <= middle < side.stop  # else the echo is off the middle
+        centre = middle if inside else (side.start + side.stop) // 2
+        first = min(max(side.start, centre - count // 2), side.stop - count)
         window = torch.zeros(kspace.shape[axis], device=kspace.device)
         window[first : first + count] = torch.hann_window(count + 2, periodic=False, device=kspace.device)[1:-1]
         low = low * (window[:, None] if axis == -2 else window)

@@ -3,6 +3,7 @@ those by which left-out samples are predicted better."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from torch import Tensor
@@ -30,7 +31,8 @@ def fit_maps_of(
 
     Where the calibration lines ask for a second set (`SliceData.sets_note`), either the object is wider than the field
     of view, or ESPIRiT cannot follow the coils. With `choose` one set is then fitted from low-resolution images as
-    well, and the maps by which left-out samples are predicted better are taken; the note says which, and both errors.
+    well, and the kind of maps is taken that predicts left-out samples better, fitted without them; the note says which,
+    and both errors.
     `scale` is the rule of the prior's images, `seed` that of the request.
     """
 
@@ -44,31 +46,32 @@ def fit_maps_of(
         maps = joint_maps(score, sde, start.measurement(), rng=noise(start, "coil maps", 1), rough=rough)
         return start.with_maps(maps, scale)
 
-    def error(of: SliceData) -> float:
+    first = low_resolution_maps(data.kspace) if choose and data.asked_sets == 2 else None
+    seen, groups = hold_out(data, seed)
+    if first is None or not groups:
+        return fitted(data)
+
+    def error(start: Tensor, rough: bool) -> float:
         """Error of left-out samples as a part of them, each group weighted by what it stands for."""
-        seen, groups = hold_out(of, seed)
         assert seen.heldout is not None
-        measurement = seen.measurement()
-        images = annealed(score, sde, measurement, rng=noise(seen, "map choice", 2), options=PREDICTING)
-        observed = seen.heldout.kspace / seen.scale
-        left = observed - measurement.chains.operator(seen.smaps, seen.heldout.mask).forward(images.mean(0))
+        without = fitted(seen.with_maps(start, scale), rough)
+        measurement = without.measurement()
+        images = annealed(score, sde, measurement, rng=noise(without, "map choice", 2), options=PREDICTING)
+        observed = seen.heldout.kspace / without.scale
+        left = observed - measurement.chains.operator(without.smaps, seen.heldout.mask).forward(images.mean(0))
 
         def power(values: Tensor) -> float:
             return sum(group.share * float(values[..., group.mask].abs().square().sum()) for group in groups)
 
-        return power(left) / power(observed)
+        found = power(left) / power(observed)
+        return found if math.isfinite(found) else math.inf
 
-    found = fitted(data)
-    start = low_resolution_maps(data.kspace) if choose and data.sets_note else None
-    if start is None or not hold_out(data, seed)[1]:
-        return found
-    other = fitted(data.with_maps(start, scale), rough=True)
-    errors = error(found), error(other)
+    two, one = error(data.smaps, rough=False), error(first, rough=True)
     head, _, rest = data.sets_note.partition(": ")
-    kind = "two sets" if data.smaps.ndim == 4 else "one set"
-    if errors[1] < errors[0]:
-        head = "one set of coil maps, fitted from low-resolution images"
-        said = f"left-out samples are predicted with {errors[1]:.0%} error, with {kind} of ESPIRiT {errors[0]:.0%}"
-        return replace(other, sets_note=f"{head} ({said}): {rest}")
-    said = f"left-out samples are predicted with {errors[0]:.0%} error, with one set fitted from low-resolution images"
-    return replace(found, sets_note=f"{head} ({said} {errors[1]:.0%}): {rest}")
+    said = "left-out samples are predicted with {:.1%} error, with {} {:.1%}"
+    if two <= one:
+        said = said.format(two, "one set fitted from low-resolution images", one)
+        return replace(fitted(data), sets_note=f"{head} ({said}): {rest}")
+    said = said.format(one, "two sets of ESPIRiT", two)
+    head = "one set of coil maps, fitted from low-resolution images"
+    return replace(fitted(data.with_maps(first, scale), rough=True), sets_note=f"{head} ({said}): {rest}")

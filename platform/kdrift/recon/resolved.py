@@ -186,7 +186,7 @@ class ResolvedPlan:
             raw, heldout=heldout, scale=self.prior.scale if self.prior else None,
             num_sets=plan.num_map_sets, most_sets=self.most_map_sets, crop=plan.map_crop, threshold=plan.map_threshold,
         )  # fmt: skip
-        if self.fits_maps and raw.smaps is None and len(data.kspace) > 1:
+        if self.fits_maps and data.maps_estimated:
             data = self._fit_maps(data, prior)
         self.method.check_map_sets(data.smaps.shape[:-3].numel(), self.plan.method)
         return self.started(data)

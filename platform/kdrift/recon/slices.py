@@ -128,6 +128,8 @@ class SliceData(OnDevice):
     """Whether `noise_sigma` was stated; an estimate is an upper bound."""
     notes: tuple[str, ...] = ()
     """Sentences on what was left out, guessed or is doubtful, but for `sets_note`."""
+    maps_estimated: bool = False
+    """Whether its coil maps come from its calibration lines."""
     sets_note: str = ""
     """A sentence on the number of map sets, where the calibration lines ask for more than one."""
 
@@ -201,7 +203,7 @@ def prepare_slice(
     depend on which slices are read with it.
     Raises ValueError for k-space that is zero, and a noise covariance that does not fit.
     """
-    mask, unit, notes, sets_note = raw.mask, unit_of(raw.kspace), list[str](), ""
+    mask, unit, notes, sets_note, estimated = raw.mask, unit_of(raw.kspace), list[str](), "", False
     kspace = raw.kspace / unit
     unseen = None if heldout is None else torch.where(heldout, kspace, 0)
     if heldout is not None:
@@ -223,7 +225,7 @@ def prepare_slice(
     elif len(kspace) == 1:
         smaps = torch.ones_like(kspace)
     else:
-        lines = kspace if calibration is None else calibration
+        lines, estimated = kspace if calibration is None else calibration, True
         if num_sets is None:
             # the noisiest coil's; that of separate lines, which need not reach the periphery of k-space, is not known
             noise = max(sigma, float(levels.max())) if calibration is None else 0.0
@@ -235,8 +237,8 @@ def prepare_slice(
     kept_out = None if unseen is None or heldout is None else HeldOut(unseen, heldout)
     data = SliceData(
         raw.index, kspace, mask, smaps, sigma, kspace[0].abs(), 1.0, kept_out,
-        unit=unit, back=back, noise_source=source, noise_stated=known is not None, notes=tuple(notes),
-        sets_note=sets_note,
+        unit=unit, back=back, noise_source=source, noise_stated=known is not None,
+        notes=tuple(notes), maps_estimated=estimated, sets_note=sets_note,
     )  # fmt: skip
     return data.with_maps(smaps, scale)
 
