@@ -374,5 +374,13 @@ def test_bad_settings_and_priors_are_named() -> None:
         HFSOptions(t_min=0.0)
     with pytest.raises(ValueError, match="reverse_diffusion for sub_vp"):
         HFSOptions(sde="sub_vp", predictor="ancestral")
+    for wrong in ({}, {"discretisation": "released", "sde": "ve"}):
+        with pytest.raises(ValueError, match="table_length is of discretisation released"):
+            HFSOptions(table_length=1000, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected table_length >= num_steps, got 100 and 1000"):
+        HFSOptions(discretisation="released", table_length=100)
+    short = replace(METHODS["pc_vp"].presets["released"], num_steps=10)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="beta_i must not be above 1"):
+        guided_pc(gaussian_score, VESDE(0.01, 100.0), problem, rng=rng, options=short)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing would be sampled"):
         HFSOptions(predictor="none", corrector="none")

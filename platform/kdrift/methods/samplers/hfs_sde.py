@@ -7,7 +7,9 @@ centre of k-space.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +27,9 @@ from kdrift.methods.samplers.predictor_corrector import (
 )
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
+
+_ROUNDING = 1e-9
+"""Indices closer to a whole number than this are that number."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class GuidedPCOptions(StartOptions):
     """eps, the time at which VP and sub-VP end; at least that of the prior's lowest level."""
     discretisation: Literal["paper", "released"] = "paper"
     """`released` asks the corrector at the time the predictor starts from, steps once beyond t_min, and omits the last
-    noise."""
+    noise; its steps of VP and sub-VP are 1/N long, and their corrector's alpha comes from a table."""
+    table_length: int | None = None
+    """Entries of the table of beta_i that `released` takes alpha = 1 - beta_i from, at index t (N - 1), for VP and
+    sub-VP; None: N. With more than N the index ends low in the table, where alpha is nearly 1."""
     corrector_first: bool = False
     """Correct before the predictor of each step."""
 
@@ -71,6 +79,10 @@ class GuidedPCOptions(StartOptions):
             raise ValueError(f"expected lambda_1 and lambda_2 >= 0 and t_min in (0, 1), got {self}")
         if self.predictor == "ancestral" and self.sde == "sub_vp":
             raise ValueError("ancestral sampling is published for ve and vp; take reverse_diffusion for sub_vp")
+        if self.table_length is not None and (self.discretisation == "paper" or self.sde == "ve"):
+            raise ValueError("table_length is of discretisation released, for vp and sub_vp: set it to null")
+        if self.table_length is not None and self.table_length < self.num_steps:
+            raise ValueError(f"expected table_length >= num_steps, got {self.table_length} and {self.num_steps}")
         if self.predictor == "none" and (self.corrector == "none" or not self.num_corrector_steps):
             raise ValueError("neither predictor nor corrector: nothing would be sampled")
 
@@ -127,18 +139,31 @@ def guided_pc(
 
 def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
     released = options.discretisation == "released"
-    steps = time_steps(*times, options.num_steps, released=released)[-options.steps_left(measurement) :]
+    by_table = released and options.sde != "ve"  # VE goes from level to level of its grid
+    dt = times[1] / options.num_steps if by_table else None
+    steps = time_steps(*times, options.num_steps, released=released, dt=dt)
     return Scheme(
-        steps,
+        steps[-options.steps_left(measurement) :],
         predictor=options.predictor,
         corrector=options.corrector,
         snr=options.snr,
+        corrector_alpha=partial(_table_alpha, options) if by_table else None,
         num_corrector_steps=options.num_corrector_steps,
         corrector_first=options.corrector_first,
         final_mean=released,
         guide=_towards_data(measurement, options.lambda_1),
         corrector_guide=_towards_data(measurement, options.lambda_2),
     )
+
+
+def _table_alpha(options: GuidedPCOptions, t: float) -> float:
+    """Return alpha = 1 - beta_i, i = floor(t (N - 1)), of the released code's table of L beta_i: from beta_min / L to
+    beta_max / L in equal steps. Raises ValueError where beta_i is above 1: the steps are too few."""
+    length, index = options.table_length or options.num_steps, math.floor(t * (options.num_steps - 1) + _ROUNDING)
+    beta = (options.beta_min + (options.beta_max - options.beta_min) * index / (length - 1)) / length
+    if beta > 1:
+        raise ValueError(f"beta_i must not be above 1, got {beta:.3g}: take more steps")
+    return 1 - beta
 
 
 def _first(sde: SDE, scheme: Scheme, measurement: Measurement, rng: ChainNoise, mean: Tensor) -> Tensor:
@@ -193,13 +218,14 @@ _HFS_RELEASED = HFSOptions(
 )
 
 
-def _guided_presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+def _presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+    """Return the presets of a VP method: N is set to 100 in the released code after its table of 1000 was made."""
     fast = {"num_steps": 100, "snr": fast_snr}
     return {
         "paper": paper,
         "paper_100": replace(paper, **fast),
         "released": released,
-        "released_100": replace(released, **fast),
+        "released_100": replace(released, **fast, table_length=1000),
     }
 
 
@@ -207,17 +233,24 @@ def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
     return replace(paper, discretisation="released", corrector_first=True)
 
 
+_VE_PRESETS = {
+    "paper": _GUIDED_VE,
+    "paper_100": replace(_GUIDED_VE, num_steps=100),
+    "released": _as_released(_GUIDED_VE),
+    "released_300": replace(_as_released(_GUIDED_VE), num_steps=300),
+}
+
 METHODS = {
     "pc_ve": Method(
-        guided_pc, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1),
+        guided_pc, _VE_PRESETS,
         "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
     ),
     "pc_vp": Method(
-        guided_pc, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43),
+        guided_pc, _presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43),
         "predictor-corrector sampling of VP, guided likewise",
     ),
     "hfs_sde": Method(
-        hfs_sde, _guided_presets(_HFS, _HFS_RELEASED, 0.32),
+        hfs_sde, _presets(_HFS, _HFS_RELEASED, 0.32),
         "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
         noise="high_frequency",
     ),
