@@ -68,6 +68,9 @@ class GuidedPCOptions(StartOptions):
     table_length: int | None = None
     """Entries of the table of beta_i that `released` takes alpha = 1 - beta_i from, at index t (N - 1), for VP and
     sub-VP; None: N. With more than N the index ends low in the table, where alpha is nearly 1."""
+    image_std: float | None = None
+    """Standard deviation, over the whole image, that the magnitude of A^H y is brought to inside of VP and sub-VP,
+    whose noise ends at 1; None: the image is as the prior has it."""
     corrector_first: bool = False
     """Correct before the predictor of each step."""
 
@@ -83,6 +86,8 @@ class GuidedPCOptions(StartOptions):
             raise ValueError("table_length is of discretisation released, for vp and sub_vp: set it to null")
         if self.table_length is not None and self.table_length < self.num_steps:
             raise ValueError(f"expected table_length >= num_steps, got {self.table_length} and {self.num_steps}")
+        if self.image_std is not None and (self.sde == "ve" or self.image_std <= 0):
+            raise ValueError("image_std is above 0, and of vp and sub_vp, whose noise ends at 1: set it to null")
         if self.predictor == "none" and (self.corrector == "none" or not self.num_corrector_steps):
             raise ValueError("neither predictor nor corrector: nothing would be sampled")
 
@@ -114,13 +119,15 @@ def hfs_sde(
     """
     if not isinstance(sde, HighFrequencySDE):
         raise ValueError(f"hfs_sde needs a prior of high_frequency noise, got {type(sde).__name__}; pc_vp takes white")
+    factor = _image_factor(options, measurement)
+    score, measurement, callback = _scaled(factor, score, measurement, callback)
     maps = measurement.smaps if options.high_pass == "coils" else None
     own = HighFrequencySDE(_base(options, sde.base), sde.low, maps)
-    scheme = _scheme(options, measurement, _times(options, own, sde.base))
+    scheme = _scheme(options, measurement, _times(options, own, sde.base, factor))
     scheme = replace(scheme, predictor_projected=options.mask_predictor_score)
     centre = measurement.A.adjoint(torch.where(sde.low, measurement.kspace, 0))
     x = _first(own, scheme, measurement, rng, centre)
-    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback) / factor
 
 
 def guided_pc(
@@ -131,10 +138,34 @@ def guided_pc(
 
     Starts from noise alone; the schedule is clipped as that of `hfs_sde`.
     """
+    factor = _image_factor(options, measurement)
+    score, measurement, callback = _scaled(factor, score, measurement, callback)
     own = _base(options, sde)
-    scheme = _scheme(options, measurement, _times(options, own, sde))
+    scheme = _scheme(options, measurement, _times(options, own, sde, factor))
     x = _first(own, scheme, measurement, rng, torch.zeros_like(measurement.data))
-    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback) / factor
+
+
+def _image_factor(options: GuidedPCOptions, measurement: Measurement) -> float:
+    """Return what images are multiplied by inside of the SDE; 1 without data too."""
+    std = float(measurement.data.abs().std(correction=0)) if options.image_std is not None else 0.0
+    return options.image_std / std if options.image_std is not None and std > 0 else 1.0
+
+
+def _scaled(
+    factor: float, score: ScoreModel, measurement: Measurement, callback: Callback | None
+) -> tuple[ScoreModel, Measurement, Callback | None]:
+    """Return the score and the data of images times `factor`; the callback is told of images as the prior has them."""
+    if factor == 1:
+        return score, measurement, callback
+    start = None if measurement.start is None else factor * measurement.start
+    kspace, noise = factor * measurement.kspace, factor * measurement.noise_sigma
+    tell = callback and (lambda done, of, images, level: callback(done, of, images / factor, level / factor))
+    return (
+        lambda x, sigma: score(x / factor, sigma / factor) / factor,
+        replace(measurement, kspace=kspace, noise_sigma=noise, start=start),
+        tell,
+    )
 
 
 def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
@@ -192,11 +223,11 @@ def _base(options: GuidedPCOptions, known: SDE) -> SDE:
     return (VPSDE if options.sde == "vp" else SubVPSDE)(options.beta_min, options.beta_max)
 
 
-def _times(options: GuidedPCOptions, sde: SDE, known: SDE) -> tuple[float, float]:
-    """Return the first and the last time of the schedule, clipped to the levels the prior knows."""
+def _times(options: GuidedPCOptions, sde: SDE, known: SDE, factor: float) -> tuple[float, float]:
+    """Return the lowest and the highest time of the schedule, clipped to the levels the prior knows, times `factor`."""
     if options.sde == "ve":
         return 0.0, 1.0  # its levels are clipped already
-    lowest, highest = (float(sde.time(torch.tensor(level, dtype=torch.float64))) for level in _levels(known))
+    lowest, highest = (float(sde.time(torch.tensor(factor * level, dtype=torch.float64))) for level in _levels(known))
     low, high = max(options.t_min, lowest), min(1.0, highest)
     if low >= high:
         raise ValueError(f"the prior knows the times {lowest:.3g} to {highest:.3g}, none of them above t_min {low:.3g}")
@@ -209,10 +240,11 @@ def _levels(known: SDE) -> tuple[float, float]:
     return lowest, highest
 
 
+# The papers divide the image by its standard deviation, and priors of released code have such images already.
 # The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
 _GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
-_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5)
-_HFS = HFSOptions()
+_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5, image_std=1.0)
+_HFS = HFSOptions(image_std=1.0)
 _HFS_RELEASED = HFSOptions(
     discretisation="released", corrector_first=True, high_pass="plain", mask_predictor_score=False
 )
@@ -230,7 +262,7 @@ def _presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
 
 
 def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
-    return replace(paper, discretisation="released", corrector_first=True)
+    return replace(paper, discretisation="released", corrector_first=True, image_std=None)
 
 
 _VE_PRESETS = {
