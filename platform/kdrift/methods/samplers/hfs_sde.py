@@ -147,9 +147,11 @@ def guided_pc(
 
 
 def _image_factor(options: GuidedPCOptions, measurement: Measurement) -> float:
-    """Return what images are multiplied by inside of the SDE; 1 without data too."""
-    std = float(measurement.data.abs().std(correction=0)) if options.image_std is not None else 0.0
-    return options.image_std / std if options.image_std is not None and std > 0 else 1.0
+    """Return what images are multiplied by inside of the SDE; 1 where there are no data to go by."""
+    if options.image_std is None:
+        return 1.0
+    std = float(measurement.data.abs().std(correction=0))
+    return options.image_std / std if std > 0 else 1.0
 
 
 def _scaled(
@@ -240,7 +242,7 @@ def _levels(known: SDE) -> tuple[float, float]:
     return lowest, highest
 
 
-# The papers divide the image by its standard deviation, and priors of released code have such images already.
+# The papers divide images by their standard deviation; imported priors of `released` have such images already.
 # The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
 _GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
 _GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5, image_std=1.0)
