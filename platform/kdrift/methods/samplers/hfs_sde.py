@@ -7,7 +7,9 @@ centre of k-space.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +27,9 @@ from kdrift.methods.samplers.predictor_corrector import (
 )
 from kdrift.sde import SDE, VESDE, VPSDE, HighFrequencySDE, SubVPSDE
 from kdrift.sde.score import ScoreModel
+
+_ROUNDING = 1e-9
+"""Indices closer to a whole number than this are that number."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,13 @@ class GuidedPCOptions(StartOptions):
     """eps, the time at which VP and sub-VP end; at least that of the prior's lowest level."""
     discretisation: Literal["paper", "released"] = "paper"
     """`released` asks the corrector at the time the predictor starts from, steps once beyond t_min, and omits the last
-    noise."""
+    noise; its steps of VP and sub-VP are 1/N long, and their corrector's alpha comes from a table."""
+    table_length: int | None = None
+    """Entries of the table of beta_i that `released` takes alpha = 1 - beta_i from, at index t (N - 1), for VP and
+    sub-VP; None: N. With more than N the index ends low in the table, where alpha is nearly 1."""
+    image_std: float | None = None
+    """Standard deviation, over the whole image, that the magnitude of A^H y is brought to inside of VP and sub-VP,
+    whose noise ends at 1; None: the image is as the prior has it."""
     corrector_first: bool = False
     """Correct before the predictor of each step."""
 
@@ -71,6 +82,12 @@ class GuidedPCOptions(StartOptions):
             raise ValueError(f"expected lambda_1 and lambda_2 >= 0 and t_min in (0, 1), got {self}")
         if self.predictor == "ancestral" and self.sde == "sub_vp":
             raise ValueError("ancestral sampling is published for ve and vp; take reverse_diffusion for sub_vp")
+        if self.table_length is not None and (self.discretisation == "paper" or self.sde == "ve"):
+            raise ValueError("table_length is of discretisation released, for vp and sub_vp: set it to null")
+        if self.table_length is not None and self.table_length < self.num_steps:
+            raise ValueError(f"expected table_length >= num_steps, got {self.table_length} and {self.num_steps}")
+        if self.image_std is not None and (self.sde == "ve" or self.image_std <= 0):
+            raise ValueError("image_std is above 0, and of vp and sub_vp, whose noise ends at 1: set it to null")
         if self.predictor == "none" and (self.corrector == "none" or not self.num_corrector_steps):
             raise ValueError("neither predictor nor corrector: nothing would be sampled")
 
@@ -102,13 +119,15 @@ def hfs_sde(
     """
     if not isinstance(sde, HighFrequencySDE):
         raise ValueError(f"hfs_sde needs a prior of high_frequency noise, got {type(sde).__name__}; pc_vp takes white")
+    factor = _image_factor(options, measurement)
+    score, measurement, callback = _scaled(factor, score, measurement, callback)
     maps = measurement.smaps if options.high_pass == "coils" else None
     own = HighFrequencySDE(_base(options, sde.base), sde.low, maps)
-    scheme = _scheme(options, measurement, _times(options, own, sde.base))
+    scheme = _scheme(options, measurement, _times(options, own, sde.base, factor))
     scheme = replace(scheme, predictor_projected=options.mask_predictor_score)
     centre = measurement.A.adjoint(torch.where(sde.low, measurement.kspace, 0))
     x = _first(own, scheme, measurement, rng, centre)
-    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback) / factor
 
 
 def guided_pc(
@@ -119,26 +138,65 @@ def guided_pc(
 
     Starts from noise alone; the schedule is clipped as that of `hfs_sde`.
     """
+    factor = _image_factor(options, measurement)
+    score, measurement, callback = _scaled(factor, score, measurement, callback)
     own = _base(options, sde)
-    scheme = _scheme(options, measurement, _times(options, own, sde))
+    scheme = _scheme(options, measurement, _times(options, own, sde, factor))
     x = _first(own, scheme, measurement, rng, torch.zeros_like(measurement.data))
-    return run_scheme(score, own, scheme, x, rng=rng, callback=callback)
+    return run_scheme(score, own, scheme, x, rng=rng, callback=callback) / factor
+
+
+def _image_factor(options: GuidedPCOptions, measurement: Measurement) -> float:
+    """Return what images are multiplied by inside of the SDE; 1 where there are no data to go by."""
+    if options.image_std is None:
+        return 1.0
+    std = float(measurement.data.abs().std(correction=0))
+    return options.image_std / std if std > 0 else 1.0
+
+
+def _scaled(
+    factor: float, score: ScoreModel, measurement: Measurement, callback: Callback | None
+) -> tuple[ScoreModel, Measurement, Callback | None]:
+    """Return the score and the data of images times `factor`; the callback is told of images as the prior has them."""
+    if factor == 1:
+        return score, measurement, callback
+    start = None if measurement.start is None else factor * measurement.start
+    kspace, noise = factor * measurement.kspace, factor * measurement.noise_sigma
+    tell = callback and (lambda done, of, images, level: callback(done, of, images / factor, level / factor))
+    return (
+        lambda x, sigma: score(x / factor, sigma / factor) / factor,
+        replace(measurement, kspace=kspace, noise_sigma=noise, start=start),
+        tell,
+    )
 
 
 def _scheme(options: GuidedPCOptions, measurement: Measurement, times: tuple[float, float]) -> Scheme:
     released = options.discretisation == "released"
-    steps = time_steps(*times, options.num_steps, released=released)[-options.steps_left(measurement) :]
+    by_table = released and options.sde != "ve"  # VE goes from level to level of its grid
+    dt = times[1] / options.num_steps if by_table else None
+    steps = time_steps(*times, options.num_steps, released=released, dt=dt)
     return Scheme(
-        steps,
+        steps[-options.steps_left(measurement) :],
         predictor=options.predictor,
         corrector=options.corrector,
         snr=options.snr,
+        corrector_alpha=partial(_table_alpha, options) if by_table else None,
         num_corrector_steps=options.num_corrector_steps,
         corrector_first=options.corrector_first,
         final_mean=released,
         guide=_towards_data(measurement, options.lambda_1),
         corrector_guide=_towards_data(measurement, options.lambda_2),
     )
+
+
+def _table_alpha(options: GuidedPCOptions, t: float) -> float:
+    """Return alpha = 1 - beta_i, i = floor(t (N - 1)), of the released code's table of L beta_i: from beta_min / L to
+    beta_max / L in equal steps. Raises ValueError where beta_i is above 1: the steps are too few."""
+    length, index = options.table_length or options.num_steps, math.floor(t * (options.num_steps - 1) + _ROUNDING)
+    beta = (options.beta_min + (options.beta_max - options.beta_min) * index / (length - 1)) / length
+    if beta > 1:
+        raise ValueError(f"beta_i must not be above 1, got {beta:.3g}: take more steps")
+    return 1 - beta
 
 
 def _first(sde: SDE, scheme: Scheme, measurement: Measurement, rng: ChainNoise, mean: Tensor) -> Tensor:
@@ -167,11 +225,11 @@ def _base(options: GuidedPCOptions, known: SDE) -> SDE:
     return (VPSDE if options.sde == "vp" else SubVPSDE)(options.beta_min, options.beta_max)
 
 
-def _times(options: GuidedPCOptions, sde: SDE, known: SDE) -> tuple[float, float]:
-    """Return the first and the last time of the schedule, clipped to the levels the prior knows."""
+def _times(options: GuidedPCOptions, sde: SDE, known: SDE, factor: float) -> tuple[float, float]:
+    """Return the lowest and the highest time of the schedule, clipped to the levels the prior knows, times `factor`."""
     if options.sde == "ve":
         return 0.0, 1.0  # its levels are clipped already
-    lowest, highest = (float(sde.time(torch.tensor(level, dtype=torch.float64))) for level in _levels(known))
+    lowest, highest = (float(sde.time(torch.tensor(factor * level, dtype=torch.float64))) for level in _levels(known))
     low, high = max(options.t_min, lowest), min(1.0, highest)
     if low >= high:
         raise ValueError(f"the prior knows the times {lowest:.3g} to {highest:.3g}, none of them above t_min {low:.3g}")
@@ -184,40 +242,49 @@ def _levels(known: SDE) -> tuple[float, float]:
     return lowest, highest
 
 
+# The papers divide images by their standard deviation; imported priors of `released` have such images already.
 # The paper prints neither lambda nor r; these are the released code's, which has an r of its own for N = 100.
 _GUIDED_VE = GuidedPCOptions(sde="ve", predictor="reverse_diffusion", snr=0.1, lambda_1=5.0, lambda_2=5.0)
-_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5)
-_HFS = HFSOptions()
+_GUIDED_VP = GuidedPCOptions(snr=0.27, lambda_1=2.5, lambda_2=2.5, image_std=1.0)
+_HFS = HFSOptions(image_std=1.0)
 _HFS_RELEASED = HFSOptions(
     discretisation="released", corrector_first=True, high_pass="plain", mask_predictor_score=False
 )
 
 
-def _guided_presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+def _presets(paper: Any, released: Any, fast_snr: float) -> dict[str, Any]:
+    """Return the presets of a VP method: N is set to 100 in the released code after its table of 1000 was made."""
     fast = {"num_steps": 100, "snr": fast_snr}
     return {
         "paper": paper,
         "paper_100": replace(paper, **fast),
         "released": released,
-        "released_100": replace(released, **fast),
+        "released_100": replace(released, **fast, table_length=1000),
     }
 
 
 def _as_released(paper: GuidedPCOptions) -> GuidedPCOptions:
-    return replace(paper, discretisation="released", corrector_first=True)
+    return replace(paper, discretisation="released", corrector_first=True, image_std=None)
 
+
+_VE_PRESETS = {
+    "paper": _GUIDED_VE,
+    "paper_100": replace(_GUIDED_VE, num_steps=100),
+    "released": _as_released(_GUIDED_VE),
+    "released_300": replace(_as_released(_GUIDED_VE), num_steps=300),
+}
 
 METHODS = {
     "pc_ve": Method(
-        guided_pc, _guided_presets(_GUIDED_VE, _as_released(_GUIDED_VE), 0.1),
+        guided_pc, _VE_PRESETS,
         "predictor-corrector sampling of VE guided by the data's gradient, as HFS-SDE's paper runs it",
     ),
     "pc_vp": Method(
-        guided_pc, _guided_presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43),
+        guided_pc, _presets(_GUIDED_VP, _as_released(_GUIDED_VP), 0.43),
         "predictor-corrector sampling of VP, guided likewise",
     ),
     "hfs_sde": Method(
-        hfs_sde, _guided_presets(_HFS, _HFS_RELEASED, 0.32),
+        hfs_sde, _presets(_HFS, _HFS_RELEASED, 0.32),
         "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
         noise="high_frequency",
     ),

@@ -37,16 +37,19 @@ class Step:
     """Time at which the corrector asks for the score."""
 
 
-def time_steps(low: float, high: float, num_steps: int, *, released: bool = False) -> list[Step]:
+def time_steps(
+    low: float, high: float, num_steps: int, *, released: bool = False, dt: float | None = None
+) -> list[Step]:
     """Return `num_steps` equal steps in time, from `high` down.
 
     The paper's end at `low` and correct at the time arrived at. The released code's start at times from `high` to
-    `low`, the last one going beyond `low`, and correct at the time they start from.
+    `low`, the last one going beyond `low`, and correct at the time they start from; they are `dt` long, None: as long
+    as the times are apart.
     """
     if released:
         spacing = (high - low) / (num_steps - 1)
         starts = [low + spacing * i for i in reversed(range(num_steps))]
-        return [Step(t, t - spacing, t) for t in starts]
+        return [Step(t, t - (dt or spacing), t) for t in starts]
     times = [low + (high - low) * i / num_steps for i in reversed(range(num_steps + 1))]
     return [Step(start, stop, stop) for start, stop in pairwise(times)]
 
@@ -68,6 +71,9 @@ class Scheme:
     (Score-MRI Algorithm 3); `annealed_langevin`: eps = 2 alpha (r std)^2; `none`: x."""
     snr: float = 0.16
     """r of the corrector's step size."""
+    corrector_alpha: Callable[[float], float] | None = None
+    """alpha of the corrector's step size at a time; None: (1 + f)^2 of the SDE's own step, 1 for VE, 1 - beta_i for
+    VP."""
     num_corrector_steps: int = 1
     """M, corrector steps a predictor step."""
     corrector_first: bool = False
@@ -142,8 +148,10 @@ def correct(
         return x, None
     at = _moment(step.corrector)
     s = sde.score(model, x, at)
-    # alpha_i of the step size, (1 + f)^2: 1 for VE, 1 - beta_i for VP
-    alpha = (1 + sde.discretize(_moment(step.start), _moment(step.stop))[0]) ** 2
+    if scheme.corrector_alpha is None:
+        alpha = (1 + sde.discretize(_moment(step.start), _moment(step.stop))[0]) ** 2
+    else:
+        alpha = _moment(scheme.corrector_alpha(step.corrector))
     direction, z = scheme.corrector_guide(x, s), sde.project(noise)
     if scheme.corrector == "langevin_parts" and x.is_complex():
         sizes = [ratio(chain_norm(n), chain_norm(g)) for n, g in ((noise.real, s.real), (noise.imag, s.imag))]
