@@ -125,11 +125,11 @@ def test_reconstructions_of_the_family_use_it_and_others_say_so(calibrated: Path
     assert "calibrations" not in before.config
     assert (
         plain.evidence.uncalibrated
-        == "no calibration of seeing for this method with these settings and no more samples"
+        == "no calibration of seeing was made with these settings and at most as many samples"
     )
     others = {
         "no calibration of mine for points at": run(calibrated, kind="gaussian2d"),
-        "no calibration of mine for this method with these settings and no more samples": run(
+        "no calibration of mine was made with these settings and at most as many samples": run(
             calibrated, Plan(settings={"num_steps": 3}, num_samples=2, seed=5, precision="float32")
         ),
     }

@@ -45,6 +45,16 @@ def test_run_is_resumed_not_doubled(store: tuple[str, Path]) -> None:
         tracking.resume_run(uri, "0123")
 
 
+def test_any_name_and_any_number_of_parameters_is_taken(store: tuple[str, Path]) -> None:
+    uri, folder = store
+    names = {f"resolved.calibrations.brain, lines at {number}x, centre 4 to 20 %": number for number in range(120)}
+    run_id = tracking.start_run(uri, "run", names | {"ä" * 300: 1}, folder / "artifacts")
+    params = tracking.client(uri).get_run(run_id).data.params
+    assert len(params) == 121
+    assert params["resolved.calibrations.brain_ lines at 119x_ centre 4 to 20 _"] == "119"
+    tracking.finish_run(uri, run_id, "FINISHED")
+
+
 def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: Path) -> None:
     uri, folder = store
     bundle = tmp_path / "prior"

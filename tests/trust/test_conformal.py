@@ -146,7 +146,7 @@ def test_another_family_is_a_note_and_no_doubt(mask: MaskFacts, said: str) -> No
 
 
 def test_a_prior_that_was_not_calibrated_is_named() -> None:
-    said = "no calibration of mine for this method with these settings and no more samples"
+    said = "no calibration of mine was made with these settings and at most as many samples"
     assert with_calibration(GOOD, [], LINES, "mine").uncalibrated == said
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "kdrift"
 ALIAS = "champion"
+MOST_PARAMS = 100
+"""Parameters that MLflow takes at a time."""
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def default_uri(out: Path) -> str:
@@ -49,7 +53,8 @@ def client(uri: str) -> MlflowClient:
 def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Path, *, parent: str | None = None) -> str:
     """Create a run and return its id; a local database keeps the files of its runs in `artifacts`.
 
-    With `parent`, the id of another run, it is shown as that run's child.
+    With `parent`, the id of another run, it is shown as that run's child. In names of parameters an underscore stands
+    for what MLflow does not take (commas, per cent).
     """
     from mlflow.entities import Param
 
@@ -62,7 +67,9 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
         experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=place)
     tags = {"mlflow.parentRunId": parent} if parent else None
     run_id: str = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-    mlflow.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in parameters.items()])
+    params = [Param(_NOT_IN_NAMES.sub("_", key)[:250], str(value)[:6000]) for key, value in parameters.items()]
+    for first in range(0, len(params), MOST_PARAMS):
+        mlflow.log_batch(run_id, params=params[first : first + MOST_PARAMS])
     return run_id
 
 

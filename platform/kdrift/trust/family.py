@@ -21,7 +21,8 @@ def with_calibration(verdict: Verdict, calibrations: Sequence[Calibration], mask
         return replace(evidence, uncalibrated=f"no calibration of {prior} is used: {why}")
     if not calibrations:
         return replace(
-            evidence, uncalibrated=f"no calibration of {prior} for this method with these settings and no more samples"
+            evidence,
+            uncalibrated=f"no calibration of {prior} was made with these settings and at most as many samples",
         )
     fitting = [each for each in calibrations if not each.family.differences(mask)]
     if not fitting:
