@@ -69,10 +69,10 @@ def compare(scan: TrustScan, mask: MaskRequest, prior: Prior) -> Row:
         return (values["psnr"], values["ssim"]), result.smaps.shape[1:-3].numel()
 
     true, whole, base = scan.true_maps, None, scan.base()
-    if base.kspace.shape != scan.full().kspace.shape:
+    if base.kspace.shape != raw.kspace.shape:
         rows, cols = base.kspace.shape[-2:]
         fewer = raw.kspace.shape[-1] / cols
-        lines = make_mask(mask.kind or "", (rows, cols), **replaced(mask, fewer).draw).mask
+        lines = make_mask(mask.kind or "", (rows, cols), **wider(mask, fewer).draw).mask
         as_many = RawSlice(0, torch.where(lines, base.kspace, 0), lines, coils=base.coils)
         whole, _ = measure(as_many, base.reference)
     one, two = (measure(raw, reference, sets)[0] for sets in (1, 2))
@@ -81,7 +81,7 @@ def compare(scan: TrustScan, mask: MaskRequest, prior: Prior) -> Row:
     return Row(scan, seen.second, sets, (one, two, chosen, with_true, whole))
 
 
-def replaced(mask: MaskRequest, fewer: float) -> MaskRequest:
+def wider(mask: MaskRequest, fewer: float) -> MaskRequest:
     """Return a mask of a wider matrix that has as many lines."""
     return MaskRequest(mask.kind, (mask.acceleration or 1) / fewer, (mask.acs_fraction or 0) * fewer)
 

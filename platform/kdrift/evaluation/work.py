@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -132,16 +133,19 @@ def plan_units(slices: Sequence[tuple[VolumeTask, int]], num_actors: int) -> lis
             loads[least] += item[0].slice_cost
         else:
             rest.append(item)
-    best = _placed([*whole, *rest], 0, [0.0] * num_actors)
+    best, end = list[Unit](), math.inf
     for more in range(min(MORE, len(whole)) + 1):
-        kept, split = whole[: len(whole) - more], [*whole[len(whole) - more :], *rest]
-        units, loads = _placed(kept, 0, [0.0] * num_actors)
-        for parts in range(1, FINEST * num_actors + 1):
-            if max(best[1]) <= goal:
+        kept = len(whole) - more
+        units, loads = _placed(whole[:kept], 0, [0.0] * num_actors)
+        for parts in range(FINEST * num_actors + 1):
+            if end <= goal:
                 break
-            found, ends = _placed(split, parts, loads)
-            best = min(best, ([*units, *found], ends), key=lambda each: max(each[1]))
-    return sorted(best[0], key=lambda unit: -unit.cost)
+            found, ends = _placed([*whole[kept:], *rest], parts, loads)
+            if max(ends) < end:
+                best, end = [*units, *found], max(ends)
+        if end <= goal:
+            break
+    return sorted(best, key=lambda unit: -unit.cost)
 
 
 def _placed(slices: Sequence[tuple[VolumeTask, int]], parts: int, loads: list[float]) -> tuple[list[Unit], list[float]]:

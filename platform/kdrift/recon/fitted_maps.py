@@ -47,8 +47,10 @@ def fit_maps_of(
         return start.with_maps(maps, scale)
 
     first = low_resolution_maps(data.kspace) if choose and data.asked_sets == 2 else None
+    if first is None:
+        return fitted(data)
     seen, groups = hold_out(data, seed)
-    if first is None or not groups:
+    if not groups:
         return fitted(data)
 
     def error(start: Tensor, rough: bool) -> float:
