@@ -104,6 +104,19 @@ def test_sigma_of_centre_heavy_points_at_moderate_snr(phantom):
     assert estimate_noise_sigma(kspace) == pytest.approx(0.05, rel=0.15)
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("gaussian2d", 3), ("gaussian2d", 4), ("poisson", 3)])
+def test_sigma_of_one_coil_whose_periphery_is_signal(phantom: torch.Tensor, kind: str, seed: int) -> None:
+    """The middle of k-space, as of a low resolution: only the margin of the field of view tells signal from noise."""
+    image = torch.nn.functional.pad(ifft2c(phantom).abs().square().sum(0).sqrt(), (48, 48, 48, 48))
+    kspace = fft2c(image.to(torch.complex64))[None, 96:192, 96:192]
+    mask = make_mask(kind, (96, 96), acceleration=4, seed=seed).mask
+    peak = float(kspace.abs().max())
+    sigma = 2e-5 * peak
+    outer = kspace[0, :6].abs().median() / RAYLEIGH_MEDIAN
+    assert float(outer) > 5 * sigma  # what the periphery alone would say
+    assert 0.8 * sigma < estimate_noise_sigma((kspace + sigma * complex_noise(1, 96, 96)) * mask, mask) < 2 * sigma
+
+
 @given(st.integers(1, 8), st.integers(24, 61), st.integers(24, 61))
 @settings(max_examples=20, deadline=None)
 def test_sigma_of_pure_noise_of_any_shape(coils, rows, cols):

@@ -339,6 +339,9 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "scan.h5"
 
 
+NOTHING = ", so on_mistrust fallback gives nothing in its place"
+
+
 def run(scan: Path, out: Path, *more: str) -> int:
     return main([
         "reconstruct", str(scan), "--out", str(out), "--slices", "1", "--mask", "equispaced", "--acceleration", "3",
@@ -366,7 +369,7 @@ def test_the_command_says_why_nothing_was_checked(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for more, why in (
-        (("--no-check", "--save-samples", "--on-mistrust", "fallback"), "check is off, so none is given in its place"),
+        (("--no-check", "--save-samples", "--on-mistrust", "fallback"), f"check is off{NOTHING}"),
         (("--samples", "1"), "one sample has no spread (check was not asked for)"),
     ):
         assert run(scan, tmp_path / "r", *more) == 0
@@ -394,6 +397,7 @@ def test_the_library_takes_them(scan: Path) -> None:
     assert result.config["level"] == 0.5
     assert float((result.upper - result.mean).sum() / result.std.sum()) == pytest.approx(0.6745, rel=1e-3)
     assert repr(result).endswith(", not checked)")
+    assert result.notes[-1] == f"no slice is judged: check is off{NOTHING}"
     (region,) = result.region(np.ones(kspace.shape[-2:], dtype=bool))
     assert region.mean == pytest.approx(float(result.mean.mean()), rel=1e-5)
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdrift.methods import IMAGES, METHODS, Measurement
+from kdrift.methods import IMAGES, METHODS, Chains, Measurement
 from kdrift.mri.heldout import HeldOutGroup, draw_groups
 from kdrift.prior.prior_info import NoiseLeft
 from kdrift.recon.chunks import Fallback
@@ -43,6 +43,16 @@ def hold_out(data: SliceData, seed: int) -> tuple[SliceData, list[HeldOutGroup]]
     ), groups
 
 
+def heldout_error(data: SliceData, chains: Chains, images: Tensor) -> Tensor:
+    """Return y - A x of held-out k-space, complex `(chain, coil, row, col)`, zero elsewhere, in the units of the prior.
+
+    `images` are x of these chains, complex `(chain, *parts, row, col)`.
+    """
+    assert data.heldout is not None
+    operator = chains.operator(data.smaps, data.heldout.mask)
+    return data.heldout.kspace / data.scale - operator.forward(images + 0j)
+
+
 def predict_groups(
     data: SliceData, groups: Sequence[HeldOutGroup], measurement: Measurement, images: Tensor, draws: Tensor, own: float
 ) -> tuple[Group, ...]:
@@ -63,15 +73,14 @@ def predict_groups(
     """
     assert data.heldout is not None
     observed = data.heldout.kspace / data.scale
-    operator = measurement.chains.operator(data.smaps, data.heldout.mask)
-    left = {SAMPLER: observed - operator.forward(images + 0j)}
+    chains = measurement.chains
+    left = {SAMPLER: heldout_error(data, chains, images)}
     for name in CLASSICAL:
         method = METHODS[name]
         own_sets = data.of_sets(method.max_map_sets)
         image = method.function(own_sets.measurement(IMAGES), options=method.preset(None)[1])
-        linear = IMAGES.operator(own_sets.smaps, data.heldout.mask)
-        left[name] = (observed - linear.forward(image))[None]
-    predicted = operator.forward(draws + 0j)
+        left[name] = heldout_error(own_sets, IMAGES, image)[None]
+    predicted = chains.operator(data.smaps, data.heldout.mask).forward(draws + 0j)
     deviation = (predicted - predicted.mean(0)) * math.sqrt(len(draws) / max(1, len(draws) - 1))
     variance = 2 * (data.noise_sigma / data.scale) ** 2
     found = []

@@ -13,7 +13,7 @@ from kdrift.methods.joint_maps import joint_maps
 from kdrift.methods.samplers.annealed import TUNED, annealed
 from kdrift.mri.coils import low_resolution_maps
 from kdrift.mri.image_scale import ImageScale
-from kdrift.recon.check import hold_out
+from kdrift.recon.check import heldout_error, hold_out
 from kdrift.recon.slices import SliceData
 from kdrift.runs.seeds import Stream
 from kdrift.sde import VESDE
@@ -60,7 +60,7 @@ def fit_maps_of(
         measurement = without.measurement()
         images = annealed(score, sde, measurement, rng=noise(without, "map choice", 2), options=PREDICTING)
         observed = seen.heldout.kspace / without.scale
-        left = observed - measurement.chains.operator(without.smaps, seen.heldout.mask).forward(images.mean(0))
+        left = heldout_error(without, measurement.chains, images.mean(0))
 
         def power(values: Tensor) -> float:
             return sum(group.share * float(values[..., group.mask].abs().square().sum()) for group in groups)

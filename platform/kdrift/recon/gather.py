@@ -106,8 +106,15 @@ def gather(
         indices=tuple(slices),
         failed=failed,
         noise_source="; ".join(dict.fromkeys(f.noise_source for f in facts if f.noise_source)),
-        notes=(*_notes(facts), *residual_notes(done, config["method"])),
+        notes=(*_notes(facts), *residual_notes(done, config["method"]), *_unused(config)),
     )
+
+
+def _unused(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence where a fallback was asked for that nothing can decide on."""
+    if config.get("on_mistrust") != "fallback" or "unchecked" not in config:
+        return ()
+    return (f"no slice is judged: {config['unchecked']}",)
 
 
 def _on_data(verdict: Verdict, unit: float) -> Verdict:

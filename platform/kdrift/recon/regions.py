@@ -37,7 +37,8 @@ class RegionMean:
         where = f"slice {self.slice_index}: {self.mean:.4g}"
         if self.std is None:
             return f"{where}, no interval: there is no spread of samples ({self.pixels} pixels)"
-        return f"{where} +- {self.std:.2g}, interval {self.lower:.4g} to {self.upper:.4g} ({self.pixels} pixels)"
+        bounds = f"interval by Student's t {self.lower:.4g} to {self.upper:.4g}"
+        return f"{where} +- {self.std:.2g}, {bounds} ({self.pixels} pixels)"
 
 
 @dataclass(frozen=True)

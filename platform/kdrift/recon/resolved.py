@@ -93,7 +93,7 @@ class ResolvedPlan:
         plan = self.plan
         if self.checks:
             return ""
-        unused = ", so none is given in its place" if plan.on_mistrust == "fallback" else ""
+        unused = ", so on_mistrust fallback gives nothing in its place" if plan.on_mistrust == "fallback" else ""
         if not self.method.needs_prior:
             return f"{plan.method} is what samplers are compared with{unused}"
         if plan.check is False:

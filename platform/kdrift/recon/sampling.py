@@ -13,7 +13,7 @@ from torch import Tensor
 from kdrift.methods import ChainNoise, Measurement, Options
 from kdrift.mri.mask_family import mask_facts
 from kdrift.prior.bundle import Prior
-from kdrift.recon.check import classical_image, hold_out, noise_left, predict_groups
+from kdrift.recon.check import classical_image, heldout_error, hold_out, noise_left, predict_groups
 from kdrift.recon.chunks import Checked, Chunk, ChunkResult, Part
 from kdrift.recon.guard import AllDiverged, Guard
 from kdrift.recon.resolved import ResolvedPlan
@@ -77,6 +77,9 @@ def run_chunk(
     moments = RunningMoments.of(images[healthy]) if healthy and chunk.coils is None else None
     diverged = guard.divergences(data.index, chunk.samples[0])
     left = part.kspace - measurement.A.forward(scale * x + 0j)
+    heldout = None
+    if part.heldout is not None:
+        heldout = scale * heldout_error(part, method.chains, x)[..., part.heldout.mask].cpu()
     combined = time.perf_counter()
     return ChunkResult(
         chunk=chunk,
@@ -86,7 +89,7 @@ def run_chunk(
         nfe=score.calls,
         network_images=score.num_images,
         stages={"network": score.seconds, "sampler": sampled - began - score.seconds, "combine": combined - sampled},
-        heldout=_heldout_residual(scale * x, part, measurement),
+        heldout=heldout,
         diverged=diverged,
         fallback=classical_image(data, "cg_sense") if diverged and plan.plan.on_divergence == "fallback" else None,
     )
@@ -186,14 +189,6 @@ def _chain_noise(plan: ResolvedPlan, data: SliceData, chunk: Chunk, measurement:
         plan.plan.seed, data.index, range(*chunk.samples), *parts, antithetic=chunk.part == "mean",
         stream=streams[chunk.part], device=kspace.device, dtype=kspace.dtype,
     )  # fmt: skip
-
-
-def _heldout_residual(x: Tensor, data: SliceData, measurement: Measurement) -> Tensor | None:
-    """Return y - A x at the held-out points, complex `(sample, coil, point)`."""
-    if data.heldout is None:
-        return None
-    operator = measurement.chains.operator(data.smaps, data.heldout.mask)
-    return (data.heldout.kspace - operator.forward(x + 0j))[..., data.heldout.mask].cpu()
 
 
 class _TimedScore:
