@@ -204,27 +204,34 @@ def test_what_does_not_fit_is_refused() -> None:
         ak_diffusion(gaussian_score, SDE, outside, rng=rng, options=AKDiffusionOptions())
     with pytest.raises(ValueError, match="lam > 0"):
         AKDiffusionOptions(lam=0.0)
-    with pytest.raises(ValueError, match="num_steps < num_times"):
+    with pytest.raises(ValueError, match="num_steps <= start_index < num_times"):
         HeatDiffusionOptions(num_steps=1000)
+    with pytest.raises(ValueError, match="lr >= 0"):
+        HeatDiffusionOptions(lr=-0.1)
 
 
 def test_heat_diffusion_limits() -> None:
-    options = HeatDiffusionOptions(num_steps=20, num_times=200)
-    assert learning_rate(1.0, options) == 0.2
-    assert learning_rate(0.0, options) == 0.6
-    assert learning_rate(10**-1.5, options) == pytest.approx(0.4)
+    options = HeatDiffusionOptions(num_steps=20, num_times=200, start_index=199)
+    clean = torch.zeros(64, 64, dtype=torch.complex128)
+    clean[16:48, 16:48] = 1  # a quarter of the pixels
+    for snr_db, rate in ((5, 0.2), (11, 0.2), (13, 0.35), (15, 0.5), (18, 0.6), (30, 0.6)):
+        noisy = clean.clone()
+        noisy[:8, :8] = noisy[:8, -8:] = noisy[-8:, :8] = noisy[-8:, -8:] = 10 ** (-snr_db / 20) * (1 + 1j)
+        assert learning_rate(7 * noisy) == pytest.approx(rate, abs=0.01)
+    assert learning_rate(clean) == 0.6
+    assert learning_rate(0 * clean) == 0.2
     # a network that does not depend on its input has no Jacobian: the image it knows comes back
     problem, image = _problem(1, chains=IMAGES)
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
     found = heat_diffusion(lambda x, sigma: (image - x + 0 * x) / sigma**2, SDE, problem, rng=rng, options=options)
     torch.testing.assert_close(found, image.expand_as(found))
     # with all data, an exact Gaussian denoiser at the last level is next to 1/G, and lr = 1 next to the data
-    steps = replace(options, lr_low=1.0, lr_high=1.0, num_steps=60)
+    steps = replace(options, lr=1.0, num_steps=60)
     rng = ChainNoise(0, 0, range(2), dtype=torch.complex128)
     full = heat_diffusion(gaussian_score, SDE, problem, rng=rng, options=steps)
     none = heat_diffusion(
         gaussian_score, SDE, problem, rng=ChainNoise(0, 0, range(2), dtype=torch.complex128),
-        options=replace(steps, lr_low=0.0, lr_high=0.0),
+        options=replace(steps, lr=0.0),
     )  # fmt: skip
     assert float((full - image).norm()) < 0.6 * float((none - image).norm())
 

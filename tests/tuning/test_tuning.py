@@ -87,8 +87,11 @@ def test_start_is_moved_into_the_space(inputs: Inputs) -> None:
         "coupling": {"choices": ["combine", "broadcast"]},
     }
     config = tiny_search(*inputs, method="score_mri_hybrid", settings={}, space=space)
+    found = start_point(config, find_preset("score_mri_hybrid", "released"))
+    assert found == {"sense_interval": 9, "lambda_steps": 20, "coupling": "broadcast"}  # 500 steps: drawn
     found = start_point(config, find_preset("score_mri_hybrid", "paper"))
-    assert found == {"sense_interval": 9, "coupling": "combine"}  # 2000 steps and no lambda_steps: drawn
+    assert found == {"coupling": "combine"}  # 2000 steps, no interval and no lambda_steps: drawn
+    found = start_point(config, find_preset("score_mri_hybrid", "released"))
     assert isinstance(found["sense_interval"], int)
     assert Axis(low=2, high=5, integer=True).ends == [2, 5]
 
@@ -150,7 +153,7 @@ def test_objectives_prefer_good_settings(inputs: Inputs, kind: str) -> None:
         assert (max if config.higher_is_better else min)(found) == found[0], (objective, found)
         if objective == "heldout":
             assert 0 < found[0] < found[1] < found[2]
-            assert found[2] > 0.9 > found[0]
+            assert found[2] > 2 * found[0]
 
 
 def test_a_search_runs_the_searched_settings_alone(inputs: Inputs) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,31 +15,32 @@ from kdrift.sde import AttenuatedSDE
 from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
 
+SNR_DB, RATES = (11.0, 15.0, 18.0), (0.2, 0.5, 0.6)
+"""Step sizes of the data term at these SNRs, as published."""
+
+
 @dataclass(frozen=True)
 class HeatDiffusionOptions(Options):
-    """Settings of Heat-Diffusion; the defaults are the published code's, except for the two SNRs."""
+    """Settings of Heat-Diffusion; the defaults are the published code's."""
 
     num_steps: int = 50
-    """Levels that are visited, evenly spread over `num_times`."""
+    """Levels that are visited, evenly spread from `start_index` down to 0."""
     num_times: int = 1000
     """T, levels of the discrete schedule."""
+    start_index: int = 980
+    """Number of the level that the chain starts at, counted from 0."""
     start_iterations: int = 30
     """CG-SENSE iterations of the image that the chain starts from."""
-    lr_low: float = 0.2
-    """lr at an SNR of `snr_low_db` and below."""
-    lr_high: float = 0.6
-    """lr at an SNR of `snr_high_db` and above; linear in dB between."""
-    snr_low_db: float = 20.0
-    """SNR in dB up to which `lr_low` is used: 20 log10(1 / noise level of the data), 1 being the image scale. Both SNRs
-    are kdrift's choice."""
-    snr_high_db: float = 40.0
-    """SNR in dB from which on `lr_high` is used; see `snr_low_db`."""
+    lr: float | None = None
+    """Step size of the data term; None: by the SNR of the start (`learning_rate`)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_steps < self.num_times or self.start_iterations < 1:
-            raise ValueError(f"expected 1 <= num_steps < num_times and start_iterations >= 1, got {self}")
-        if not 0 <= self.lr_low <= self.lr_high or not self.snr_low_db < self.snr_high_db:
-            raise ValueError(f"expected 0 <= lr_low <= lr_high and snr_low_db < snr_high_db, got {self}")
+        if not 1 <= self.num_steps <= self.start_index < self.num_times or self.start_iterations < 1:
+            raise ValueError(
+                f"expected 1 <= num_steps <= start_index < num_times and start_iterations >= 1, got {self}"
+            )
+        if self.lr is not None and self.lr < 0:
+            raise ValueError(f"expected lr >= 0, got {self}")
 
     @property
     def evaluations(self) -> int:
@@ -58,12 +60,12 @@ def heat_diffusion(
     operator, data = measurement.A, measurement.data
     rows, cols = data.shape
     last = options.num_times - 1
-    chosen = torch.linspace(last, 0, options.num_steps + 1, dtype=torch.float64).round() / last
+    chosen = torch.linspace(options.start_index, 0, options.num_steps + 1, dtype=torch.float64).round() / last
     times = chosen.to(data.real)
     sigmas = sde.sigma(times).tolist()
     windows = [sde.attenuation(t, rows, cols) for t in times]
-    rate = learning_rate(measurement.noise_sigma, options)
     start = operator.solve_normal(data, 0.0, max_iter=options.start_iterations, tol=0.0)
+    rate = learning_rate(start) if options.lr is None else options.lr
     z = windows[0] * fft2c(start) + sigmas[0] * rng(rows, cols)
     x0 = start
     for step in range(options.num_steps):
@@ -79,11 +81,26 @@ def heat_diffusion(
     return x0
 
 
-def learning_rate(noise_sigma: float, options: HeatDiffusionOptions) -> float:
-    """lr from the estimated noise level of data whose image has scale 1."""
-    snr_db = math.inf if noise_sigma == 0 else -20 * math.log10(noise_sigma)
-    share = (snr_db - options.snr_low_db) / (options.snr_high_db - options.snr_low_db)
-    return options.lr_low + (options.lr_high - options.lr_low) * min(max(share, 0.0), 1.0)
+def learning_rate(image: Tensor) -> float:
+    """Return lr by the SNR of an image `(row, col)`: the published steps `SNR_DB` and `RATES`, linear in dB between.
+
+    SNR in dB is 20 log10(s / n) with s the mean magnitude of the brightest quarter of the pixels and n the deviation of
+    each component in the four corners, an eighth of the side each: which regions are taken is kdrift's choice.
+    """
+    magnitude = image.abs()
+    rows, cols = (max(1, size // 8) for size in image.shape)
+    corners = torch.cat([
+        magnitude[place].flatten()
+        for place in (
+            (slice(rows), slice(cols)), (slice(rows), slice(-cols, None)),
+            (slice(-rows, None), slice(cols)), (slice(-rows, None), slice(-cols, None)),
+        )
+    ])  # fmt: skip
+    noise = float(corners.square().mean().sqrt()) / math.sqrt(2)
+    signal = float(magnitude.flatten().topk(max(1, magnitude.numel() // 4)).values.mean())
+    if noise == 0 or signal == 0:
+        return RATES[-1] if signal else RATES[0]
+    return float(np.interp(20 * math.log10(signal / noise), SNR_DB, RATES))
 
 
 METHODS = {

@@ -15,6 +15,10 @@ from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
 
+COUPLINGS = 40
+"""Times that the hybrid couples the coils where m is not given."""
+
+
 @dataclass(frozen=True)
 class ScoreMRIOptions(StartOptions):
     """Settings of Algorithms 2, 3 and 4; the defaults are the paper's (section 4.2)."""
@@ -51,8 +55,9 @@ class ScoreMRIOptions(StartOptions):
 class HybridOptions(ScoreMRIOptions):
     """Settings of Algorithm 5."""
 
-    sense_interval: int = 1
-    """m: the coils are coupled when the step's index is a multiple of this."""
+    sense_interval: int | None = None
+    """m: the coils are coupled when the step's index is a multiple of this; None: N / 40, which keeps the 40 couplings
+    of a run of 2000 steps with the released code's m of 50. The paper leaves m open."""
     lambda_start: float = 1.0
     """lambda of the coupling at the first step."""
     lambda_stop: float = 0.2
@@ -65,8 +70,13 @@ class HybridOptions(ScoreMRIOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sense_interval < 1 or not 0 <= self.lambda_stop <= self.lambda_start <= 1:
+        if (self.sense_interval or 1) < 1 or not 0 <= self.lambda_stop <= self.lambda_start <= 1:
             raise ValueError(f"expected sense_interval >= 1 and 1 >= lambda_start >= lambda_stop >= 0, got {self}")
+
+    @property
+    def interval(self) -> int:
+        """m, at least 1."""
+        return self.sense_interval or max(1, round(self.num_steps / COUPLINGS))
 
 
 def score_mri_real(
@@ -101,7 +111,7 @@ def score_mri_hybrid(
 
     def couple(x: Tensor, index: int) -> Tensor:
         done = options.num_steps - 1 - index
-        if (index if options.discretisation == "paper" else done) % options.sense_interval:
+        if (index if options.discretisation == "paper" else done) % options.interval:
             return x  # the paper counts down to 0, the released code up from 0
         fraction = min(done / max(falls_over - 1, 1), 1.0)
         weight = options.lambda_start + (options.lambda_stop - options.lambda_start) * fraction
@@ -132,7 +142,6 @@ def _prepare(
     return known, scheme, x if measurement.start is None else measurement.start + x  # Algorithm 6, line 1
 
 
-_HYBRID = HybridOptions(sense_interval=50)  # the paper leaves m open; 50 is the released code's
 _RELEASED_HYBRID = HybridOptions(
     num_steps=500, discretisation="released", sense_interval=50, lambda_steps=2000, coupling="broadcast"
 )
@@ -156,7 +165,7 @@ METHODS = {
         COILS, images="magnitude",
     ),
     "score_mri_hybrid": Method(
-        score_mri_hybrid, {"paper": _HYBRID, "released": _RELEASED_HYBRID},
+        score_mri_hybrid, {"paper": HybridOptions(), "released": _RELEASED_HYBRID},
         "Score-MRI Algorithm 5: coil images coupled by SENSE steps, root sum of squares",
         COUPLED_COILS, images="magnitude", max_map_sets=1,
     ),
