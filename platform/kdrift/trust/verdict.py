@@ -7,7 +7,6 @@ methods. How well it does gives the factor of the standard deviation, and the ve
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -102,10 +101,15 @@ class Evidence:
     """Lower bounds of `psnr` and `ssim`, above what the deviation predicts; by the same."""
 
     def part(self, name: str) -> float:
-        """Return `noise`, or a method's error, as a part of the held-out data, each weighted by what it stands for."""
+        """Return `noise`, `spread`, or a method's error, as a part of the held-out data.
+
+        Each sample is weighted by how many positions without one it stands for.
+        """
         data = sum(group.share * group.data for group in self.groups)
-        found = [group.noise if name == "noise" else group.errors[name] for group in self.groups]
-        return sum(group.share * value for group, value in zip(self.groups, found, strict=True)) / data if data else 0.0
+        found = sum(
+            group.share * {"noise": group.noise, "spread": group.spread, **group.errors}[name] for group in self.groups
+        )
+        return found / data if data else 0.0
 
     @property
     def predictions(self) -> dict[str, float]:
@@ -113,13 +117,12 @@ class Evidence:
         return {name: self.part(name) for name in (self.groups[0].errors if self.groups else {})}
 
     def factor(self, name: str = SAMPLER) -> float:
-        """Return what a deviation is multiplied by: errors over spread by the geometric mean over groups, shrunk."""
-        ratios = []
-        for group in self.groups:
-            noise = min(group.noise, MOST_NOISE * group.errors[name])
-            if 0 < group.spread < math.inf and 0 < group.errors[name] < math.inf:
-                ratios.append(0.5 * math.log((group.errors[name] - noise) / group.spread))
-        found = math.exp(SHRINK * statistics.fmean(ratios)) if ratios else 1.0
+        """Return what a deviation is multiplied by: error less noise over spread, shrunk, each as in `part`."""
+        error, spread = self.part(name), self.part("spread")
+        found = 1.0
+        if 0 < error < math.inf and 0 < spread < math.inf:
+            noise = min(self.part("noise"), MOST_NOISE * error)
+            found = ((error - noise) / spread) ** (SHRINK / 2)
         return min(max(self.calibration * found, BOUNDS[0]), BOUNDS[1])
 
 

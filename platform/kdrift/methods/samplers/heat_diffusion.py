@@ -14,7 +14,6 @@ from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.sde import AttenuatedSDE
 from kdrift.sde.score import ScoreModel, denoise_with_pullback
 
-
 SNR_DB, RATES = (11.0, 15.0, 18.0), (0.2, 0.5, 0.6)
 """Step sizes of the data term at these SNRs, as published."""
 

@@ -14,7 +14,6 @@ from kdrift.mri.coils import combine
 from kdrift.sde import VESDE
 from kdrift.sde.score import ScoreModel
 
-
 COUPLINGS = 40
 """Times that the hybrid couples the coils where m is not given."""
 
