@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from kdrift.cli import main
+from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.simulate import simulate_volume
 from kdrift.methods import METHODS
+from kdrift.mri.birdcage import birdcage_maps
 from kdrift.prior.bundle import load_prior, save_prior, shipped_for
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.recon.front_door import reconstruct
-from kdrift.recon.plan import Plan
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.reconstruct import reconstruct
 from kdrift.sde import WhiteNoise
 from kdrift.testing import check_learned, check_sampler
 from reconstructor_helpers import SMALL, network_of
@@ -50,18 +56,41 @@ def test_a_bundle_comes_back_as_it_was(name: str, bundles: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_one_image_goes_the_way_of_all(name: str, bundles: dict[str, Path]) -> None:
-    torch.manual_seed(0)
-    kspace = torch.randn(2, 3, 32, 32, dtype=torch.complex64)
+    y, x = np.mgrid[:32, :32] - 16
+    disc = ((y**2 + x**2 < 120) * (2 + np.sin(x))).astype(np.float32)
+    kspace = torch.from_numpy(simulate_volume(np.stack([disc, disc.T]), birdcage_maps(3, 32, 32), noise_std=0.02)[0])
     plan, mask = Plan(method=name, num_samples=8), torch.zeros(32, 32, dtype=torch.bool)
     mask[:, ::3] = mask[:, 12:20] = True
-    result = reconstruct(kspace, mask, plan=plan, prior=str(bundles[name]))
+    prior = load_prior(bundles[name])
+    result = reconstruct(kspace * mask, mask, plan=plan, prior=prior)
     assert result.nfe == 1
     assert result.mean.shape == (2, 32, 32)
     assert float(result.std.max()) == 0
     assert result.config["num_samples"] == 1
     assert result.config["prior"]["name"] == f"my-{name}"
-    seven = reconstruct(7 * kspace, mask, plan=plan, prior=str(bundles[name]))
+    seven = reconstruct(7 * kspace * mask, mask, plan=plan, prior=prior)
     torch.testing.assert_close(seven.mean, 7 * result.mean, rtol=1e-3, atol=1e-3 * float(result.mean.max()))
+
+
+def test_the_command_reconstructs(bundles: dict[str, Path], tmp_path: Path) -> None:
+    image = np.zeros((1, 32, 32), np.float32)
+    image[:, 8:24, 8:24] = np.arange(1, 17)
+    kspace, reference = simulate_volume(image, birdcage_maps(3, 32, 32), noise_std=0.01)
+    write_fastmri(tmp_path / "scan.h5", kspace, reference=reference, fov_mm=(220.0, 220.0, 5.0))
+    command = ["reconstruct", str(tmp_path / "scan.h5"), "--out", str(tmp_path / "out"), "--method", "unet", "--quiet"]
+    options = ["--prior", str(bundles["unet"]), "--mask", "equispaced", "--acceleration", "3"]
+    assert main([*command, *options]) == 0
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["config"]["prior"]["sha256"] == load_prior(bundles["unet"]).sha256
+    assert report["config"]["unchecked"] == "unet draws no samples"
+    assert report["metrics"]["psnr"] > 0
+
+
+def test_a_comparison_gives_each_method_a_network_of_its_kind(bundles: dict[str, Path]) -> None:
+    name = str(bundles["unet"])
+    priors = load_priors(["unet", "annealed", "tv"], name)
+    assert {method: prior.name for method, prior in priors.items()} == {"unet": "my-unet", "annealed": "brain-complex"}
+    assert load_priors(["varnet"], name)["varnet"].name == "my-unet"  # to be refused, not replaced
 
 
 def test_a_bundle_of_another_kind_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ class Prior:
         """What it was trained for, which decides the methods it can serve."""
         return task_of(self.network_config, self.info)
 
+    @property
+    def is_score(self) -> bool:
+        """Whether it is a prior; else it is a network that reconstructs."""
+        return self.info.process is not None
+
     def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
         return self._process.sde(rows, cols, next(self.network.parameters()).device)

@@ -107,10 +107,18 @@ def default_prior(method: str) -> str:
 def load_priors(
     methods: Iterable[str], name: str | None = None, device: str | torch.device = "cpu"
 ) -> dict[str, Prior]:
-    """Load the prior of each of `methods` that needs one: the one named, else each method's shipped one."""
+    """Load the prior of each of `methods` that needs one: the one named, else each method's shipped one.
+
+    Where samplers are compared with learned methods, the one named is for those of its kind, if there are any.
+    """
     needing = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
-    names = {method: name or default_prior(method) for method in needing}
-    loaded = {each: load_prior(each, device) for each in sorted(set(names.values()))}
+    loaded = {} if name is None else {name: load_prior(name, device)}
+    meant = [method for method in needing for given in loaded.values() if METHODS[method].samples == given.is_score]
+    names = {
+        method: name if name is not None and method in (meant or needing) else default_prior(method)
+        for method in needing
+    }
+    loaded |= {each: load_prior(each, device) for each in sorted({*names.values()} - loaded.keys())}
     return {method: loaded[each] for method, each in names.items()}
 
 

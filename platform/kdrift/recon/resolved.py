@@ -95,7 +95,8 @@ class ResolvedPlan:
             return ""
         unused = ", so none is given in its place" if plan.on_mistrust == "fallback" else ""
         if not self.method.samples:
-            return f"{plan.method} is what samplers are compared with{unused}"
+            why = "draws no samples" if self.method.needs_prior else "is what samplers are compared with"
+            return f"{plan.method} {why}{unused}"
         if plan.check is False:
             return f"check is off{unused}"
         if plan.num_samples == 1:

@@ -137,16 +137,16 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size and total_images must be positive, got {self.batch_size} and {self.total_images}"
             )
-        channels = 2 if self.data.images == "complex" else 1
-        if self.network.channels != channels:
-            raise ValueError(
-                f"data.images {self.data.images} have {channels} channels, the network has {self.network.channels}"
-            )
         if (self.measurement is None) != (self.network.reconstructs is None):
             raise ValueError(
                 f"network.architecture {self.network.architecture}"
                 f" {'reconstructs: give' if self.network.reconstructs else 'is a score network: leave out'} the section"
                 " measurement, its masks, coils and loss"
+            )
+        channels = 2 if self.data.images == "complex" else 1
+        if self.network.channels != channels:
+            raise ValueError(
+                f"data.images {self.data.images} have {channels} channels, the network has {self.network.channels}"
             )
         if self.network.conditioning == "level":
             raise ValueError("training needs network.conditioning sigma or std, got 'level'")

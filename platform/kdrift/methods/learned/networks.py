@@ -1,5 +1,5 @@
-"""Networks that were trained to reconstruct: U-Net (Zbontar et al. 2018, arXiv:1811.08839) and E2E-VarNet (Sriram et
-al. 2020, arXiv:2004.06688).
+"""Networks that were trained to reconstruct: U-Net (Zbontar et al. 2018, arXiv:1811.08839), E2E-VarNet (Sriram et al.
+2020, arXiv:2004.06688).
 
 What differs is the network (`kdrift.networks.unet`, `kdrift.networks.varnet`): all are called alike, once.
 """
@@ -24,11 +24,11 @@ class LearnedOptions(Options):
         return 1
 
 
-@torch.no_grad()
 def reconstruct_by_network(network: nn.Module, measurement: Measurement, *, options: LearnedOptions) -> Tensor:
     """What the network makes of k-space, mask and coil maps, in float32; complex `(row, col)`."""
     given = measurement.kspace.to(torch.complex64), measurement.mask, measurement.smaps.to(torch.complex64)
-    image: Tensor = network(*(part[None] for part in given))
+    with torch.no_grad():
+        image: Tensor = network(*(part[None] for part in given))
     return image[0].to(measurement.kspace.dtype)
 
 
