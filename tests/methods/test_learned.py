@@ -31,9 +31,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: save_prior(folder / f"my-{name}", network_of(name), SMALL[name], PriorInfo(None)) for name in SMALL}
 
 
-def test_there_is_a_shipped_network_for_each() -> None:
-    assert LEARNED == ["unet", "varnet"]
-    assert all(shipped_for(METHODS[name].needs) for name in LEARNED)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", LEARNED)
+def test_without_a_network_it_is_said_how_to_train_one(name: str) -> None:
+    if shipped_for(METHODS[name].needs):  # type: ignore[arg-type]
+        assert Plan(method=name).resolve().prior is not None
+        return
+    with pytest.raises(ValueError, match=f"none is shipped, train one with network.architecture: {name}"):
+        Plan(method=name).resolve()
 
 
 @pytest.mark.parametrize("name", LEARNED)

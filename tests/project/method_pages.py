@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.methods import COUPLED_COILS, METHODS, Method
+from kdrift.prior.bundle import shipped_for
 from kdrift.recon.plan import default_prior
 from kdrift.runs.field_docs import field_docs
 
@@ -107,7 +108,9 @@ def needs(name: str) -> str:
     if method.needs is None:
         what = "It needs no prior and makes one image."
     elif not method.samples:
-        what = f"It makes one image. It needs {prior(method)}, by default `{default_prior(name)}`."
+        able = shipped_for(method.needs)
+        shipped = f"by default `{able[0]}`" if able else "of which none is shipped"
+        what = f"It makes one image. It needs {prior(method)}, {shipped}."
     else:
         chains = chain(method).replace("an image", "an image of all coils")
         what = f"A chain is {chains}. Prior: {prior(method)}, by default `{default_prior(name)}`."
