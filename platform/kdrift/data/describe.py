@@ -224,21 +224,18 @@ def _serves(path: Path) -> Description:
 
     try:
         network, info = read_config(path)
+        task = task_of(network, info)
         calibrations = read_calibrations(path, check_sums(path)[WEIGHTS])
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
-    serves = [
-        name for name, method in METHODS.items() if not method.refusal("it", task_of(network, info), network.images)
-    ]
+    serves = [name for name, method in METHODS.items() if not method.refusal("it", task, network.images)]
     calibrated = {
         f"{each.name}, {each.settings['method']}, {each.num_samples} samples": (
             f"{each}: deviation times {each.pixel:.2f}, from {each.slices} slices"
         )
         for each in calibrations
     }
-    return {"trained_for": task_of(network, info), "serves": serves} | (
-        {"calibrated": calibrated} if calibrated else {}
-    )
+    return {"trained_for": task, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})
 
 
 def _safetensors(path: str) -> Description:

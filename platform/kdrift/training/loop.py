@@ -22,8 +22,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from kdrift.networks import build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.seeds import derive_seed
+from kdrift.training.denoised import autocast
 from kdrift.training.objectives import objective_of
-from kdrift.training.score import autocast
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kdrift.training.denoised import validate
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.reconstruction import ReconstructionObjective
-from kdrift.training.score import validate
 from kdrift.training.train_config import TrainConfig
 
 Sheets = dict[str, tuple[Tensor, int]]
