@@ -64,8 +64,8 @@ class MeasurementConfig:
     snr_db: tuple[float, float] = (20.0, 40.0)
     """Range of 20 log10(mean magnitude inside the object / noise deviation of each real component)."""
     loss: Literal["ssim", "l1"] = "ssim"
-    """What compares magnitudes: 1 - SSIM, data range the image's maximum (Sriram et al. 2020), or the mean absolute difference as
-    a part of that maximum (Zbontar et al. 2018)."""
+    """What compares magnitudes: 1 - SSIM, data range the image's maximum (Sriram et al. 2020), or the mean absolute
+    difference as a part of that maximum (Zbontar et al. 2018)."""
 
     def __post_init__(self) -> None:
         if not self.masks:
