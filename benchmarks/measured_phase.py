@@ -30,7 +30,8 @@ from kdrift.prior.bundle import save_prior
 from kdrift.prior.prior_info import DataSource, NoiseLeft, PriorInfo, VolumeRecord
 from kdrift.runs.config import load_config, to_dict
 from kdrift.runs.files import whole_file
-from kdrift.training.loop import Hooks, TrainState, fit, new_state, validate
+from kdrift.training.denoised import validate
+from kdrift.training.loop import Hooks, TrainState, fit, new_state
 from kdrift.training.train_config import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrift.methods import ChainNoise, Chains, Measurement, Method, Options
 from kdrift.mri.linop import LinearOperator, Shape
@@ -188,6 +188,7 @@ def check_sampler(
     stops_early
         Chains may end before all evaluations are made.
     """
+    assert method.needs is None or method.samples, "a learned method has no score: check it by check_learned"
     chosen = options or method.preset(None)[1]
     if options is None and hasattr(chosen, "num_steps"):
         chosen = replace(chosen, num_steps=min(24, chosen.num_steps))  # type: ignore[call-arg]
@@ -217,6 +218,26 @@ def check_sampler(
             _check_posterior(method, problem, chosen, posterior, num_chains, bound)
 
 
+def check_learned(method: Method, network: nn.Module, *, size: int = 24, tol: float = 1e-4) -> None:
+    """Assert what every learned method owes with a network for it: any number of coils, repetition, scale.
+
+    Images have the shape of the data's and are finite; the same data give the same image; data times 7 give the image
+    times 7; data of zeros give zeros; a pickled copy is the same. `tol` is relative to the image. Raises AssertionError
+    with the figure that is off.
+    """
+    options, copy = method.preset(None)[1], pickle.loads(pickle.dumps(network))
+    for coils in (1, 3):
+        problem = gaussian_problem(method.chains, coils=coils, size=size)
+        image = method.function(network, problem, options=options)
+        assert image.shape == problem.A.ishape, f"image is {tuple(image.shape)}, expected {problem.A.ishape}"
+        assert bool(torch.isfinite(image).all()), "the image has values that are not finite"
+        assert torch.equal(image, method.function(copy, problem, options=options)), "the same data gave another image"
+        seven = method.function(network, replace(problem, kspace=7 * problem.kspace), options=options)
+        _close(seven, 7 * image, tol, "the image of 7 times the data and 7 times the image")
+        nothing = method.function(network, replace(problem, kspace=0 * problem.kspace), options=options)
+        assert not bool(nothing.any()), "data of zeros give an image that is not"
+
+
 class _Run:
     """One sampler on one problem, its calls of the network and its reports counted in the last run."""
 
@@ -234,7 +255,7 @@ class _Run:
             self.calls += 1
             return self._score(x, sigma)
 
-        highest = 1.0 if self._method.noise == "attenuated" else 20.0
+        highest = 1.0 if self._method.needs == "attenuated" else 20.0
         process = NoiseConfig(self._method.noise or "white", sigma_min=0.01, sigma_max=highest).process
         sde = process.sde(*self._problem.mask.shape)
         parts = [range(count) for count in self._problem.A.ishape[:-2]]

@@ -23,7 +23,8 @@ def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
             **_default_preset(name),
             "presets": {preset: asdict(options) for preset, options in method.presets.items()},
             "evaluations": {preset: options.evaluations for preset, options in method.presets.items()},
-            "noise": method.noise,
+            "needs": method.needs,
+            "samples": method.samples,
             "priors": serving(method, priors) if method.needs_prior else [],
         }
         for name, method in METHODS.items()
@@ -44,8 +45,8 @@ def list_priors(priors: Mapping[str, Prior], pinned: Mapping[str, PinnedPrior]) 
     """Return the priors that are served, each with its range of levels and the samplers it can serve."""
     rows: list[dict[str, Any]] = []
     for name, prior in priors.items():
-        low, high = prior.sigma_range
+        low, high = prior.info.sigma_range or (None, None)
         serves = [each for each, method in METHODS.items() if method.needs_prior and name in serving(method, priors)]
         row = {"name": name, "prior": pinned[name].describe(), "sigma_min": low, "sigma_max": high}
-        rows.append(row | {"noise": prior.noise, "serves": serves, "default": not rows})
+        rows.append(row | {"trained_for": prior.task, "serves": serves, "default": not rows})
     return rows

@@ -197,7 +197,7 @@ def choose_prior(request: JobRequest, priors: Mapping[str, Prior]) -> str:
     able = serving(method, priors)
     if not able:
         raise ValueError(
-            f"method {request.plan.method} needs a prior trained on {method.noise} noise"
+            f"method {request.plan.method} needs {method.wanted}"
             f"{f' of {method.only} images' if method.only else ''}; this service has none"
         )
     if name is not None and name not in able:
@@ -215,7 +215,7 @@ def serving(method: Method, priors: Mapping[str, Prior]) -> list[str]:
 
 
 def _refusal(method: Method, name: str, prior: Prior) -> str:
-    return method.refusal(name, prior.noise, prior.network_config.images)
+    return method.refusal(name, prior.task, prior.network_config.images)
 
 
 def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:

@@ -91,7 +91,7 @@ def test_prior_bundle(tmp_path: Path) -> None:
     assert found["metadata"] == {"kind": "ema"}
     assert len(found["sha256"]) == 64
     shipped = describe("brain-complex-small")
-    assert shipped["noise"] == "white"
+    assert shipped["trained_for"] == "white"
     assert "annealed" in shipped["serves"]
     assert "score_mri_real" in describe("brain-magnitude-small")["serves"]
     assert "score_mri_real" not in describe("brain-complex-small")["serves"]

@@ -22,7 +22,7 @@ from kdrift.testing import TAU, gaussian_problem, gaussian_score
 
 SDE = VESDE(0.01, 20.0)
 Z_BOUND = 5.0
-SAMPLERS = [name for name, method in METHODS.items() if method.needs_prior]
+SAMPLERS = [name for name, method in METHODS.items() if method.samples]
 
 
 def _complex(*shape: int) -> Tensor:
@@ -195,8 +195,8 @@ def test_chains_do_not_depend_on_their_batch(name: str) -> None:
         "white": SDE,
         "high_frequency": HighFrequencySDE(SDE, LowFrequencies().mask(8, 8)),
         "attenuated": AttenuatedSDE(),
-    }[method.noise]
-    if method.noise == "attenuated":  # its filters need a sampled centre
+    }[method.needs]
+    if method.needs == "attenuated":  # its filters need a sampled centre
         problem.mask[2:6, 2:6] = True
 
     def samples(block: range) -> Tensor:

@@ -254,12 +254,12 @@ def test_limits_without_data_and_with_all_data(name: str, preset: str) -> None:
     size, method = 16, METHODS[name]
     low = LowFrequencies("square", 0.1).mask(size, size)
     levels = VESDE(0.01, 5.0)
-    sde: SDE = HighFrequencySDE(levels, low) if method.noise == "high_frequency" else levels
+    sde: SDE = HighFrequencySDE(levels, low) if method.needs == "high_frequency" else levels
     options = replace(method.presets[preset], num_steps=200, image_std=None)  # type: ignore[call-arg]
     nothing = _measurement(torch.zeros(size, size, dtype=torch.complex128), torch.zeros(size, size, dtype=torch.bool))
     rng = ChainNoise(0, 0, range(6), dtype=torch.complex128)
     empty = fft2c(method.function(gaussian_score, sde, nothing, rng=rng, options=options))
-    diffusing = ~low if method.noise == "high_frequency" else torch.ones_like(low)
+    diffusing = ~low if method.needs == "high_frequency" else torch.ones_like(low)
     variance = float(torch.view_as_real(empty[:, diffusing]).square().mean())
     assert variance == pytest.approx(TAU**2, rel=0.2)
     assert float(empty[:, ~diffusing].abs().sum()) < 1e-9

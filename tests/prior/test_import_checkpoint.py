@@ -100,7 +100,7 @@ def test_the_bundle_is_the_published_network_with_its_moving_average(tmp_path: P
     other = load_prior(again)
     assert not torch.allclose(other.network(x, second_input(family)), average(x, second_input(family)))
     assert other.info.source is not None
-    assert (other.info.source.weights, other.noise) == ("model", FAMILIES[family].noise)
+    assert (other.info.source.weights, other.task) == ("model", FAMILIES[family].noise)
 
 
 @pytest.mark.parametrize("name", ["score_mri_small", "hfs_small", "ncsnv2_small"])

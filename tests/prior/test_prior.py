@@ -193,7 +193,7 @@ def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
     info = PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies("columns", 0.25)))
     prior = load_prior(save_prior(tmp_path / "p", build_network(config), config, info))
     sde = prior.sde(8, 16)
-    assert prior.noise == "high_frequency"
+    assert prior.task == "high_frequency"
     assert isinstance(sde, HighFrequencySDE)
     assert sde.low.sum(-1).tolist() == [4] * 8
     with pytest.raises(ValueError, match=r"needs a prior trained on white noise, p was .* brain-magnitude"):

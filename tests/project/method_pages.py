@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.methods import COUPLED_COILS, METHODS, Method
+from kdrift.prior.bundle import shipped_for
 from kdrift.recon.plan import default_prior
 from kdrift.runs.field_docs import field_docs
 
@@ -25,8 +26,10 @@ NOT_METHODS = ("ccdf",)
 
 GENERATED = re.compile(r"<!-- generated: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 CARDS_IN_NAVIGATION = re.compile(r"(?: +- methods/\w+\.md\n)+")
-NOISE = {
+NEEDS = {
     None: "none",
+    "unet": "a U-Net that reconstructs",
+    "varnet": "a VarNet that reconstructs",
     "white": "white noise",
     "high_frequency": "noise of high frequencies",
     "attenuated": "attenuated k-space",
@@ -54,7 +57,7 @@ def table() -> str:
 
 def chain(method: Method) -> str:
     """Return what a chain of a method is, in words."""
-    if not method.needs_prior:
+    if not method.samples:
         return "no chain: one image"
     if not method.chains.coil_images:
         return "an image"
@@ -63,7 +66,7 @@ def chain(method: Method) -> str:
 
 def prior(method: Method) -> str:
     """Return which prior a method needs, in words."""
-    return NOISE[method.noise] + (f", {method.only} images" if method.only else "")
+    return NEEDS[method.needs] + (f", {method.only} images" if method.only else "")
 
 
 def facts(name: str) -> str:
@@ -102,8 +105,12 @@ def needs(name: str) -> str:
     """Return what a chain is, the prior, the map sets and the file of a method, as one paragraph."""
     method = METHODS[name]
     sets = "one set of coil maps" if method.max_map_sets == 1 else "one or two sets of coil maps"
-    if method.noise is None:
+    if method.needs is None:
         what = "It needs no prior and makes one image."
+    elif not method.samples:
+        able = shipped_for(method.needs)
+        shipped = f"by default `{able[0]}`" if able else "of which none is shipped"
+        what = f"It makes one image. It needs {prior(method)}, {shipped}."
     else:
         chains = chain(method).replace("an image", "an image of all coils")
         what = f"A chain is {chains}. Prior: {prior(method)}, by default `{default_prior(name)}`."

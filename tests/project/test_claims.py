@@ -29,7 +29,7 @@ def test_every_run_of_a_claim_can_be_resolved(name: str) -> None:
 
 
 def test_the_comparison_has_every_method() -> None:
-    with_prior = {name for name, method in METHODS.items() if method.needs_prior}
+    with_prior = {name for name, method in METHODS.items() if method.samples}
     assert {line.method for line in LINES} == with_prior - {"score_mri_real"}  # for images without phase
     for line in LINES:
         resolve(Plan(line.method, line.preset, {**line.settings, "num_steps": line.steps[0]}), line.prior)

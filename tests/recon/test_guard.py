@@ -35,7 +35,7 @@ CONFIG = NetworkConfig(
     preconditioning="edm",
 )  # fmt: skip
 INFO = PriorInfo(WhiteNoise(0.01, 5.0))
-WHITE = [name for name, method in METHODS.items() if method.noise == "white"]
+WHITE = [name for name, method in METHODS.items() if method.needs == "white"]
 NUM_COILS = 3
 
 

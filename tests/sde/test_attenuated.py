@@ -26,7 +26,8 @@ from kdrift.sde import VESDE, AttenuatedSDE, AttenuationConfig, NoiseConfig, gau
 from kdrift.sde.process import Network
 from kdrift.sde.score import denoise
 from kdrift.testing import check_operator
-from kdrift.training.loop import Hooks, fit, new_state, noise_left, validate
+from kdrift.training.denoised import noise_left, validate
+from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images

@@ -168,7 +168,7 @@ def test_what_there_is(world: World) -> None:
     assert prior["prior"]["sha256"] == load_prior(world.prior).sha256
     methods = client.get("/v1/methods").json()
     assert methods["methods"]["annealed"]["evaluations"]["tuned"] == 40
-    assert methods["methods"]["cg_sense"]["noise"] is None
+    assert methods["methods"]["cg_sense"]["needs"] is None
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert RESEARCH_ONLY in page.text

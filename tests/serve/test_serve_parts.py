@@ -289,7 +289,7 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
         resolve_plan(from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}'), made._priors, Limits())
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
     assert "preset annealed/mine.yaml" in error.value.detail
-    assert get(made, "/v1/priors").json()[0]["noise"] == "white"
+    assert get(made, "/v1/priors").json()[0]["trained_for"] == "white"
 
 
 def test_a_job_without_a_number_is_still_told(tmp_path: Path) -> None:

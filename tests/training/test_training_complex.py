@@ -19,7 +19,8 @@ from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.config import load_config, parse
 from kdrift.sde import LowFrequencies, Noise, NoiseConfig, WhiteNoise
 from kdrift.sde.white_noise import edm_loss, score_matching_loss
-from kdrift.training.loop import Hooks, denoise, fit, new_state, noise_left, validate
+from kdrift.training.denoised import denoise, noise_left, validate
+from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
 from kdrift.training.train_config import TrainConfig
 from training_helpers import tiny_config, write_images

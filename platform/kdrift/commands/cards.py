@@ -10,7 +10,7 @@ from kdrift.commands.common import Row
 from kdrift.methods import METHODS, Options
 from kdrift.methods.presets import Preset, find_preset, list_presets
 from kdrift.mri.masks import KINDS
-from kdrift.prior.bundle import load_prior, shipped_for, shipped_priors
+from kdrift.prior.bundle import find_prior, read_config, shipped_for, shipped_priors, task_of
 from kdrift.recon.plan import default_prior
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.field_docs import field_docs
@@ -42,11 +42,11 @@ def prior_rows() -> list[Row]:
     """Return one row for each shipped prior."""
     rows = []
     for name in shipped_priors():
-        prior = load_prior(name)
-        images = prior.network_config.images
-        serves = [each for each, method in METHODS.items() if not method.refusal(name, prior.noise, images)]
-        low, high = prior.sigma_range
-        row = {"prior": name, "noise": prior.noise, "images": images, "sigma": f"{low:.4g} to {high:.4g}"}
+        network, info = read_config(find_prior(name))
+        task, images = task_of(network, info), network.images
+        serves = [each for each, method in METHODS.items() if not method.refusal(name, task, images)]
+        sigma = "-" if info.sigma_range is None else "{:.4g} to {:.4g}".format(*info.sigma_range)
+        row = {"prior": name, "trained_for": task, "images": images, "sigma": sigma}
         rows.append({**row, "serves": f"{serves[0]} and {len(serves) - 1} more" if len(serves) > 1 else serves[0]})
     return rows
 
@@ -81,12 +81,13 @@ def describe_method(name: str) -> dict[str, Any] | None:
 
 def _prior(name: str) -> dict[str, Any] | str:
     method = METHODS[name]
-    if method.noise is None:
+    if method.needs is None:
         return "none: a classical method"
-    able = shipped_for(method.noise, method.only)
+    able = shipped_for(method.needs, method.only)
     shipped = [f"{each} (used by default)" if each == default_prior(name) else each for each in able]
-    kind = "samples" if method.only is None else f"samples, of {method.only} images alone"
-    return {"kind": kind, "noise": method.noise, "those shipped that serve": ", ".join(shipped)}
+    kind = "samples" if method.samples else "one image"
+    kind += "" if method.only is None else f", of {method.only} images alone"
+    return {"kind": kind, "needs": method.wanted, "those shipped that serve": ", ".join(shipped)}
 
 
 def _presets(name: str) -> dict[str, Any]:

@@ -42,5 +42,5 @@ def run(options: Options) -> int:
     count = sum(parameter.numel() for parameter in prior.network.parameters())
     levels = "{:.4g} to {:.4g}".format(*prior.sigma_range)
     print(f"{folder}: {source.family}, {config.architecture} of {config.channels} channels, {count} parameters")
-    print(f"weights {source.weights}, noise {prior.noise}, sigma {levels}, sha256 {prior.sha256[:12]}")
+    print(f"weights {source.weights}, noise {prior.task}, sigma {levels}, sha256 {prior.sha256[:12]}")
     return 0

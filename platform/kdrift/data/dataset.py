@@ -81,9 +81,10 @@ class TrainingImages:
         """Return training images as float32 (batch, channel, crop, crop)."""
         return torch.from_numpy(np.stack([self.item(int(index)) for index in indices]))
 
-    def validation_batch(self, num_images: int, start: int = 0) -> torch.Tensor:
-        """Return centre crops without augmentation, float32 (batch, channel, crop, crop), spread evenly over the
-        slices; complex ones have their measured phase or, with `augment_phase: smooth`, a random one, always the same.
+    def validation_batch(self, num_images: int, start: int = 0, zoom: float = 1.0) -> torch.Tensor:
+        """Return centre crops, shrunken by `zoom`, not augmented, float32 (batch, channel, crop, crop), spread evenly
+        over the slices; complex ones have their measured phase or, with `augment_phase: smooth`, a random one, always
+        the same.
 
         With `num_images` as large as the split every slice comes once; more than that is an error.
         """
@@ -91,7 +92,9 @@ class TrainingImages:
             raise ValueError(f"num_images is {num_images}, the split has {self.num_slices} slices")
         images = []
         for pick in (np.arange(num_images) * self.num_slices // num_images + start) % self.num_slices:
-            crop = crop_centre(self.slice(int(pick)), self.config.crop)
+            image = self.slice(int(pick))
+            size = min(round(self.config.crop / zoom), max(self.config.crop, *image.shape))
+            crop = shrink(crop_centre(image, size), self.config.crop)
             if self.config.images == "complex" and self.config.augment_phase == "smooth":
                 rng = numpy_rng("validation phase", 0, int(pick))
                 images.append(with_phase(crop, smooth_phase(crop.shape, self.config.phase_rad, rng)))

@@ -217,24 +217,25 @@ def _describe_bundle(path: Path) -> Description:
 
 
 def _serves(path: Path) -> Description:
-    """Return what noise a prior removes, and the methods it can serve; none where its configuration cannot be read."""
+    """Return what a prior was trained for and the methods it can serve; none where its configuration is unreadable."""
     from kdrift.methods import METHODS
-    from kdrift.prior.bundle import WEIGHTS, check_sums, read_config
+    from kdrift.prior.bundle import WEIGHTS, check_sums, read_config, task_of
     from kdrift.prior.calibration_file import read_calibrations
 
     try:
         network, info = read_config(path)
+        task = task_of(network, info)
         calibrations = read_calibrations(path, check_sums(path)[WEIGHTS])
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
-    serves = [name for name, method in METHODS.items() if not method.refusal("it", info.noise, network.images)]
+    serves = [name for name, method in METHODS.items() if not method.refusal("it", task, network.images)]
     calibrated = {
         f"{each.name}, {each.settings['method']}, {each.num_samples} samples": (
             f"{each}: deviation times {each.pixel:.2f}, from {each.slices} slices"
         )
         for each in calibrations
     }
-    return {"noise": info.noise, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})
+    return {"trained_for": task, "serves": serves} | ({"calibrated": calibrated} if calibrated else {})
 
 
 def _safetensors(path: str) -> Description:

@@ -109,6 +109,14 @@ def _psnr(reference: torch.Tensor, image: torch.Tensor, data_range: float) -> fl
 
 
 def _ssim(reference: torch.Tensor, image: torch.Tensor, data_range: float) -> float:
+    return float(similarity(reference, image, data_range).mean())
+
+
+def similarity(reference: torch.Tensor, image: torch.Tensor, data_range: torch.Tensor | float) -> torch.Tensor:
+    """Return the map of `ssim`, differentiable: magnitudes `(slice, row, col)` to `(slice, row - 6, col - 6)`.
+
+    `data_range` broadcasts to it. Raises ValueError for slices below 7 x 7.
+    """
     if min(reference.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs slices of at least {WINDOW} x {WINDOW}, got {tuple(reference.shape[-2:])}")
 
@@ -122,7 +130,7 @@ def _ssim(reference: torch.Tensor, image: torch.Tensor, data_range: float) -> fl
     cov = sample * (mean(reference * image) - mean_r * mean_i)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_r * mean_i + c1) / (mean_r**2 + mean_i**2 + c1)
-    return float((luminance * (2 * cov + c2) / (var_r + var_i + c2)).mean())
+    return luminance * (2 * cov + c2) / (var_r + var_i + c2)
 
 
 METRICS: dict[str, Metric] = {

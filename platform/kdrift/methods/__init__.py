@@ -15,7 +15,7 @@ from kdrift.methods.measurement import (
     magnitude,
     ratio,
 )
-from kdrift.methods.method import Classical, Method, Options, Sampler, StartOptions
+from kdrift.methods.method import Classical, Learned, Method, Options, Sampler, StartOptions
 
 _FILES = (
     "samplers.annealed",
@@ -32,6 +32,7 @@ _FILES = (
     "samplers.ak_diffusion",
     "samplers.heat_diffusion",
     "samplers.hfs_sde",
+    "learned.networks",
     "classical.linear",
     "classical.penalised",
 )
@@ -42,5 +43,5 @@ METHODS: dict[str, Method] = {
 
 __all__ = [
     "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
-    "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio",
+    "Learned", "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio",
 ]  # fmt: skip

@@ -6,14 +6,14 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import IMAGES, Callback, Chains, Measurement
-from kdrift.networks import Images
-from kdrift.sde import Noise
+from kdrift.networks import RECONSTRUCTORS, Images
+from kdrift.sde import Noise, Task
 from kdrift.sde.score import ScoreModel
 
 
@@ -87,6 +87,14 @@ class Sampler(Protocol):
         ...
 
 
+class Learned(Protocol):
+    """A reconstruction by a network that was trained to reconstruct: one image."""
+
+    def __call__(self, network: nn.Module, measurement: Measurement, *, options: Any) -> Tensor:
+        """Return one image `(row, col)`."""
+        ...
+
+
 class Classical(Protocol):
     """A reconstruction without a prior: one image from the data alone."""
 
@@ -103,15 +111,16 @@ class Method:
     """
 
     function: Callable[..., Tensor]
-    """A `Sampler`, or where `noise` is None a `Classical`."""
+    """A `Sampler`, a `Learned` or a `Classical`, by what it needs."""
     presets: Mapping[str, Options]
     """Named settings, all of one frozen dataclass; see `preset` for the one that is used where none is named."""
     summary: str
     """One line for people."""
     chains: Chains = IMAGES
     """What one sample is made of."""
-    noise: Noise | None = "white"
-    """What its prior was trained to remove; None: it has no prior."""
+    needs: Task | None = "white"
+    """What its network was trained for: a noise makes it a sampler, an architecture a learned reconstruction; None: it
+    has no network and is a classical method."""
     images: Images = "complex"
     """Kind of images of the shipped prior that it takes where none is named."""
     only: Images | None = None
@@ -125,14 +134,15 @@ class Method:
 
     def __post_init__(self) -> None:
         name = getattr(self.function, "__name__", repr(self.function))
-        _check_signature(self.function, Classical if self.noise is None else Sampler, name)
+        protocol = Classical if self.needs is None else Sampler if self.samples else Learned
+        _check_signature(self.function, protocol, name)
         kinds = {type(preset) for preset in self.presets.values()}
         if len(kinds) != 1 or not all(dataclasses.is_dataclass(k) and issubclass(k, Options) for k in kinds):
             names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
             raise TypeError(f"{name}: presets must be of one dataclass of Options, got {names}")
         for preset, options in self.presets.items():
-            if (options.evaluations > 0) != (self.noise is not None):
-                wanted = "0: it has no prior" if self.noise is None else "above 0"
+            if (options.evaluations > 0) != (self.needs is not None):
+                wanted = "0: it has no network" if self.needs is None else "above 0"
                 raise TypeError(f"{name}: evaluations of preset {preset} are {options.evaluations}, expected {wanted}")
         if self.spread is not None and (type(self.spread) not in kinds or not self.spread.draws):
             raise TypeError(f"{name}: spread must be settings of the method that draw, got {self.spread!r}")
@@ -148,18 +158,34 @@ class Method:
 
     @property
     def needs_prior(self) -> bool:
-        """Whether it is a sampler; a classical method has no prior and makes one image."""
+        """Whether it needs a network: a prior, or one that reconstructs."""
+        return self.needs is not None
+
+    @property
+    def samples(self) -> bool:
+        """Whether it is a sampler; any other method makes one image."""
         return self.noise is not None
+
+    @property
+    def noise(self) -> Noise | None:
+        """The noise that a sampler's prior removes; None: it is no sampler."""
+        return next((kind for kind in get_args(Noise) if kind == self.needs), None)
 
     def check_map_sets(self, sets: int, name: str) -> None:
         """Raise ValueError for more sets of coil maps than the method, called `name` in the error, can use."""
         if sets > self.max_map_sets:
             raise ValueError(f"{name} takes one set of coil maps, got {sets}")
 
-    def refusal(self, name: str, noise: Noise, images: Images | None) -> str:
-        """Say why the prior `name` of this noise and these images cannot serve it; empty where it can."""
-        if noise != self.noise:
-            return f"needs a prior trained on {self.noise} noise, {name} was trained on {noise} noise"
+    @property
+    def wanted(self) -> str:
+        """What it needs, in words."""
+        return _in_words(self.needs)
+
+    def refusal(self, name: str, task: Task, images: Images | None) -> str:
+        """Say why the prior `name` of this task and these images cannot serve it; empty where it can."""
+        if task != self.needs:
+            known = f"is {_in_words(task)}" if task in RECONSTRUCTORS else f"was trained on {task} noise"
+            return f"needs {self.wanted}, {name} {known}"
         if images is not None and self.only not in (None, images):
             return f"needs a prior of {self.only} images, {name} is of {images} images"
         return ""
@@ -173,6 +199,12 @@ class Method:
         if name not in self.presets:
             raise ValueError(f"no preset {name!r}; there are {', '.join(self.presets)}")
         return name, self.presets[name]
+
+
+def _in_words(task: Task | None) -> str:
+    if task is None:
+        return "no prior"
+    return f"a {task} that reconstructs" if task in RECONSTRUCTORS else f"a prior trained on {task} noise"
 
 
 def _check_signature(function: Callable[..., Tensor], protocol: type, name: str) -> None:

@@ -1,9 +1,11 @@
-"""Score networks: plain PyTorch modules called as `network(x, sigma)`, or with what else they are conditioned on."""
+"""Plain PyTorch modules: score networks, called as `network(x, sigma)`, or with what else they are conditioned on, and
+networks that reconstruct, called as `network(kspace, mask, smaps)`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -11,13 +13,22 @@ from kdrift.networks.ddpm import DDPM, DDPMConfig
 from kdrift.networks.denoiser import EDMDenoiser, ResidualDenoiser
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
 from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
+from kdrift.networks.unet import MagnitudeUNet, UNetConfig
+from kdrift.networks.varnet import VarNet, VarNetConfig
 
 __all__ = [
-    "DDPM", "DDPMConfig", "EDMDenoiser", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config", "NetworkConfig",
-    "ResidualDenoiser", "build_network",
+    "DDPM", "DDPMConfig", "EDMDenoiser", "MagnitudeUNet", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config",
+    "NetworkConfig", "Reconstructor", "ResidualDenoiser", "UNetConfig", "VarNet", "VarNetConfig", "build_network",
 ]  # fmt: skip
 
-Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"]
+Reconstructor = Literal["unet", "varnet"]
+"""Networks that reconstruct: trained on pairs of measurement and image, they have no score."""
+RECONSTRUCTORS: tuple[Reconstructor, ...] = get_args(Reconstructor)
+Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"] | Reconstructor
+MODULES: dict[Architecture, Callable[[Any], nn.Module]] = {
+    "ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2": NCSNv2, "unet": MagnitudeUNet, "varnet": VarNet,
+}  # fmt: skip
+"""What builds each, from the section of its name; a new one is its file, a name, a section and a line here."""
 Images = Literal["complex", "magnitude"]
 Returns = Literal["score", "image", "residual"]
 Conditioning = Literal["sigma", "std", "level"]
@@ -35,7 +46,8 @@ class NetworkConfig:
     sigma_data: float = 0.3
     """Standard deviation of the training images, used by `edm` and `residual`."""
     architecture: Architecture = "ncsnpp"
-    """Which of the three networks it is; the settings of the others are not used."""
+    """Which network it is; the settings of the others are not used. ncsnpp, ddpm and ncsnv2 are score networks, unet
+    and varnet reconstruct."""
     ddpm: DDPMConfig = field(default_factory=DDPMConfig)
     """DDPM (architecture ddpm)."""
     ncsnv2: NCSNv2Config = field(default_factory=NCSNv2Config)
@@ -44,12 +56,21 @@ class NetworkConfig:
     """The second input, and the scale of the first. `sigma`: the noise level, images at their own scale (VE, EDM).
     `std`: the noise level of images scaled by sqrt(1 - std^2), as VP-type SDEs have them. `level`: the index of the
     noise level in the network's own table (NCSNv2)."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """U-Net (architecture unet)."""
+    varnet: VarNetConfig = field(default_factory=VarNetConfig)
+    """E2E-VarNet (architecture varnet)."""
 
     @property
-    def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config:
+    def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config | UNetConfig | VarNetConfig:
         """The settings of the chosen architecture."""
-        chosen: NCSNppConfig | DDPMConfig | NCSNv2Config = getattr(self, self.architecture)
+        chosen: NCSNppConfig | DDPMConfig | NCSNv2Config | UNetConfig | VarNetConfig = getattr(self, self.architecture)
         return chosen
+
+    @property
+    def reconstructs(self) -> Reconstructor | None:
+        """Its architecture where it reconstructs; None: it is a score network."""
+        return next((name for name in RECONSTRUCTORS if name == self.architecture), None)
 
     @property
     def channels(self) -> int:
@@ -86,6 +107,11 @@ class NetworkConfig:
                 "conditioning 'level' is that of architecture ncsnv2 and of no other, got"
                 f" {self.conditioning!r} and {self.architecture}"
             )
+        if self.reconstructs and (self.preconditioning != "none" or self.conditioning != "sigma"):
+            raise ValueError(
+                f"{self.architecture} reconstructs and has no noise level: leave preconditioning and conditioning out,"
+                f" got {self.preconditioning!r} and {self.conditioning!r}"
+            )
         if not self.wrapped:
             return
         needs = f"{self.preconditioning} preconditioning needs"
@@ -97,10 +123,7 @@ class NetworkConfig:
 
 def build_network(config: NetworkConfig) -> nn.Module:
     """Build the module of a configuration, with fresh weights."""
-    if config.architecture == "ncsnpp":
-        network: nn.Module = NCSNpp(config.ncsnpp)
-    else:
-        network = DDPM(config.ddpm) if config.architecture == "ddpm" else NCSNv2(config.ncsnv2)
+    network = MODULES[config.architecture](config.config)
     if not config.wrapped:
         return network
     wrapper = EDMDenoiser if config.preconditioning == "edm" else ResidualDenoiser

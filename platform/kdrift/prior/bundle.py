@@ -1,5 +1,5 @@
-"""A prior is a folder: `model.safetensors`, `config.yaml`, `README.md` (its card) and `SHA256SUMS`; and
-`calibration.yaml`, where `kdrift calibrate` has measured what its deviations are worth."""
+"""A prior, or a network that reconstructs, is a folder: `model.safetensors`, `config.yaml`, `README.md` (its card) and
+`SHA256SUMS`; and `calibration.yaml`, where `kdrift calibrate` has measured what its deviations are worth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdrift.networks import Images, NetworkConfig, build_network
+from kdrift.networks import MODULES, Images, NetworkConfig, build_network
 from kdrift.prior.calibration import CALIBRATION, Calibration, joined_calibrations
 from kdrift.prior.calibration_file import read_calibrations, write_calibrations
 from kdrift.prior.card import model_card
@@ -26,7 +26,7 @@ from kdrift.prior.prior_info import PriorInfo, info_values, read_info
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import file_sha256, whole_folder
 from kdrift.runs.hint import suggest
-from kdrift.sde import SDE, AttenuatedSDE, Noise
+from kdrift.sde import SDE, AttenuatedSDE, NoiseProcess, Task
 
 SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
@@ -50,13 +50,16 @@ class Prior:
     """What `kdrift calibrate` measured with it."""
 
     def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
-        """Return the score model of complex images (a one-channel prior scores both parts)."""
+        """Return the score model of complex images (a one-channel prior scores both parts).
+
+        It, `sde` and `sigma_range` raise ValueError for a network that reconstructs.
+        """
         return NetworkScore(
             self.network,
             returns=self.network_config.returns,
             channels=self.network_config.channels,
             conditioning=self.network_config.conditioning,
-            project=self.info.process.projection(),
+            project=self._process.projection(),
             scale=self.info.scale.value,
             size_multiple=self.network_config.size_multiple,
             max_images=max_images,
@@ -64,18 +67,36 @@ class Prior:
         )
 
     @property
-    def noise(self) -> Noise:
-        """What noise the prior was trained to remove, which decides the methods it can serve."""
-        return self.info.noise
+    def task(self) -> Task:
+        """What it was trained for, which decides the methods it can serve."""
+        return task_of(self.network_config, self.info)
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it is a prior; else it is a network that reconstructs."""
+        return self.info.process is not None
 
     def sde(self, rows: int, cols: int) -> SDE | AttenuatedSDE:
         """Return the noise the prior was trained to remove from images of this size, over its range of levels."""
-        return self.info.process.sde(rows, cols, next(self.network.parameters()).device)
+        return self._process.sde(rows, cols, next(self.network.parameters()).device)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Noise levels the prior was trained for, in units of the normalised image."""
-        return self.info.sigma_range
+        return self._process.sigma_min, self._process.sigma_max
+
+    @property
+    def _process(self) -> NoiseProcess:
+        if self.info.process is None:
+            raise ValueError(f"{self.name} is a {self.network_config.architecture} that reconstructs: it has no score")
+        return self.info.process
+
+
+def task_of(network: NetworkConfig, info: PriorInfo) -> Task:
+    """Return what the network of a bundle was trained for: the noise it removes, or its architecture."""
+    task = info.noise or network.reconstructs
+    assert task is not None  # see `read_config`
+    return task
 
 
 def shipped_priors() -> list[str]:
@@ -88,12 +109,13 @@ def _shipped(name: str) -> tuple[NetworkConfig, PriorInfo]:
     return read_config(SHIPPED / name)
 
 
-def shipped_for(noise: Noise, images: Images | None = None) -> tuple[str, ...]:
-    """Names of the shipped priors that were trained to remove this noise, from images of this kind if one is given."""
+def shipped_for(task: Task, images: Images | None = None) -> tuple[str, ...]:
+    """Names of the shipped priors that were trained for this, with images of this kind if one is given."""
     configs = {name: _shipped(name) for name in shipped_priors()}
     return tuple(
-        name for name, (network, info) in configs.items() if info.noise == noise and images in (None, network.images)
-    )
+        name for name, (network, info) in configs.items()
+        if task_of(network, info) == task and images in (None, network.images)
+    )  # fmt: skip
 
 
 def check_name(name: str, sha256: str | None = None) -> None:
@@ -132,7 +154,16 @@ def read_config(folder: Path) -> tuple[NetworkConfig, PriorInfo]:
         raise ValueError(f"{where} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(config, Mapping) or not isinstance(config.get("network"), Mapping):
         raise ValueError(f"{where} has no section network: copy the bundle again, or make it anew")
-    return parse(NetworkConfig, config["network"], f"{where}: network"), read_info(config.get("info"), f"{where}: info")
+    network, info = (
+        parse(NetworkConfig, config["network"], f"{where}: network"),
+        read_info(config.get("info"), f"{where}: info"),
+    )
+    if (info.process is None) != (network.reconstructs is not None):
+        raise ValueError(
+            f"{where}: network {network.architecture} and process {info.noise} do not fit: score networks have a"
+            " process, networks that reconstruct have none; copy the bundle again"
+        )
+    return network, info
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu") -> Prior:
@@ -188,7 +219,7 @@ def save_prior(
     with whole_folder(folder, replace=True) as temporary:
         weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS)
-        others = {"ncsnpp", "ddpm", "ncsnv2"} - {network_config.architecture}
+        others = MODULES.keys() - {network_config.architecture}
         network_values = {key: value for key, value in to_dict(network_config).items() if key not in others}
         write_description(temporary, network_values, info, name or folder.name)
     return folder

@@ -15,10 +15,9 @@ _SHOWN = 12
 
 def model_card(name: str, network: NetworkConfig, info: PriorInfo, calibrations: Sequence[Calibration] = ()) -> str:
     """Return the card of the prior `name`: what it is, its data, its training, what was measured with it."""
-    text = info.card.description.strip() or (
-        "A score prior for MR images, imported from a published checkpoint." if info.source
-        else "A score prior for MR images, trained with kdrift."
-    )  # fmt: skip
+    what = "score prior for MR images" if info.process else f"{network.architecture} that reconstructs MR images"
+    made = "imported from a published checkpoint" if info.source else "trained with kdrift"
+    text = info.card.description.strip() or f"A {what}, {made}."
     sections = {
         "What it is": _nature(network, info),
         "Data": _data(info),
@@ -32,20 +31,42 @@ def model_card(name: str, network: NetworkConfig, info: PriorInfo, calibrations:
 
 
 def _nature(network: NetworkConfig, info: PriorInfo) -> list[str]:
-    low, high = info.sigma_range
     settings = ", ".join(f"{key} {value}" for key, value in vars(network.config).items())
     value = f" (of the network's own images it is {info.scale.value:g})" if info.scale.value != 1 else ""
     each = info.training.get("data", {}).get("normalise", "image")
+    scale = f"- scale: {info.scale.describe()} of each {each}'s magnitudes is 1{value}"
+    module = f"- network: {network.architecture} ({settings})"
+    if info.sigma_range is None:
+        return [module, *_measurement(info.training.get("measurement") or {}), scale]
+    low, high = info.sigma_range
     lines = [
         f"- noise: {info.noise}, sigma {low:.4g} to {high:.4g} of the normalised image",
-        f"- images: {network.images}",
-        f"- scale: {info.scale.describe()} of each {each}'s magnitudes is 1{value}",
-        f"- network: {network.architecture} ({settings})",
+        f"- images: {network.images}", scale, module,
         f"- preconditioning: {network.preconditioning}; second input: {network.conditioning}",
-    ]
+    ]  # fmt: skip
     if network.wrapped:
         lines.append(f"- sigma_data: {network.sigma_data:g}")
     return lines
+
+
+def _measurement(training: Mapping[str, Any]) -> list[str]:
+    """Return what a network that reconstructs was shown: masks, coils, noise, and its loss."""
+    if not training:
+        return ["- trained on: not recorded"]
+    masks = "; ".join(
+        "{} at {:g} to {:g}x, centre {:.0%} to {:.0%}".format(
+            mask["kind"], *mask["acceleration"], *mask["acs_fraction"]
+        )
+        for mask in training["masks"]
+    )
+    low, high = training["snr_db"]
+    few, most = training["num_coils"]
+    maps = training["maps"] or "simulated loops"
+    return [
+        f"- masks in training: {masks}",
+        f"- coils in training: {few} to {most}, maps of {maps}; SNR {low:g} to {high:g} dB; all of it simulated",
+        f"- loss: {training['loss']}",
+    ]
 
 
 def _data(info: PriorInfo) -> list[str]:
@@ -112,6 +133,14 @@ def _training(info: PriorInfo) -> list[str]:
 
 
 def _validation(info: PriorInfo) -> list[str]:
+    if info.figures:
+        lines = [
+            "Held-out images, measured as in training; zero-filled beside it.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+        ]
+        return [*lines, *(f"| {name} | {value:.4f} |" for name, value in info.figures.items())]
     if not info.noise_left:
         return []
     lines = ["Fraction of the noise's power left after denoising held-out images.", ""]

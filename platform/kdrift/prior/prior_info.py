@@ -90,12 +90,14 @@ class ImportedFrom:
 class PriorInfo:
     """What a bundle says of its network, beside its architecture."""
 
-    process: NoiseProcess
-    """The noise it removes, at levels in units of the normalised image."""
+    process: NoiseProcess | None
+    """The noise it removes, at levels in units of the normalised image; None for a network that reconstructs."""
     scale: ImageScale = field(default_factory=ImageScale)
     """How its images were scaled; a slice is scaled alike before it is reconstructed."""
     noise_left: tuple[NoiseLeft, ...] = ()
     """What validation measured by noise level, at the end of training."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What validation measured of a network that reconstructs, by name; of a prior there are none."""
     images: int | None = None
     """Training images seen; None for a prior that kdrift did not train."""
     data: tuple[DataSource, ...] = ()
@@ -116,23 +118,23 @@ class PriorInfo:
     """The resolved configuration of its training; paths of the machine are cut to names."""
 
     @property
-    def noise(self) -> Noise:
-        """Name of the noise, which decides the methods it can serve."""
-        return self.process.kind
+    def noise(self) -> Noise | None:
+        """Name of the noise; None for a network that reconstructs."""
+        return None if self.process is None else self.process.kind
 
     @property
-    def sigma_range(self) -> tuple[float, float]:
-        """Noise levels the prior was trained for, in units of the normalised image."""
-        return self.process.sigma_min, self.process.sigma_max
+    def sigma_range(self) -> tuple[float, float] | None:
+        """Noise levels it was trained for, in units of the normalised image; None for a network that reconstructs."""
+        return None if self.process is None else (self.process.sigma_min, self.process.sigma_max)
 
 
 def info_values(info: PriorInfo) -> dict[str, Any]:
     """Return plain mappings, lists and scalars, from which `read_info` makes the same again."""
-    shallow = dataclasses.replace(info, training={})
-    return to_dict(shallow) | {
-        "process": {"kind": info.process.kind, **to_dict(info.process)},
-        "training": dict(info.training),
-    }
+    process = info.process and {"kind": info.process.kind, **to_dict(info.process)}
+    values = to_dict(dataclasses.replace(info, training={})) | {"process": process, "training": dict(info.training)}
+    if not info.figures:
+        del values["figures"]
+    return values
 
 
 def read_info(values: Any, where: str) -> PriorInfo:
@@ -145,9 +147,11 @@ def read_info(values: Any, where: str) -> PriorInfo:
             f"{where} is missing: an older kdrift wrote this prior, and it does not say what this one needs; train it"
             " again, or import its checkpoint again"
         )
-    _check_complete(PriorInfo, values, where)
+    _check_complete(PriorInfo, values, where, may_lack="figures")
     _check_complete(ImageScale, values["scale"], f"{where}: scale")
     process = values["process"]
+    if process is None:
+        return parse(PriorInfo, values, where)
     kind = process.get("kind") if isinstance(process, Mapping) else process
     if kind not in PROCESSES:
         raise ValueError(f"{where}: process.kind: no noise {kind!r}{suggest(str(kind), PROCESSES)}")
@@ -157,9 +161,9 @@ def read_info(values: Any, where: str) -> PriorInfo:
     return parse(PriorInfo, {**values, "process": made}, where)
 
 
-def _check_complete(cls: type[Any], values: Any, where: str) -> None:
+def _check_complete(cls: type[Any], values: Any, where: str, may_lack: str = "") -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: expected a mapping of keys to values, got {values!r}")
-    missing = [each.name for each in dataclasses.fields(cls) if each.name not in values]
+    missing = [each.name for each in dataclasses.fields(cls) if each.name not in {*values, may_lack}]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}: copy the bundle again, or make it anew")

@@ -26,14 +26,14 @@ class Plan:
     """What to run: method, preset, settings, number of samples, seed."""
 
     method: str = DEFAULT_METHOD
-    """Sampler or classical method."""
+    """Sampler, learned or classical method."""
     preset: str | Preset | None = None
     """Named settings of the method: a built-in name, a name of your own or FILE.yaml (kdrift list presets). By default
     what kdrift presets use has chosen, else the first there is of tuned, stable and paper."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Overrides of the preset's settings by name."""
     num_samples: int = 8
-    """Posterior samples a slice; a classical method gives one image."""
+    """Posterior samples a slice; any other method gives one image."""
     seed: int = 0
     """Seed of the samples."""
     batch_samples: int = 8
@@ -70,7 +70,8 @@ class Plan:
     def resolve(self, prior: Prior | str | None = None) -> ResolvedPlan:
         """Turn names into functions and settings; every mistake in them is found here, before any data are read.
 
-        `prior` is a loaded prior, or a shipped name or path; only samplers need one. None: the method's shipped prior.
+        `prior` is a loaded prior, or a shipped name or path; samplers and learned methods need one. None: the method's
+        shipped one.
         Raises ValueError for an unknown method, preset or setting, or a prior that cannot serve.
         """
         _check_numbers(self)
@@ -96,20 +97,28 @@ class Plan:
 
 
 def default_prior(method: str) -> str:
-    """Name of the shipped prior that a sampler uses where none is named."""
+    """Name of the shipped prior that a sampler or learned method uses where none is named."""
     wanted = METHODS[method]
-    assert wanted.noise is not None
-    able = shipped_for(wanted.noise, wanted.images)
+    assert wanted.needs is not None
+    able = shipped_for(wanted.needs, wanted.images)
     return able[0] if able and DEFAULT_PRIOR not in able else DEFAULT_PRIOR
 
 
 def load_priors(
     methods: Iterable[str], name: str | None = None, device: str | torch.device = "cpu"
 ) -> dict[str, Prior]:
-    """Load the prior of each sampler among `methods`: the one named, else each method's shipped one."""
-    samplers = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
-    names = {method: name or default_prior(method) for method in samplers}
-    loaded = {each: load_prior(each, device) for each in sorted(set(names.values()))}
+    """Load the prior of each of `methods` that needs one: the one named, else each method's shipped one.
+
+    Where samplers are compared with learned methods, the one named is for those of its kind, if there are any.
+    """
+    needing = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
+    loaded = {} if name is None else {name: load_prior(name, device)}
+    meant = [method for method in needing for given in loaded.values() if METHODS[method].samples == given.is_score]
+    names = {
+        method: name if name is not None and method in (meant or needing) else default_prior(method)
+        for method in needing
+    }
+    loaded |= {each: load_prior(each, device) for each in sorted({*names.values()} - loaded.keys())}
     return {method: loaded[each] for method, each in names.items()}
 
 
@@ -127,7 +136,7 @@ def plan_preset(plan: Plan) -> Preset:
 
 def _can_fit_maps(prior: Prior) -> bool:
     """Whether coil maps can be fitted with a prior: one of complex images, whose noise `annealed` removes."""
-    return prior.noise == "white" and prior.network_config.images == "complex"
+    return prior.task == "white" and prior.network_config.images == "complex"
 
 
 def _spread(plan: Plan, options: Options) -> Options | None:
@@ -143,7 +152,7 @@ def _spread(plan: Plan, options: Options) -> Options | None:
 
 
 def _checks(plan: Plan, options: Options) -> bool:
-    if not METHODS[plan.method].needs_prior:
+    if not METHODS[plan.method].samples:
         return False
     return plan.num_samples > 1 and options.evaluations <= CHECKED if plan.check is None else plan.check
 
@@ -165,10 +174,11 @@ def _check_numbers(plan: Plan) -> None:
 
 def _check_prior(name: str, prior: Prior) -> None:
     wanted = METHODS[name]
-    refusal = wanted.refusal(prior.name, prior.noise, prior.network_config.images)
-    if refusal and wanted.noise is not None:
-        able = ", ".join(shipped_for(wanted.noise, wanted.only))
-        able = able or f"none is shipped, train one with noise.kind: {wanted.noise}"
+    refusal = wanted.refusal(prior.name, prior.task, prior.network_config.images)
+    if refusal and wanted.needs is not None:
+        able = ", ".join(shipped_for(wanted.needs, wanted.only))
+        setting = "noise.kind" if wanted.samples else "network.architecture"
+        able = able or f"none is shipped, train one with {setting}: {wanted.needs}"
         raise ValueError(f"method {name} {refusal}; priors that can serve it: {able}")
 
 

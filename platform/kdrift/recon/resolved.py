@@ -79,8 +79,8 @@ class ResolvedPlan:
 
     @property
     def num_samples(self) -> int:
-        """Samples a slice; 1 for a classical method."""
-        return self.plan.num_samples if self.method.needs_prior else 1
+        """Samples a slice; 1 for a method that draws none."""
+        return self.plan.num_samples if self.method.samples else 1
 
     @property
     def num_means(self) -> int:
@@ -94,8 +94,9 @@ class ResolvedPlan:
         if self.checks:
             return ""
         unused = ", so on_mistrust fallback gives nothing in its place" if plan.on_mistrust == "fallback" else ""
-        if not self.method.needs_prior:
-            return f"{plan.method} is what samplers are compared with{unused}"
+        if not self.method.samples:
+            why = "draws no samples" if self.method.needs_prior else "is what samplers are compared with"
+            return f"{plan.method} {why}{unused}"
         if plan.check is False:
             return f"check is off{unused}"
         if plan.num_samples == 1:

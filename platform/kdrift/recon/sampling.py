@@ -57,6 +57,10 @@ def run_chunk(
     try:
         if prior is None:
             x = method.function(measurement, options=plan.options)[None]
+        elif not method.samples:
+            began_network = time.perf_counter()
+            x = method.function(prior.network, measurement, options=plan.options)[None]
+            score.calls, score.seconds = 1, time.perf_counter() - began_network
         else:
             score = _TimedScore(plan.score(prior))
             x = method.function(
@@ -206,4 +210,4 @@ class _TimedScore:
 
     @property
     def num_images(self) -> int:
-        return int(self._score.num_images) if self._score else 0
+        return int(self._score.num_images) if self._score else self.calls

@@ -12,9 +12,9 @@ from kdrift.runs.hint import suggest
 
 Stream = Literal[
     "attenuation", "attenuation time", "augmentation", "chain", "check chain", "coil maps", "dropout", "held-out",
-    "image", "known", "map choice", "mask", "mean chain", "noise", "phantom", "phantom noise", "phantom phase",
-    "preview", "preview noise", "search", "search slices", "simulation", "test", "validation noise", "validation phase",
-    "weights",
+    "image", "known", "map choice", "mask", "mean chain", "measurement", "noise", "phantom", "phantom noise",
+    "phantom phase", "preview", "preview noise", "search", "search slices", "simulation", "test",
+    "validation measurement", "validation noise", "validation phase", "weights",
 ]  # fmt: skip
 """What random numbers are for. A new use is a new name: the seeds of the others stay as they are."""
 

@@ -2,7 +2,7 @@
 
 from kdrift.sde.attenuated import AttenuatedSDE, gaussian_window
 from kdrift.sde.attenuated_noise import AttenuatedNoise
-from kdrift.sde.base import SDE, Noise
+from kdrift.sde.base import SDE, Noise, Task
 from kdrift.sde.high_frequency import HighFrequencySDE, LowFrequencies
 from kdrift.sde.noise_config import AttenuationConfig, NoiseConfig
 from kdrift.sde.process import NoiseProcess
@@ -30,6 +30,7 @@ __all__ = [
     "NoiseConfig",
     "NoiseProcess",
     "SubVPSDE",
+    "Task",
     "WhiteNoise",
     "gaussian_window",
     "spaced_levels",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from kdrift.networks import Reconstructor
+
 if TYPE_CHECKING:
     from kdrift.sde.score import ScoreModel
 
@@ -20,6 +22,8 @@ Noise = Literal["white", "high_frequency", "attenuated"]
 """What a prior removes: noise of the whole image (VE, VP, sub-VP, EDM: only their scales differ), of its high
 frequencies alone (HFS-SDE), or noise of coil images together with the attenuation of their k-space (AK-Diffusion).
 `kdrift.sde.PROCESSES` has the object of each."""
+Task = Noise | Reconstructor
+"""What a network was trained for: to remove a noise, as priors do, or to reconstruct, each as its own architecture."""
 
 
 class SDE(ABC):

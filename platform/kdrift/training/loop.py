@@ -19,16 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdrift.networks import Returns, build_network
+from kdrift.networks import build_network
 from kdrift.prior.bundle import load_prior
-from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.runs.seeds import derive_seed
-from kdrift.sde import NoiseConfig
-from kdrift.sde.process import Network, project_channels
-from kdrift.sde.white_noise import draw_white, own_scale
+from kdrift.training.denoised import autocast
+from kdrift.training.objectives import objective_of
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
-
-_VALIDATION_BATCH = 8
 
 
 class ImageSource(Protocol):
@@ -104,13 +100,6 @@ class _Meter:
         return self.images / max(time.monotonic() - self.since, 1e-9)
 
 
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Return the autocast context of the configured precision."""
-    precision = config.hardware.precision
-    enabled = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
 def new_state(config: TrainConfig, device: torch.device) -> TrainState:
     """Build network, moving average and optimiser of a fresh run; the weights depend on the seed alone."""
     torch.manual_seed(derive_seed("weights", config.seed))
@@ -179,16 +168,14 @@ def fit(
     if config.batch_size % world_size:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
     share = config.batch_size // world_size
-    process = config.noise.process
+    objective = objective_of(config)
     network = wrap(state.network)
     network.train()
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
 
     def load(start: int) -> tuple[Tensor, ...]:
         indices = range(start + rank * share, start + (rank + 1) * share)
-        image, preconditioning = data.batch(indices), config.network.preconditioning
-        drawn = process.draw(config.noise, preconditioning, config.seed, indices, image.shape[1:])
-        return tuple(part.to(device) for part in (image, *drawn))
+        return tuple(part.to(device) for part in objective.draw(data.batch(indices), indices))
 
     meter = _Meter()
     with ThreadPoolExecutor(1, "loader") as loader:
@@ -205,7 +192,7 @@ def fit(
             torch.manual_seed(derive_seed("dropout", config.seed, before, rank))
             state.optimizer.zero_grad(set_to_none=True)
             with autocast(config, device):
-                loss = process.loss(config.noise, network, config.network, *drawn)
+                loss = objective.loss(network, *drawn)
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
             value = float(loss.detach())
@@ -234,50 +221,11 @@ def fit(
                 started = time.monotonic()
                 if rank == 0:  # the others wait for it at the next step
                     if validation is not None:
-                        hooks.metrics(after, validate(config, state.ema, validation, device))
+                        hooks.metrics(after, objective.validate(state.ema, validation, device))
                     hooks.preview(state)
                 meter.since += time.monotonic() - started
             if last or _due(config.checkpoint.every_images, before, after):
                 hooks.checkpoint(state)
-
-
-@torch.no_grad()
-def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
-    """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
-    process, returns = config.noise.process, config.network.returns
-    scaled = own_scale(network, config.network, process.projection())
-    sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
-    for start in range(0, len(images), _VALIDATION_BATCH):
-        image = images[start : start + _VALIDATION_BATCH]
-        indices = range(start, start + len(image))  # the same noise every time, so that values compare
-        _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
-        for sigma in sums:
-            with autocast(config, device):
-                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)
-            sums[sigma] += left * len(image)
-    return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
-
-
-def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:
-    """Return E[x_0 | x] of a network in training: an image as it is, from a score by Tweedie's x + sigma^2 s."""
-    output = network(x, sigma).to(torch.float32)
-    return output if returns == "image" else x + sigma[:, None, None, None] ** 2 * output
-
-
-def noise_left(
-    network: Network, returns: Returns, image: Tensor, sigma: float, noise: Tensor, config: NoiseConfig
-) -> float:
-    """Mean of |P W (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
-
-    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. P and G are the
-    projection and the attenuation of the process, and W what its loss is taken under (G in AK-Diffusion's Eq. 11): the
-    value is then a fraction of the noise under W, to which with W = 1 what is not restored of the attenuation adds.
-    """
-    process = config.process
-    levels = torch.full((len(image),), sigma, device=image.device)
-    noisy = process.blur(image, sigma) + sigma * project_channels(process.projection(), noise)
-    error, power = process.misfit(config, denoise(network, returns, noisy, levels) - image, noise, sigma)
-    return float((error**2).mean()) / power
 
 
 def _due(every: int, before: int, after: int) -> bool:

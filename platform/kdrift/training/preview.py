@@ -12,7 +12,7 @@ from kdrift.runs.seeds import torch_generator
 from kdrift.sde import NoiseProcess
 from kdrift.sde.process import project_channels
 from kdrift.sde.white_noise import own_scale
-from kdrift.training.loop import autocast, denoise
+from kdrift.training.denoised import autocast, denoise
 from kdrift.training.train_config import TrainConfig
 
 

@@ -29,7 +29,7 @@ def run_info(config: TrainConfig) -> PriorInfo:
     Raises ValueError if there is no such data, or no such prior to start from.
     """
     return PriorInfo(
-        config.noise.process,
+        None if config.network.reconstructs else config.noise.process,
         config.data.image_scale,
         data=describe_data(config.data),
         parents=(_parent(config.init_from),) if config.init_from else (),
@@ -65,6 +65,12 @@ def read_noise_left(metrics: Mapping[str, float]) -> tuple[NoiseLeft, ...]:
     )
 
 
+def read_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what else the last validation measured: the figures of a network that reconstructs."""
+    figures = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("validation/")}
+    return {name: value for name, value in figures.items() if not f"validation/{name}".startswith(_NOISE_LEFT)}
+
+
 def _record(entry: VolumeEntry, store: Store | None) -> VolumeRecord:
     checksum = ""
     if store is not None:
@@ -86,5 +92,7 @@ def _portable(config: TrainConfig) -> dict[str, Any]:
     values = to_dict(config)
     values["data"]["stores"] = [Path(store).name for store in config.data.stores]
     values["init_from"] = config.init_from and _parent(config.init_from).name
+    if config.measurement is not None and config.measurement.maps is not None:
+        values["measurement"]["maps"] = Path(config.measurement.maps).name
     del values["card"]
     return values

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdrift.data.data_config import DataConfig
+from kdrift.data.measurements import MeasurementConfig
 from kdrift.networks import NetworkConfig
 from kdrift.prior.prior_info import CardText
 from kdrift.sde import PROCESSES, NoiseConfig
@@ -115,7 +116,9 @@ class TrainConfig:
     batch_size: int = 16
     """Images an optimiser step, over all workers together."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    """Noise levels."""
+    """Noise levels of a score network."""
+    measurement: MeasurementConfig | None = None
+    """Masks, coils, noise and loss of a network that reconstructs, which needs it; null for a score network."""
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
     """Optimiser, schedule, moving average."""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -134,6 +137,12 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size and total_images must be positive, got {self.batch_size} and {self.total_images}"
             )
+        if (self.measurement is None) != (self.network.reconstructs is None):
+            raise ValueError(
+                f"network.architecture {self.network.architecture}"
+                f" {'reconstructs: give' if self.network.reconstructs else 'is a score network: leave out'} the section"
+                " measurement, its masks, coils and loss"
+            )
         channels = 2 if self.data.images == "complex" else 1
         if self.network.channels != channels:
             raise ValueError(
@@ -145,6 +154,8 @@ class TrainConfig:
             raise ValueError(
                 f"noise.sde {self.noise.sde} needs network.preconditioning none, got {self.network.preconditioning}"
             )
+        if self.network.reconstructs:
+            return
         process = PROCESSES[self.noise.kind]
         if process.complex_only and channels == 1:
             raise ValueError(f"noise.kind {self.noise.kind} needs data.images: complex")

@@ -20,7 +20,7 @@ from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, newest_sound
 from kdrift.training.loop import new_state
-from kdrift.training.provenance import read_noise_left, run_info
+from kdrift.training.provenance import read_figures, read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
 from kdrift.training.watch import watching
 
@@ -49,7 +49,7 @@ def train(
     quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> TrainResult:
-    """Train a prior on `workers` data-parallel Ray workers and register it.
+    """Train a prior, or a network that reconstructs, on `workers` data-parallel Ray workers and register it.
 
     `out` (on a cluster: a folder that all nodes share) receives `config.yaml`, `checkpoints/`, `previews/`,
     `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
@@ -101,9 +101,12 @@ def train(
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
-    """Make local stores absolute: workers run in a folder of their own."""
+    """Make local stores and files absolute: workers run in a folder of their own."""
     stores = [store if "://" in store else str(Path(store).resolve()) for store in config.data.stores]
-    return replace(config, data=replace(config.data, stores=stores))
+    measurement = config.measurement
+    if measurement is not None and measurement.maps is not None:
+        measurement = replace(measurement, maps=str(Path(measurement.maps).resolve()))
+    return replace(config, data=replace(config.data, stores=stores), measurement=measurement)
 
 
 def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: int) -> dict[str, Any]:
@@ -165,7 +168,8 @@ def export_prior(config: TrainConfig, out: Path, made_from: PriorInfo) -> Path:
     content = load_checkpoint(newest)
     state = new_state(config, torch.device("cpu"))
     state.load_state_dict(content)
-    info = replace(made_from, images=content["images"], noise_left=read_noise_left(content["metrics"]))
+    left, figures = read_noise_left(content["metrics"]), read_figures(content["metrics"])
+    info = replace(made_from, images=content["images"], noise_left=left, figures=figures)
     return save_prior(out / "prior", state.ema, config.network, info, name=config.name)
 
 

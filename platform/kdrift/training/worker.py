@@ -18,7 +18,8 @@ from kdrift.runs import tracking
 from kdrift.runs.config import parse
 from kdrift.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
-from kdrift.training.preview import draw_denoised, draw_samples, save_sheet
+from kdrift.training.objectives import objective_of
+from kdrift.training.preview import save_sheet
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.watch import ProgressWriter
 
@@ -47,7 +48,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     validation = None
     if rank == 0 and config.data.validation and config.monitoring.validation_images:
         images = TrainingImages(config.data, "validation", config.seed)
-        validation = images.validation_batch(min(config.monitoring.validation_images, len(images)))
+        # what reconstructs is measured with the field of view that it is trained for, a prior as sharp as images are
+        zoom = 1.0 if config.measurement is None else config.data.zoom[1]
+        validation = images.validation_batch(min(config.monitoring.validation_images, len(images)), zoom=zoom)
 
     def wrap(network: nn.Module) -> nn.Module:
         if config.hardware.compile:
@@ -65,12 +68,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
 
     def preview(state: TrainState) -> None:
-        sheets = {}
-        if validation is not None and config.monitoring.validation_sigmas:
-            sheets["denoised"] = (draw_denoised(config, state.ema, validation, device), 3)
-        if config.monitoring.num_samples:
-            sheets["samples"] = (draw_samples(config, state.ema, config.data.crop, device, validation), 4)
-        for name, (images, columns) in sheets.items():
+        for name, (images, columns) in objective_of(config).sheets(state.ema, validation, device).items():
             path = out / "previews" / f"{name}_{state.images:012d}.png"
             save_sheet(path, images, columns)
             tracking.log_file(job["tracking_uri"], job["run_id"], path, "previews")

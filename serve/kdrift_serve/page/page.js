@@ -59,10 +59,10 @@ async function fillForm() {
 
 function describe() {
   const method = methods.methods[$("method").value];
-  const classical = method.noise === null;
-  $("summary").textContent = classical ? `${method.summary}; a classical method: one image, no samples` : method.summary;
-  for (const id of ["samples", "steps", "seed", "prior", "check", "mistrust"]) $(id).disabled = classical;
-  if (classical) return;
+  $("summary").textContent = method.samples ? method.summary : `${method.summary}: one image, no samples`;
+  for (const id of ["samples", "steps", "seed", "check", "mistrust"]) $(id).disabled = !method.samples;
+  $("prior").disabled = method.needs === null;
+  if (method.needs === null) return;
   for (const item of $("prior").options) item.disabled = !method.priors.includes(item.value);
   if (!method.priors.includes($("prior").value)) $("prior").value = method.priors[0] ?? "";
 }
@@ -72,13 +72,13 @@ function request() {
   const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
   const plan = { method: $("method").value };
   const values = { plan };
-  if (methods.methods[plan.method].noise !== null) {
+  if (methods.methods[plan.method].needs !== null) values.prior = $("prior").value || undefined;
+  if (methods.methods[plan.method].samples) {
     plan.num_samples = number("samples");
     plan.seed = number("seed");
     if ($("steps").value) plan.settings = { num_steps: number("steps") };
     if ($("check").value) plan.check = $("check").value === "true";
     plan.on_mistrust = $("mistrust").value;
-    values.prior = $("prior").value || undefined;
   }
   if ($("mask").value) {
     values.mask = { kind: $("mask").value, acceleration: number("acceleration"), acs_lines: number("acs") };

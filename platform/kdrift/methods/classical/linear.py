@@ -51,9 +51,9 @@ def cg_sense(measurement: Measurement, *, options: CGSenseOptions) -> Tensor:
 
 METHODS = {
     "zero_filled": Method(
-        zero_filled, {"default": ZeroFilledOptions()}, "zero-filled: A^H y", noise=None, fits_data=False
+        zero_filled, {"default": ZeroFilledOptions()}, "zero-filled: A^H y", needs=None, fits_data=False
     ),
     "cg_sense": Method(
-        cg_sense, {"default": CGSenseOptions()}, "CG-SENSE: least squares with Tikhonov regularisation", noise=None
+        cg_sense, {"default": CGSenseOptions()}, "CG-SENSE: least squares with Tikhonov regularisation", needs=None
     ),
 }

@@ -109,10 +109,10 @@ def run_app(make_app: Callable[..., Any], measurement: Measurement) -> Tensor:
 METHODS = {
     "tv": Method(
         total_variation, {"default": TVOptions()}, "total variation, by sigpy's primal-dual solver",
-        noise=None, max_map_sets=1,
+        needs=None, max_map_sets=1,
     ),
     "l1_wavelet": Method(
         l1_wavelet, {"default": WaveletOptions()}, "l1-wavelet compressed sensing, by sigpy's FISTA",
-        noise=None, max_map_sets=1,
+        needs=None, max_map_sets=1,
     ),
 }  # fmt: skip

@@ -164,6 +164,6 @@ METHODS = {
     "ak_diffusion": Method(
         ak_diffusion, {"tuned": _TUNED, "paper": AKDiffusionOptions()},
         "AK-Diffusion Algorithm 1: k-space grows from its centre, with a structured low-rank correction",
-        COUPLED_COILS, noise="attenuated", max_map_sets=1,
+        COUPLED_COILS, needs="attenuated", max_map_sets=1,
     ),
 }  # fmt: skip

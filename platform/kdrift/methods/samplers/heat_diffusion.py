@@ -106,6 +106,6 @@ METHODS = {
     "heat_diffusion": Method(
         heat_diffusion, {"released": HeatDiffusionOptions()},
         "Heat-Diffusion, the code published with AK-Diffusion: one image, data by back-propagation",
-        noise="attenuated", max_map_sets=1,
+        needs="attenuated", max_map_sets=1,
     ),
 }  # fmt: skip

@@ -286,6 +286,6 @@ METHODS = {
     "hfs_sde": Method(
         hfs_sde, _presets(_HFS, _HFS_RELEASED, 0.32),
         "HFS-SDE Algorithm 1: the high frequencies alone diffuse, the centre of k-space starts as measured",
-        noise="high_frequency",
+        needs="high_frequency",
     ),
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Learned reconstructions: a network that was trained to reconstruct, one image from the data."""

@@ -1,0 +1,61 @@
+"""How much noise a score network in training leaves on images that it has not seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdrift.networks import Returns
+from kdrift.runs.hardware import has_fast_bfloat16
+from kdrift.sde import NoiseConfig
+from kdrift.sde.process import Network, project_channels
+from kdrift.sde.white_noise import draw_white, own_scale
+from kdrift.training.train_config import TrainConfig
+
+_VALIDATION_BATCH = 8
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Return the autocast context of the configured precision."""
+    precision = config.hardware.precision
+    enabled = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@torch.no_grad()
+def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
+    """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
+    process, returns = config.noise.process, config.network.returns
+    scaled = own_scale(network, config.network, process.projection())
+    sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
+    for start in range(0, len(images), _VALIDATION_BATCH):
+        image = images[start : start + _VALIDATION_BATCH]
+        indices = range(start, start + len(image))  # the same noise every time, so that values compare
+        _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
+        for sigma in sums:
+            with autocast(config, device):
+                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)
+            sums[sigma] += left * len(image)
+    return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
+
+
+def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:
+    """Return E[x_0 | x] of a network in training: an image as it is, from a score by Tweedie's x + sigma^2 s."""
+    output = network(x, sigma).to(torch.float32)
+    return output if returns == "image" else x + sigma[:, None, None, None] ** 2 * output
+
+
+def noise_left(
+    network: Network, returns: Returns, image: Tensor, sigma: float, noise: Tensor, config: NoiseConfig
+) -> float:
+    """Mean of |P W (D(G y + sigma P z) - y)|^2 / sigma^2: the fraction of the noise's power that denoising leaves.
+
+    It equals the score-matching loss (Score-MRI, Eq. 17) at this level for both kinds of network. P and G are the
+    projection and the attenuation of the process, and W what its loss is taken under (G in AK-Diffusion's Eq. 11): the
+    value is then a fraction of the noise under W, to which with W = 1 what is not restored of the attenuation adds.
+    """
+    process = config.process
+    levels = torch.full((len(image),), sigma, device=image.device)
+    noisy = process.blur(image, sigma) + sigma * project_channels(process.projection(), noise)
+    error, power = process.misfit(config, denoise(network, returns, noisy, levels) - image, noise, sigma)
+    return float((error**2).mean()) / power

@@ -1,0 +1,83 @@
+"""What training a network that reconstructs is: measurements drawn of images, a loss of magnitudes, its validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrift.data.measurements import MeasurementConfig, draw_measurements
+from kdrift.measures.metrics import similarity
+from kdrift.mri.coils import combine
+from kdrift.mri.fourier import ifft2c
+from kdrift.runs.seeds import Stream
+from kdrift.sde.process import as_complex
+
+
+@dataclass(frozen=True)
+class ReconstructionObjective:
+    """The task of a network `(kspace, mask, smaps) -> image`; images are channels `(batch, 2, row, col)`."""
+
+    config: MeasurementConfig
+    seed: int
+    batch_size: int
+    """Images of an optimiser step, over all workers: they have coils in common."""
+
+    def draw(self, images: Tensor, indices: Sequence[int], stream: Stream = "measurement") -> tuple[Tensor, ...]:
+        """Return k-space, masks, coil maps and the reference magnitudes `(batch, row, col)` of images."""
+        complex_images = as_complex(images)
+        number = indices[0] // self.batch_size
+        measured = draw_measurements(self.config, complex_images, self.seed, indices, number, stream)
+        return (*measured, complex_images.abs())
+
+    def loss(self, network: Any, *drawn: Tensor) -> Tensor:
+        """Return the loss of a batch, its mean over images."""
+        *measured, reference = drawn
+        image, most = network(*measured).abs(), _maximum(reference)
+        if self.config.loss == "l1":
+            difference: Tensor = (image - reference).abs() / most
+            return difference.mean()
+        return 1 - similarity(reference, image, most).mean()
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
+        """Return mean SSIM and PSNR by image, of the network and of zero-filled, always of the same measurements."""
+        sums = dict.fromkeys(("ssim", "psnr", "zero_filled_ssim", "zero_filled_psnr"), 0.0)
+        for number in range(len(images)):
+            *measured, reference = (part.to(device) for part in self._validation(images, number))
+            for prefix, image in (
+                ("", network(*measured)),
+                ("zero_filled_", combine(ifft2c(measured[0]), measured[2])),
+            ):
+                most, difference = _maximum(reference), image.abs() - reference
+                sums[f"{prefix}ssim"] += float(similarity(reference, image.abs(), most).mean())
+                sums[f"{prefix}psnr"] += 10 * math.log10(
+                    float(most.square() / difference.square().mean().clamp(min=1e-20))
+                )
+        return {f"validation/{name}": total / len(images) for name, total in sums.items()}
+
+    @torch.no_grad()
+    def sheets(self, network: nn.Module, images: Tensor | None, device: torch.device) -> dict[str, tuple[Tensor, int]]:
+        """Return rows of three magnitudes: zero-filled, network, reference."""
+        if images is None:
+            return {}
+        tiles = list[Tensor]()
+        for row in range(min(3, len(images))):
+            measured = [part.to(device) for part in self._validation(images, row * len(images) // 3)]
+            zero_filled, image = combine(ifft2c(measured[0]), measured[2]), network(*measured[:3])
+            tiles += [part.abs().cpu() for part in (zero_filled, image, measured[3])]
+        return {"reconstructed": (torch.cat(tiles)[:, None], 3)}
+
+    def _validation(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
+        one = ReconstructionObjective(self.config, self.seed, 1)  # each image has coils of its own
+        return one.draw(images[number : number + 1], [number], "validation measurement")
+
+
+def _maximum(reference: Tensor) -> Tensor:
+    """Return the maximum of each image `(batch, 1, 1)`; 1 for an image of zeros."""
+    most = reference.amax((-2, -1), keepdim=True)
+    return torch.where(most > 0, most, 1)

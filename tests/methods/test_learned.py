@@ -1,0 +1,113 @@
+"""Learned methods: what the table asks of them, and which bundles they take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdrift.cli import main
+from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.simulate import simulate_volume
+from kdrift.methods import METHODS
+from kdrift.mri.birdcage import birdcage_maps
+from kdrift.prior.bundle import load_prior, save_prior, shipped_for
+from kdrift.prior.prior_info import PriorInfo
+from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.reconstruct import reconstruct
+from kdrift.sde import WhiteNoise
+from kdrift.testing import check_learned, check_sampler
+from reconstructor_helpers import SMALL, network_of
+
+LEARNED = [name for name, method in METHODS.items() if method.needs_prior and not method.samples]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {name: save_prior(folder / f"my-{name}", network_of(name), SMALL[name], PriorInfo(None)) for name in SMALL}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_without_a_network_it_is_said_how_to_train_one(name: str) -> None:
+    if shipped_for(METHODS[name].needs):  # type: ignore[arg-type]
+        assert Plan(method=name).resolve().prior is not None
+        return
+    with pytest.raises(ValueError, match=f"none is shipped, train one with network.architecture: {name}"):
+        Plan(method=name).resolve()
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_learned_method_keeps_what_the_table_asks(name: str) -> None:
+    check_learned(METHODS[name], network_of(name))
+    with pytest.raises(AssertionError, match="check it by check_learned"):
+        check_sampler(METHODS[name])
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_bundle_comes_back_as_it_was(name: str, bundles: dict[str, Path]) -> None:
+    prior = load_prior(bundles[name])
+    assert prior.task == name
+    for key, value in network_of(name).state_dict().items():
+        assert torch.equal(prior.network.state_dict()[key], value)
+    assert f"network: {name} (" in (bundles[name] / "README.md").read_text()
+    with pytest.raises(ValueError, match=f"is a {name} that reconstructs: it has no score"):
+        prior.score()
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_one_image_goes_the_way_of_all(name: str, bundles: dict[str, Path]) -> None:
+    y, x = np.mgrid[:32, :32] - 16
+    disc = ((y**2 + x**2 < 120) * (2 + np.sin(x))).astype(np.float32)
+    kspace = torch.from_numpy(simulate_volume(np.stack([disc, disc.T]), birdcage_maps(3, 32, 32), noise_std=0.02)[0])
+    plan, mask = Plan(method=name, num_samples=8), torch.zeros(32, 32, dtype=torch.bool)
+    mask[:, ::3] = mask[:, 12:20] = True
+    prior = load_prior(bundles[name])
+    result = reconstruct(kspace * mask, mask, plan=plan, prior=prior)
+    assert result.nfe == 1
+    assert result.mean.shape == (2, 32, 32)
+    assert float(result.std.max()) == 0
+    assert result.config["num_samples"] == 1
+    assert result.config["prior"]["name"] == f"my-{name}"
+    seven = reconstruct(7 * kspace * mask, mask, plan=plan, prior=prior)
+    torch.testing.assert_close(seven.mean, 7 * result.mean, rtol=1e-3, atol=1e-3 * float(result.mean.max()))
+
+
+def test_the_command_reconstructs(bundles: dict[str, Path], tmp_path: Path) -> None:
+    image = np.zeros((1, 32, 32), np.float32)
+    image[:, 8:24, 8:24] = np.arange(1, 17)
+    kspace, reference = simulate_volume(image, birdcage_maps(3, 32, 32), noise_std=0.01)
+    write_fastmri(tmp_path / "scan.h5", kspace, reference=reference, fov_mm=(220.0, 220.0, 5.0))
+    command = ["reconstruct", str(tmp_path / "scan.h5"), "--out", str(tmp_path / "out"), "--method", "unet", "--quiet"]
+    options = ["--prior", str(bundles["unet"]), "--mask", "equispaced", "--acceleration", "3"]
+    assert main([*command, *options]) == 0
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["config"]["prior"]["sha256"] == load_prior(bundles["unet"]).sha256
+    assert report["config"]["unchecked"] == "unet draws no samples"
+    assert report["metrics"]["psnr"] > 0
+
+
+def test_a_comparison_gives_each_method_a_network_of_its_kind(bundles: dict[str, Path]) -> None:
+    name = str(bundles["unet"])
+    priors = load_priors(["unet", "annealed", "tv"], name)
+    assert {method: prior.name for method, prior in priors.items()} == {"unet": "my-unet", "annealed": "brain-complex"}
+    assert load_priors(["varnet"], name)["varnet"].name == "my-unet"  # to be refused, not replaced
+
+
+def test_a_bundle_of_another_kind_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="method varnet needs a varnet that reconstructs, my-unet is a unet that recon"
+    ):
+        Plan(method="varnet").resolve(str(bundles["unet"]))
+    with pytest.raises(
+        ValueError, match="needs a prior trained on white noise, my-varnet is a varnet that reconstructs"
+    ):
+        Plan(method="dps").resolve(str(bundles["varnet"]))
+    with pytest.raises(ValueError, match=r"needs a unet that reconstructs, .* was trained on white noise"):
+        Plan(method="unet").resolve("brain-complex")
+    wrong = save_prior(tmp_path / "wrong", network_of("unet"), SMALL["unet"], PriorInfo(WhiteNoise(0.01, 1.0)))
+    with pytest.raises(ValueError, match="network unet and process white do not fit"):
+        load_prior(wrong)
