@@ -38,6 +38,7 @@ VERBS = {
     "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True),
     "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True),
     "evaluate": Verb("compare methods and masks over a store, on Ray", "Reconstruction", True),
+    "pathology": Verb("compare what a detector finds on reconstructions and on full images", "Reconstruction"),
     "calibrate": Verb("measure on scans with references what deviations are worth, on Ray", "Reconstruction", True),
     "serve": Verb("serve reconstructions over HTTP on this machine, on Ray Serve", "Reconstruction"),
     "info": Verb("describe a method, store, file, checkpoint, prior or result", "What there is"),

@@ -1,0 +1,55 @@
+"""`kdrift pathology`: what a detector of pathology finds on reconstructions and on full images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.common import echo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Compare boxes that a detector finds on reconstructions with those on full images and with annotations.
+
+    Writes mAP50, precision, recall and Bland-Altman agreement as JSON and Markdown, and two pictures.
+    """
+
+    annotations: Annotated[Path, Parameter(metavar="FILE.csv")]
+    """Boxes in the form of fastMRI+: file, slice, study_level, x, y, width, height, label."""
+    detector: Annotated[Path, Parameter(metavar="FILE.onnx|FILE.pt")]
+    """Exported detector, ONNX or TorchScript: a program that is run, so use none that you do not trust."""
+    reconstructions: Annotated[tuple[Path, ...], Parameter(metavar="DIR", consume_multiple=True)]
+    """Folders of reconstructions of undersampled full data, such as the cells of an evaluation."""
+    out: Annotated[Path, Parameter(metavar="DIR")]
+    """Folder for the results."""
+    classes: Annotated[Path | None, Parameter(metavar="FILE.txt")] = None
+    """Names of the detector's labels 0, 1, ..., one a line; by default what the graph says."""
+    confidence: float | None = None
+    """Score from which a box counts; by default that of the largest F1 on full images."""
+    quiet: bool = False
+    """Print the table alone."""
+
+
+def run(options: Options) -> int:
+    """Detect, and print the tables."""
+    from kdrift.evaluation.pathology import markdown, pathology
+    from kdrift.runs.files import check_folder
+
+    check_folder(options.out, ("pathology.json", "pathology.md", "boxes.png", "agreement.png"))
+    lines = options.classes.read_text().splitlines() if options.classes else []
+    report = pathology(
+        options.annotations,
+        options.detector,
+        options.reconstructions,
+        options.out,
+        classes=[line.strip() for line in lines if line.strip()],
+        confidence=options.confidence,
+        echo=(lambda _: None) if options.quiet else echo,
+    )
+    print(f"\n{markdown(report)}")
+    print(f"written: {options.out}/pathology.json pathology.md boxes.png agreement.png")
+    return 0
