@@ -34,6 +34,9 @@ _FILES = (
     "samplers.hfs_sde",
     "classical.linear",
     "classical.penalised",
+    "classical.grappa",
+    "classical.spirit",
+    "classical.loraks",
 )
 
 METHODS: dict[str, Method] = {

@@ -88,10 +88,10 @@ class Sampler(Protocol):
 
 
 class Classical(Protocol):
-    """A reconstruction without a prior: one image from the data alone."""
+    """A reconstruction without a prior, from the data alone."""
 
     def __call__(self, measurement: Measurement, *, options: Any) -> Tensor:
-        """Return one image `([set,] row, col)`."""
+        """Return one image `([set,] row, col)`, or coil images `(coil, row, col)` where the chains are coil images."""
         ...
 
 
@@ -109,7 +109,7 @@ class Method:
     summary: str
     """One line for people."""
     chains: Chains = IMAGES
-    """What one sample is made of."""
+    """What one sample is made of, or the image of a classical method."""
     noise: Noise | None = "white"
     """What its prior was trained to remove; None: it has no prior."""
     images: Images = "complex"
@@ -148,7 +148,7 @@ class Method:
 
     @property
     def needs_prior(self) -> bool:
-        """Whether it is a sampler; a classical method has no prior and makes one image."""
+        """Whether it is a sampler; a classical method has no prior and makes one image, or one a coil."""
         return self.noise is not None
 
     def check_map_sets(self, sets: int, name: str) -> None:
