@@ -263,5 +263,5 @@ def test_real_slice_reaches_the_known_figures(shared_data: Path) -> None:
         kspace = torch.from_numpy(file["kspace"][0])
         reference = torch.from_numpy(file["reconstruction_rss"][0])
     mask = make_mask("equispaced", (256, 256), acceleration=2, acs_fraction=0.08).mask
-    for name, least in {"grappa": 38.0, "spirit": 41.5, "loraks": 41.5}.items():
+    for name, least in {"grappa": 40.5, "spirit": 41.5, "loraks": 40.5}.items():
         assert psnr(reference, rss(coil_images(name, kspace, mask))) > least, name

@@ -34,7 +34,7 @@ class GrappaOptions(Options):
 
 
 def grappa(measurement: Measurement, *, options: GrappaOptions) -> Tensor:
-    """Every sample that was not measured is a weighted sum of measured ones around it, in all coils (Eq. 1).
+    """Every sample that was not measured is a weighted sum of measured ones around it, in all coils.
 
     The weights are fitted to the ACS for each pattern of measured neighbours that occurs. Measured samples stay as they
     are; one without a measured neighbour in the kernel stays zero. Returns coil images, complex `(coil, row, col)`.
@@ -56,8 +56,8 @@ def grappa(measurement: Measurement, *, options: GrappaOptions) -> Tensor:
 
     gram = cache(partial(window_gram, acs))
     missing = (~mask).nonzero()
-    patterns, which, counts = windows(mask)[~mask].unique(dim=0, return_inverse=True, return_counts=True)
-    alike = missing[which.argsort(stable=True)].split(counts.tolist())
+    patterns, which, counts = torch.unique(windows(mask)[~mask], dim=0, return_inverse=True, return_counts=True)
+    alike = torch.split(missing[which.argsort(stable=True)], counts.tolist())
     filled, around = kspace.clone(), windows(kspace)  # (coil, row, col, kernel row, kernel col)
     for pattern, places in zip(patterns, alike, strict=True):
         sources = pattern
@@ -116,10 +116,12 @@ def _weights(gram: Callable[[tuple[int, int]], Tensor], sources: Tensor, coils: 
 
     def numbers(places: Tensor) -> Tensor:
         row, col = (places - low).unbind(-1)
-        return (first + row * shape[1] + col).flatten()
+        found: Tensor = first + row * shape[1] + col
+        return found.flatten()
 
     found, near, here = gram(tuple(shape)), numbers(sources.nonzero()), numbers(torch.tensor(middle, device=low.device))
-    return torch.linalg.solve(ridge(found[near][:, near], weight), found[near][:, here])
+    weights: Tensor = torch.linalg.solve(ridge(found[near][:, near], weight), found[near][:, here])
+    return weights
 
 
 METHODS = {

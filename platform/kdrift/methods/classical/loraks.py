@@ -43,8 +43,8 @@ def loraks(measurement: Measurement, *, options: LoraksOptions) -> Tensor:
     """argmin_x |C(x) V|^2 + weight |x - y|^2 over all x that are y where it was measured.
 
     C(x) has a row for every sample, the neighbourhood of it in all coils; V spans the null space of C of the ACS. The
-    S-matrix is the C-matrix of the coils and of conj(x(-k)), which are the coils of the conjugate images. Both |V| and
-    neighbourhoods go as in `kdrift.mri.low_rank`. Returns coil images, complex `(coil, row, col)`. Raises ValueError
+    S-matrix is the C-matrix of the coils and of conj(x(-k)), which are the coils of the conjugate images. Filters
+    and edges are those of `kdrift.mri.low_rank`. Returns coil images, complex `(coil, row, col)`. Raises ValueError
     for k-space without an ACS.
     """
     kspace, mask = measurement.kspace, measurement.mask

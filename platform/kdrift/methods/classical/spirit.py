@@ -35,10 +35,11 @@ class SpiritOptions(WeightedOptions):
 
 
 def spirit(measurement: Measurement, *, options: SpiritOptions) -> Tensor:
-    """argmin_x |(G - I) x|^2 + weight |x - y|^2 over all x that are y where it was measured (Eq. 6 with epsilon 0).
+    """argmin_x |(G - I) x|^2 + weight |x - y|^2 over all x that are y where it was measured.
 
-    G predicts every sample from all others around it, in all coils. Returns coil images, complex `(coil, row, col)`.
-    Raises ValueError for one coil, and for k-space without an ACS.
+    That is the paper's constrained problem with epsilon 0. G predicts every sample from all others around it, in all
+    coils. Returns coil images, complex `(coil, row, col)`. Raises ValueError for one coil, and for k-space without an
+    ACS.
     """
     kspace, mask = measurement.kspace, measurement.mask
     if bool(mask.all()):
@@ -65,7 +66,7 @@ def prediction_errors(gram: Tensor, shape: tuple[int, int], weight: float) -> Te
     area = shape[0] * shape[1]
     coils = torch.arange(len(gram) // area, device=gram.device)
     centres = coils * area + area // 2
-    columns = torch.linalg.inv(ridge(gram, weight))[:, centres]
+    columns: Tensor = torch.linalg.inv(ridge(gram, weight))[:, centres]
     return (columns / columns[centres, coils]).T.reshape(len(coils), -1, *shape)
 
 
