@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from kdrift.measures.metrics import psnr
 from kdrift.methods import METHODS, Measurement
-from kdrift.mri.coils import espirit_maps, normalise_maps
+from kdrift.mri.coils import combine, espirit_maps, normalise_maps
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.masks import make_mask
 
@@ -20,10 +21,13 @@ ITERATIVE = ["cg_sense", "tv", "l1_wavelet"]
 
 
 def classical(name: str, kspace: Tensor, mask: Tensor, smaps: Tensor, **settings: float) -> Tensor:
-    """The image of a classical method; zero-filled has nothing to set."""
+    """The image of a classical method by those of the settings that it has; coil images are combined by the maps."""
     method = METHODS[name]
-    options = method.options(**(settings if name != "zero_filled" else {}))
-    return method.function(Measurement(torch.where(mask, kspace, 0), mask, smaps, 0.0), options=options)
+    known = {field.name for field in dataclasses.fields(method.options)}
+    options = method.options(**{key: value for key, value in settings.items() if key in known})
+    kspace = torch.where(mask, kspace, 0)
+    image = method.function(Measurement(kspace, mask, smaps, 0.0, chains=method.chains), options=options)
+    return combine(image, smaps) if method.chains.coil_images else image
 
 
 def blocks(rows: int, cols: int, dtype: torch.dtype = torch.complex64) -> Tensor:
@@ -89,7 +93,7 @@ def test_repeats_exactly_draws_nothing_and_leaves_its_input_alone(name: str, cap
     assert captured.out == captured.err == ""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("grappa", "spirit")])
 def test_single_coil_and_double_precision(name: str) -> None:
     _, kspace, mask, _ = problem(coils=1, dtype=torch.complex128)
     image = classical(name, kspace, mask, torch.ones_like(kspace), max_iter=5)

@@ -58,7 +58,7 @@ def table() -> str:
 def chain(method: Method) -> str:
     """Return what a chain of a method is, in words."""
     if not method.samples:
-        return "no chain: one image"
+        return "no chain: coil images" if method.chains.coil_images else "no chain: one image"
     if not method.chains.coil_images:
         return "an image"
     return "a coil image, coupled to the others" if method.chains == COUPLED_COILS else "a coil image"
@@ -104,9 +104,11 @@ def facts(name: str) -> str:
 def needs(name: str) -> str:
     """Return what a chain is, the prior, the map sets and the file of a method, as one paragraph."""
     method = METHODS[name]
-    sets = "one set of coil maps" if method.max_map_sets == 1 else "one or two sets of coil maps"
+    sets = "It takes " + ("one set" if method.max_map_sets == 1 else "one or two sets") + " of coil maps."
+    sets = "It uses no coil maps." if method.needs is None and method.chains.coil_images else sets
     if method.needs is None:
-        what = "It needs no prior and makes one image."
+        made = "an image of each coil, combined by root sum of squares" if method.chains.coil_images else "one image"
+        what = f"It needs no prior and makes {made}."
     elif not method.samples:
         able = shipped_for(method.needs)
         shipped = f"by default `{able[0]}`" if able else "of which none is shipped"
@@ -115,7 +117,7 @@ def needs(name: str) -> str:
         chains = chain(method).replace("an image", "an image of all coils")
         what = f"A chain is {chains}. Prior: {prior(method)}, by default `{default_prior(name)}`."
     file = Path(inspect.getfile(method.function)).relative_to(REPOSITORY)
-    return f"{what} It takes {sets}. Code: `{file}`."
+    return f"{what} {sets} Code: `{file}`."
 
 
 def shares_settings(other: str, name: str) -> bool:

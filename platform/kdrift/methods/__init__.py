@@ -35,6 +35,9 @@ _FILES = (
     "learned.networks",
     "classical.linear",
     "classical.penalised",
+    "classical.grappa",
+    "classical.spirit",
+    "classical.loraks",
 )
 
 METHODS: dict[str, Method] = {

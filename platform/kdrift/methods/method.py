@@ -96,10 +96,10 @@ class Learned(Protocol):
 
 
 class Classical(Protocol):
-    """A reconstruction without a prior: one image from the data alone."""
+    """A reconstruction without a prior, from the data alone."""
 
     def __call__(self, measurement: Measurement, *, options: Any) -> Tensor:
-        """Return one image `([set,] row, col)`."""
+        """Return one image `([set,] row, col)`, or coil images `(coil, row, col)` where the chains are coil images."""
         ...
 
 
@@ -117,7 +117,7 @@ class Method:
     summary: str
     """One line for people."""
     chains: Chains = IMAGES
-    """What one sample is made of."""
+    """What one sample is made of, or the image of a classical method."""
     needs: Task | None = "white"
     """What its network was trained for: a noise makes it a sampler, an architecture a learned reconstruction; None: it
     has no network and is a classical method."""
@@ -163,7 +163,7 @@ class Method:
 
     @property
     def samples(self) -> bool:
-        """Whether it is a sampler; any other method makes one image."""
+        """Whether it is a sampler; any other method makes one image, or one a coil."""
         return self.noise is not None
 
     @property

@@ -47,7 +47,7 @@ class LowRankOperator(LinearOperator):
     """
 
     filters: Tensor
-    """`(filter, coil, kernel row, kernel col)`, orthonormal."""
+    """`(filter, coil, kernel row, kernel col)`; the bound on eigenvalues holds for orthonormal ones."""
     shape: Shape
     """Shape of k-space, `(coil, row, col)`."""
     _gram: Tensor = field(init=False, repr=False)

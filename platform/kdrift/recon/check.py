@@ -21,7 +21,7 @@ from kdrift.sde.score import ScoreModel, denoise
 from kdrift.trust.verdict import SAMPLER, Group
 
 CLASSICAL = ("tv", "cg_sense", "zero_filled")
-"""What a sampler is compared with, each by its default preset."""
+"""What a sampler is compared with, each by its default preset: methods that make one image, not coil images."""
 KNOWN_LEVELS = (0.05, 0.2)
 """Noise levels at which a prior is asked whether it knows an image."""
 OWN_NOISE = 0.25
@@ -128,7 +128,7 @@ def classical_image(data: SliceData, name: str) -> Fallback:
     """Return what a classical method makes of a slice, by its default preset, in the unit of the slice."""
     method = METHODS[name]
     data = data.of_sets(method.max_map_sets)
-    measurement = data.measurement()
+    measurement = data.measurement(method.chains)
     image = data.scale * method.function(measurement, options=method.preset(None)[1])
     misfit = (data.kspace - measurement.A.forward(image)).abs().square().sum()
-    return Fallback(name, data.magnitude(image[None])[0].cpu(), float(misfit))
+    return Fallback(name, data.magnitude(image[None], method.chains)[0].cpu(), float(misfit))

@@ -65,7 +65,8 @@ class Plan:
     level: float = 0.9
     """Nominal share of pixels within the intervals `lower` to `upper`."""
     start: str | None = None
-    """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise."""
+    """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise.
+    One that makes coil images is no start."""
 
     def resolve(self, prior: Prior | str | None = None) -> ResolvedPlan:
         """Turn names into functions and settings; every mistake in them is found here, before any data are read.
@@ -183,7 +184,7 @@ def _check_prior(name: str, prior: Prior) -> None:
 
 
 def _check_start(plan: Plan, options: Options) -> None:
-    classical = [name for name, method in METHODS.items() if not method.needs_prior]
+    classical = [name for name, method in METHODS.items() if not (method.needs_prior or method.chains.coil_images)]
     if plan.start is None:
         if isinstance(options, StartOptions) and options.start_time < 1:
             raise ValueError(
@@ -194,5 +195,6 @@ def _check_start(plan: Plan, options: Options) -> None:
         able = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
         raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
     if plan.start not in classical:
-        raise ValueError(f"no start {plan.start!r}{suggest(plan.start, classical)}")
+        hint = suggest(plan.start, classical)
+        raise ValueError(f"no start {plan.start!r}{hint}; one image without a prior make {', '.join(classical)}")
     METHODS[plan.start].check_map_sets(plan.num_map_sets or 1, f"the start {plan.start}")

@@ -1,1 +1,1 @@
-"""Classical reconstructions: no prior, one image from the data alone."""
+"""Classical reconstructions: no prior, an image from the data alone, or coil images that are combined."""
