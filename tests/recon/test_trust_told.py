@@ -379,7 +379,7 @@ def test_the_command_says_why_nothing_was_checked(
     more = ("--method", "zero_filled", "--mask", "equispaced", "--roi", "1:4,1:4", "--quiet")
     assert main(["reconstruct", str(scan), "--out", str(tmp_path / "z"), *more]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "not checked: zero_filled is what samplers are compared with" in lines[1]
+    assert "not checked: zero_filled draws no samples" in lines[1]
     assert any("region 1:4,1:4, slice 0: " in line and "no interval" in line for line in lines)
     assert run(scan, tmp_path / "n", "--roi", "0:999,0:4") == 1
     assert "reaches outside of the image" in capsys.readouterr().err

@@ -95,8 +95,7 @@ class ResolvedPlan:
             return ""
         unused = ", so on_mistrust fallback gives nothing in its place" if plan.on_mistrust == "fallback" else ""
         if not self.method.samples:
-            why = "draws no samples" if self.method.needs_prior else "is what samplers are compared with"
-            return f"{plan.method} {why}{unused}"
+            return f"{plan.method} draws no samples{unused}"
         if plan.check is False:
             return f"check is off{unused}"
         if plan.num_samples == 1:
