@@ -24,7 +24,7 @@ from kdrift.commands.options import Misuse
 from kdrift.data.convert import ConvertConfig
 from kdrift.evaluation.batch import BatchConfig
 from kdrift.evaluation.calibrate import CalibrateConfig
-from kdrift.evaluation.evaluate import EvaluateConfig
+from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.methods import METHODS
 from kdrift.mri.masks import KINDS
 from kdrift.runs.config import load_config, parse, parse_override, to_dict
