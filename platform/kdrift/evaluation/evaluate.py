@@ -22,7 +22,7 @@ from kdrift.trust.verdict import worst
 
 FREE = (
     "pool", "store", "volumes", "prior", "tracking_uri", "name", "sweep", "per", "compare", "published", "title",
-    "notes", "small",
+    "notes", "small", "size",
 )  # fmt: skip
 """May change when an evaluation is resumed, besides the stores, methods and masks that there are."""
 

@@ -91,7 +91,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> list[st
 def _results(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> str:
     if not rows:
         return "<p>No volume is finished yet.</p>"
-    columns, best = shown_columns(rows, config), best_cells(rows)
+    columns, best = shown_columns(rows, config), best_cells(rows, config)
     lines, before = [], None
     for number, row in enumerate(rows):
         group = (row["store"], row["mask"])
@@ -108,8 +108,9 @@ def _entry(row: Mapping[str, Any], column: Column, best: bool) -> str:
     value = next((row[key] for key in (f"{column.name}_mean", column.name) if key in row), None)
     kinds = ["number"] * column.number + ["best"] * best + ["stated"] * column.name.endswith("_published")
     kinds += ["wide"] * (column.name in ("verdict", "where"))
-    sort = "" if value is None else str(value) if column.number or column.name in row else shown(row, column.name)
-    return f'<td class="{" ".join(kinds)}" data-sort="{escape(sort)}">{escape(shown(row, column.name))}</td>'
+    text = shown(row, column.name)
+    sort = text if not column.number else "" if value is None else str(value)
+    return f'<td class="{" ".join(kinds)}" data-sort="{escape(sort)}">{escape(text)}</td>'
 
 
 def _table(headings: Sequence[tuple[str, bool]], lines: Sequence[str], caption: str) -> str:

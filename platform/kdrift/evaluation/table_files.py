@@ -18,7 +18,8 @@ SIGNIFICANT = 0.05
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "|": r"\textbar{}",
+        "<": r"\textless{}", ">": r"\textgreater{}",
     }
 )  # fmt: skip
 """What TeX reads as commands."""
@@ -135,7 +136,7 @@ def latex(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> str:
         r"\toprule", rf"{heading} \\",
     ]  # fmt: skip
     group: tuple[Any, ...] | None = None
-    best = best_cells(rows)
+    best = best_cells(rows, config)
     for number, row in enumerate(rows):
         if (row["store"], row["mask"]) != group:
             group = (row["store"], row["mask"])
@@ -148,11 +149,13 @@ def latex(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def best_cells(rows: Sequence[Mapping[str, Any]]) -> set[tuple[int, str]]:
+def best_cells(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> set[tuple[int, str]]:
     """Return the best rows, by their number, of each measured figure under each mask; none where one is alone."""
+    masks_vary = config.sweep is not None and config.sweep.table == "masks"
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, row in enumerate(rows):
-        groups.setdefault((row["store"], row["mask"], row["data"]), []).append(number)
+        value = row["value"] if masks_vary else None
+        groups.setdefault((row["store"], row["mask"], value, row["data"]), []).append(number)
     found = set()
     for numbers in groups.values():
         for name in FIGURES:
