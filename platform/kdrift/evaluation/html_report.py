@@ -19,6 +19,7 @@ from kdrift.evaluation.table import FIGURES, Column, remarks, shown, shown_colum
 from kdrift.evaluation.table_files import best_cells, comparison_cells, comparison_headings, comparison_words
 from kdrift.evaluation.work import VolumeTask
 from kdrift.notice import RESEARCH_ONLY
+from kdrift.recon.report import MARK
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import write_text
 
@@ -59,7 +60,10 @@ def write_report(
     body = "".join(
         f'<section id="{section.anchor}"><h2>{section.heading}</h2>{section.body}</section>' for section in sections
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(rows, config))
+    absent = [name.path for name, cell in tasks.items() if not any((task.out / MARK).is_file() for task in cell)]
+    said = _notes(rows, config)
+    said += [f"Not in the table, as no volume is finished: {', '.join(absent)}."] if absent else []
+    notes = "".join(f"<li>{escape(note)}</li>" for note in said)
     write_text(
         path,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -91,7 +95,8 @@ def _notes(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> list[st
 def _results(rows: Sequence[Mapping[str, Any]], config: EvaluateConfig) -> str:
     if not rows:
         return "<p>No volume is finished yet.</p>"
-    columns, best = shown_columns(rows, config), best_cells(rows, config)
+    best = best_cells(rows, config)
+    columns = [each for each in shown_columns(rows, config) if any(shown(row, each.name) != "-" for row in rows)]
     lines, before = [], None
     for number, row in enumerate(rows):
         group = (row["store"], row["mask"])

@@ -87,13 +87,15 @@ def summarise(cells: Sequence[Cell], per: Per = "volume", published: Sequence[Pu
     stated = {_place(each): each for each in published if each.method}
     rows = [row | _stated(stated.get((row["store"], row["mask"], row["method"], row["value"]))) for row in rows]
     blank = dict.fromkeys(rows[0]) if rows else {}
-    measured = {(row["store"], row["mask"]) for row in rows}
-    for other in (each for each in published if each.other and (each.store or "", each.mask) in measured):
+    for other in (each for each in published if each.other):
         store, mask, _, value = _place(other)
-        rows.append(blank | {"store": store, "mask": mask, "method": other.other, "value": value, "data": "published"}
-                    | {"volumes": 0, "slices": 0} | _stated(other))  # fmt: skip
-    order = {(cell.store, cell.mask): number for number, cell in reversed(list(enumerate(cells)))}
-    return sorted(rows, key=lambda row: order.get((row["store"], row["mask"]), len(order)))
+        beside = [number for number, row in enumerate(rows) if (row["store"], row["mask"]) == (store, mask)]
+        if not beside:  # nothing was measured under that mask
+            continue
+        last = max([number for number in beside if rows[number]["value"] == value] or beside)
+        place = {"store": store, "mask": mask, "method": other.other, "value": value, "data": "published"}
+        rows.insert(last + 1, blank | place | {"volumes": 0, "slices": 0} | _stated(other))
+    return rows
 
 
 def _place(stated: Published) -> tuple[str, str, str, Any]:
@@ -116,6 +118,7 @@ def _rows_of(cell: Cell, per: Per) -> Iterable[dict[str, Any]]:
         row["nfe"] = reports[0]["nfe"]
         row["diverged"] = sum(len(found) for r in reports for found in r.get("diverged", {}).values())
         row["doubtful"] = sum(bool(r.get("reference_fit", {}).get("doubts")) for r in reports)
+        row["failed"] = sum(len(r.get("failed", {})) for r in reports)
         row["fallback"] = sum(len(r.get("fallback", [])) for r in reports)
         levels = count_levels(reports)
         row |= {level.replace(" ", "_"): levels[level] for level in LEVELS}
@@ -214,6 +217,9 @@ def remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if instead := row["given"] - row["fallback"]:
             lines.append(f"{where}: {instead} slices that are not trusted are given as a classical image: the figures"
                          " are of both.")  # fmt: skip
+        if row["failed"]:
+            lines.append(f"{where}: {row['failed']} slices failed and are left out of the figures (failed in"
+                         " metrics.json).")  # fmt: skip
         if row["diverged"]:
             lines.append(f"{where}: {row['diverged']} samples diverged and are left out, {row['fallback']} slices of"
                          " which none was left are CG-SENSE.")  # fmt: skip
