@@ -12,7 +12,7 @@ import torch
 
 from batch_helpers import MASK, PLAN, batch_values, make_inputs
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
-from kdrift.evaluation.evaluate import EvaluateConfig
+from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, save_slice, slices_left
 from kdrift.evaluation.pool import PoolConfig, num_actors, run_tasks
 from kdrift.evaluation.table import Cell, count_levels, markdown, summarise
@@ -222,7 +222,7 @@ def test_a_batch_that_is_finished_still_says_what_is_not_to_be_believed(tmp_path
         ),
     ):
         write_json(one.out / "metrics.json", found)
-        assert run_tasks([one], {}, PoolConfig(), echo=lines.append).slices_before == 2
+        assert run_tasks([one], [], PoolConfig(), echo=lines.append).slices_before == 2
         assert [text.partition(" (")[0] for text in lines] == ["2 of 2 slices are done already", *line]
         lines.clear()
 

@@ -24,11 +24,11 @@ from kdrift.commands.options import Misuse
 from kdrift.data.convert import ConvertConfig
 from kdrift.evaluation.batch import BatchConfig
 from kdrift.evaluation.calibrate import CalibrateConfig
-from kdrift.evaluation.evaluate import EvaluateConfig
+from kdrift.evaluation.evaluate_config import EvaluateConfig, load_evaluation
 from kdrift.methods import METHODS
 from kdrift.mri.masks import KINDS
 from kdrift.runs.config import load_config, parse, parse_override, to_dict
-from kdrift.runs.config_names import find_config
+from kdrift.runs.config_names import RECIPES, find_config
 from kdrift.training.train_config import TrainConfig
 from kdrift.tuning.tune_config import TuneConfig
 
@@ -83,6 +83,10 @@ def test_kdrift_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def check_meaning(parsed: Parsed, made: set[str]) -> None:
     """Check what a command names: configurations, methods, presets and settings, or what a command before it made."""
     options, verb = parsed.options, parsed.verb
+    if verb == "evaluate" and options.recipe:
+        if options.recipe not in made:
+            load_evaluation(find_config(RECIPES, options.recipe), [*options.set, f"size={options.size}"])
+        return
     if verb in CONFIGS and options.config:
         if options.config not in made:
             config = load_config(CONFIGS[verb], find_config(verb, options.config), options.set)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdrift.notice import RESEARCH_ONLY
-from kdrift.recon.panel import _detailed_region, _error_factor, save_panel
+from kdrift.recon.panel import detailed_region, error_factor, save_panel
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -83,15 +83,15 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_zoom_finds_detail_and_the_error_factor_is_round() -> None:
+def test_zoom_finds_detail_and_theerror_factor_is_round() -> None:
     image = np.zeros((90, 60))
     image[40:50, 35:45] = np.indices((10, 10)).sum(0) % 2
-    top, left, rows, cols = _detailed_region(image)
+    top, left, rows, cols = detailed_region(image)
     assert (rows, cols) == (30, 20)
     assert top <= 40 <= 50 <= top + rows
     assert left <= 35 <= 45 <= left + cols
-    assert _error_factor(np.full((4, 4), 0.03)) == 20
-    assert _error_factor(np.full((4, 4), 3.0)) == 1
+    assert error_factor(np.full((4, 4), 0.03)) == 20
+    assert error_factor(np.full((4, 4), 3.0)) == 1
 
 
 def test_pyplot_is_not_imported(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from batch_helpers import MASK, make_inputs
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.evaluation.batch import BatchConfig
-from kdrift.evaluation.evaluate import EvaluateConfig, cell_tasks
+from kdrift.evaluation.cells import CellName, Entry, cell_tasks
+from kdrift.evaluation.evaluate_config import EvaluateConfig, MethodPlan
 from kdrift.evaluation.slice_worker import SliceWorker
 from kdrift.evaluation.work import Unit, VolumeTask, volume_tasks
 from kdrift.recon.acquisition import load_acquisition
@@ -75,7 +76,7 @@ def library(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
 
 def _of_task(task: VolumeTask) -> Tensor:
     unit = Unit(task, 1, tuple(task.plan.split(task.num_coils)), 1.0)
-    found = SliceWorker({}, "cpu", 1).run(unit)
+    found = SliceWorker([], "cpu", 1).run(unit)
     assert not isinstance(found, str), found
     return merge_chunks(found[1]).mean
 
@@ -88,10 +89,10 @@ def batch(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
 
 def evaluation(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
     config = EvaluateConfig(
-        store=str(folder / "store.zarr"), out=str(out), volumes=["small"], methods={"cg": Plan("cg_sense")},
+        store=str(folder / "store.zarr"), out=str(out), volumes=["small"], methods={"cg": MethodPlan("cg_sense")},
         masks={"x2": MASK}, **options,
     )  # fmt: skip
-    (task,) = cell_tasks(config, {"cg": _plan()}, out)["x2", "cg"]
+    (task,) = cell_tasks(config, {Entry("cg"): _plan()}, out)[CellName("", Entry("x2"), Entry("cg"))]
     return _of_task(task)
 
 

@@ -16,7 +16,7 @@ Name = Annotated[str, Parameter(name="NAME")]
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the names that --config takes, by verb."""
+    """List the names that --config takes, by verb, and the recipes of kdrift evaluate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ VERBS = {"list": List, "show": Show, "init": Init}
 
 def run(options: List | Show | Init) -> int:
     """List, print or copy."""
-    from kdrift.runs.config_names import config_names, verbs_with_configs
+    from kdrift.runs.config_names import RECIPES, config_names, verbs_with_configs
 
     if isinstance(options, List):
         for verb in verbs_with_configs():
@@ -60,7 +60,8 @@ def run(options: List | Show | Init) -> int:
     except FileExistsError:
         raise ValueError(f"{out} is there already: remove it, or name another file with --out") from None
     print(f"written: {out}")
-    print(f"use it:  kdrift {verb} --config {out if out.suffix else out.resolve()}")
+    use = "evaluate --recipe" if verb == RECIPES else f"{verb} --config"
+    print(f"use it:  kdrift {use} {out if out.suffix else out.resolve()}")
     return 0
 
 

@@ -45,4 +45,4 @@ def reconstruct_batch(
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):
         echo(plan.headline(config.pool.device))
-        return run_tasks(tasks, priors, config.pool, address=address, quiet=quiet, echo=echo)
+        return run_tasks(tasks, list(priors.values()), config.pool, address=address, quiet=quiet, echo=echo)

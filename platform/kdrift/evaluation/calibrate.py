@@ -133,8 +133,7 @@ def calibrate(
     with run_folder(out, settings, what="calibration", free=free):
         echo(plan.headline(config.pool.device))
         every = [task for cell in tasks.values() for task in cell]
-        priors = {config.plan.method: prior}
-        batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
+        batch = run_tasks(every, [prior], config.pool, address=address, quiet=quiet, echo=echo)
         if batch.failed:
             return CalibrateResult((), None, batch)
         found = [

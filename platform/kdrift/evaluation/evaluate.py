@@ -1,48 +1,30 @@
-"""`kdrift evaluate`: methods x masks over a store by the machinery of batches, to one table and one MLflow run."""
+"""`kdrift evaluate`: stores x masks x methods by the machinery of batches, to one table, one report, one MLflow run."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kdrift.data.store import SAFE_NAME
-from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
-from kdrift.evaluation.table import FIGURES, LEVELS, SPREAD, Cell, count_levels, summarise, write_tables
-from kdrift.evaluation.work import VolumeTask, volume_tasks
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.evaluation.cells import CellName, cell_tasks, read_cell, resolve_methods
+from kdrift.evaluation.evaluate_config import EvaluateConfig
+from kdrift.evaluation.html_report import write_report
+from kdrift.evaluation.paired import compare_methods
+from kdrift.evaluation.pool import BatchReport, run_tasks
+from kdrift.evaluation.table import DEVIATION, FIGURES, LEVELS, SPREAD, Cell, count_levels, observations, summarise
+from kdrift.evaluation.table_files import write_tables
+from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.report import MARK
-from kdrift.recon.request import MaskRequest
-from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs import tracking
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 from kdrift.trust.verdict import worst
 
-FREE = ("pool", "store", "volumes", "prior", "tracking_uri", "name")
-"""May change when an evaluation is resumed, besides the methods and masks that there are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(StoreOptions):
-    """One evaluation; its store holds fully sampled k-space."""
-
-    methods: dict[str, Plan]
-    """Plans by the name they have in the table: samplers, and classical methods with their weights."""
-    masks: dict[str, MaskRequest]
-    """Undersampling by the name it has in the table."""
-    name: str = "evaluation"
-    """Name of the MLflow run."""
-    tracking_uri: str | None = None
-    """MLflow tracking URI; null: SQLite in `out`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.methods or not self.masks or self.mask is not None:
-            raise ValueError("an evaluation needs at least one of methods and of masks by its name, and no other mask")
-        for name in (*self.methods, *self.masks):
-            if not SAFE_NAME.match(name):
-                raise ValueError(f"names of methods and masks are of letters, digits, '.', '_' and '-', got {name!r}")
+FREE = (
+    "pool", "store", "volumes", "prior", "tracking_uri", "name", "sweep", "per", "compare", "published", "title",
+    "notes", "small", "size",
+)  # fmt: skip
+"""May change when an evaluation is resumed, besides the stores, methods and masks that there are."""
 
 
 @dataclass(frozen=True)
@@ -58,70 +40,67 @@ class EvaluateResult:
 def evaluate(
     config: EvaluateConfig, *, address: str | None = None, quiet: bool = False, echo: Callable[[str], None] = print
 ) -> EvaluateResult:
-    """Reconstruct every volume with every method under every mask, and write `table.md`, `.csv` and `.json`.
+    """Reconstruct every volume with every method under every mask; write `report.html`, `table.md` and its other forms.
 
-    Each cell lies in `out/cells/MASK/METHOD/VOLUME`, as `kdrift reconstruct` writes it. What is done is not done again;
-    methods, masks and volumes may be added later, and join the table and the MLflow run.
+    Each cell lies in `out/cells/[STORE/]MASK/METHOD/VOLUME`, as `kdrift reconstruct` writes it. What is done is not
+    done again; stores, methods, masks, values of the sweep and volumes may be added later, and join table and run.
 
     Raises ValueError for mistakes in the configuration, a method or mask that differs from the one `out` began with, or
     another driver in `out`.
     """
     out = Path(config.out).resolve()
-    priors = load_priors([plan.method for plan in config.methods.values()], config.prior)
-    plans = {name: plan.resolve(priors.get(plan.method)) for name, plan in config.methods.items()}
+    plans, priors = resolve_methods(config)
     tasks = cell_tasks(config, plans, out)
-    settings = {**config.settings, "resolved": {name: plan.config for name, plan in plans.items()}}
-    what, free = "evaluation", (*FREE, *(f"resolved.{name}.preset_source" for name in plans))
+    settings = {**config.settings, "resolved": {str(entry): plan.config for entry, plan in plans.items()}}
+    free = (
+        *FREE,
+        *(f"resolved.{entry}.preset_source" for entry in plans),
+        *(f"stores.{name}.{key}" for name in config.stores for key in ("store", "volumes", "masks")),
+        *(f"methods.{name}.{key}" for name in config.methods for key in ("prior", "masks")),
+    )
     with (
-        run_folder(out, settings, what=what, free=free, tables=("methods", "masks", "resolved")),
-        tracked_run(out, settings, what=what, name=config.name, tracking_uri=config.tracking_uri) as run,
+        run_folder(out, settings, what="evaluation", free=free, tables=("stores", "methods", "masks", "resolved")),
+        tracked_run(out, settings, what="evaluation", name=config.name, tracking_uri=config.tracking_uri) as run,
     ):
-        for name, plan in plans.items():
-            echo(f"{name}: {plan.headline(config.pool.device)}")
+        for entry, plan in plans.items():
+            echo(f"{entry}: {plan.headline(config.pool.device)}")
         every = [task for cell in tasks.values() for task in cell]
         batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
-        cells = [_read(*names, cell) for names, cell in tasks.items()]
-        table = write_tables(out, cells)
-        _log(run, out, tasks, cells)
+        cells = [read_cell(name, cell) for name, cell in tasks.items()]
+        observed = observations(cells, config.per)
+        rows = summarise(cells, config.per, config.published)
+        comparisons = compare_methods(observed, config.compare) if config.compare else []
+        table = write_tables(out, config, cells, rows, observed, comparisons)
+        write_report(out / "report.html", config, tasks, rows, observed, comparisons)
+        _log(run, out, tasks, cells, rows)
         run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
     return EvaluateResult(table, batch, run.uri)
 
 
-def cell_tasks(
-    config: EvaluateConfig, plans: Mapping[str, ResolvedPlan], out: Path
-) -> dict[tuple[str, str], list[VolumeTask]]:
-    """Return the volumes to reconstruct for each mask and method, by their names."""
-    return {
-        (mask_name, name): volume_tasks(
-            config.store, config.volumes, config.of("", mask=mask), plan, out / "cells" / mask_name / name
-        )
-        for mask_name, mask in config.masks.items()
-        for name, plan in plans.items()
-    }
-
-
-def _read(mask: str, method: str, tasks: Sequence[VolumeTask]) -> Cell:
-    """Read the figures of a cell's finished volumes."""
-    files = [task.out / "metrics.json" for task in tasks if (task.out / MARK).is_file()]
-    return Cell(mask, method, [json.loads(file.read_text()) for file in files])
-
-
-def _log(run: TrackedRun, out: Path, tasks: dict[tuple[str, str], list[VolumeTask]], cells: Sequence[Cell]) -> None:
+def _log(
+    run: TrackedRun,
+    out: Path,
+    tasks: Mapping[CellName, Sequence[VolumeTask]],
+    cells: Sequence[Cell],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
     """Log the table, of each cell its figures, verdicts and the panel of its first volume, and the worst verdict."""
-    means = {figure: f"{figure}_mean" for figure in (*FIGURES, *SPREAD, "seconds_a_slice")}
+    means = {figure: f"{figure}_mean" for figure in (*FIGURES, *DEVIATION, *SPREAD, "seconds_a_slice")}
     counts = {name: name for name in (*(level.replace(" ", "_") for level in LEVELS), "given")}
+    paths = {cell.place: cell.path for cell in cells}
     values = {
-        f"{figure}/{row['mask']}/{row['method']}/{row['data']}": row[name]
-        for row in summarise(cells)
+        f"{figure}/{paths[row['store'], row['mask'], row['method'], row['value']]}/{row['data']}": row[name]
+        for row in rows
+        if row["data"] != "published"
         for figure, name in (means | counts).items()
         if row[name] is not None
     }
     tracking.log_metrics(run.uri, run.run_id, values, 0)
     level = worst(count_levels(report for cell in cells for report in cell.reports))
     tracking.set_tag(run.uri, run.run_id, "verdict", level)
-    for suffix in ("md", "csv", "json"):
-        tracking.log_file(run.uri, run.run_id, out / f"table.{suffix}")
-    for (mask, method), cell in tasks.items():
+    for file in sorted({*out.glob("table.*"), *out.glob("*.parquet"), out / "report.html"}):
+        tracking.log_file(run.uri, run.run_id, file)
+    for name, cell in tasks.items():
         panels = [task.out / "panel.png" for task in cell if (task.out / MARK).is_file()]
         if panels:
-            tracking.log_file(run.uri, run.run_id, panels[0], f"panels/{mask}/{method}")
+            tracking.log_file(run.uri, run.run_id, panels[0], f"panels/{name.path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -120,7 +120,7 @@ class _Batch:
         self.failed.setdefault(task.out, reason)
         self.queue = deque(unit for unit in self.queue if unit.task.out not in self.failed)
 
-    def work(self, priors: Mapping[str, Prior], count: int) -> None:
+    def work(self, priors: Sequence[Prior], count: int) -> None:
         """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later."""
         import ray
 
@@ -245,14 +245,16 @@ class _Batch:
 
 def run_tasks(
     tasks: Sequence[VolumeTask],
-    priors: Mapping[str, Prior],
+    priors: Sequence[Prior],
     pool: PoolConfig,
     *,
     address: str | None = None,
     quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> BatchReport:
-    """Reconstruct volumes on Ray actors; what is finished already is left alone. `priors` are those of the methods.
+    """Reconstruct volumes on Ray actors; what is finished already is left alone.
+
+    `priors` are those that the tasks' plans were resolved with.
 
     Raises ValueError if no node of the cluster has room for an actor, and OSError if actors do not start.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -16,17 +16,18 @@ from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.chunks import ChunkResult
 from kdrift.recon.gather import SliceFacts, gather
 from kdrift.recon.report import save_result
+from kdrift.recon.resolved import ResolvedPlan, UsedPrior
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
 
 
 class SliceWorker:
-    """Holds the priors by their methods, and the slice it prepared last: several units may be of one slice."""
+    """Holds the priors, and the slice it prepared last: several units may be of one slice."""
 
-    def __init__(self, priors: Mapping[str, Prior], device: str, threads: int) -> None:
+    def __init__(self, priors: Iterable[Prior], device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device(device)
-        self._priors = {name: replace(prior, network=prior.network.to(self._device)) for name, prior in priors.items()}
+        self._priors = {UsedPrior.of(prior): replace(prior, network=prior.network.to(self._device)) for prior in priors}
         self._prepared: tuple[tuple[str, int], SliceData, float] | None = None
 
     def process(self) -> int:
@@ -37,7 +38,7 @@ class SliceWorker:
         """Run the chunks of a unit; a slice that cannot be reconstructed gives the reason."""
         try:
             plan = unit.task.plan
-            prior = self._priors.get(plan.plan.method)
+            prior = self._prior(plan)
             data, seconds = self._prepare(unit.task, unit.index)
             return SliceFacts.of(data, seconds), [run_chunk(plan, prior, data, chunk) for chunk in unit.chunks]
         except Exception as error:  # one bad slice must not stop the others; its reason is reported
@@ -55,14 +56,17 @@ class SliceWorker:
             return _reason(error)
         return ""
 
+    def _prior(self, plan: ResolvedPlan) -> Prior | None:
+        """Return the prior that a plan was resolved with."""
+        return None if plan.prior is None else self._priors[plan.prior]
+
     def _prepare(self, task: VolumeTask, index: int) -> tuple[SliceData, float]:
         """Read and prepare a slice; return it with the seconds that took, 0 where it was at hand."""
         name = (str(task.out), index)
         if self._prepared is None or self._prepared[0] != name:
             began = time.perf_counter()
             acquisition = load_acquisition(replace(task.request, slices=(index, index + 1)))
-            prior = self._priors.get(task.plan.plan.method)
-            data = task.plan.prepare(acquisition.raw(0).to(self._device), prior)
+            data = task.plan.prepare(acquisition.raw(0).to(self._device), self._prior(task.plan))
             self._prepared = (name, data, time.perf_counter() - began)
         return self._prepared[1], self._prepared[2]
 

@@ -125,7 +125,7 @@ def panel_figure(
 
     guide = images[mean_title] if truth is None else truth
     white = float(np.quantile(guide, 0.998)) or 1.0
-    region = _detailed_region(guide / white) if zoom is None else zoom
+    region = detailed_region(guide / white) if zoom is None else zoom
     texts = _numbers(images, truth) | dict(captions or {})
     rows = _rows(images, spread, truth, kept, white, texts, errors_below=bool(baselines))
     rows.insert(1, [_zoomed(cell, region) for cell in rows[0]])
@@ -154,7 +154,7 @@ def _rows(
     """The top row, and the row of errors where there is one."""
     errors = {} if truth is None else {name: np.abs(image - truth) for name, image in images.items()}
     final = next(reversed(images))
-    factor = _error_factor(errors[final] / white) if errors else 1
+    factor = error_factor(errors[final] / white) if errors else 1
     top = []
     for index, (name, image) in enumerate(images.items()):
         inset = kept if index == 0 and not (errors and errors_below) else None
@@ -200,13 +200,13 @@ def _image(name: str, values: ImageLike) -> Array:
     return array
 
 
-def _error_factor(error: Array) -> int:
+def error_factor(error: Array) -> int:
     """The largest round factor at which the error's 99.5 % quantile is not brighter than white."""
     typical = float(np.quantile(error, 0.995))
     return max([factor for factor in ERROR_FACTORS if factor * typical <= 1.0], default=1)
 
 
-def _detailed_region(image: Array) -> tuple[int, int, int, int]:
+def detailed_region(image: Array) -> tuple[int, int, int, int]:
     """Region (top, left, rows, cols) of a third of the image's size with the most detail.
 
     Bright rims (scalp, fat) would win by their height alone, so brightness is compressed first, and the

@@ -88,7 +88,7 @@ class Plan:
             loaded = prior if isinstance(prior, Prior) else load_prior(prior or default_prior(self.method))
             _check_prior(self.method, loaded)
             able = _can_fit_maps(loaded)
-            used, known = UsedPrior(loaded.name, loaded.sha256, loaded.info.scale), loaded.calibrations
+            used, known = UsedPrior.of(loaded), loaded.calibrations
         resolved = ResolvedPlan(
             dataclasses.replace(self, preset=preset), preset, options, used, able and self.maps == "joint",
             spread=_spread(self, options), checks=_checks(self, options),

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import torch
 
-from kdrift.measures.metrics import METRICS
+from kdrift.measures.metrics import METRICS, WINDOW
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import Acquisition
 from kdrift.recon.outputs import remove_output, write_outputs
@@ -30,6 +30,11 @@ from kdrift.trust.verdict import NAMES, Verdict
 
 MARK = "batch.json"
 """In the folder of a volume: a batch has finished it."""
+SLICE_FIGURES = (
+    "psnr, ssim and nmse of each slice on its own, with its own maximum as data range; deviation: root mean square of"
+    " the standard deviation over that maximum"
+)
+"""What `by_slice` of metrics.json holds."""
 PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
 
 
@@ -196,10 +201,26 @@ def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dic
         found |= {key: values} if values else {}
     found["definitions"] = {name: f"{metric.definition} [{metric.unit}]" for name, metric in METRICS.items()}
     report["notes"] += [f"no {name.upper()}: {why}" for name, why in failed.items()]
+    found["by_slice"] = _by_slice([acquisition.slice_indices[i] for i in done], reference, mean, std)
+    found["definitions"]["by_slice"] = SLICE_FIGURES
     figures, definitions, notes = trust_figures(mean, std, reference, result.config["level"])
     report["notes"] += notes
     found["definitions"] |= definitions
     return found | figures
+
+
+def _by_slice(
+    numbers: Sequence[int], reference: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> dict[str, dict[str, float]]:
+    """Return the figures of each slice `(slice, row, col)` whose reference is not zero, by its number."""
+    found = {}
+    for index, truth, image, deviation in zip(numbers, reference, mean, std, strict=True):
+        if not bool(truth.any()) or min(truth.shape) < WINDOW:
+            continue
+        found[str(index)] = {name: metric.function(truth, image, per="slice") for name, metric in METRICS.items()}
+        if bool(deviation.any()):
+            found[str(index)]["deviation"] = float(deviation.square().mean().sqrt() / truth.abs().max())
+    return found
 
 
 def _write_h5(

@@ -43,6 +43,11 @@ class UsedPrior:
     scale: ImageScale
     """How its training images were scaled; a slice is scaled alike."""
 
+    @classmethod
+    def of(cls, prior: Prior) -> UsedPrior:
+        """Return what names a loaded prior."""
+        return cls(prior.name, prior.sha256, prior.info.scale)
+
 
 @dataclass(frozen=True)
 class ResolvedPlan:

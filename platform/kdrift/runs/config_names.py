@@ -7,6 +7,9 @@ from pathlib import Path
 import kdrift
 from kdrift.runs.hint import suggest
 
+RECIPES = "recipes"
+"""The folder of evaluations of published tables and figures, which `kdrift evaluate --recipe` takes by name."""
+
 
 def configs_folder() -> Path:
     """Return the folder of configurations, one folder a verb: in the installed package, or `configs/` of a checkout."""
@@ -28,7 +31,8 @@ def verbs_with_configs() -> list[str]:
 def find_config(verb: str, text: str) -> Path:
     """Return the file that `--config TEXT` means: a path, else the name of a configuration of `verb`.
 
-    A text with a slash or a suffix is a path whether or not it is there. Raises ValueError for an unknown name.
+    For the verb `recipes` it is what `--recipe TEXT` means. A text with a slash or a suffix is a path whether or not it
+    is there. Raises ValueError for an unknown name.
     """
     path = Path(text)
     if path.is_file() or path.suffix or path.parent != Path():
@@ -37,5 +41,6 @@ def find_config(verb: str, text: str) -> Path:
     if named.is_file():
         return named
     raise ValueError(
-        f"no file and no configuration of kdrift {verb} is called {text!r}{suggest(text, config_names(verb))}"
+        f"no file and no {'recipe' if verb == RECIPES else f'configuration of kdrift {verb}'} is called"
+        f" {text!r}{suggest(text, config_names(verb))}"
     )

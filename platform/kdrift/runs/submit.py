@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrift.runs.config import parse_override, read_yaml
-from kdrift.runs.config_names import find_config
+from kdrift.runs.config_names import RECIPES, find_config
 from kdrift.runs.hint import first_line
 
 if TYPE_CHECKING:
@@ -73,11 +73,20 @@ def entrypoint(job: str, options: Any, arguments: Sequence[str]) -> str:
     verb, *rest = arguments
     program = [f"jobs/{verb}.py"] if _is_checkout(verb) else ["-m", "kdrift", verb]
     before = ""
-    if (config := getattr(options, "config", None)) and (found := find_config(verb, config)) != Path(config):
+    config, found = _configuration(verb, options)
+    if config and found is not None and found != Path(config):
         file = f"{job}.{found.name}"
         before = f"printf %s {shlex.quote(found.read_text())} > {file} && "
-        rest = [*without(rest, ("--config",)), "--config", file]
+        rest = [*without(rest, ("--config", "--recipe")), "--config", file]
     return before + shlex.join(["python", *program, *rest])
+
+
+def _configuration(verb: str, options: Any) -> tuple[str | None, Path | None]:
+    """Return the configuration or recipe as it is named in the options, and its file."""
+    recipe, config = getattr(options, "recipe", None), getattr(options, "config", None)
+    if recipe:
+        return recipe, find_config(RECIPES, recipe)
+    return config, find_config(verb, config) if config else None
 
 
 def _start(client: JobSubmissionClient, cluster: str, name: str, options: Any, arguments: list[str]) -> str:
@@ -123,8 +132,7 @@ def next_id(name: str, jobs: Mapping[str, str], cluster: str) -> str:
 
 def _check_paths(verb: str, options: Any) -> None:
     """Refuse results in the job's own folder, which the cluster throws away."""
-    config = getattr(options, "config", None)
-    path = find_config(verb, config) if config else None
+    _, path = _configuration(verb, options)
     values = read_yaml(path) if path is not None and path.is_file() else {}
     values |= dict(parse_override(text) for text in getattr(options, "set", ()))
     values |= {key: value for key in ("out", "store") if (value := getattr(options, key, None))}

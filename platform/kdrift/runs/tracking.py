@@ -23,6 +23,8 @@ EXPERIMENT = "kdrift"
 ALIAS = "champion"
 MOST_PARAMS = 100
 """Parameters that MLflow takes at a time."""
+MOST_METRICS = 1000
+"""Metrics that it takes at a time."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -105,7 +107,8 @@ def log_metrics(uri: str, run_id: str, values: Mapping[str, float], step: int) -
 
     now = int(time.time() * 1000)
     metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
-    client(uri).log_batch(run_id, metrics=metrics)
+    for first in range(0, len(metrics), MOST_METRICS):
+        client(uri).log_batch(run_id, metrics=metrics[first : first + MOST_METRICS])
 
 
 def set_tag(uri: str, run_id: str, name: str, value: str) -> None:
