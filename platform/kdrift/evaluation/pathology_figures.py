@@ -108,6 +108,6 @@ def _subplots(rows: int, cols: int, *, ticks: bool = False) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout(rect=(0, 0.04, 1, 1), pad=0.6)
+    figure.tight_layout(rect=(0, 0.3 / figure.get_figheight(), 1, 1), pad=0.6)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=BACKGROUND)
