@@ -160,5 +160,5 @@ def test_the_table_takes_methods_alone() -> None:
     def classical(measurement: Any, *, options: _Costly) -> torch.Tensor:
         return measurement.data
 
-    with pytest.raises(TypeError, match="are 3, expected 0: it has no prior"):
+    with pytest.raises(TypeError, match="are 3, expected 0: it has no network"):
         Method(classical, good, "x", needs=None)

@@ -28,7 +28,11 @@ from kdrift.training.trainer import export_prior, train
 from training_helpers import tiny_config, write_images
 
 CPU = torch.device("cpu")
-TEMPLATES = sorted((Path(__file__).resolve().parents[2] / "configs" / "train").glob("*.yaml"))
+TEMPLATES = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[2] / "configs" / "train").glob("*.yaml")
+    if not path.name.startswith("fastmri_")  # of data that each names, with their terms
+)
 
 
 def write_store(folder: Path) -> Path:

@@ -31,18 +31,16 @@ from kdrift.training.checkpoint import (
     newest_sound,
     save_checkpoint,
 )
+from kdrift.training.denoised import denoise, noise_left, validate
 from kdrift.training.loop import (
     Hooks,
     NonFiniteLossError,
     TrainState,
     autocast,
-    denoise,
     fit,
     learning_rate,
     new_state,
-    noise_left,
     update_ema,
-    validate,
 )
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
 from kdrift.training.train_config import MAY_CHANGE, OptimisationConfig, TrainConfig

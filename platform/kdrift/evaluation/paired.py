@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdrift.evaluation.table import FIGURES
+from kdrift.runs.seeds import numpy_rng
 
 Values = Sequence[float] | npt.NDArray[np.float64]
 RESAMPLES = 10_000
@@ -61,7 +62,7 @@ def bootstrap_interval(values: Values, *, seed: int = 0, level: float = LEVEL) -
     Raises ValueError for no values or ones that are not finite.
     """
     array = _finite(values)
-    rng = np.random.default_rng(seed)
+    rng = numpy_rng("bootstrap", seed)
     means = np.array([array[rng.integers(len(array), size=len(array))].mean() for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -195,10 +195,10 @@ def _null_space_level(data: Tensor, kept: Tensor) -> Tensor:
         box = calibration_box(kept, kspace=coils)
         found = coils[:, *box].to(torch.complex128)
         rows, cols = (min(NULL_KERNEL, size // 2) for size in found.shape[1:])
-        windows = found.unfold(1, max(1, rows), 1).unfold(2, max(1, cols), 1).flatten(3).flatten(1, 2)
-        count, size = windows.shape[1:]
-        if rows * cols == 0 or count <= size:
-            return data.new_full((data.shape[1],), torch.inf).real
+        count, size = (found.shape[1] - rows + 1) * (found.shape[2] - cols + 1), rows * cols
+        if size == 0 or count <= size:
+            return torch.full(data.shape[1:2], torch.inf, device=data.device)
+        windows = found.unfold(1, rows, 1).unfold(2, cols, 1).flatten(3).flatten(1, 2)
         least = torch.linalg.eigvalsh(windows.mH @ windows)[:, 0].clamp(min=0).sqrt()
         levels.append(least / (math.sqrt(2) * (math.sqrt(count) - math.sqrt(size))))
     return torch.stack(levels).median(0).values

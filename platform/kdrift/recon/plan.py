@@ -113,7 +113,7 @@ def load_priors(
     Where samplers are compared with learned methods, the one named is for those of its kind, if there are any.
     """
     needing = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
-    loaded = {} if name is None else {name: load_prior(name, device)}
+    loaded = {} if name is None or not needing else {name: load_prior(name, device)}
     meant = [method for method in needing for given in loaded.values() if METHODS[method].samples == given.is_score]
     names = {
         method: name if name is not None and method in (meant or needing) else default_prior(method)

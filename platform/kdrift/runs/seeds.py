@@ -11,9 +11,9 @@ import torch
 from kdrift.runs.hint import suggest
 
 Stream = Literal[
-    "attenuation", "attenuation time", "augmentation", "chain", "check chain", "coil maps", "dropout", "held-out",
-    "image", "known", "map choice", "mask", "mean chain", "measurement", "noise", "phantom", "phantom noise",
-    "phantom phase", "preview", "preview noise", "search", "search slices", "simulation", "test",
+    "attenuation", "attenuation time", "augmentation", "bootstrap", "chain", "check chain", "coil maps", "dropout",
+    "held-out", "image", "known", "map choice", "mask", "mean chain", "measurement", "noise", "phantom",
+    "phantom noise", "phantom phase", "preview", "preview noise", "search", "search slices", "simulation", "test",
     "validation measurement", "validation noise", "validation phase", "weights",
 ]  # fmt: skip
 """What random numbers are for. A new use is a new name: the seeds of the others stay as they are."""
