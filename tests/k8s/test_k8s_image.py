@@ -166,7 +166,7 @@ def test_the_dockerfiles_steps_give_a_working_kdrift(tmp_path: Path) -> None:
         "--mask",
         "equispaced",
     )
-    assert "usage" in run("python", "jobs/train.py", "--help")
+    assert "Usage" in run("python", "jobs/train.py", "--help")
     page = "import kdrift_serve.app as a, pathlib; print(pathlib.Path(a.__file__).with_name('page').is_dir())"
     assert run("python", "-c", page).strip() == "True"
     for command in ("ray", "serve", "mlflow"):  # what the manifests call, KubeRay's own containers included
