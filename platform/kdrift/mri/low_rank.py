@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
 from kdrift.mri.fourier import fft2c, ifft2c
+from kdrift.mri.kernels import window_gram
 from kdrift.mri.linop import LinearOperator, Shape
 from kdrift.mri.masks import Box
 
@@ -32,9 +33,7 @@ def annihilation_filters(kspace: Tensor, box: Box, *, kernel_size: int = 5, thre
         raise ValueError("no fully sampled centre for annihilation filters: sample ACS lines, or set slr_weight to 0")
     sizes = zip(calibration.shape[1:], kspace.shape[1:], strict=True)
     rows, cols = (max(1, min(kernel_size, 2 * acs // 5, whole // 2)) for acs, whole in sizes)
-    blocks = calibration.unfold(1, rows, 1).unfold(2, cols, 1).permute(1, 2, 0, 3, 4)
-    matrix = blocks.reshape(-1, len(kspace) * rows * cols).to(torch.complex128)
-    values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    values, vectors = torch.linalg.eigh(window_gram(calibration, (rows, cols)))
     null: Tensor = vectors[:, values <= threshold**2 * values[-1]]
     return null.T.reshape(-1, len(kspace), rows, cols).to(kspace.dtype)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
+from kdrift.mri.kernels import window_gram
 from kdrift.mri.masks import detect_mask, expand_mask
 
 RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))
@@ -193,13 +194,13 @@ def _null_space_level(data: Tensor, kept: Tensor) -> Tensor:
     levels = []
     for coils in data:
         box = calibration_box(kept, kspace=coils)
-        found = coils[:, *box].to(torch.complex128)
+        found = coils[:, *box]
         rows, cols = (min(NULL_KERNEL, size // 2) for size in found.shape[1:])
         count, size = (found.shape[1] - rows + 1) * (found.shape[2] - cols + 1), rows * cols
         if size == 0 or count <= size:
             return torch.full(data.shape[1:2], torch.inf, device=data.device)
-        windows = found.unfold(1, rows, 1).unfold(2, cols, 1).flatten(3).flatten(1, 2)
-        least = torch.linalg.eigvalsh(windows.mH @ windows)[:, 0].clamp(min=0).sqrt()
+        grams = torch.stack([window_gram(coil[None], (rows, cols)) for coil in found])
+        least = torch.linalg.eigvalsh(grams)[:, 0].clamp(min=0).sqrt()
         levels.append(least / (math.sqrt(2) * (math.sqrt(count) - math.sqrt(size))))
     return torch.stack(levels).median(0).values
 
