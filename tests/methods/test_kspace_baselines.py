@@ -16,7 +16,7 @@ from kdrift.methods import COUPLED_COILS, METHODS, Measurement
 from kdrift.methods.classical.loraks import LoraksOptions, mirrored, null_filters
 from kdrift.methods.classical.spirit import prediction_errors
 from kdrift.mri.coils import rss
-from kdrift.mri.fourier import fft2c
+from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.kernels import calibration_data, complete, ridge, window_gram
 from kdrift.mri.low_rank import LowRankOperator
 from kdrift.mri.masks import make_mask
@@ -60,23 +60,24 @@ def windows(kspace: Tensor) -> Tensor:
     return torch.stack(shifted, -3).flatten(-2).flatten(-3, -2).mT
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
-def test_grappa_solves_the_least_squares_of_each_sample(by_rows: bool) -> None:
+@pytest.mark.parametrize(("by_rows", "levelling"), [(False, 0.0), (True, 0.0), (False, 0.5)])
+def test_grappa_solves_the_least_squares_of_each_sample(by_rows: bool, levelling: float) -> None:
     kspace = complex_normal((3, 24, 26))
     mask = lines(24, 26)
     found = fft2c(coil_images("grappa", kspace.mT if by_rows else kspace, mask.mT if by_rows else mask, weight=0.1,
-                              kernel_size=3, kernel_lines=2))  # fmt: skip
+                              kernel_size=3, kernel_lines=2, levelling=levelling))  # fmt: skip
     found = found.mT if by_rows else found
     acs = kspace[:, :, 7:19]
     for row, col in ((0, 5), (11, 3), (23, 21)):  # the first and the last row see less of their neighbourhood
         rows = [r for r in (row - 1, row, row + 1) if 0 <= r < 24]
         sources = torch.stack([kspace[:, r, c] for r in rows for c in (col - 1, col + 1)], 1).flatten()
-        examples, targets = [], []
+        examples, targets, sizes = [], [], []
         top, tall = rows[0] - row, rows[-1] - rows[0] + 1
         for r, c in itertools.product(range(24 - tall + 1), range(12 - 2)):
             examples.append(torch.stack([acs[:, r + k, c + q] for k in range(tall) for q in (0, 2)], 1).flatten())
             targets.append(acs[:, r - top, c + 1])
-        matrix, right = torch.stack(examples), torch.stack(targets)
+            sizes.append(acs[:, r : r + tall, c : c + 3].abs().square().mean().sqrt() ** levelling)
+        matrix, right = (torch.stack(part) / torch.stack(sizes)[:, None] for part in (examples, targets))
         normal = matrix.mH @ matrix
         level = 0.1 * torch.linalg.matrix_norm(normal) / len(normal)
         weights = torch.linalg.solve(normal + level * torch.eye(len(normal)), matrix.mH @ right)
@@ -210,7 +211,7 @@ def test_refusals_say_what_to_do(name: str) -> None:
         with pytest.raises(ValueError, match=r"up to 6 from the next .*: expected at least 7 calibration lines, got 6"):
             coil_images(name, kspace, far)
     bad: dict[str, tuple[dict[str, Any], ...]] = {
-        "grappa": ({"weight": -1.0}, {"kernel_size": 4}, {"kernel_lines": 3}),
+        "grappa": ({"weight": -1.0}, {"levelling": 1.5}, {"kernel_size": 4}, {"kernel_lines": 3}),
         "spirit": ({"weight": -1.0}, {"kernel_size": 4}, {"calibration_weight": float("nan")}),
         "loraks": ({"max_iter": 0}, {"radius": 0}, {"rank": 0}, {"threshold": 1.0}),
     }
@@ -250,18 +251,32 @@ def test_grappa_agrees_with_pygrappa() -> None:
 
     theirs = pygrappa.mdgrappa(last(measured), last(acs), kernel_size=(5, 3), lamda=1e-3)
     theirs = torch.from_numpy(np.moveaxis(np.asarray(theirs), -1, 0).copy())
-    ours = fft2c(coil_images("grappa", kspace, mask, weight=1e-3, kernel_size=5, kernel_lines=2))
+    ours = fft2c(coil_images("grappa", kspace, mask, weight=1e-3, kernel_size=5, kernel_lines=2, levelling=0))
     missing = ~mask
     difference = float((ours - theirs)[:, missing].norm() / theirs[:, missing].norm())
     assert difference < 0.05, difference
 
 
-def test_real_slice_reaches_the_known_figures(shared_data: Path) -> None:
+def graz(shared_data: Path) -> tuple[Tensor, Tensor]:
+    """K-space and reference of the real slice of four coils."""
     import h5py
 
     with h5py.File(shared_data / "kspace" / "graz_t2_4ch.h5") as file:
-        kspace = torch.from_numpy(file["kspace"][0])
-        reference = torch.from_numpy(file["reconstruction_rss"][0])
+        return torch.from_numpy(file["kspace"][0]), torch.from_numpy(file["reconstruction_rss"][0])
+
+
+def test_levelled_calibration_of_few_lines_is_not_decided_by_the_peak_of_kspace(shared_data: Path) -> None:
+    kspace = graz(shared_data)[0][:, 64:-64, 64:-64]
+    reference = rss(ifft2c(kspace))
+    mask = make_mask("equispaced", (128, 128), acceleration=4, acs_fraction=0.08).mask
+    levelled, plain = (
+        psnr(reference, rss(coil_images("grappa", kspace, mask, levelling=power))) for power in (0.5, 0.0)
+    )
+    assert levelled > plain + 1, (levelled, plain)
+
+
+def test_real_slice_reaches_the_known_figures(shared_data: Path) -> None:
+    kspace, reference = graz(shared_data)
     mask = make_mask("equispaced", (256, 256), acceleration=2, acs_fraction=0.08).mask
     for name, least in {"grappa": 40.5, "spirit": 41.5, "loraks": 40.5}.items():
         assert psnr(reference, rss(coil_images(name, kspace, mask))) > least, name

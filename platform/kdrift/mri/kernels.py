@@ -15,6 +15,8 @@ from torch import Tensor
 from kdrift.mri.cg import conjugate_gradients
 from kdrift.mri.coils import LEAST_SIDE, calibration_box
 
+LEAST_ENERGY = 1e-8
+"""Windows of less energy than this part of the largest sample's are divided as if they had as much: noise stays noise."""
 Normal = Callable[[Tensor], Tensor]
 """A^H A of a linear map, from k-space `(coil, row, col)` to the same."""
 
@@ -43,17 +45,20 @@ def kernel_width(wanted: int, lines: int) -> int:
     return min(wanted, lines - 1 if lines % 2 == 0 else lines - 2)
 
 
-def window_gram(calibration: Tensor, shape: tuple[int, int]) -> Tensor:
+def window_gram(calibration: Tensor, shape: tuple[int, int], levelling: float = 0.0) -> Tensor:
     """W^H W of all windows W of calibration data `(coil, row, col)`, a row each, in complex128.
 
     `shape` is that of the windows; the result is `(n, n)`, n their samples in the order (coil, kernel row, kernel col).
+    Each window is divided by its root mean square to the power of `levelling` first: 0 leaves it, 1 makes all alike.
     """
     size = len(calibration) * shape[0] * shape[1]
     windows = calibration.to(torch.complex128).unfold(1, shape[0], 1).unfold(2, shape[1], 1)
+    least = LEAST_ENERGY * float(calibration.abs().max()) ** 2
     gram = windows.new_zeros(size, size)
     for row in windows.unbind(1):  # one by one: all windows together can be gigabytes
         part = row.permute(1, 0, 2, 3).reshape(-1, size)
-        gram += part.mH @ part
+        energy = part.abs().square().mean(1).clamp(min=max(least, torch.finfo(torch.float64).tiny))
+        gram += (part.mH * energy**-levelling) @ part
     return gram
 
 

@@ -21,6 +21,9 @@ class GrappaOptions(Options):
 
     weight: float = 0.1
     """Tikhonov weight of the calibration, relative to the Frobenius norm of its normal matrix over its size."""
+    levelling: float = 0.5
+    """Each equation of the calibration is divided by the root mean square of its samples to this power. 0 is the paper's
+    least squares, which the few samples at the peak of k-space decide; at 1 all positions of the ACS say as much."""
     kernel_size: int = 5
     """Width of the kernel, odd, along an axis that has no gaps: the readout of a line mask, both axes of points."""
     kernel_lines: int = 2
@@ -29,6 +32,8 @@ class GrappaOptions(Options):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"expected a finite weight >= 0, got {self.weight}")
+        if not 0 <= self.levelling <= 1:
+            raise ValueError(f"expected levelling from 0 to 1, got {self.levelling}")
         if self.kernel_size < 1 or self.kernel_lines < 2 or not self.kernel_size % 2 or self.kernel_lines % 2:
             raise ValueError(f"expected an odd kernel_size >= 1 and an even kernel_lines >= 2, got {self}")
 
@@ -54,7 +59,7 @@ def grappa(measurement: Measurement, *, options: GrappaOptions) -> Tensor:
         padded = torch.nn.functional.pad(values, (reach[1], reach[1], reach[0], reach[0]))
         return padded.unfold(-2, 2 * reach[0] + 1, 1).unfold(-2, 2 * reach[1] + 1, 1)
 
-    gram = cache(partial(window_gram, acs))
+    gram = cache(partial(window_gram, acs, levelling=options.levelling))
     missing = (~mask).nonzero()
     patterns, which, counts = torch.unique(windows(mask)[~mask], dim=0, return_inverse=True, return_counts=True)
     alike = torch.split(missing[which.argsort(stable=True)], counts.tolist())
