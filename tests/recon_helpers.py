@@ -7,7 +7,7 @@ from typing import Any
 
 from kdrift.prior.bundle import Prior
 from kdrift.recon.chunks import Chunk, ChunkResult
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import Steps, run_chunk
 from kdrift.recon.slices import SliceData
@@ -35,5 +35,5 @@ class Runner:
 
 
 def resolve(plan: Plan, prior: Prior | str | None = None) -> Runner:
-    loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior).get(plan.method)
+    loaded = prior if isinstance(prior, Prior) else load_prior_of(plan.method, prior)
     return Runner(plan.resolve(loaded), loaded)

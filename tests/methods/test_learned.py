@@ -12,12 +12,15 @@ import torch
 from kdrift.cli import main
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.simulate import simulate_volume
+from kdrift.evaluation.cells import resolve_methods
+from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.methods import METHODS
 from kdrift.mri.birdcage import birdcage_maps
 from kdrift.prior.bundle import load_prior, save_prior, shipped_for
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
+from kdrift.runs.config import parse
 from kdrift.sde import WhiteNoise
 from kdrift.testing import check_learned, check_sampler
 from reconstructor_helpers import SMALL, network_of
@@ -90,11 +93,13 @@ def test_the_command_reconstructs(bundles: dict[str, Path], tmp_path: Path) -> N
     assert report["metrics"]["psnr"] > 0
 
 
-def test_a_comparison_gives_each_method_a_network_of_its_kind(bundles: dict[str, Path]) -> None:
+def test_the_prior_of_an_evaluation_is_for_methods_of_its_kind(bundles: dict[str, Path]) -> None:
     name = str(bundles["unet"])
-    priors = load_priors(["unet", "annealed", "tv"], name)
-    assert {method: prior.name for method, prior in priors.items()} == {"unet": "my-unet", "annealed": "brain-complex"}
-    assert load_priors(["varnet"], name)["varnet"].name == "my-unet"  # to be refused, not replaced
+    methods = {each: {"method": each} for each in ("unet", "annealed", "tv")}
+    config = {"store": "s", "out": "o", "masks": {"m": {"kind": "gaussian1d"}}, "methods": methods, "prior": name}
+    plans, _ = resolve_methods(parse(EvaluateConfig, config))
+    used = {str(entry): plan.prior.name if plan.prior else None for entry, plan in plans.items()}
+    assert used == {"unet": "my-unet", "annealed": "brain-complex", "tv": None}
 
 
 def test_a_bundle_of_another_kind_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def run(options: Options) -> int:
     from kdrift.methods import METHODS
     from kdrift.recon.acquisition import load_acquisition
     from kdrift.recon.outputs import read_outputs
-    from kdrift.recon.plan import load_priors
+    from kdrift.recon.plan import load_prior_of
     from kdrift.recon.reconstruct import reconstruct_slices
     from kdrift.recon.region_files import acquired_regions, with_regions
     from kdrift.recon.report import check_outputs, save_result
@@ -105,7 +105,7 @@ def run(options: Options) -> int:
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     if options.prior is not None and plan.method in METHODS and not METHODS[plan.method].needs_prior:
         raise Misuse(f"--prior {options.prior}: {plan.method} uses no prior, leave it out")
-    prior = load_priors([plan.method], options.prior, device).get(plan.method)
+    prior = load_prior_of(plan.method, options.prior, device)
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
     asked = AcquisitionOptions(slices=options.slices, mask=mask, **joined(options.data))

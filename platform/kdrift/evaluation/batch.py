@@ -9,7 +9,7 @@ from pathlib import Path
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.work import volume_tasks
 from kdrift.recon.outputs import read_outputs
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.runs.run_folder import run_folder
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
@@ -37,12 +37,12 @@ def reconstruct_batch(
     Raises ValueError for mistakes in the configuration, another one than `out` began with, or another driver in `out`.
     """
     out = Path(config.out).resolve()
-    priors = load_priors([config.plan.method], config.prior)
-    plan = config.plan.resolve(priors.get(config.plan.method))
+    prior = load_prior_of(config.plan.method, config.prior)
+    plan = config.plan.resolve(prior)
     outputs = read_outputs(config.output)
     tasks = [replace(task, outputs=outputs) for task in volume_tasks(config.store, config.volumes, config, plan, out)]
     settings = {**config.settings, "resolved": plan.config}
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):
         echo(plan.headline(config.pool.device))
-        return run_tasks(tasks, list(priors.values()), config.pool, address=address, quiet=quiet, echo=echo)
+        return run_tasks(tasks, [] if prior is None else [prior], config.pool, address=address, quiet=quiet, echo=echo)

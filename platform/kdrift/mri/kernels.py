@@ -16,7 +16,7 @@ from kdrift.mri.cg import conjugate_gradients
 from kdrift.mri.coils import LEAST_SIDE, calibration_box
 
 LEAST_ENERGY = 1e-8
-"""Windows of less energy than this part of the largest sample's are divided as if they had as much: noise stays noise."""
+"""Windows of less energy than this part of the largest sample's count as if they had as much: noise stays noise."""
 Normal = Callable[[Tensor], Tensor]
 """A^H A of a linear map, from k-space `(coil, row, col)` to the same."""
 

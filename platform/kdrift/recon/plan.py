@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -105,22 +104,11 @@ def default_prior(method: str) -> str:
     return able[0] if able and DEFAULT_PRIOR not in able else DEFAULT_PRIOR
 
 
-def load_priors(
-    methods: Iterable[str], name: str | None = None, device: str | torch.device = "cpu"
-) -> dict[str, Prior]:
-    """Load the prior of each of `methods` that needs one: the one named, else each method's shipped one.
-
-    Where samplers are compared with learned methods, the one named is for those of its kind, if there are any.
-    """
-    needing = [method for method in methods if method in METHODS and METHODS[method].needs_prior]
-    loaded = {} if name is None or not needing else {name: load_prior(name, device)}
-    meant = [method for method in needing for given in loaded.values() if METHODS[method].samples == given.is_score]
-    names = {
-        method: name if name is not None and method in (meant or needing) else default_prior(method)
-        for method in needing
-    }
-    loaded |= {each: load_prior(each, device) for each in sorted({*names.values()} - loaded.keys())}
-    return {method: loaded[each] for method, each in names.items()}
+def load_prior_of(method: str, name: str | None = None, device: str | torch.device = "cpu") -> Prior | None:
+    """Load the prior that a method needs: the one named, else its shipped one. None: it needs none, or is no method."""
+    if method not in METHODS or not METHODS[method].needs_prior:
+        return None
+    return load_prior(name or default_prior(method), device)
 
 
 def plan_preset(plan: Plan) -> Preset:

@@ -20,7 +20,7 @@ from kdrift.recon.chunks import ChunkResult
 from kdrift.recon.gather import Outcome, SliceFacts, gather
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import merge_chunks
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import choose_device, run_chunk
@@ -110,7 +110,7 @@ def reconstruct_slices(
         resolved, loaded = plan, prior if isinstance(prior, Prior) else None
     else:
         plan = plan or Plan()
-        loaded = prior if isinstance(prior, Prior) else load_priors([plan.method], prior, device).get(plan.method)
+        loaded = prior if isinstance(prior, Prior) else load_prior_of(plan.method, prior, device)
         resolved = plan.resolve(loaded)
     indices = [raw.index for raw in raw_slices]
     if len(set(indices)) != len(indices):

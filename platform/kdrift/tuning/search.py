@@ -15,7 +15,7 @@ import torch
 
 from kdrift.methods.presets import Preset, check_free, find_preset, read_preset, write_preset
 from kdrift.prior.bundle import Prior
-from kdrift.recon.plan import Plan, load_priors
+from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import choose_device
 from kdrift.runs import tracking
@@ -73,7 +73,7 @@ def tune(
     began, out = time.monotonic(), out.resolve()
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan = _plan(config, out)
-    prior = load_priors([config.method], config.prior).get(config.method)
+    prior = load_prior_of(config.method, config.prior)
     resolved = plan.resolve(prior).mean_alone()
     cases = load_cases(config, resolved, prior)
     settings, what = to_dict(config), "search"

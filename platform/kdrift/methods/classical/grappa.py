@@ -22,8 +22,8 @@ class GrappaOptions(Options):
     weight: float = 0.1
     """Tikhonov weight of the calibration, relative to the Frobenius norm of its normal matrix over its size."""
     levelling: float = 0.5
-    """Each equation of the calibration is divided by the root mean square of its samples to this power. 0 is the paper's
-    least squares, which the few samples at the peak of k-space decide; at 1 all positions of the ACS say as much."""
+    """Each equation of the calibration is divided by the root mean square of its samples to this power. 0: the paper's
+    least squares, which the few samples at the peak of k-space decide; 1: all positions of the ACS say as much."""
     kernel_size: int = 5
     """Width of the kernel, odd, along an axis that has no gaps: the readout of a line mask, both axes of points."""
     kernel_lines: int = 2
