@@ -14,7 +14,7 @@ from typing import Any, Literal
 from kdrift.data.paths import leads_out, link_out
 from kdrift.methods import METHODS, Method
 from kdrift.methods.presets import preset_folder
-from kdrift.prior.bundle import Prior
+from kdrift.prior.bundle import Prior, shipped_priors
 from kdrift.recon.acquisition import Acquisition, load_acquisition
 from kdrift.recon.given_maps import STORED
 from kdrift.recon.outputs import read_outputs
@@ -153,6 +153,11 @@ def resolve_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limit
     """Resolve the plan, once: every mistake in it is told before anything is read or waits. Raises `Problem` (422)."""
     plan = request.plan
     try:
+        if plan.start_prior is not None and plan.start_prior not in shipped_priors():
+            raise ValueError(
+                f"start_prior: this service reads no networks by path, and none that comes with kdrift is called"
+                f" {plan.start_prior!r}{suggest(plan.start_prior, shipped_priors())}"
+            )
         resolved = plan.resolve(priors[choose_prior(request, priors)])
         if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
             raise ValueError(

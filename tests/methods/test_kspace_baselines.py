@@ -231,9 +231,7 @@ def test_slices_are_combined_by_root_sum_of_squares(name: str) -> None:
 
 
 def test_coil_images_are_no_start() -> None:
-    with pytest.raises(
-        ValueError, match=r"no start 'grappa'.*one image without a prior make zero_filled, cg_sense, tv"
-    ):
+    with pytest.raises(ValueError, match=r"no start 'grappa'.*one image without chains make zero_filled, cg_sense, tv"):
         Plan("annealed", start="grappa").resolve()
 
 

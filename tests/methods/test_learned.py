@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,14 @@ from kdrift.prior.bundle import load_prior, save_prior, shipped_for
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
+from kdrift.recon.sampling import run_chunk
+from kdrift.recon.slices import RawSlice
 from kdrift.runs.config import parse
 from kdrift.sde import WhiteNoise
-from kdrift.testing import check_learned, check_sampler
+from kdrift.testing import check_learned, check_sampler, complex_normal
+from kdrift_serve.job_request import from_query, resolve_plan
+from kdrift_serve.problems import Problem
+from kdrift_serve.serve_config import Limits
 from reconstructor_helpers import SMALL, network_of
 
 LEARNED = [name for name, method in METHODS.items() if method.needs_prior and not method.samples]
@@ -91,6 +97,42 @@ def test_the_command_reconstructs(bundles: dict[str, Path], tmp_path: Path) -> N
     assert report["config"]["prior"]["sha256"] == load_prior(bundles["unet"]).sha256
     assert report["config"]["unchecked"] == "unet draws no samples"
     assert report["metrics"]["psnr"] > 0
+
+
+def test_a_sampler_starts_from_the_image_of_a_network(bundles: dict[str, Path], tmp_path: Path) -> None:
+    unet, mask = str(bundles["unet"]), torch.zeros(32, 32, dtype=torch.bool)
+    mask[:, ::3] = mask[:, 12:20] = True
+    raw = RawSlice(0, torch.where(mask, complex_normal((2, 32, 32)).to(torch.complex64), 0), mask)
+    settings = {"num_steps": 5, "start_time": 0.4}
+    plan = Plan("pc_ve", "paper", settings, num_samples=1, maps="espirit", start="unet", start_prior=unet).resolve()
+    data = plan.prepare(raw)
+    alone = Plan("unet").resolve(unet)
+    assert data.start is not None
+    expected = run_chunk(alone, load_prior(unet), replace(data, start=None), alone.split(2)[0]).moments
+    assert expected is not None
+    torch.testing.assert_close(data.start.abs(), expected.mean, rtol=1e-4, atol=1e-5)
+    assert plan.config["start_prior"]["name"] == "my-unet"
+    assert "from unet by my-unet" in plan.headline("cpu")
+    changed = replace(plan, start_prior=replace(plan.start_prior, sha256="0" * 64))
+    with pytest.raises(ValueError, match=r"start_prior .* has other weights here than where the plan was made"):
+        changed.prepare(raw)
+
+
+def test_mistakes_about_the_network_of_a_start_are_told(bundles: dict[str, Path]) -> None:
+    unet, settings = str(bundles["unet"]), {"start_time": 0.4}
+    with pytest.raises(ValueError, match="start is tv: leave it out"):
+        Plan(settings=settings, start="tv", start_prior=unet).resolve()
+    with pytest.raises(ValueError, match="start is None: leave it out"):
+        Plan(start_prior=unet).resolve()
+    with pytest.raises(ValueError, match="method varnet needs"):
+        Plan(settings=settings, start="varnet", start_prior=unet).resolve()
+    with pytest.raises(ValueError, match="no prior 'absent'"):
+        Plan(settings=settings, start="unet", start_prior="absent").resolve()
+    request = from_query([("plan.start", "unet"), ("plan.start_prior", unet)])
+    with pytest.raises(Problem) as refused:
+        resolve_plan(request, {"brain-complex": load_prior("brain-complex")}, Limits())
+    assert refused.value.status == 422
+    assert "this service reads no networks by path" in refused.value.detail
 
 
 def test_the_prior_of_an_evaluation_is_for_methods_of_its_kind(bundles: dict[str, Path]) -> None:

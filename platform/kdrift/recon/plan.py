@@ -64,8 +64,10 @@ class Plan:
     level: float = 0.9
     """Nominal share of pixels within the intervals `lower` to `upper`."""
     start: str | None = None
-    """A classical method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from noise.
-    One that makes coil images is no start."""
+    """A classical or learned method whose image a sampler starts from, with the setting `start_time` (CCDF); None: from
+    noise. One that makes coil images is no start."""
+    start_prior: str | None = None
+    """Network of a learned start, a shipped name or the path of a bundle; null: the shipped one."""
 
     def resolve(self, prior: Prior | str | None = None) -> ResolvedPlan:
         """Turn names into functions and settings; every mistake in them is found here, before any data are read.
@@ -80,7 +82,7 @@ class Plan:
         method, preset = METHODS[self.method], plan_preset(self)
         options = parse(method.options, {**preset.settings, **self.settings}, f"method {self.method}")
         method.check_map_sets(self.num_map_sets or 1, self.method)
-        _check_start(self, options)
+        start_prior = _check_start(self, options)
         used, able = None, False
         known: tuple[Calibration, ...] = ()
         if method.needs_prior:
@@ -91,7 +93,7 @@ class Plan:
         resolved = ResolvedPlan(
             dataclasses.replace(self, preset=preset), preset, options, used, able and self.maps == "joint",
             spread=_spread(self, options), checks=_checks(self, options),
-            asks=able and not method.chains.coil_images,
+            asks=able and not method.chains.coil_images, start_prior=start_prior,
         )  # fmt: skip
         return dataclasses.replace(resolved, calibrations=resolved.fitting(known)) if resolved.checks else resolved
 
@@ -171,18 +173,28 @@ def _check_prior(name: str, prior: Prior) -> None:
         raise ValueError(f"method {name} {refusal}; priors that can serve it: {able}")
 
 
-def _check_start(plan: Plan, options: Options) -> None:
-    classical = [name for name, method in METHODS.items() if not (method.needs_prior or method.chains.coil_images)]
+def _check_start(plan: Plan, options: Options) -> UsedPrior | None:
+    """Return the network of a learned start. Raises ValueError for a start that there is not or that is missing."""
+    starts = [name for name, method in METHODS.items() if not (method.samples or method.chains.coil_images)]
+    starts.sort(key=lambda name: METHODS[name].needs_prior)
+    learned = plan.start in starts and METHODS[plan.start].needs_prior
+    if plan.start_prior is not None and not learned:
+        raise ValueError(f"start_prior is the network of a learned start, and start is {plan.start}: leave it out")
     if plan.start is None:
         if isinstance(options, StartOptions) and options.start_time < 1:
             raise ValueError(
-                f"start_time {options.start_time} leaves out steps: name a start, one of {', '.join(classical)}"
+                f"start_time {options.start_time} leaves out steps: name a start, one of {', '.join(starts)}"
             )
-        return
+        return None
     if not isinstance(options, StartOptions):
         able = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
         raise ValueError(f"{plan.method} cannot start from another reconstruction; those that can: {', '.join(able)}")
-    if plan.start not in classical:
-        hint = suggest(plan.start, classical)
-        raise ValueError(f"no start {plan.start!r}{hint}; one image without a prior make {', '.join(classical)}")
+    if plan.start not in starts:
+        hint = suggest(plan.start, starts)
+        raise ValueError(f"no start {plan.start!r}{hint}; one image without chains make {', '.join(starts)}")
     METHODS[plan.start].check_map_sets(plan.num_map_sets or 1, f"the start {plan.start}")
+    network = load_prior_of(plan.start, plan.start_prior)
+    if network is None:
+        return None
+    _check_prior(plan.start, network)
+    return UsedPrior.of(network)

@@ -18,6 +18,7 @@ from kdrift.prior.network_score import NetworkScore
 from kdrift.recon.chunks import Chunk, Part, split_chains
 from kdrift.recon.fitted_maps import fit_maps_of
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.recon.starts import with_start
 from kdrift.runs.config import to_dict
 from kdrift.sde import VESDE
 
@@ -68,6 +69,8 @@ class ResolvedPlan:
     what a chain is."""
     checks: bool = False
     """Whether a chunk of each slice predicts held-out samples."""
+    start_prior: UsedPrior | None = None
+    """Network of the start, where that is learned."""
     calibrations: tuple[Calibration, ...] = ()
     """What `kdrift calibrate` found for the prior with these settings, by families of masks."""
 
@@ -142,6 +145,7 @@ class ResolvedPlan:
         config |= {"calibrations": {str(each): each.pixel for each in self.calibrations}} if self.calibrations else {}
         config |= {"prior": dataclasses.asdict(self.prior)} if self.prior else {}
         config |= {"start": plan.start} if plan.start is not None else {}
+        config |= {"start_prior": dataclasses.asdict(self.start_prior)} if self.start_prior else {}
         return config | ({"preset_provenance": self.preset.provenance} if self.preset.provenance else {})
 
     def mean_alone(self) -> ResolvedPlan:
@@ -153,9 +157,10 @@ class ResolvedPlan:
         """What must be equal for a calibration to hold, as plain values that survive YAML."""
         spread = None if self.spread is None else to_dict(self.spread)
         options, maps = to_dict(self.options), self.config["maps"]
-        return {
+        settings = {
             "method": self.plan.method, "options": options, "spread": spread, "maps": maps, "start": self.plan.start
         }  # fmt: skip
+        return settings | ({"start_prior": self.start_prior.sha256} if self.start_prior else {})
 
     def fitting(self, calibrations: Iterable[Calibration]) -> tuple[Calibration, ...]:
         """Return the calibrations that were measured with these settings, and with no more samples."""
@@ -170,7 +175,7 @@ class ResolvedPlan:
         if self.prior is not None:
             parts.append(f"prior {self.prior.name}")
         if self.plan.start is not None:
-            parts.append(f"from {self.plan.start}")
+            parts.append(f"from {self.plan.start}{f' by {self.start_prior.name}' if self.start_prior else ''}")
         options = dataclasses.asdict(self.options)
         if "num_steps" in options:
             parts += [f"{options['num_steps']} steps", f"{self.num_samples} sample{'s' * (self.num_samples > 1)}"]
@@ -198,12 +203,12 @@ class ResolvedPlan:
 
     def started(self, data: SliceData) -> SliceData:
         """Return a slice with the start that the plan names, from the data that the slice has."""
-        if self.plan.start is None:
+        plan, used = self.plan, self.start_prior
+        if plan.start is None:
             return data
-        start = METHODS[self.plan.start]
-        start.check_map_sets(data.smaps.shape[:-3].numel(), self.plan.start)
-        image = start.function(dataclasses.replace(data, start=None).measurement(), options=start.preset(None)[1])
-        return dataclasses.replace(data, start=data.scale * image)
+        if used is None:
+            return with_start(data, plan.start)
+        return with_start(data, plan.start, plan.start_prior or used.name, used.sha256)
 
     def score(self, prior: Prior) -> NetworkScore:
         """Return the score model of the prior that it was resolved with, in the plan's precision."""
