@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from benchmarks.claims import CLAIMS, Row, report
+from benchmarks.claim_runs import CLAIMS, Row
+from benchmarks.claims import report
 from benchmarks.held_out import Measured
 from benchmarks.quality_seconds import CLASSICAL, LINES, averaged, draw, table
 
@@ -53,11 +54,15 @@ def test_claims_are_judged_by_their_rows() -> None:
 
 def test_report_has_every_row(tmp_path: Path) -> None:
     rows = [asdict(_row("RED-diff", 30.123)), asdict(_row("CSGM-Langevin, paper", float("nan"), "the sample diverged"))]
-    answer = {"source": "S", "sentence": "says", "groups": {"real": {"held": False, "scans": 1, "rows": rows}}}
+    answer = {
+        "source": "S",
+        "sentence": "says",
+        "groups": {"real": {"held": False, "held_on": 0, "scans": 1, "rows": rows}},
+    }
     (tmp_path / "red_diff.json").write_text(json.dumps(answer))
     text = report(tmp_path)
-    assert "**real: did not hold.**" in text
-    assert "| real (1) | RED-diff | 4.00x | 30.12 | 0.900 | 10 | 1.0 | 100 | 0.0000 |" in text
+    assert "**real: did not hold in the mean, held on 0 of 1.**" in text
+    assert "| real (1) | RED-diff | 4.00x | 30.12 |  | 0.900 | 10 | 1.0 | 100 | 0.0000 |" in text
     assert "diverged" in text
 
 
