@@ -1,6 +1,11 @@
 """All methods in one table: a new one is one file, which ends with its `METHODS`, and one line here."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+
+import yaml
 
 from kdrift.methods.chain_noise import ChainNoise
 from kdrift.methods.measurement import (
@@ -16,6 +21,7 @@ from kdrift.methods.measurement import (
     ratio,
 )
 from kdrift.methods.method import Classical, Learned, Method, Options, Sampler, StartOptions
+from kdrift.runs.config import parse
 
 _FILES = (
     "samplers.annealed",
@@ -40,9 +46,22 @@ _FILES = (
     "classical.loraks",
 )
 
-METHODS: dict[str, Method] = {
-    name: method for file in _FILES for name, method in import_module(f"{__name__}.{file}").METHODS.items()
-}
+TUNED = Path(__file__).parent / "tuned"
+"""METHOD.yaml: what a search of `configs/tune` found, as `kdrift tune` wrote it; the preset `tuned` of the method."""
+
+
+def _with_tuned() -> Iterator[tuple[str, Method]]:
+    for file in _FILES:
+        for name, method in import_module(f"{__name__}.{file}").METHODS.items():
+            found = TUNED / f"{name}.yaml"
+            if found.is_file():
+                settings = yaml.safe_load(found.read_text())["settings"]
+                tuned = parse(method.options, settings, f"preset {found}")
+                method = replace(method, presets={**method.presets, "tuned": tuned})
+            yield name, method
+
+
+METHODS: dict[str, Method] = dict(_with_tuned())
 
 __all__ = [
     "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",

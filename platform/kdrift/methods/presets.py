@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from kdrift.methods import METHODS
+from kdrift.methods import METHODS, TUNED
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import write_yaml
 from kdrift.runs.hint import suggest
@@ -35,7 +35,8 @@ class Preset:
     name: str = "unnamed"
     """What results call it."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Data, volumes, mask, seed, date, objective, figures, version, prior; empty for built-in presets."""
+    """Data, volumes, mask, seed, date, objective, figures, version, prior; empty for built-in presets that
+    no search found."""
     source: str = field(default=BUILT_IN, compare=False)
     """Where it was found: `built in`, `your preset`, `your default` or `a file`; not written to files."""
 
@@ -81,7 +82,9 @@ def find_preset(method: str, name: str | None = None) -> Preset:
             )
         raise ValueError(f"no preset {chosen!r}; there are {', '.join([*built_in, *files])}")
     found, options = METHODS[method].preset(chosen)
-    return Preset(method, to_dict(options), found, source=DEFAULT if chosen and not name else BUILT_IN)
+    searched = TUNED / f"{method}.yaml"
+    provenance = read_preset(searched).provenance if found == "tuned" and searched.is_file() else {}
+    return Preset(method, to_dict(options), found, provenance, source=DEFAULT if chosen and not name else BUILT_IN)
 
 
 def _refuse_old_place(method: str) -> None:
