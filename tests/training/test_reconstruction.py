@@ -160,6 +160,34 @@ def test_the_other_loss_is_the_absolute_difference() -> None:
     assert float(loss) == pytest.approx(1 / 4)
 
 
+def test_a_loss_of_squares_and_the_penalty_of_the_network_itself() -> None:
+    reference = torch.full((1, 8, 8), 4.0)
+    config = MeasurementConfig([ANY], loss="l2")
+    given = (reference, reference, reference, reference)
+    assert float(ReconstructionObjective(config, 0, 1).loss(lambda *_: reference + 1, *given)) == pytest.approx(1 / 16)
+    asked = []
+
+    def network(*_: Any, penalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(penalised)
+        return reference + 1, torch.tensor(3.0)
+
+    objective = ReconstructionObjective(config, 0, 1, penalty_weight=0.01)
+    assert float(objective.loss(network, *given)) == pytest.approx(1 / 16 + 0.03)
+    assert asked == [True]
+
+
+def test_the_symmetry_of_ista_net_is_trained_by_its_weight(images: Path) -> None:
+    config = config_of("ista_net", images)
+    assert config.network.penalty_weight == pytest.approx(0.01)
+    drawn = objective_of(config).draw(torch.view_as_real(phantom()).movedim(-1, 0)[None], [0])
+    network, losses = new_state(config, CPU).network, []
+    for weight in (0.0, 0.01, 1.0):
+        free = config_of("ista_net", images, network={"architecture": "ista_net", "ista_net": {"symmetry": weight}})
+        losses.append(float(objective_of(free).loss(network, *drawn).detach()))
+    assert losses[0] < losses[1] < losses[2]
+    assert losses[2] - losses[0] == pytest.approx(100 * (losses[1] - losses[0]), rel=1e-3)
+
+
 def test_training_betters_what_is_held_out(images: Path) -> None:
     config = config_of("varnet", images, total_images=320)
     held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)

@@ -63,9 +63,9 @@ class MeasurementConfig:
     number of coils; None: random windows of random loops round the object."""
     snr_db: tuple[float, float] = (20.0, 40.0)
     """Range of 20 log10(mean magnitude inside the object / noise deviation of each real component)."""
-    loss: Literal["ssim", "l1"] = "ssim"
+    loss: Literal["ssim", "l1", "l2"] = "ssim"
     """What compares magnitudes: 1 - SSIM, data range the image's maximum (Sriram et al. 2020), or the mean absolute
-    difference as a part of that maximum (Zbontar et al. 2018)."""
+    (Zbontar et al. 2018) or mean squared difference (Zhang & Ghanem 2018) as a part of that maximum."""
 
     def __post_init__(self) -> None:
         if not self.masks:

@@ -72,4 +72,4 @@ def objective_of(config: TrainConfig) -> TrainingObjective:
     """Return what a run trains for."""
     if config.measurement is None:
         return ScoreObjective(config)
-    return ReconstructionObjective(config.measurement, config.seed, config.batch_size)
+    return ReconstructionObjective(config.measurement, config.seed, config.batch_size, config.network.penalty_weight)
