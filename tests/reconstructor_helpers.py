@@ -10,6 +10,7 @@ from kdrift.networks import (
     HDSLRConfig,
     ISTANetConfig,
     NetworkConfig,
+    SRGANConfig,
     UNetConfig,
     VarNetConfig,
     build_network,
@@ -21,6 +22,7 @@ SMALL = {
     "ista_net": NetworkConfig(architecture="ista_net", ista_net=ISTANetConfig(3, 8)),
     "dudornet": NetworkConfig(architecture="dudornet", dudornet=DuDoRNetConfig(2, 6, 2, (1, 2))),
     "h_dslr": NetworkConfig(architecture="h_dslr", h_dslr=HDSLRConfig(3, 4, 8, 3)),
+    "sr_gan": NetworkConfig(architecture="sr_gan", sr_gan=SRGANConfig(8, 2)),
 }
 
 
@@ -30,5 +32,5 @@ def network_of(name: str) -> nn.Module:
     network = build_network(SMALL[name])
     for parameter in network.parameters():
         if parameter.ndim > 1 and not bool(parameter.any()):
-            nn.init.normal_(parameter, std=0.3)
+            nn.init.normal_(parameter, std=0.6 / parameter[0].numel() ** 0.5)
     return network.eval()

@@ -33,6 +33,7 @@ NEEDS = {
     "ista_net": "an ISTA-Net+ that reconstructs",
     "dudornet": "a DuDoRNet that reconstructs",
     "h_dslr": "an H-DSLR that reconstructs",
+    "sr_gan": "an SRGAN that reconstructs",
     "white": "white noise",
     "high_frequency": "noise of high frequencies",
     "attenuated": "attenuated k-space",

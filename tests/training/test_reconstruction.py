@@ -188,6 +188,36 @@ def test_the_symmetry_of_ista_net_is_trained_by_its_weight(images: Path) -> None
     assert losses[2] - losses[0] == pytest.approx(100 * (losses[1] - losses[0]), rel=1e-3)
 
 
+def test_a_critic_is_trained_with_the_network_and_resumed_with_it(images: Path) -> None:
+    measurement = {"masks": [to_dict(ANY)], "critic": {"weight": 0.1, "features": 4, "levels": 2}, "loss": "l1"}
+    config = config_of("sr_gan", images, total_images=16, measurement=measurement)
+    fresh = new_state(config, CPU)
+    assert fresh.critic is not None
+    begun = {key: value.clone() for key, value in fresh.critic.state_dict().items()}
+    whole = run(config, fresh)
+    half = run(replace(config, total_images=8), new_state(config, CPU))
+    again = new_state(config, CPU)
+    again.load_state_dict(half.state_dict())
+    run(config, again)
+    assert whole.critic is not None
+    assert again.critic is not None
+    for module, resumed in ((whole.network, again.network), (whole.ema, again.ema), (whole.critic, again.critic)):
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
+    assert all(not torch.equal(value, whole.critic.state_dict()[key]) for key, value in begun.items())
+
+
+def test_a_network_without_a_critic_begins_as_one_with_it(images: Path) -> None:
+    alone = new_state(config_of("sr_gan", images), CPU)
+    assert alone.critic is None
+    assert "critic" not in alone.state_dict()
+    assert len(alone.optimizer.param_groups) == 1
+    measurement = {"critic": {"features": 4, "levels": 1}}
+    both = new_state(config_of("sr_gan", images, measurement=measurement), CPU)
+    for key, value in alone.network.state_dict().items():
+        assert torch.equal(value, both.network.state_dict()[key])
+
+
 def test_training_betters_what_is_held_out(images: Path) -> None:
     config = config_of("varnet", images, total_images=320)
     held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)

@@ -18,6 +18,7 @@ from kdrift.data.simulate import SimulationConfig, coil_maps, mean_signal
 from kdrift.mri.birdcage import random_coil_maps
 from kdrift.mri.fourier import fft2c
 from kdrift.mri.masks import KINDS, make_mask
+from kdrift.networks import CriticConfig
 from kdrift.runs.hint import suggest
 from kdrift.runs.seeds import Stream, numpy_rng
 
@@ -66,6 +67,9 @@ class MeasurementConfig:
     loss: Literal["ssim", "l1", "l2"] = "ssim"
     """What compares magnitudes: 1 - SSIM, data range the image's maximum (Sriram et al. 2020), or the mean absolute
     (Zbontar et al. 2018) or mean squared difference (Zhang & Ghanem 2018) as a part of that maximum."""
+    critic: CriticConfig | None = None
+    """Adversarial training: a second network, trained with the first, that is to tell its images from references and
+    whose verdict is added to the loss; null: none."""
 
     def __post_init__(self) -> None:
         if not self.masks:

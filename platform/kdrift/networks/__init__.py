@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from kdrift.networks.critic import Critic, CriticConfig
 from kdrift.networks.ddpm import DDPM, DDPMConfig
 from kdrift.networks.denoiser import EDMDenoiser, ResidualDenoiser
 from kdrift.networks.dudornet import DuDoRNet, DuDoRNetConfig
@@ -17,22 +18,24 @@ from kdrift.networks.ista_net import ISTANet, ISTANetConfig
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
 from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
 from kdrift.networks.reconstructor import ReconstructorConfig
+from kdrift.networks.sr_gan import SRGAN, SRGANConfig
 from kdrift.networks.unet import MagnitudeUNet, UNetConfig
 from kdrift.networks.varnet import VarNet, VarNetConfig
 
 __all__ = [
-    "DDPM", "DDPMConfig", "DuDoRNet", "DuDoRNetConfig", "EDMDenoiser", "HDSLR", "HDSLRConfig", "ISTANet",
-    "ISTANetConfig", "MagnitudeUNet", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config", "NetworkConfig",
-    "Reconstructor", "ResidualDenoiser", "UNetConfig", "VarNet", "VarNetConfig", "build_network",
+    "Critic", "CriticConfig", "DDPM", "DDPMConfig", "DuDoRNet", "DuDoRNetConfig", "EDMDenoiser", "HDSLR",
+    "HDSLRConfig", "ISTANet", "ISTANetConfig", "MagnitudeUNet", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config",
+    "NetworkConfig", "Reconstructor", "ResidualDenoiser", "SRGAN", "SRGANConfig", "UNetConfig", "VarNet",
+    "VarNetConfig", "build_network",
 ]  # fmt: skip
 
-Reconstructor = Literal["unet", "varnet", "ista_net", "dudornet", "h_dslr"]
+Reconstructor = Literal["unet", "varnet", "ista_net", "dudornet", "h_dslr", "sr_gan"]
 """Networks that reconstruct: trained on pairs of measurement and image, they have no score."""
 RECONSTRUCTORS: tuple[Reconstructor, ...] = get_args(Reconstructor)
 Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"] | Reconstructor
 MODULES: dict[Architecture, Callable[[Any], nn.Module]] = {
     "ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2": NCSNv2, "unet": MagnitudeUNet, "varnet": VarNet,
-    "ista_net": ISTANet, "dudornet": DuDoRNet, "h_dslr": HDSLR,
+    "ista_net": ISTANet, "dudornet": DuDoRNet, "h_dslr": HDSLR, "sr_gan": SRGAN,
 }  # fmt: skip
 """What builds each, from the section of its name; a new one is its file, a name, a section and a line here."""
 Images = Literal["complex", "magnitude"]
@@ -72,6 +75,8 @@ class NetworkConfig:
     """DuDoRNet (architecture dudornet)."""
     h_dslr: HDSLRConfig = field(default_factory=HDSLRConfig)
     """H-DSLR (architecture h_dslr)."""
+    sr_gan: SRGANConfig = field(default_factory=SRGANConfig)
+    """Generator of SRGAN (architecture sr_gan)."""
 
     @property
     def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config | ReconstructorConfig:

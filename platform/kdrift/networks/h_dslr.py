@@ -63,11 +63,11 @@ class HDSLR(nn.Module):
         image_weight, kspace_weight = self.log_weights.exp()
         kspace = measured
         for _ in range(self.iterations):
-            images = ifft2c(kspace)
-            by_image = fft2c(images + of_complex(self.image_network, images))
-            by_kspace = kspace + of_complex(self.kspace_network, kspace)
-            wanted = measured + image_weight * by_image + kspace_weight * by_kspace
-            kspace = wanted / (mask + image_weight + kspace_weight)
+            # as what is added to k: it is exactly zero, and has no gradient, where neither data nor networks want more
+            wanted = torch.where(mask, measured - kspace, 0)
+            wanted = wanted + image_weight * fft2c(of_complex(self.image_network, ifft2c(kspace)))
+            wanted = wanted + kspace_weight * of_complex(self.kspace_network, kspace)
+            kspace = kspace + wanted / (mask + image_weight + kspace_weight)
         return kspace
 
 

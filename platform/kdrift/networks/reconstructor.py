@@ -114,9 +114,9 @@ def peak(images: Tensor) -> Tensor:
     return torch.where(most > 0, most, 1)
 
 
-def convolution(inputs: int, outputs: int, *, zero: bool = False) -> nn.Conv2d:
-    """Return a 3x3 convolution without bias, of Xavier's normal weights, or of zeros: where a residual begins."""
-    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+def convolution(inputs: int, outputs: int, size: int = 3, *, zero: bool = False) -> nn.Conv2d:
+    """Return a convolution without bias, of Xavier's normal weights, or of zeros: so begins what is added."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
     if zero:
         nn.init.zeros_(layer.weight)
     else:

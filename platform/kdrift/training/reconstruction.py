@@ -30,6 +30,9 @@ class ReconstructionObjective:
     penalty_weight: float = 0.0
     """Weight of the network's own penalty in the loss; 0: it has none (`ReconstructorConfig.penalty_weight`)."""
 
+    critic: nn.Module | None = None
+    """The `Critic` that is trained with the network, whose verdict the loss has too; None: none, or it is not asked."""
+
     def draw(self, images: Tensor, indices: Sequence[int], stream: Stream = "measurement") -> tuple[Tensor, ...]:
         """Return k-space, masks, coil maps and the reference magnitudes `(batch, row, col)` of images."""
         complex_images = as_complex(images)
@@ -38,12 +41,17 @@ class ReconstructionObjective:
         return (*measured, complex_images.abs())
 
     def loss(self, network: Any, *drawn: Tensor) -> Tensor:
-        """Return the loss of a batch, its mean over images, and what the network's own penalty adds to it."""
+        """Return the loss of a batch, its mean over images, with the network's own penalty and the critic's verdict."""
         *measured, reference = drawn
-        if not self.penalty_weight:
-            return self._distance(network(*measured), reference)
-        image, penalty = network(*measured, penalised=True)
-        loss: Tensor = self._distance(image, reference) + self.penalty_weight * penalty
+        if self.penalty_weight:
+            image, penalty = network(*measured, penalised=True)
+            loss: Tensor = self._distance(image, reference) + self.penalty_weight * penalty
+        else:
+            image = network(*measured)
+            loss = self._distance(image, reference)
+        if self.critic is not None:
+            most = peak(reference)
+            loss = loss + self.critic(image.abs() / most, reference / most)
         return loss
 
     def _distance(self, image: Tensor, reference: Tensor) -> Tensor:
