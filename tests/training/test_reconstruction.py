@@ -231,6 +231,16 @@ def test_training_betters_what_is_held_out(images: Path) -> None:
     assert objective_of(config).sheets(state.ema, None, CPU) == {}
 
 
+@pytest.mark.parametrize("name", ["ista_net", "dudornet", "h_dslr", "sr_gan"])
+def test_training_betters_what_a_fresh_network_makes(name: str, images: Path) -> None:
+    config = config_of(name, images, total_images=320)
+    held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)
+    fresh, trained = new_state(config, CPU), run(config, new_state(config, CPU))
+    before, after = (objective_of(config).validate(state.ema, held_out, CPU) for state in (fresh, trained))
+    assert before["validation/psnr"] >= before["validation/zero_filled_psnr"] - 0.01
+    assert after["validation/psnr"] > before["validation/psnr"] + 0.2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -14,7 +14,7 @@ from kdrift.networks.reconstructor import ReconstructorConfig, convolution, of_c
 
 @dataclass(frozen=True)
 class HDSLRConfig(ReconstructorConfig):
-    """Settings of H-DSLR; the defaults are those of the released code for parallel imaging."""
+    """Settings of H-DSLR; the defaults are those of the released model for parallel imaging."""
 
     iterations: int = 10
     """How often networks and data step alternate, always with the same weights."""
