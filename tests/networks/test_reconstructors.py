@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from kdrift.mri.coils import combine, normalise_maps, rss
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.masks import make_mask
-from kdrift.networks import NetworkConfig, VarNetConfig, build_network
-from kdrift.networks.reconstructor import UNet
+from kdrift.networks import DuDoRNetConfig, HDSLRConfig, ISTANetConfig, NetworkConfig, VarNetConfig, build_network
+from kdrift.networks.reconstructor import UNet, of_complex, peak
 from kdrift.networks.varnet import Cascade, VarNet
 from kdrift.testing import complex_normal
 from reconstructor_helpers import SMALL, network_of
@@ -116,6 +116,22 @@ def test_the_map_network_sees_the_sampled_centre_alone() -> None:
         network.estimate_maps(kspace, torch.zeros_like(mask))
 
 
+def test_several_complex_maps_go_through_a_network_and_come_back_in_their_order() -> None:
+    images = complex_normal((2, 3, 8, 9), seed=1, dtype=torch.complex64)
+    seen = list[Tensor]()
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(x)
+        return 2 * x
+
+    torch.testing.assert_close(of_complex(network, images), 2 * images)
+    assert seen[0].shape == (2, 6, 8, 9)
+    assert peak(torch.stack([images[0, 0], 0 * images[0, 0]])).flatten().tolist() == [
+        pytest.approx(float(images[0, 0].abs().max())),
+        1.0,
+    ]
+
+
 def test_what_a_network_cannot_be_is_said() -> None:
     with pytest.raises(ValueError, match="levels needs more than 16 rows or columns, got 16 x 12"):
         UNet(1, 1, 2, 4)(torch.zeros(1, 1, 16, 12))
@@ -123,3 +139,13 @@ def test_what_a_network_cannot_be_is_said() -> None:
         NetworkConfig(architecture="unet", preconditioning="edm")
     with pytest.raises(ValueError, match="cascades of at least 1"):
         VarNetConfig(cascades=0)
+    with pytest.raises(ValueError, match="layers and features of at least 1, got 0 and 32"):
+        ISTANetConfig(layers=0)
+    with pytest.raises(ValueError, match=r"symmetry of at least 0, got -0.5"):
+        ISTANetConfig(symmetry=-0.5)
+    with pytest.raises(ValueError, match="dilations of at least 1, got 4, 32, 3 and "):
+        DuDoRNetConfig(dilations=(1, 0))
+    with pytest.raises(ValueError, match="dilations of at least 1, got 4, 32, 3 and "):
+        DuDoRNetConfig(dilations=())
+    with pytest.raises(ValueError, match="at least 1 and 2 layers, got 10, 12, 64 and 1"):
+        HDSLRConfig(layers=1)

@@ -172,6 +172,19 @@ def test_the_card_is_what_the_info_says() -> None:
     assert "v11 and 28 more, listed in config.yaml" in model_card("many", NETWORK, many)
 
 
+def test_the_card_of_a_network_that_reconstructs_says_what_it_was_shown() -> None:
+    network = NetworkConfig(architecture="sr_gan")
+    masks = [{"kind": "center", "acceleration": [4.0, 11.0], "acs_fraction": [0.3, 0.5]}]
+    shown = {"masks": masks, "num_coils": [4, 8], "maps": None, "snr_db": [22.0, 40.0], "loss": "l1"}
+    card = model_card("sharp", network, PriorInfo(None, training={"measurement": shown}))
+    assert "- network: sr_gan (features 64, blocks 16)" in card
+    assert "- masks in training: center at 4 to 11x, centre 30% to 50%" in card
+    assert "- loss: l1\n" in card  # of a bundle from before there were critics
+    shown["critic"] = {"weight": 1e-3, "features": 64, "levels": 4}
+    card = model_card("sharp", network, PriorInfo(None, training={"measurement": shown}))
+    assert "- loss: l1, and a critic's verdict times 0.001\n" in card
+
+
 @pytest.mark.parametrize("name", shipped_priors())
 def test_cards_of_shipped_priors_are_generated_from_what_they_say(name: str, tmp_path: Path) -> None:
     folder = SHIPPED / name

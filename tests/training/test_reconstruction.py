@@ -160,6 +160,64 @@ def test_the_other_loss_is_the_absolute_difference() -> None:
     assert float(loss) == pytest.approx(1 / 4)
 
 
+def test_a_loss_of_squares_and_the_penalty_of_the_network_itself() -> None:
+    reference = torch.full((1, 8, 8), 4.0)
+    config = MeasurementConfig([ANY], loss="l2")
+    given = (reference, reference, reference, reference)
+    assert float(ReconstructionObjective(config, 0, 1).loss(lambda *_: reference + 1, *given)) == pytest.approx(1 / 16)
+    asked = []
+
+    def network(*_: Any, penalised: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(penalised)
+        return reference + 1, torch.tensor(3.0)
+
+    objective = ReconstructionObjective(config, 0, 1, penalty_weight=0.01)
+    assert float(objective.loss(network, *given)) == pytest.approx(1 / 16 + 0.03)
+    assert asked == [True]
+
+
+def test_the_symmetry_of_ista_net_is_trained_by_its_weight(images: Path) -> None:
+    config = config_of("ista_net", images)
+    assert config.network.penalty_weight == pytest.approx(0.01)
+    drawn = objective_of(config).draw(torch.view_as_real(phantom()).movedim(-1, 0)[None], [0])
+    network, losses = new_state(config, CPU).network, []
+    for weight in (0.0, 0.01, 1.0):
+        free = config_of("ista_net", images, network={"architecture": "ista_net", "ista_net": {"symmetry": weight}})
+        losses.append(float(objective_of(free).loss(network, *drawn).detach()))
+    assert losses[0] < losses[1] < losses[2]
+    assert losses[2] - losses[0] == pytest.approx(100 * (losses[1] - losses[0]), rel=1e-3)
+
+
+def test_a_critic_is_trained_with_the_network_and_resumed_with_it(images: Path) -> None:
+    measurement = {"masks": [to_dict(ANY)], "critic": {"weight": 0.1, "features": 4, "levels": 2}, "loss": "l1"}
+    config = config_of("sr_gan", images, total_images=16, measurement=measurement)
+    fresh = new_state(config, CPU)
+    assert fresh.critic is not None
+    begun = {key: value.clone() for key, value in fresh.critic.state_dict().items()}
+    whole = run(config, fresh)
+    half = run(replace(config, total_images=8), new_state(config, CPU))
+    again = new_state(config, CPU)
+    again.load_state_dict(half.state_dict())
+    run(config, again)
+    assert whole.critic is not None
+    assert again.critic is not None
+    for module, resumed in ((whole.network, again.network), (whole.ema, again.ema), (whole.critic, again.critic)):
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
+    assert all(not torch.equal(value, whole.critic.state_dict()[key]) for key, value in begun.items())
+
+
+def test_a_network_without_a_critic_begins_as_one_with_it(images: Path) -> None:
+    alone = new_state(config_of("sr_gan", images), CPU)
+    assert alone.critic is None
+    assert "critic" not in alone.state_dict()
+    assert len(alone.optimizer.param_groups) == 1
+    measurement = {"critic": {"features": 4, "levels": 1}}
+    both = new_state(config_of("sr_gan", images, measurement=measurement), CPU)
+    for key, value in alone.network.state_dict().items():
+        assert torch.equal(value, both.network.state_dict()[key])
+
+
 def test_training_betters_what_is_held_out(images: Path) -> None:
     config = config_of("varnet", images, total_images=320)
     held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)
@@ -171,6 +229,16 @@ def test_training_betters_what_is_held_out(images: Path) -> None:
     assert sheet.shape == (9, 1, 24, 24)
     assert columns == 3
     assert objective_of(config).sheets(state.ema, None, CPU) == {}
+
+
+@pytest.mark.parametrize("name", ["ista_net", "dudornet", "h_dslr", "sr_gan"])
+def test_training_betters_what_a_fresh_network_makes(name: str, images: Path) -> None:
+    config = config_of(name, images, total_images=320)
+    held_out = TrainingImages(config.data, "validation", config.seed).validation_batch(4)
+    fresh, trained = new_state(config, CPU), run(config, new_state(config, CPU))
+    before, after = (objective_of(config).validate(state.ema, held_out, CPU) for state in (fresh, trained))
+    assert before["validation/psnr"] >= before["validation/zero_filled_psnr"] - 0.01
+    assert after["validation/psnr"] > before["validation/psnr"] + 0.2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from kdrift.data.simulate import SimulationConfig, coil_maps, mean_signal
 from kdrift.mri.birdcage import random_coil_maps
 from kdrift.mri.fourier import fft2c
 from kdrift.mri.masks import KINDS, make_mask
+from kdrift.networks import CriticConfig
 from kdrift.runs.hint import suggest
 from kdrift.runs.seeds import Stream, numpy_rng
 
@@ -63,9 +64,12 @@ class MeasurementConfig:
     number of coils; None: random windows of random loops round the object."""
     snr_db: tuple[float, float] = (20.0, 40.0)
     """Range of 20 log10(mean magnitude inside the object / noise deviation of each real component)."""
-    loss: Literal["ssim", "l1"] = "ssim"
+    loss: Literal["ssim", "l1", "l2"] = "ssim"
     """What compares magnitudes: 1 - SSIM, data range the image's maximum (Sriram et al. 2020), or the mean absolute
-    difference as a part of that maximum (Zbontar et al. 2018)."""
+    (Zbontar et al. 2018) or mean squared difference (Zhang & Ghanem 2018) as a part of that maximum."""
+    critic: CriticConfig | None = None
+    """Adversarial training: a second network, trained with the first, that is to tell its images from references and
+    whose verdict is added to the loss; null: none."""
 
     def __post_init__(self) -> None:
         if not self.masks:

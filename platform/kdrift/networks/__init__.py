@@ -9,24 +9,33 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from kdrift.networks.critic import Critic, CriticConfig
 from kdrift.networks.ddpm import DDPM, DDPMConfig
 from kdrift.networks.denoiser import EDMDenoiser, ResidualDenoiser
+from kdrift.networks.dudornet import DuDoRNet, DuDoRNetConfig
+from kdrift.networks.h_dslr import HDSLR, HDSLRConfig
+from kdrift.networks.ista_net import ISTANet, ISTANetConfig
 from kdrift.networks.ncsnpp import NCSNpp, NCSNppConfig
 from kdrift.networks.ncsnv2 import NCSNv2, NCSNv2Config
+from kdrift.networks.reconstructor import ReconstructorConfig
+from kdrift.networks.sr_gan import SRGAN, SRGANConfig
 from kdrift.networks.unet import MagnitudeUNet, UNetConfig
 from kdrift.networks.varnet import VarNet, VarNetConfig
 
 __all__ = [
-    "DDPM", "DDPMConfig", "EDMDenoiser", "MagnitudeUNet", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config",
-    "NetworkConfig", "Reconstructor", "ResidualDenoiser", "UNetConfig", "VarNet", "VarNetConfig", "build_network",
+    "Critic", "CriticConfig", "DDPM", "DDPMConfig", "DuDoRNet", "DuDoRNetConfig", "EDMDenoiser", "HDSLR",
+    "HDSLRConfig", "ISTANet", "ISTANetConfig", "MagnitudeUNet", "NCSNpp", "NCSNppConfig", "NCSNv2", "NCSNv2Config",
+    "NetworkConfig", "Reconstructor", "ResidualDenoiser", "SRGAN", "SRGANConfig", "UNetConfig", "VarNet",
+    "VarNetConfig", "build_network",
 ]  # fmt: skip
 
-Reconstructor = Literal["unet", "varnet"]
+Reconstructor = Literal["unet", "varnet", "ista_net", "dudornet", "h_dslr", "sr_gan"]
 """Networks that reconstruct: trained on pairs of measurement and image, they have no score."""
 RECONSTRUCTORS: tuple[Reconstructor, ...] = get_args(Reconstructor)
 Architecture = Literal["ncsnpp", "ddpm", "ncsnv2"] | Reconstructor
 MODULES: dict[Architecture, Callable[[Any], nn.Module]] = {
     "ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2": NCSNv2, "unet": MagnitudeUNet, "varnet": VarNet,
+    "ista_net": ISTANet, "dudornet": DuDoRNet, "h_dslr": HDSLR, "sr_gan": SRGAN,
 }  # fmt: skip
 """What builds each, from the section of its name; a new one is its file, a name, a section and a line here."""
 Images = Literal["complex", "magnitude"]
@@ -46,8 +55,8 @@ class NetworkConfig:
     sigma_data: float = 0.3
     """Standard deviation of the training images, used by `edm` and `residual`."""
     architecture: Architecture = "ncsnpp"
-    """Which network it is; the settings of the others are not used. ncsnpp, ddpm and ncsnv2 are score networks, unet
-    and varnet reconstruct."""
+    """Which network it is; the settings of the others are not used. ncsnpp, ddpm and ncsnv2 are score networks, the
+    others reconstruct."""
     ddpm: DDPMConfig = field(default_factory=DDPMConfig)
     """DDPM (architecture ddpm)."""
     ncsnv2: NCSNv2Config = field(default_factory=NCSNv2Config)
@@ -60,17 +69,30 @@ class NetworkConfig:
     """U-Net (architecture unet)."""
     varnet: VarNetConfig = field(default_factory=VarNetConfig)
     """E2E-VarNet (architecture varnet)."""
+    ista_net: ISTANetConfig = field(default_factory=ISTANetConfig)
+    """ISTA-Net+ (architecture ista_net)."""
+    dudornet: DuDoRNetConfig = field(default_factory=DuDoRNetConfig)
+    """DuDoRNet (architecture dudornet)."""
+    h_dslr: HDSLRConfig = field(default_factory=HDSLRConfig)
+    """H-DSLR (architecture h_dslr)."""
+    sr_gan: SRGANConfig = field(default_factory=SRGANConfig)
+    """Generator of SRGAN (architecture sr_gan)."""
 
     @property
-    def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config | UNetConfig | VarNetConfig:
+    def config(self) -> NCSNppConfig | DDPMConfig | NCSNv2Config | ReconstructorConfig:
         """The settings of the chosen architecture."""
-        chosen: NCSNppConfig | DDPMConfig | NCSNv2Config | UNetConfig | VarNetConfig = getattr(self, self.architecture)
+        chosen: NCSNppConfig | DDPMConfig | NCSNv2Config | ReconstructorConfig = getattr(self, self.architecture)
         return chosen
 
     @property
     def reconstructs(self) -> Reconstructor | None:
         """Its architecture where it reconstructs; None: it is a score network."""
         return next((name for name in RECONSTRUCTORS if name == self.architecture), None)
+
+    @property
+    def penalty_weight(self) -> float:
+        """Weight in the loss of training of the network's own penalty; 0: it has none."""
+        return self.config.penalty_weight if isinstance(self.config, ReconstructorConfig) else 0.0
 
     @property
     def channels(self) -> int:

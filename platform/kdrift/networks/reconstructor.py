@@ -7,6 +7,7 @@ Any number of coils and any size will do, and data times a positive number give 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,15 @@ class ReconstructorConfig:
     channels: ClassVar[int] = 2
     size_multiple: ClassVar[int] = 1
     centered: ClassVar[bool] = True
+
+    @property
+    def penalty_weight(self) -> float:
+        """Weight in the loss of training of a penalty of the network's own; 0: it has none.
+
+        Where it is above 0, `network(kspace, mask, smaps, penalised=True)` returns the image and the penalty, a number
+        that does not depend on the scale of the data.
+        """
+        return 0.0
 
 
 class UNet(nn.Module):
@@ -76,15 +86,42 @@ class Correction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the correction, float32; zero of an image that is constant."""
-        deviation, mean = torch.std_mean(x, (-2, -1), keepdim=True)
-        corrected: Tensor = self.unet((x - mean) / torch.where(deviation > 0, deviation, 1))
-        return corrected.to(torch.float32) * deviation
+        return homogeneous(self.unet, x)
 
 
-def of_complex(correction: nn.Module, images: Tensor) -> Tensor:
-    """Return the correction of complex images `(batch, row, col)`, whose parts are its two channels."""
-    found: Tensor = correction(torch.view_as_real(images).movedim(-1, 1))
-    return torch.view_as_complex(found.movedim(1, -1).contiguous())
+def homogeneous(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return s N((x - m) / s) of `(batch, channel, row, col)`, float32, for a network N of as many channels.
+
+    m and s are mean and standard deviation of each channel of each image; zero of an image that is constant.
+    """
+    deviation, mean = torch.std_mean(x, (-2, -1), keepdim=True)
+    return network((x - mean) / torch.where(deviation > 0, deviation, 1)).to(torch.float32) * deviation
+
+
+def of_complex(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what a network of channels makes of complex images `(batch, *maps, row, col)`, complex64 of their shape.
+
+    The parts of an image are two of its channels; those of several maps stand one after the other.
+    """
+    channels = torch.view_as_real(images).movedim(-1, -3)
+    found = network(channels.reshape(len(images), -1, *images.shape[-2:])).to(torch.float32)
+    return torch.view_as_complex(found.reshape(channels.shape).movedim(-3, -1).contiguous())
+
+
+def peak(images: Tensor) -> Tensor:
+    """Return the largest magnitude of each image, `(*batch, row, col)` to `(*batch, 1, 1)`; 1 for an image of zeros."""
+    most = images.abs().amax((-2, -1), keepdim=True)
+    return torch.where(most > 0, most, 1)
+
+
+def convolution(inputs: int, outputs: int, size: int = 3, *, zero: bool = False) -> nn.Conv2d:
+    """Return a convolution without bias, of Xavier's normal weights, or of zeros: so begins what is added."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    if zero:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.xavier_normal_(layer.weight)
+    return layer
 
 
 def _block(inputs: int, outputs: int) -> nn.Module:

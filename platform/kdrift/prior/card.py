@@ -61,11 +61,11 @@ def _measurement(training: Mapping[str, Any]) -> list[str]:
     )
     low, high = training["snr_db"]
     few, most = training["num_coils"]
-    maps = training["maps"] or "simulated loops"
+    maps, critic = training["maps"] or "simulated loops", training.get("critic")
     return [
         f"- masks in training: {masks}",
         f"- coils in training: {few} to {most}, maps of {maps}; SNR {low:g} to {high:g} dB; all of it simulated",
-        f"- loss: {training['loss']}",
+        f"- loss: {training['loss']}" + (f", and a critic's verdict times {critic['weight']:g}" if critic else ""),
     ]
 
 

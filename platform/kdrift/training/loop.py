@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from kdrift.networks import build_network
+from kdrift.networks import Critic, build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.seeds import derive_seed
 from kdrift.training.denoised import autocast
@@ -46,6 +46,8 @@ class TrainState:
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     images: int = 0
+    critic: nn.Module | None = None
+    """What is trained against the network, by the second group of the optimiser's parameters."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values only."""
@@ -54,6 +56,7 @@ class TrainState:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "images": self.images,
+            **({"critic": self.critic.state_dict()} if self.critic is not None else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -62,6 +65,8 @@ class TrainState:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images = state["images"]
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
 
 
 def _ignore(*_: Any) -> None:
@@ -101,19 +106,27 @@ class _Meter:
 
 
 def new_state(config: TrainConfig, device: torch.device) -> TrainState:
-    """Build network, moving average and optimiser of a fresh run; the weights depend on the seed alone."""
+    """Build network, moving average, optimiser and critic of a fresh run; the weights depend on the seed alone."""
     torch.manual_seed(derive_seed("weights", config.seed))
     layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     network = build_network(config.network)
     if config.init_from is not None:
         _start_from(network, config.init_from)
     network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    critic = None
+    if config.measurement is not None and config.measurement.critic is not None:
+        critic = Critic(config.measurement.critic)
+        critic = critic.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     options = config.optimisation
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}
+        for module in (network, critic)
+        if module is not None
+    ]
     rate, decay = options.learning_rate, options.weight_decay
-    optimizer = kind(trained, lr=rate, betas=options.betas, weight_decay=decay, fused=True)
-    return TrainState(network, copy.deepcopy(network).requires_grad_(False).eval(), optimizer)
+    optimizer = kind(groups, lr=rate, betas=options.betas, weight_decay=decay, fused=True)
+    return TrainState(network, copy.deepcopy(network).requires_grad_(False).eval(), optimizer, critic=critic)
 
 
 def _start_from(network: nn.Module, prior: str) -> None:
@@ -168,10 +181,9 @@ def fit(
     if config.batch_size % world_size:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
     share = config.batch_size // world_size
-    objective = objective_of(config)
+    objective = objective_of(config, None if state.critic is None else wrap(state.critic))
     network = wrap(state.network)
     network.train()
-    trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
 
     def load(start: int) -> tuple[Tensor, ...]:
         indices = range(start + rank * share, start + (rank + 1) * share)
@@ -194,13 +206,16 @@ def fit(
             with autocast(config, device):
                 loss = objective.loss(network, *drawn)
             torch.autograd.backward(loss)
-            norm = nn.utils.clip_grad_norm_(trained, config.optimisation.clip_norm)
-            value = float(loss.detach())
+            norms = [
+                float(nn.utils.clip_grad_norm_(group["params"], config.optimisation.clip_norm))
+                for group in state.optimizer.param_groups
+            ]
+            value, norm = float(loss.detach()), norms[0]
             # a bad gradient on one rank is on all of them after the all-reduce, so all stop here together
-            if not (math.isfinite(value) and math.isfinite(float(norm))):
+            if not all(map(math.isfinite, (value, *norms))):
                 raise NonFiniteLossError(
-                    f"loss {value} (gradient norm {float(norm)}) at image {before}: stopped before the step; lower"
-                    " optimisation.learning_rate or look at the data, then resume from the last checkpoint"
+                    f"loss {value} (gradient norm {', '.join(map(str, norms))}) at image {before}: stopped before the"
+                    " step; lower optimisation.learning_rate or look at the data, then resume from the last checkpoint"
                 )
             state.optimizer.step()
             state.images = after
@@ -212,7 +227,7 @@ def fit(
                 values = {
                     "train/loss": _mean_over_ranks(meter.loss / meter.steps, device),
                     "train/learning_rate": rate,
-                    "train/gradient_norm": float(norm),
+                    "train/gradient_norm": norm,
                     "train/images_per_second": meter.images_per_second(),
                 }
                 hooks.metrics(after, values)

@@ -68,8 +68,10 @@ class ScoreObjective:
         return found
 
 
-def objective_of(config: TrainConfig) -> TrainingObjective:
-    """Return what a run trains for."""
+def objective_of(config: TrainConfig, critic: nn.Module | None = None) -> TrainingObjective:
+    """Return what a run trains for; its loss has the verdict of the critic that is trained with the network, if any."""
     if config.measurement is None:
         return ScoreObjective(config)
-    return ReconstructionObjective(config.measurement, config.seed, config.batch_size)
+    return ReconstructionObjective(
+        config.measurement, config.seed, config.batch_size, config.network.penalty_weight, critic
+    )

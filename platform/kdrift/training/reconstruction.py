@@ -14,6 +14,7 @@ from kdrift.data.measurements import MeasurementConfig, draw_measurements
 from kdrift.measures.metrics import similarity
 from kdrift.mri.coils import combine
 from kdrift.mri.fourier import ifft2c
+from kdrift.networks.reconstructor import peak
 from kdrift.runs.seeds import Stream
 from kdrift.sde.process import as_complex
 
@@ -26,6 +27,11 @@ class ReconstructionObjective:
     seed: int
     batch_size: int
     """Images of an optimiser step, over all workers: they have coils in common."""
+    penalty_weight: float = 0.0
+    """Weight of the network's own penalty in the loss; 0: it has none (`ReconstructorConfig.penalty_weight`)."""
+
+    critic: nn.Module | None = None
+    """The `Critic` that is trained with the network, whose verdict the loss has too; None: none, or it is not asked."""
 
     def draw(self, images: Tensor, indices: Sequence[int], stream: Stream = "measurement") -> tuple[Tensor, ...]:
         """Return k-space, masks, coil maps and the reference magnitudes `(batch, row, col)` of images."""
@@ -35,13 +41,25 @@ class ReconstructionObjective:
         return (*measured, complex_images.abs())
 
     def loss(self, network: Any, *drawn: Tensor) -> Tensor:
-        """Return the loss of a batch, its mean over images."""
+        """Return the loss of a batch, its mean over images, with the network's own penalty and the critic's verdict."""
         *measured, reference = drawn
-        image, most = network(*measured).abs(), _maximum(reference)
-        if self.config.loss == "l1":
-            difference: Tensor = (image - reference).abs() / most
-            return difference.mean()
-        return 1 - similarity(reference, image, most).mean()
+        if self.penalty_weight:
+            image, penalty = network(*measured, penalised=True)
+            loss: Tensor = self._distance(image, reference) + self.penalty_weight * penalty
+        else:
+            image = network(*measured)
+            loss = self._distance(image, reference)
+        if self.critic is not None:
+            most = peak(reference)
+            loss = loss + self.critic(image.abs() / most, reference / most)
+        return loss
+
+    def _distance(self, image: Tensor, reference: Tensor) -> Tensor:
+        most = peak(reference)
+        if self.config.loss == "ssim":
+            return 1 - similarity(reference, image.abs(), most).mean()
+        difference = (image.abs() - reference) / most
+        return difference.abs().mean() if self.config.loss == "l1" else difference.square().mean()
 
     @torch.no_grad()
     def validate(self, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
@@ -53,7 +71,7 @@ class ReconstructionObjective:
                 ("", network(*measured)),
                 ("zero_filled_", combine(ifft2c(measured[0]), measured[2])),
             ):
-                most, difference = _maximum(reference), image.abs() - reference
+                most, difference = peak(reference), image.abs() - reference
                 sums[f"{prefix}ssim"] += float(similarity(reference, image.abs(), most).mean())
                 sums[f"{prefix}psnr"] += 10 * math.log10(
                     float(most.square() / difference.square().mean().clamp(min=1e-20))
@@ -75,9 +93,3 @@ class ReconstructionObjective:
     def _validation(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
         one = ReconstructionObjective(self.config, self.seed, 1)  # each image has coils of its own
         return one.draw(images[number : number + 1], [number], "validation measurement")
-
-
-def _maximum(reference: Tensor) -> Tensor:
-    """Return the maximum of each image `(batch, 1, 1)`; 1 for an image of zeros."""
-    most = reference.amax((-2, -1), keepdim=True)
-    return torch.where(most > 0, most, 1)

@@ -1,7 +1,9 @@
 """Networks that were trained to reconstruct: U-Net (Zbontar et al. 2018, arXiv:1811.08839), E2E-VarNet (Sriram et al.
-2020, arXiv:2004.06688).
+2020, arXiv:2004.06688), ISTA-Net+ (Zhang & Ghanem 2018, arXiv:1706.07929), DuDoRNet (Zhou & Zhou 2020,
+arXiv:2001.03799), H-DSLR (Pramanik et al. 2020, arXiv:1912.03433), SRGAN (Ledig et al. 2017,
+arXiv:1609.04802).
 
-What differs is the network (`kdrift.networks.unet`, `kdrift.networks.varnet`): all are called alike, once.
+What differs is the network (the file of its name in `kdrift.networks`): all are called alike, once.
 """
 
 from __future__ import annotations
@@ -40,5 +42,21 @@ METHODS = {
     "varnet": Method(
         reconstruct_by_network, {"default": LearnedOptions()}, "end-to-end variational network",
         needs="varnet", max_map_sets=1, fits_data=False,
+    ),
+    "ista_net": Method(
+        reconstruct_by_network, {"default": LearnedOptions()}, "ISTA-Net+: unrolled ISTA with learned transforms",
+        needs="ista_net", max_map_sets=1, fits_data=False,
+    ),
+    "dudornet": Method(
+        reconstruct_by_network, {"default": LearnedOptions()}, "DuDoRNet: image and k-space restored in turns",
+        needs="dudornet", max_map_sets=1, fits_data=False,
+    ),
+    "h_dslr": Method(
+        reconstruct_by_network, {"default": LearnedOptions()}, "H-DSLR: deep structured low rank, in k-space and image",
+        needs="h_dslr", max_map_sets=1, fits_data=False,
+    ),
+    "sr_gan": Method(
+        reconstruct_by_network, {"default": LearnedOptions()}, "SRGAN on the zero-filled image",
+        needs="sr_gan", max_map_sets=1, fits_data=False,
     ),
 }  # fmt: skip
