@@ -21,7 +21,6 @@ from kdrift.methods.measurement import (
     ratio,
 )
 from kdrift.methods.method import Classical, Learned, Method, Options, Sampler, StartOptions
-from kdrift.runs.config import parse
 
 _FILES = (
     "samplers.annealed",
@@ -55,8 +54,7 @@ def _with_tuned() -> Iterator[tuple[str, Method]]:
         for name, method in import_module(f"{__name__}.{file}").METHODS.items():
             found = TUNED / f"{name}.yaml"
             if found.is_file():
-                settings = yaml.safe_load(found.read_text())["settings"]
-                tuned = parse(method.options, settings, f"preset {found}")
+                tuned = method.options(**yaml.safe_load(found.read_text())["settings"])
                 method = replace(method, presets={**method.presets, "tuned": tuned})
             yield name, method
 
