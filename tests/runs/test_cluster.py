@@ -111,3 +111,15 @@ def test_an_address_that_is_none_is_named() -> None:
 def test_a_private_ray_has_no_more_cpus_than_the_machine() -> None:
     cpus = os.cpu_count() or 1
     assert [own_cpus(wanted) for wanted in (None, 1, 10_000)] == [None, 1, cpus]
+
+
+def test_a_machine_too_busy_for_a_private_ray_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(OSError, match="the machine is busy; try again"), ray_session("local", echo=print):
+        pass

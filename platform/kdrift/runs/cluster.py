@@ -13,6 +13,10 @@ NAMESPACE = "kdrift"
 """Namespace of everything that kdrift names on a cluster."""
 
 
+LATE = "timed out during startup"
+"""What Ray says where one of its processes did not come up in time."""
+
+
 @contextlib.contextmanager
 def ray_session(
     address: str | None,
@@ -37,7 +41,7 @@ def ray_session(
     ValueError
         If the address is that of a dashboard.
     OSError
-        If no cluster answers there.
+        If no cluster answers there, or a private Ray does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -65,8 +69,14 @@ def ray_session(
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError) as error:
-        if private:
+    except Exception as error:  # Ray's time-outs are bare exceptions
+        if private and LATE in str(error):
+            ray.shutdown()
+            raise OSError(
+                "Ray did not come up within its 30 seconds: the machine is busy; try again, or start it by ray start"
+                " --head and name it by --address auto"
+            ) from None
+        if private or not isinstance(error, (ConnectionError, RuntimeError)):
             raise
         raise OSError(
             f"no Ray cluster answers at {address} ({first_line(error)}); --address local starts a private one"
