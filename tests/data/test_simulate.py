@@ -200,3 +200,12 @@ def test_real_coil_maps_and_volume(shared_data: Path) -> None:
     smaps = coil_maps(SimulationConfig(maps=maps, num_coils=12), *kspace.shape[2:])
     error = np.abs(combine(kspace, smaps)) - reference
     assert np.sqrt((error**2).mean()) < 0.1 * mean_signal(reference)
+
+
+def test_one_coil_without_phase_sees_real_images() -> None:
+    config = SimulationConfig(num_coils=1, phase_rad=0.0, snr_db=None)
+    image = np.abs(np.random.default_rng(0).normal(size=(1, 12, 16))).astype(np.float32)
+    maps = coil_maps(config, 12, 16)
+    kspace, _ = simulate_volume(image, maps, phase_rad=config.phase_rad)
+    seen = ifft2c(torch.from_numpy(kspace))[0, 0]
+    torch.testing.assert_close(seen, torch.from_numpy(image[0]) + 0j, rtol=1e-5, atol=1e-6)

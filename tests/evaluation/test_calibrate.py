@@ -183,7 +183,11 @@ def test_mistakes_are_found_before_anything_is_computed(inputs: dict[str, str], 
     with pytest.raises(ValueError, match="is another prior"):
         calibrate(read(inputs, out, bundle=inputs["prior"]))
     with pytest.raises(ValueError, match=r"slices that are checked: give plan\.check true"):
+        calibrate(read(inputs, out, plan=to_dict(PLAN) | {"check": False}))
+    with pytest.raises(ValueError, match=r"a calibration needs a spread: give plan\.num_samples 2 or more, got 1"):
         calibrate(read(inputs, out, plan=to_dict(PLAN) | {"num_samples": 1}))
+    with pytest.raises(ValueError, match="tv draws no samples, so that there is no deviation to calibrate"):
+        calibrate(read(inputs, out, plan={"method": "tv"}))
     with pytest.raises(ValueError, match="a calibration needs families"):
         read(inputs, out, families={})
     with pytest.raises(ValueError, match="a calibration needs families"):

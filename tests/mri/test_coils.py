@@ -12,11 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdrift.mri.birdcage import birdcage_maps
 from kdrift.mri.coils import (
     calibration_box,
     coil_compression,
     combine,
     espirit_maps,
+    map_holes,
     normalise_maps,
     rss,
 )
@@ -223,3 +225,11 @@ def test_compression_keeps_noise_white_and_energy_first(coils, rows, cols):
     full, unitary = coil_compression(kspace, coils)
     assert float(full.norm()) == pytest.approx(float(kspace.norm()), rel=1e-5)
     assert torch.allclose(unitary.mH @ full.flatten(1), kspace.flatten(1), atol=1e-4)
+
+
+def test_holes_of_maps_are_pixels_that_others_surround() -> None:
+    maps = torch.as_tensor(birdcage_maps(3, 24, 24))
+    assert map_holes(maps) == 0
+    maps[:, :5], maps[:, 10:13, 11:13] = 0, 0  # the background is no hole
+    assert map_holes(maps) == 6
+    assert map_holes(torch.stack([maps, torch.zeros_like(maps)])) == 6

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdrift.mri.heldout import POINTS, draw_groups
+from kdrift.mri.heldout import POINTS, draw_groups, untested
 from kdrift.mri.mask_family import whole_lines
 from kdrift.mri.masks import acs_region, make_mask
+from kdrift.trust.verdict import UNTESTED
 
 SHAPE = (96, 120)
 
@@ -23,7 +24,7 @@ def drawn(kind: str, acceleration: float, acs: float = 0.08) -> torch.Tensor:
 def test_lines_are_held_out_whole_outside_of_the_acs_and_stand_for_all_that_is_missing(
     kind: str, acceleration: float
 ) -> None:
-    mask = drawn(kind, acceleration)
+    mask = drawn(kind, acceleration, 0.04 if acceleration == 8 else 0.08)
     groups = draw_groups(mask, seed=0)
     assert len(groups) == 3
     box, distances = acs_region(mask), []
@@ -80,3 +81,21 @@ def test_lines_stay_lines_where_a_spike_was_left_out() -> None:
     assert bool(lines[0, line])
     assert whole_lines(drawn("poisson", 4)) is None
     assert all(int(group.mask.any(0).sum()) == 1 for group in draw_groups(mask, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "acceleration"),
+    [(kind, a) for kind in ("equispaced", "random", "gaussian1d", "gaussian2d", "poisson") for a in (3, 4, 8)],
+)
+def test_masks_as_they_are_drawn_are_tested_by_what_is_held_out(kind: str, acceleration: float) -> None:
+    mask = drawn(kind, acceleration, 0.04 if acceleration == 8 else 0.08)
+    for number in range(3):
+        assert untested(mask, draw_groups(mask, seed=0, number=number)) < UNTESTED
+
+
+def test_gaps_wider_than_those_of_held_out_lines_are_untested() -> None:
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[:, 45:75] = mask[:, :16:2] = mask[:, 105::2] = True
+    assert untested(mask, draw_groups(mask, seed=0)) > UNTESTED
+    assert untested(mask.mT, draw_groups(mask.mT, seed=0)) > UNTESTED
+    assert untested(drawn("equispaced", 4), draw_groups(drawn("equispaced", 4), seed=0)) == 0

@@ -73,6 +73,9 @@ def test_lines_name_slices_factors_and_the_worst_first() -> None:
         "slice 0: trusted: it predicts left-out k-space with 22% error, TV with 29% (noise 2%); the samples' deviation"
         " is multiplied by 1.25",
     ]
+    unlike = replace(GOOD, evidence=Evidence(uncalibrated="no calibration of mine for lines at 9.0x"))
+    (line,) = verdict_lines({0: unlike}, {})
+    assert "(noise 2%); intervals are not calibrated (no calibration of mine for lines at 9.0x); the samples'" in line
     many = {index: replace(GOOD, factor=1 + index / 10) for index in (3, 4, 5, 8)}
     other = replace(GOOD, reasons=("it predicts left-out k-space with 9% error, TV with 29% (noise 2%)",))
     assert verdict_lines({**many, 4: other}, {}) == [
@@ -402,3 +405,12 @@ def test_the_library_takes_them(scan: Path) -> None:
     assert region.mean == pytest.approx(float(result.mean.mean()), rel=1e-5)
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
         kdrift.reconstruct(kspace, mask, level=1.0)
+
+
+def test_the_command_says_how_much_its_intervals_hold(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scan, tmp_path / "r") == 0
+    report = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    held = f"{report['coverage']:.0%} of the object within intervals of {report['level']:.0%}"
+    assert held in capsys.readouterr().out

@@ -41,6 +41,15 @@ def test_data_that_are_not_explained_are_not_trusted() -> None:
     assert judge(evidence(0.3, 0.5, residual=0.02, excess=3.0)).level == "trusted"
 
 
+def test_gaps_that_nothing_tests_and_holes_of_given_maps_are_doubts() -> None:
+    gaps = judge(evidence(0.3, 0.5, untested=0.58))
+    assert str(gaps) == "caution: 58% of what was not measured lies in gaps wider than any left-out sample can test"
+    assert judge(evidence(0.3, 0.5, untested=0.3)).level == "trusted"
+    holes = judge(evidence(0.3, 0.5, map_holes=9))
+    assert holes.level == "caution"
+    assert "the coil maps that were given are zero in 9 pixels that others surround" in holes.reasons[0]
+
+
 def test_a_noise_level_above_what_is_missed_is_said() -> None:
     verdict = judge(evidence(0.3, 0.31, noise=0.9, noise_stated=True))
     assert verdict.level == "caution"

@@ -139,6 +139,8 @@ def run(options: Options) -> int:
         for name, form, unit in FIGURES
         if name in report.get("metrics", {})
     ]
+    if "coverage" in report:
+        figures.append(f"{report['coverage']:.0%} of the object within intervals of {report['level']:.0%}")
     if figures:
         doubtful = (
             " (doubtful: the stored reference does not fit)" if report.get("reference_fit", {}).get("doubts") else ""

@@ -38,7 +38,7 @@ class Options:
     phase_order: int = 3
     """Order of the smooth phase."""
     phase_rad: float = 1.0
-    """Spread of the phase in radians."""
+    """Spread of the phase in radians; 0: none."""
     size: Annotated[str | None, Parameter(metavar="ROWSxCOLS")] = None
     """Crop or pad the images to this size."""
     matrix: Annotated[str | None, Parameter(metavar="ROWSxCOLS")] = None

@@ -41,7 +41,7 @@ class SimulationConfig:
     phase_order: int = 3
     """Polynomial order of the smooth phase along each axis; 0 leaves a random constant."""
     phase_rad: float = 1.0
-    """Standard deviation of the phase at the knots of its polynomial, in radians."""
+    """Standard deviation of the phase at the knots of its polynomial, in radians; 0: no phase, images are real."""
     size: tuple[int, int] | None = None
     """Rows and columns: the image is cropped or padded with zeros around its centre; None keeps it."""
     matrix: tuple[int, int] | None = None
@@ -101,7 +101,7 @@ def simulate_volume(
     kspace = np.empty((len(images), *smaps.shape), dtype=np.complex64)
     for i, magnitude in enumerate(images):
         rng = numpy_rng("simulation", seed, first_slice + i)
-        phase = smooth_phase(magnitude.shape, phase_rad, rng, knots=phase_order + 1)
+        phase = smooth_phase(magnitude.shape, phase_rad, rng, knots=phase_order + 1) if phase_rad else 0.0
         noise = rng.standard_normal((2, *smaps.shape), dtype=np.float32)
         kspace[i] = fft_centred(smaps * (magnitude * np.exp(1j * phase))) + noise_std * (noise[0] + 1j * noise[1])
     rss = np.sqrt((np.abs(smaps) ** 2).sum(0))
@@ -163,8 +163,13 @@ def simulated(source: Volume, config: SimulationConfig, first: int = 0, last: in
 
 
 def coil_maps(config: SimulationConfig, rows: int, cols: int) -> np.ndarray:
-    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and interpolated."""
+    """Return coil maps complex64 (coil, row, col) with sum |S|^2 = 1: generated, or measured and interpolated.
+
+    One coil that is generated sees the image as it is.
+    """
     if config.maps is None:
+        if config.num_coils == 1:
+            return np.ones((1, rows, cols), dtype=np.complex64)
         from kdrift.mri.birdcage import birdcage_maps
 
         return normalise_maps(np.asarray(birdcage_maps(config.num_coils or 8, rows, cols)))

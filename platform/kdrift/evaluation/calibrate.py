@@ -118,13 +118,15 @@ def calibrate(
     target, prior = _target(config, source), load_prior(source)
     resolved = config.plan.resolve(prior)
     plan = replace(resolved, calibrations=())  # what is to be found must not be in what it is found from
+    if not plan.method.samples:
+        raise ValueError(f"{config.plan.method} draws no samples, so that there is no deviation to calibrate")
+    if plan.num_samples < 2:
+        raise ValueError(f"a calibration needs a spread: give plan.num_samples 2 or more, got {plan.num_samples}")
     if not plan.checks:
         raise ValueError(
             f"a calibration is of slices that are checked: give plan.check true (method {config.plan.method},"
             f" {plan.num_samples} samples)"
         )
-    if plan.num_samples < 2:
-        raise ValueError(f"a calibration needs a spread: give plan.num_samples 2 or more, got {plan.num_samples}")
     check_target(target, prior.sha256)
     tasks = _tasks(config, plan, out)
     checksums = _checksums(config, prior, sorted({task.out.name for cell in tasks.values() for task in cell}))

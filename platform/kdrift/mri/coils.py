@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from kdrift.mri.espirit_gram import NO_CENTRE, gram_matrices, kernel_autocorrelation, leading, waves
@@ -239,6 +240,12 @@ def _near(mask: Tensor, limits: tuple[int, int], centre: tuple[int, int]) -> Ten
     )
     kept[rows, cols] = mask[rows, cols] != 0
     return kept
+
+
+def map_holes(smaps: Tensor) -> int:
+    """Pixels where all coil maps `([set,] coil, row, col)` are zero though pixels where they are not surround them."""
+    inside = (smaps != 0).flatten(0, -3).any(0).cpu().numpy()
+    return int((binary_fill_holes(inside) & ~inside).sum())
 
 
 def _principal(calibration: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ the split of the sampled set is that of SSDU, Yaman et al. 2020).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
@@ -20,6 +23,10 @@ from kdrift.runs.seeds import torch_generator
 
 GROUPS, SPARE, POINTS = 3, 4, 0.08
 """For `draw_groups`: most groups, candidates that a group needs, and the part of the points of a point mask."""
+
+FARTHER, LEAST_DISTANCE = 2.0, 0.01
+"""For `untested`: how much farther than a held-out sample from the others a position may be, and the distance from the
+middle, in parts of the width, below which weights are alike."""
 
 
 def draw_heldout(mask: Tensor, fraction: float, seed: int, number: int = 0, *, kspace: Tensor | None = None) -> Tensor:
@@ -81,6 +88,25 @@ def draw_groups(mask: Tensor, seed: int, number: int = 0, *, kspace: Tensor | No
         stands_for = int(((missing >= low) & (missing < high)).sum()) / len(part)
         found.append(HeldOutGroup((group & sampled).to(mask.device), stands_for))
     return found
+
+
+def untested(mask: Tensor, groups: Sequence[HeldOutGroup]) -> float:
+    """Part of what was not measured that lies in gaps wider than held-out samples can stand for.
+
+    That is farther from the next sample of `mask`, boolean `(row, col)`, than `FARTHER` times what any held-out sample
+    is from the next that is left. Positions are weighted by 1 / |k|^2, about what images have there, and those outside
+    of the rows and columns with samples are not counted (`kdrift.mri.mask_family.MaskFacts.extent`).
+    """
+    sampled = mask.cpu().numpy() != 0
+    held = torch.stack([group.mask for group in groups]).any(0).cpu().numpy()
+    reach = FARTHER * distance_transform_edt(~(sampled & ~held))[held].max()
+    rows, cols = (np.flatnonzero(sampled.any(axis)) for axis in (1, 0))
+    inside = np.zeros_like(sampled)
+    inside[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = True
+    missing = inside & ~sampled
+    weights = 1 / _distance(torch.from_numpy(sampled)).clamp(min=LEAST_DISTANCE).square().numpy()[missing]
+    far = distance_transform_edt(~sampled)[missing] > reach
+    return float(weights[far].sum() / weights.sum()) if len(weights) else 0.0
 
 
 def _distance(unit: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import ChainNoise, Measurement, Options
+from kdrift.mri.coils import map_holes
+from kdrift.mri.heldout import untested
 from kdrift.mri.mask_family import mask_facts
 from kdrift.prior.bundle import Prior
 from kdrift.recon.check import classical_image, heldout_error, hold_out, noise_left, predict_groups
@@ -140,7 +142,8 @@ def _run_check(
     facts = mask_facts(data.mask)
     evidence = Evidence(
         compared, known, residual, excess, noise, noise_stated=data.noise_stated, asked_sets=data.asked_sets,
-        extent=facts.extent,
+        extent=facts.extent, untested=untested(data.mask, groups) if groups else 0.0,
+        map_holes=0 if data.maps_estimated else map_holes(data.smaps),
     )  # fmt: skip
     evidence = with_calibration(judge(evidence), plan.calibrations, facts, plan.prior.name)
     verdict, instead = judge(evidence), None

@@ -50,8 +50,9 @@ def _told(verdict: Verdict) -> str:
     whose = "the samples' deviation" if not verdict.given else "the deviation"
     if verdict.level == "not checked":
         return str(verdict)
-    source = verdict.evidence.calibrated_by or verdict.evidence.uncalibrated
-    return f"{verdict}; {whose} is multiplied by {verdict.factor:.2f}{f' ({source})' * bool(source)}"
+    source, absent = verdict.evidence.calibrated_by, verdict.evidence.uncalibrated
+    told = f"{verdict}{f'; intervals are not calibrated ({absent})' * bool(absent)}"
+    return f"{told}; {whose} is multiplied by {verdict.factor:.2f}{f' ({source})' * bool(source)}"
 
 
 def _together(texts: Sequence[str]) -> str:

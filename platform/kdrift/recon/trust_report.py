@@ -62,6 +62,8 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "predictions": {name: _finite(value) for name, value in evidence.predictions.items()},
         "noise": evidence.part("noise") if evidence.groups else None,
         "known": evidence.known,
+        "untested": evidence.untested,
+        "map_holes": evidence.map_holes,
         "residual": evidence.residual,
         "excess": evidence.excess,
         "calibration": evidence.calibration,

@@ -48,8 +48,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     validation = None
     if rank == 0 and config.data.validation and config.monitoring.validation_images:
         images = TrainingImages(config.data, "validation", config.seed)
-        # what reconstructs is measured with the field of view that it is trained for, a prior as sharp as images are
-        zoom = 1.0 if config.measurement is None else config.data.zoom[1]
+        # what reconstructs is measured with the widest field of view of its training, a prior as sharp as images are
+        zoom = 1.0 if config.measurement is None else config.data.zoom[0]
         validation = images.validation_batch(min(config.monitoring.validation_images, len(images)), zoom=zoom)
 
     def wrap(network: nn.Module) -> nn.Module:
