@@ -1,7 +1,7 @@
-"""Scans that no shipped prior or preset has seen, and reconstructions of them measured: what `claims` and
+"""Scans that no shipped prior was trained on, and reconstructions of them measured: what `claims` and
 `quality_seconds` are made of.
 
-Simulated: slices of patient 12, and of 09 for what is published (magnitude images), seen through measured coil maps, 8
+Simulated: slices of patient 12, and of 09 where asked for (magnitude images), seen through measured coil maps, 8
 virtual coils, smooth phase, noise at 30 dB, 128 x 128. Noise-free: the same without noise, as where a measured image is
 both what is undersampled and the reference. Real: the 4-coil slice graz_t2_4ch, and two of one coil where asked for, of
 whose k-space the central 128 x 128 are taken, so that a thousand steps are minutes. Groups are never averaged together.
@@ -47,7 +47,7 @@ SLICES = {
     "patient09": (("study2_FLAIR", 20), ("study2_FLAIR", 26)),
 }
 """Slices that are taken of each patient, volume and index. Weights are trained on neither; kdrift's presets `tuned` are
-chosen on patient 09, so that only what is published is tried on it."""
+chosen on patient 09, of which those rows say less."""
 REAL = ("graz_t2_4ch", "larson_t1_sag_1ch", "wastling_t2_1ch")
 SIMULATION = ["--coils", "8", "--size", "320x320", "--matrix", "128x128", "--seed", "0"]
 SNR_DB: dict[Group, str] = {"simulated": "30", "noise_free": "none"}
@@ -113,10 +113,7 @@ def scans(
     folder: Path, *, groups: tuple[Group, ...] = GROUPS, count: int = 2, patients: tuple[str, ...] = ("patient12",),
     real: tuple[str, ...] = REAL[:1],
 ) -> list[Scan]:  # fmt: skip
-    """Return `count` simulated scans of each patient in each such group, made in `folder` on first use, and real ones.
-
-    Single-coil files are called so by their names, which end in 1ch.
-    """
+    """Return `count` simulated scans of each patient a group, made in `folder` on first use, and real ones."""
     found = []
     for group in (group for group in groups if group != "real"):
         for patient in patients:

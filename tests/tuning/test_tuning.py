@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from kdrift import methods
 from kdrift.cli import main
 from kdrift.methods import METHODS, presets
 from kdrift.methods.presets import Preset, find_preset, read_preset, write_preset
@@ -391,3 +392,16 @@ def test_reconstruct_says_which_preset_it_uses(
     assert capsys.readouterr().out.startswith("annealed: preset mine (your default), ")
     file.write_text(yaml.safe_dump({"method": "annealed", "settings": {"et": 1}}))
     assert main([*arguments, "--out", str(tmp_path / "r")]) == 1
+
+
+def test_what_a_search_found_can_come_as_the_preset_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Preset("dds", {"eta": 0.25, "cg_iterations": 3}, "dds-200", {"objective": "psnr"})
+    write_preset(found, tmp_path / "dds.yaml")
+    for module in (methods, presets):
+        monkeypatch.setattr(module, "TUNED", tmp_path)
+    table = dict(methods._with_tuned())
+    assert table["dds"].preset(None) == ("tuned", table["dds"].options(**found.settings))
+    assert table["dps"].presets == METHODS["dps"].presets
+    monkeypatch.setitem(METHODS, "dds", table["dds"])
+    assert find_preset("dds").provenance == {"objective": "psnr"}
+    assert find_preset("dds", "paper").provenance == {}

@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from kdrift.mri.coils import calibration_box
-from kdrift.mri.mask_family import whole_lines
+from kdrift.mri.mask_family import spanned, whole_lines
 from kdrift.mri.masks import acs_region
 from kdrift.runs.seeds import torch_generator
 
@@ -100,9 +100,8 @@ def untested(mask: Tensor, groups: Sequence[HeldOutGroup]) -> float:
     sampled = mask.cpu().numpy() != 0
     held = torch.stack([group.mask for group in groups]).any(0).cpu().numpy()
     reach = FARTHER * distance_transform_edt(~(sampled & ~held))[held].max()
-    rows, cols = (np.flatnonzero(sampled.any(axis)) for axis in (1, 0))
     inside = np.zeros_like(sampled)
-    inside[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = True
+    inside[spanned(torch.from_numpy(sampled))] = True
     missing = inside & ~sampled
     weights = 1 / _distance(torch.from_numpy(sampled)).clamp(min=LEAST_DISTANCE).square().numpy()[missing]
     far = distance_transform_edt(~sampled)[missing] > reach

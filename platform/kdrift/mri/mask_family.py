@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from kdrift.mri.masks import acs_region
+from kdrift.mri.masks import Box, acs_region
 
 WHOLE = 0.9
 """Part of a line that must be sampled for it to count as one."""
@@ -75,16 +75,21 @@ class MaskFamily:
 def mask_facts(mask: Tensor) -> MaskFacts:
     """Return what is to be said of a mask `(row, col)`; nothing sampled is points at infinity."""
     kept = (mask != 0).cpu()
-    rows, cols = kept.any(1).nonzero().flatten(), kept.any(0).nonzero().flatten()
-    if not len(rows):
+    if not bool(kept.any()):
         return MaskFacts("points", math.inf, 0.0, 0.0)
-    inside = kept[int(rows[0]) : int(rows[-1]) + 1, int(cols[0]) : int(cols[-1]) + 1]
+    inside = kept[spanned(kept)]
     extent = min(inside.shape[0] / kept.shape[0], inside.shape[1] / kept.shape[1])
     row, col = ((part.stop - part.start) / size for part, size in zip(acs_region(kept), kept.shape, strict=True))
     lines = whole_lines(inside)
     unit: MaskUnit = "points" if lines is None else "lines"
     acs = math.sqrt(row * col) if lines is None else col if lines.shape[0] == 1 else row
     return MaskFacts(unit, kept.numel() / int(kept.sum()), acs, extent)
+
+
+def spanned(mask: Tensor) -> Box:
+    """Return the smallest box `(row slice, col slice)` with all samples of a mask `(row, col)` that has some."""
+    rows, cols = (mask.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
 
 
 def whole_lines(mask: Tensor) -> Tensor | None:

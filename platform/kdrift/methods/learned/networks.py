@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrift.methods import Measurement, Method, Options
+from kdrift.networks import Reconstructor
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,17 @@ def reconstruct_by_network(network: nn.Module, measurement: Measurement, *, opti
     return image[0].to(measurement.kspace.dtype)
 
 
+_SUMMARIES: dict[Reconstructor, str] = {
+    "unet": "U-Net on the zero-filled magnitude",
+    "varnet": "end-to-end variational network",
+    "ista_net": "ISTA-Net+: unrolled ISTA with learned transforms",
+    "dudornet": "DuDoRNet: image and k-space restored in turns",
+    "h_dslr": "H-DSLR: deep structured low rank, in k-space and image",
+    "sr_gan": "SRGAN on the zero-filled image",
+}
 METHODS = {
-    "unet": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "U-Net on the zero-filled magnitude",
-        needs="unet", max_map_sets=1, fits_data=False,
-    ),
-    "varnet": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "end-to-end variational network",
-        needs="varnet", max_map_sets=1, fits_data=False,
-    ),
-    "ista_net": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "ISTA-Net+: unrolled ISTA with learned transforms",
-        needs="ista_net", max_map_sets=1, fits_data=False,
-    ),
-    "dudornet": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "DuDoRNet: image and k-space restored in turns",
-        needs="dudornet", max_map_sets=1, fits_data=False,
-    ),
-    "h_dslr": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "H-DSLR: deep structured low rank, in k-space and image",
-        needs="h_dslr", max_map_sets=1, fits_data=False,
-    ),
-    "sr_gan": Method(
-        reconstruct_by_network, {"default": LearnedOptions()}, "SRGAN on the zero-filled image",
-        needs="sr_gan", max_map_sets=1, fits_data=False,
-    ),
-}  # fmt: skip
+    name: Method(
+        reconstruct_by_network, {"default": LearnedOptions()}, summary, needs=name, max_map_sets=1, fits_data=False
+    )
+    for name, summary in _SUMMARIES.items()
+}
