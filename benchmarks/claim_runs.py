@@ -62,8 +62,8 @@ def _mask(recipe: str, name: str) -> MaskRequest:
 
 def _run(label: str, mask: MaskRequest, method: str, **options: Any) -> Run:
     coils, samples = options.pop("coils", None), options.pop("samples", 1)
-    preset, start = options.pop("preset", None), options.pop("start", None)
-    return Run(label, mask, Plan(method, preset, options, num_samples=samples, start=start), coils)
+    chosen = {name: options.pop(name) for name in ("preset", "start", "start_prior") if name in options}
+    return Run(label, mask, Plan(method, settings=options, num_samples=samples, **chosen), coils)
 
 
 def _coil_methods(mask: MaskRequest) -> tuple[Run, ...]:
@@ -81,6 +81,8 @@ def _best(rows: Rows, name: str) -> bool:
 RANDOM10, UNIFORM12 = _mask("hfs_steps", "random10"), _mask("hfs_table1", "uniform12")
 UNIFORM6 = _mask("ak_table2", "uniform6")
 CCDF = _mask("score_mri_table3", "gaussian4")
+FORTY = {"preset": "paper", "start_time": 0.02}
+"""The last 40 of the 2000 steps of the preset."""
 EQUISPACED4 = _mask("red_diff_table1", "equispaced4")
 RED_DIFF = (
     _run("RED-diff", EQUISPACED4, "red_diff", preset="paper"),
@@ -147,13 +149,15 @@ CLAIMS = {
         lambda rows: _best(rows, "SSOS"),
     ),
     "ccdf": Claim(
-        "Score-MRI, Algorithm 6", "40 of 2000 steps from a start come within 0.5 dB of all 2000",
+        "Score-MRI, Algorithm 6", "40 of 2000 steps from a network's image come within 0.5 dB of all 2000 (4x)",
         (
             _run("all 2000 steps", CCDF, "score_mri", preset="paper"),
-            _run("40 steps from TV", CCDF, "score_mri", preset="paper", start="tv", start_time=0.02),
+            _run("40 steps from U-Net", CCDF, "score_mri", start="unet", start_prior="brain-unet", **FORTY),
+            _run("40 steps from TV", CCDF, "score_mri", start="tv", **FORTY),
+            _run("U-Net alone", CCDF, "unet"),
             _run("TV alone", CCDF, "tv"),
         ),
-        lambda rows: rows["40 steps from TV"].psnr >= rows["all 2000 steps"].psnr - 0.5,
+        lambda rows: rows["40 steps from U-Net"].psnr >= rows["all 2000 steps"].psnr - 0.5,
     ),
     "red_diff": Claim(
         "RED-diff, section 5", "RED-diff is above CSGM-Langevin (equispaced 4x)", RED_DIFF,

@@ -6,13 +6,15 @@
 
 Nothing is trained. A claim writes its rows, whether it held on each group of scans in the mean and on how many of them,
 and a picture. Masks are those of the paper's table, as its recipe has them. Reconstructions that --out has are not made
-again.
+again. Rows are kept in benchmarks/results/claims, a file a claim, so that claims may be tried on different days; the
+page says when and on what each was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -35,13 +37,21 @@ from benchmarks.held_out import (
     scans,
     shown,
 )
+from benchmarks.table import machine
+from kdrift import __version__
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / "claims"
+"""Rows of the claims that were tried, kept with the project."""
 
 
-def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count: int) -> dict[str, Any]:
-    """Run a claim; write and return its rows and whether it held, by group."""
+def try_claim(
+    name: str, groups: list[Group], out: Path, *, workers: int, count: int, results: Path = RESULTS
+) -> dict[str, Any]:
+    """Run a claim; write into `results` and return its rows and whether it held, by group."""
     claim = CLAIMS[name]
     print(f"{name}: {claim.sentence} ({claim.source})", flush=True)
-    answer: dict[str, Any] = {"source": claim.source, "sentence": claim.sentence, "groups": {}}
+    measured = {"date": time.strftime("%Y-%m-%d"), "kdrift": __version__, **machine()}
+    answer: dict[str, Any] = {"source": claim.source, "sentence": claim.sentence, "measured": measured, "groups": {}}
     for group in groups:
         chosen = scans(out, groups=(group,), count=count, patients=tuple(SLICES), real=REAL)
         points = [_point(run, scan) for run in claim.runs for scan in chosen]
@@ -52,7 +62,8 @@ def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count:
         answer["groups"][group] = {**held, "rows": [asdict(row) for row in rows.values()]}
         print(f"{name}, {group}: {_told(held)}", flush=True)
         _draw(out / f"{name}_{group}.png", claim, chosen[0], out / "points", answer["groups"][group])
-    (out / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
     return answer
 
 
@@ -108,35 +119,41 @@ def _draw(path: Path, claim: Claim, scan: Scan, folder: Path, answer: dict[str, 
     plt.close(figure)
 
 
-def report(out: Path) -> str:
-    """Return the rows of all claims that have been run, as Markdown."""
-    lines = []
+def section(name: str, answer: dict[str, Any]) -> str:
+    """Return the rows of a claim, as Markdown."""
+    verdicts = [f"{shown(group)}: {_told(each)}" for group, each in answer["groups"].items()]
+    at = answer["measured"]
+    lines = [f"### {name}", "", f"{answer['sentence']} ({answer['source']}). **{'; '.join(verdicts)}.**"]
+    lines += [f"Measured {at['date']}, kdrift {at['kdrift']}, torch {at['torch']}, {at['processor']}.", ""]
+    lines += [
+        "| scans | run | net | PSNR dB | dB below the first | SSIM | nfe | seconds | ms an evaluation | deviation |"
+    ]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for group, each in answer["groups"].items():
+        for values in each["rows"]:
+            row = Row(**values)
+            head = f"| {shown(group)} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
+            if row.detail:
+                lines.append(f"{head} diverged | | | | | | |")
+                continue
+            less = "" if row.less is None else f"{row.less[0]:.2f} ± {row.less[1]:.2f}"
+            speed = f"{1000 * row.seconds_an_evaluation:.0f}" if row.nfe else ""
+            lines.append(
+                f"{head}{row.psnr:.2f} | {less} | {row.ssim:.3f} | {row.nfe} | {row.seconds:.1f} | {speed}"
+                f" | {row.std:.4f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def reported(page: str, results: Path = RESULTS) -> str:
+    """Return the page with the sections of the claims that `results` has; those of others stay as they are."""
+    head, mark, text = page.partition("<!-- generated -->\n\n")
+    sections = {part.partition("\n")[0]: f"### {part}" for part in text.split("### ")[1:]}
     for name in CLAIMS:
-        path = out / f"{name}.json"
-        if not path.exists():
-            continue
-        answer = json.loads(path.read_text())
-        verdicts = [f"{shown(group)}: {_told(each)}" for group, each in answer["groups"].items()]
-        lines += [f"### {name}", "", f"{answer['sentence']} ({answer['source']}). **{'; '.join(verdicts)}.**", ""]
-        lines += [
-            "| scans | run | net | PSNR dB | dB below the first | SSIM | nfe | seconds | ms an evaluation | deviation |"
-        ]
-        lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
-        for group, each in answer["groups"].items():
-            for values in each["rows"]:
-                row = Row(**values)
-                head = f"| {shown(group)} ({each['scans']}) | {row.label} | {row.net_acceleration:.2f}x | "
-                if row.detail:
-                    lines.append(f"{head} diverged | | | | | | |")
-                    continue
-                less = "" if row.less is None else f"{row.less[0]:.2f} ± {row.less[1]:.2f}"
-                speed = f"{1000 * row.seconds_an_evaluation:.0f}" if row.nfe else ""
-                lines.append(
-                    f"{head}{row.psnr:.2f} | {less} | {row.ssim:.3f} | {row.nfe} | {row.seconds:.1f} | {speed}"
-                    f" | {row.std:.4f} |"
-                )
-        lines.append("")
-    return "\n".join(lines)
+        path = results / f"{name}.json"
+        if path.exists():
+            sections[name] = section(name, json.loads(path.read_text()))
+    return head + mark + "\n".join(sections[name].strip("\n") + "\n" for name in CLAIMS if name in sections)
 
 
 def main() -> None:
@@ -148,7 +165,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=2, help="simulated scans of each of two patients, 1 or 2")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
     parser.add_argument("--out", type=Path, default=Path("build/claims"))
-    parser.add_argument("--report", action="store_true", help="write docs/claims.md from what --out has")
+    parser.add_argument("--report", action="store_true", help="write docs/claims.md from the kept rows")
     arguments = parser.parse_args()
     names = list(CLAIMS) if arguments.all else arguments.names
     unknown = set(names) - set(CLAIMS)
@@ -156,13 +173,11 @@ def main() -> None:
         parser.error(f"expected claims of {', '.join(CLAIMS)}, got {', '.join(unknown) or 'none'}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        try_claim(name, arguments.groups, arguments.out, workers=arguments.workers, count=arguments.scans)
+        answer = try_claim(name, arguments.groups, arguments.out, workers=arguments.workers, count=arguments.scans)
+        print(section(name, answer), flush=True)
     if arguments.report:
         path = REPOSITORY / "docs" / "claims.md"
-        head = path.read_text().partition("<!-- generated -->")[0]
-        path.write_text(f"{head}<!-- generated -->\n\n{report(arguments.out)}")
-    else:
-        print(report(arguments.out))
+        path.write_text(reported(path.read_text()))
 
 
 if __name__ == "__main__":

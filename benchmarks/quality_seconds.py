@@ -76,12 +76,14 @@ LINES = (
     Line("heat_diffusion", (50,), "released"),
 )
 CLASSICAL = tuple(name for name, method in METHODS.items() if not method.needs_prior and name != "zero_filled")
+LEARNED = ("unet", "varnet")
+"""Networks that come with kdrift; one evaluation a slice."""
 
 
 def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None) -> list[Point]:
     """Return every reconstruction to make; of the methods in `only` where there are some."""
     chosen = scans(folder, groups=tuple(groups), count=1 if quick else count)
-    found = [Point(name, scan, FOUR, Plan(name)) for name in CLASSICAL for scan in chosen]
+    found = [Point(name, scan, FOUR, Plan(name)) for name in (*CLASSICAL, *LEARNED) for scan in chosen]
     found = [point for point in found if not only or point.label in only]
     for line in LINES:
         if only and line.method not in only:
@@ -117,11 +119,11 @@ def draw(path: Path, lines: dict[str, list[dict[str, Any]]], title: str) -> None
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for position, (label, values) in enumerate(lines.items()):
-        classical, default = label in CLASSICAL, label == DEFAULT_METHOD
+        alone, default = label in (*CLASSICAL, *LEARNED), label == DEFAULT_METHOD
         axes.plot(
             [value["seconds"] for value in values], [value["psnr"] for value in values], label=label,
-            marker="s" if classical else "o", markersize=5, linewidth=3 if default else 1.2,
-            linestyle="none" if classical else "-", color="black" if default else colours[position % 20],
+            marker="s" if alone else "o", markersize=5, linewidth=3 if default else 1.2,
+            linestyle="none" if alone else "-", color="black" if default else colours[position % 20],
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("seconds a slice, 2 samples, one core")
@@ -153,7 +155,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["simulated"])
     parser.add_argument("--scans", type=int, default=2, help="simulated scans a group, 1 to 3")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", choices=[*CLASSICAL, *METHODS], help="these alone")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", choices=list(METHODS), help="these alone")
     parser.add_argument("--out", type=Path, default=Path("build/quality"))
     parser.add_argument("--report", action="store_true", help="write picture and table into docs")
     arguments = parser.parse_args()

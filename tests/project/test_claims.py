@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.claim_runs import CLAIMS, Row
-from benchmarks.claims import report
+from benchmarks.claims import reported
 from benchmarks.held_out import Measured
 from benchmarks.quality_seconds import CLASSICAL, LINES, averaged, draw, table
 
@@ -52,15 +52,20 @@ def test_claims_are_judged_by_their_rows() -> None:
     assert not spread.holds(dict(reversed(growing.items())))
 
 
-def test_report_has_every_row(tmp_path: Path) -> None:
+def test_a_section_has_every_row_and_others_stay(tmp_path: Path) -> None:
     rows = [asdict(_row("RED-diff", 30.123)), asdict(_row("CSGM-Langevin, paper", float("nan"), "the sample diverged"))]
     answer = {
         "source": "S",
         "sentence": "says",
+        "measured": {"date": "2026-01-01", "kdrift": "0.1.0", "torch": "2.13.0", "processor": "P"},
         "groups": {"real": {"held": False, "held_on": 0, "scans": 1, "rows": rows}},
     }
     (tmp_path / "red_diff.json").write_text(json.dumps(answer))
-    text = report(tmp_path)
+    page = "head\n<!-- generated -->\n\n### red_diff\n\nold\n\n### spread\n\nkept\n"
+    text = reported(page, tmp_path)
+    assert text.startswith("head\n<!-- generated -->\n\n### red_diff\n\nsays")
+    assert "\nold\n" not in text
+    assert text.endswith("\n### spread\n\nkept\n")
     assert "**real: did not hold in the mean, held on 0 of 1.**" in text
     assert "| real (1) | RED-diff | 4.00x | 30.12 |  | 0.900 | 10 | 1.0 | 100 | 0.0000 |" in text
     assert "diverged" in text
