@@ -43,9 +43,9 @@ from kdrift.training.loop import (
     update_ema,
 )
 from kdrift.training.preview import draw_denoised, draw_samples, noise_schedule, save_sheet
-from kdrift.training.train_config import MAY_CHANGE, OptimisationConfig, TrainConfig
-from kdrift.training.trainer import worker_resources
+from kdrift.training.train_config import MAY_CHANGE, HardwareConfig, OptimisationConfig, TrainConfig
 from kdrift.training.watch import ProgressWriter, watching
+from kdrift.training.workers import Workers, lend, parse_workers
 from training_helpers import tiny_config, write_images
 
 CPU = torch.device("cpu")
@@ -341,11 +341,11 @@ def test_resume_needs_the_same_configuration(images: Path, tmp_path: Path) -> No
         pass
 
 
-def test_batch_must_divide(images: Path) -> None:
+def test_every_worker_has_an_image(images: Path) -> None:
     config = tiny_config(images)
     data = TrainingImages(config.data, "train", config.seed)
-    with pytest.raises(ValueError, match="batch_size 8 does not divide among 3 workers"):
-        fit(config, new_state(config, CPU), data, Hooks(), device=CPU, world_size=3)
+    with pytest.raises(ValueError, match="batch_size 8 is less than the 9 workers"):
+        fit(config, new_state(config, CPU), data, Hooks(), device=CPU, world_size=9)
 
 
 def test_configuration_errors(images: Path) -> None:
@@ -374,8 +374,11 @@ def test_previews(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+HERE = {"rank": 0, "node": "here", "device": "CPU", "precision": "float32", "cpus": 2}
+
+
 def test_progress(tmp_path: Path) -> None:
-    writer = ProgressWriter(tmp_path / "progress.json", 8)
+    writer = ProgressWriter(tmp_path / "progress.json", 8, workers=[HERE])
     writer(16, 2.0, 4.0)
     writer(24, 1.0, 4.0)  # less than a second later: not written
     values = read_json(tmp_path / "progress.json")
@@ -388,21 +391,80 @@ def test_progress(tmp_path: Path) -> None:
         write_json(tmp_path / "progress.json", {**values, "pid": values["pid"] + 1, "images": 64})
         while meter.done < 64 and time.monotonic() < until:
             time.sleep(0.05)
-    assert lines[-2:] == [
-        "a worker was lost: training goes on from image 8",
+    assert lines[-3:] == [
+        "a worker was lost: training goes on from image 8 with 1 worker(s)",
+        "worker 0: node here, CPU, float32, 2 CPU(s)",
         "64/64 images  100.0 %  4.0 images/s  0:00:00 left  loss 2.0000",
     ]
 
 
-def test_worker_resources() -> None:
-    def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
-        return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
 
-    assert worker_resources([node(8)], 1) == (8, False)
-    assert worker_resources([node(8)], 3) == (2, False)
-    assert worker_resources([node(8), node(4), node(64, alive=False)], 3) == (4, False)
-    assert worker_resources([node(8), node(16, 2)], 2) == (8, True)
-    assert worker_resources([node(8), node(16, 2)], 3) == (8, False)
-    assert worker_resources([node(16, 1), node(16, 4)], 3) == (8, True)
-    with pytest.raises(ValueError, match="3 workers need 3 CPUs, the Ray cluster has 2"):
-        worker_resources([node(2)], 3)
+
+PLAIN = HardwareConfig()
+
+
+def test_workers_get_what_lets_all_run() -> None:
+    def lent(nodes: list[dict[str, Any]], workers: Workers, hardware: HardwareConfig = PLAIN) -> tuple[int, int]:
+        found = lend(nodes, workers, hardware, can_grow=False)
+        assert not found.notes
+        return found.cpus, found.gpus
+
+    assert lent([node(8)], 1) == (8, 0)
+    assert lent([node(8)], 3) == (2, 0)
+    assert lent([node(8), node(4), node(64, alive=False)], 3) == (4, 0)
+    assert lent([node(8), node(16, 2)], 2) == (8, 1)
+    assert lent([node(16, 1), node(16, 4)], 3) == (8, 1)
+    assert lent([node(8), node(16, 2)], 3, HardwareConfig(gpus=0)) == (8, 0)
+    assert lent([node(8), node(16, 2)], 2, HardwareConfig(cpus=3)) == (3, 1)
+    assert lent([node(8), node(16, 4)], 1, HardwareConfig(gpus=4)) == (16, 4)
+    assert lent([node(4)], (1, 8)) == (1, 0)
+    assert lent([node(16, 3)], (2, 8)) == (5, 1)
+
+
+def test_63_of_64_gpus_are_never_64_cpus() -> None:
+    nodes = [*(node(16, 8) for _ in range(7)), node(16, 7)]
+    with pytest.raises(ValueError, match=r"64 worker\(s\) of 1 CPU\(s\) and 1 GPU\(s\) each do not fit: .* 63 GPU"):
+        lend(nodes, 64, PLAIN, can_grow=False)
+    with pytest.raises(ValueError, match=r"or hardware\.gpus=0 to train on CPUs"):
+        lend(nodes, 64, PLAIN, can_grow=False)
+    waiting = lend(nodes, 64, PLAIN, can_grow=True)
+    assert waiting.resources == {"CPU": 1, "GPU": 1}
+    assert "wait: the Ray cluster has 128 CPU(s) and 63 GPU(s) on 8 node(s)" in waiting.notes[0]
+    assert lend(nodes, (1, 64), PLAIN, can_grow=False).resources == {"CPU": 2, "GPU": 1}
+    with pytest.raises(ValueError, match=r"3 worker\(s\) of 1 CPU.* the Ray cluster has 2 CPU"):
+        lend([node(2)], 3, PLAIN, can_grow=False)
+    with pytest.raises(ValueError, match=r"of 1 CPU\(s\) and 1 GPU\(s\) each do not fit"):
+        lend([node(2)], 1, HardwareConfig(gpus=1), can_grow=False)
+
+
+@pytest.mark.parametrize(("text", "workers"), [("4", 4), ("2:4", (2, 4)), ("3:3", 3)])
+def test_workers_are_a_number_or_bounds(text: str, workers: Workers) -> None:
+    assert parse_workers(text) == workers
+
+
+@pytest.mark.parametrize("text", ["0", "4:2", "1:2:3", "many", "", "1.5"])
+def test_other_workers_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 2:4; got"):
+        parse_workers(text)
+
+
+def test_hardware_that_cannot_be_is_refused() -> None:
+    for values in ({"cpus": 0}, {"gpus": -1}, {"images_at_a_time": 0}, {"gpus": 0, "accelerator_type": "H100"}):
+        with pytest.raises(ValueError, match=next(iter(values)) if len(values) == 1 else "asks for a GPU"):
+            HardwareConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 5])
+def test_a_batch_in_parts_makes_the_same_step(images: Path, at_a_time: int) -> None:
+    """Gradients of parts add up to that of the batch: only the order of summation differs."""
+    config = tiny_config(images, total_images=24, hardware={"precision": "float32"})
+    states = []
+    for hardware in (config.hardware, replace(config.hardware, images_at_a_time=at_a_time)):
+        one = replace(config, hardware=hardware)
+        state = new_state(one, torch.device("cpu"))
+        fit(one, state, TrainingImages(one.data, "train", one.seed), Hooks(), device=torch.device("cpu"))
+        states.append(state.network.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)

@@ -71,7 +71,7 @@ def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config
 
 
 def run_resumable(
-    function: Callable[..., T], config: Any, out: Path, options: RunOptions, goes_on: str, **more: int
+    function: Callable[..., T], config: Any, out: Path, options: RunOptions, goes_on: str, **more: Any
 ) -> T | None:
     """Run with the options that every long run has; None where Ctrl-C ended it, and how it goes on is printed."""
     names = ("resume", "address", "tracking_uri", "quiet")

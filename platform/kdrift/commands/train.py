@@ -14,8 +14,8 @@ from kdrift.commands.common import RunOptions, load_run, run_resumable
 class Options(RunOptions):
     """Train a score prior on Ray Train; log to MLflow; register the finished prior."""
 
-    workers: Annotated[int, Parameter(metavar="N")] = 1
-    """Data-parallel workers."""
+    workers: Annotated[str, Parameter(metavar="N")] = "1"
+    """Data-parallel workers; 2:4 for an elastic run of 2 to 4, as the cluster has room."""
 
 
 def run(options: Options) -> int:
@@ -24,9 +24,11 @@ def run(options: Options) -> int:
     from kdrift.runs.tracking import ui_command
     from kdrift.training.train_config import TrainConfig
     from kdrift.training.trainer import train
+    from kdrift.training.workers import parse_workers
 
+    workers = parse_workers(options.workers)
     config, out = load_run(options, "train", TrainConfig)
-    result = run_resumable(train, config, out, options, "from the last checkpoint", workers=options.workers)
+    result = run_resumable(train, config, out, options, "from the last checkpoint", workers=workers)
     if result is None:
         return 130
     print(f"trained on {result.images} images in {format_seconds(result.seconds)}")

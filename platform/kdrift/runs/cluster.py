@@ -24,8 +24,8 @@ def ray_session(
     echo: Callable[[str], None],
     cpus: int | None = None,
     object_store_bytes: int | None = None,
-) -> Iterator[None]:
-    """Connect to Ray for the block, and say in one line to which.
+) -> Iterator[bool]:
+    """Connect to Ray for the block, and say in one line to which; yield whether an autoscaler may add to it.
 
     `address`, else the variable RAY_ADDRESS (which Ray sets in its jobs), names a cluster: HOST:PORT, or `auto` for the
     one on this machine. Without either, or with `local`, a private Ray is started and stopped again; whatever cluster
@@ -48,7 +48,7 @@ def ray_session(
 
     if ray.is_initialized():
         echo(f"Ray: the one of this process, {_resources()}")
-        yield
+        yield bool(os.environ.get("RAY_ADDRESS"))
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     private = address == "local"
@@ -84,7 +84,7 @@ def ray_session(
     which = "private" if private else f"cluster at {ray.get_runtime_context().gcs_address}"
     try:
         echo(f"Ray: {which}, {_resources()}")
-        yield
+        yield not private
     finally:
         ray.shutdown()
 

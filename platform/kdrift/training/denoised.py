@@ -17,9 +17,13 @@ _VALIDATION_BATCH = 8
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     """Return the autocast context of the configured precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bfloat16(config, device))
+
+
+def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the network computes in bfloat16 on this device."""
     precision = config.hardware.precision
-    enabled = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    return precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16(device))
 
 
 @torch.no_grad()

@@ -11,12 +11,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdrift.networks import Critic, build_network
@@ -175,19 +177,40 @@ def fit(
     `validation` are `(image, channel, row, col)` images that training never sees, or None.
     `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
 
-    Raises ValueError if the batch does not divide among the workers, and NonFiniteLossError before the optimiser steps:
-    nothing has been reported or written for the step.
+    Every rank takes its part of each batch, `hardware.images_at_a_time` at once, so that neither the number of workers
+    nor that setting changes the step.
+
+    Raises ValueError if a batch has fewer images than there are workers, and NonFiniteLossError before the optimiser
+    steps: nothing has been reported or written for the step.
     """
-    if config.batch_size % world_size:
-        raise ValueError(f"batch_size {config.batch_size} does not divide among {world_size} workers")
-    share = config.batch_size // world_size
-    objective = objective_of(config, None if state.critic is None else wrap(state.critic))
-    network = wrap(state.network)
+    if config.batch_size < world_size:
+        raise ValueError(f"batch_size {config.batch_size} is less than the {world_size} workers")
+    first, last_one = (config.batch_size * each // world_size for each in (rank, rank + 1))
+    at_a_time = config.hardware.images_at_a_time or config.batch_size
+    modules = [wrap(module) for module in (state.network, state.critic) if module is not None]
+    network = modules[0]
+    objective = objective_of(config, modules[1] if state.critic is not None else None)
     network.train()
 
     def load(start: int) -> tuple[Tensor, ...]:
-        indices = range(start + rank * share, start + (rank + 1) * share)
+        indices = range(start + first, start + last_one)
         return tuple(part.to(device) for part in objective.draw(data.batch(indices), indices))
+
+    def accumulate(drawn: tuple[Tensor, ...]) -> float:
+        """Add up the gradients of the parts; return the loss, whose mean over ranks is that of the batch."""
+        parts = list(zip(*(torch.split(each, at_a_time) for each in drawn), strict=True))
+        value = 0.0
+        for number, part in enumerate(parts):
+            share = len(part[0]) * world_size / config.batch_size  # DDP takes the mean over ranks
+            with ExitStack() as stack:
+                for module in modules if number + 1 < len(parts) else []:
+                    if isinstance(module, DistributedDataParallel):
+                        stack.enter_context(module.no_sync())  # ranks meet at the last part alone
+                with autocast(config, device):
+                    loss = share * objective.loss(network, *part)
+                torch.autograd.backward(loss)
+            value += float(loss.detach())
+        return value
 
     meter = _Meter()
     with ThreadPoolExecutor(1, "loader") as loader:
@@ -203,14 +226,12 @@ def fit(
             # dropout's randomness, the same after a resumption
             torch.manual_seed(derive_seed("dropout", config.seed, before, rank))
             state.optimizer.zero_grad(set_to_none=True)
-            with autocast(config, device):
-                loss = objective.loss(network, *drawn)
-            torch.autograd.backward(loss)
+            value = accumulate(drawn)
             norms = [
                 float(nn.utils.clip_grad_norm_(group["params"], config.optimisation.clip_norm))
                 for group in state.optimizer.param_groups
             ]
-            value, norm = float(loss.detach()), norms[0]
+            norm = norms[0]
             # a bad gradient on one rank is on all of them after the all-reduce, so all stop here together
             if not all(map(math.isfinite, (value, *norms))):
                 raise NonFiniteLossError(

@@ -44,7 +44,20 @@ class OptimisationConfig:
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """How the arithmetic runs; weights and optimiser state are float32 always."""
+    """What a worker is lent and how the arithmetic runs; weights and optimiser state are float32 always."""
+
+    cpus: int | None = None
+    """CPUs a worker; null: as many as let all workers run at once."""
+    gpus: int | None = None
+    """GPUs a worker; null: one where the cluster has any. 0 trains on CPUs. Workers without the GPU that they ask for
+    wait or are refused; they never go on with CPUs."""
+    accelerator_type: str | None = None
+    """Kind of GPU by Ray's name, such as H100; null: any."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """On few nodes or on many, by Ray's placement strategies; the strict ones wait for it."""
+    images_at_a_time: int | None = None
+    """Most images that a worker puts through the network at once; the gradients of an optimiser step's parts are added
+    up. null: all of the worker's share of `batch_size`. For batches that do not fit into a GPU's memory."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast where the CPU or GPU computes in it natively, else float32."""
@@ -52,6 +65,14 @@ class HardwareConfig:
     """Keep activations and weights in NHWC order."""
     compile: bool = False
     """Compile the network with torch.compile."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("cpus", 1), ("gpus", 0), ("images_at_a_time", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"hardware.{name} must be null or {least} and more, got {value}")
+        if self.accelerator_type is not None and self.gpus == 0:
+            raise ValueError(f"hardware.accelerator_type {self.accelerator_type} asks for a GPU, hardware.gpus is 0")
 
 
 @dataclass(frozen=True)

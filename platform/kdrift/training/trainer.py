@@ -23,6 +23,10 @@ from kdrift.training.loop import new_state
 from kdrift.training.provenance import read_figures, read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
 from kdrift.training.watch import watching
+from kdrift.training.workers import Lent, Workers, fewest_and_most, lend
+
+RESIZE_S = 60.0
+"""How often an elastic run looks for room for more workers, seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
-    workers: int = 1,
+    workers: Workers = 1,
     resume: bool = False,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -50,6 +54,9 @@ def train(
     echo: Callable[[str], None] = print,
 ) -> TrainResult:
     """Train a prior, or a network that reconstructs, on `workers` data-parallel Ray workers and register it.
+
+    Of an elastic run `workers` are the fewest and the most: it goes on with as many as the cluster has room for, and is
+    the same run with any number of them.
 
     `out` (on a cluster: a folder that all nodes share) receives `config.yaml`, `checkpoints/`, `previews/`,
     `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
@@ -63,8 +70,9 @@ def train(
     check_name(config.name)
     out = out.resolve()
     config = _absolute(config)
-    if workers < 1 or config.batch_size % workers:
-        raise ValueError(f"batch_size {config.batch_size} does not divide among {workers} workers")
+    fewest, most = fewest_and_most(workers)
+    if not 1 <= fewest <= most <= config.batch_size:
+        raise ValueError(f"expected 1 to batch_size {config.batch_size} workers, got {workers}")
     # data that cannot be used is named before anything starts
     used = [TrainingImages(config.data, "train", config.seed)]
     if config.data.validation:
@@ -81,16 +89,19 @@ def train(
         job = {"config": settings, "out": str(out), "tracking_uri": run.uri, "run_id": run.run_id}
         epochs = config.total_images / num_slices
         echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
-        echo(f"{workers} worker(s), output in {out}")
+        echo(f"{fewest if fewest == most else f'{fewest} to {most}'} worker(s), output in {out}")
         for split in used:
             for note in split.notes:
                 echo(f"note: {split.split} images: {note}")
         with (
-            ray_session(address, echo=echo),
+            ray_session(address, echo=echo) as can_grow,
             progress(config.total_images, "images", quiet=quiet, echo=echo) as meter,
             watching(out / "progress.json", meter, echo),
         ):
-            outcome = _fit(config, job, out, workers)
+            lent = lend(_nodes(), workers, config.hardware, can_grow=can_grow)
+            for note in lent.notes:
+                echo(f"note: {note}")
+            outcome = _fit(config, job, out, workers, lent)
         if outcome["stopped"]:
             raise ValueError(outcome["stopped"])
         bundle = export_prior(config, out, replace(made_from, mlflow_run=run.run_id))
@@ -109,22 +120,27 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, stores=stores), measurement=measurement)
 
 
-def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: int) -> dict[str, Any]:
+def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: Workers, lent: Lent) -> dict[str, Any]:
     """Run the workers to the end and return rank 0's answer."""
     os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     from kdrift.training.worker import train_worker
 
-    threads, use_gpu = worker_resources(ray.nodes(), workers)
-    resources = {"CPU": threads, "GPU": int(use_gpu)}
-    environment = {**worker_environment(threads), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    hardware = config.hardware
+    environment = {**worker_environment(lent.cpus), "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={**job, "threads": threads},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        train_loop_config={**job, "threads": lent.cpus},
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Train V1's
+            num_workers=workers,  # type: ignore[arg-type]
+            use_gpu=lent.gpus > 0,
+            resources_per_worker=lent.resources,
+            accelerator_type=hardware.accelerator_type,
+            placement_strategy=hardware.placement,
+            elastic_resize_monitor_interval_s=RESIZE_S,
+        ),
         run_config=RunConfig(
             # a new name each time: a used one would resume by Ray's rules, not ours
             name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -143,19 +159,11 @@ def _fit(config: TrainConfig, job: dict[str, Any], out: Path, workers: int) -> d
     return returned
 
 
-def worker_resources(nodes: list[dict[str, Any]], workers: int) -> tuple[int, bool]:
-    """Return CPUs a worker, as many as let all workers run at once, and whether each gets a GPU.
+def _nodes() -> list[dict[str, Any]]:
+    import ray
 
-    `nodes` is what `ray.nodes()` returns.
-    """
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    use_gpu = sum(int(node.get("GPU", 0)) for node in alive) >= workers
-    room = [(int(node.get("CPU", 0)), int(node.get("GPU", 0)) if use_gpu else workers) for node in alive]
-    for count in range(max((cpus for cpus, _ in room), default=0), 0, -1):
-        if sum(min(cpus // count, most) for cpus, most in room) >= workers:
-            return count, use_gpu
-    total = sum(cpus for cpus, _ in room)
-    raise ValueError(f"{workers} workers need {workers} CPUs, the Ray cluster has {total}")
+    found: list[dict[str, Any]] = ray.nodes()
+    return found
 
 
 def export_prior(config: TrainConfig, out: Path, made_from: PriorInfo) -> Path:

@@ -15,14 +15,17 @@ from typing import Any
 
 from kdrift.runs.files import read_json, write_json
 from kdrift.runs.progress import Meter
+from kdrift.training.workers import told
 
 
 class ProgressWriter:
     """Write images, loss and speed at most once a second; the loss is smoothed over about 50 steps."""
 
-    def __init__(self, path: Path, start: int, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, start: int, notes: Sequence[str] = (), workers: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self._path, self._start, self._loss, self._written = path, start, 0.0, 0.0
-        self._notes = list(notes)
+        self._notes, self._workers = list(notes), list(workers)
         self._steps = 0
 
     def __call__(self, images: int, loss: float, images_per_second: float) -> None:
@@ -33,7 +36,7 @@ class ProgressWriter:
             self._written = time.monotonic()
             values: dict[str, Any] = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
             # not durable: the training does not wait for the disk
-            values |= {"start": self._start, "notes": self._notes, "pid": os.getpid()}
+            values |= {"start": self._start, "notes": self._notes, "workers": self._workers, "pid": os.getpid()}
             write_json(self._path, values, durable=False)
 
 
@@ -43,17 +46,21 @@ def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[
     done = threading.Event()
 
     def watch() -> None:
-        attempt = None
+        attempt, count = None, 0
         while not done.wait(1.0):
             values = read_json(path)
             if not values:
                 continue
             if attempt not in (None, values["pid"]):
-                echo(f"a worker was lost: training goes on from image {values['start']}")
+                now = len(values["workers"])
+                why = "a worker was lost" if now <= count else f"there is room for {now} workers"
+                echo(f"{why}: training goes on from image {values['start']} with {now} worker(s)")
             if attempt != values["pid"]:
+                for worker in values["workers"]:
+                    echo(told(worker))
                 for note in values["notes"]:
                     echo(f"note: {note}")
-            attempt = values["pid"]
+            attempt, count = values["pid"], len(values["workers"])
             meter.update(values["images"], rate=values["images_per_second"], note=f"loss {values['loss']:.4f}")
 
     watcher = threading.Thread(target=watch, daemon=True)

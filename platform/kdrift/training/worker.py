@@ -11,12 +11,15 @@ import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs import tracking
 from kdrift.runs.config import parse
+from kdrift.runs.files import write_json
 from kdrift.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
+from kdrift.training.denoised import uses_bfloat16
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.objectives import objective_of
 from kdrift.training.preview import save_sheet
@@ -79,9 +82,11 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             save_checkpoint(out / "checkpoints", content, images=state.images, keep=config.checkpoint.keep)
         ray.train.report({"images": state.images, **latest})
 
-    hooks = Hooks(checkpoint=checkpoint)
+    hooks, group = Hooks(checkpoint=checkpoint), _group(config, device, job["threads"])
     if rank == 0:  # which alone writes; all ranks meet Ray at each checkpoint
-        progress = ProgressWriter(out / "progress.json", state.images, notes)
+        write_json(out / "workers.json", {"from_image": state.images, "workers": group})
+        tracking.log_file(job["tracking_uri"], job["run_id"], out / "workers.json")
+        progress = ProgressWriter(out / "progress.json", state.images, notes, group)
         hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
     data = TrainingImages(config.data, "train", config.seed)
     try:
@@ -91,4 +96,26 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
     except NonFiniteLossError as error:
         return {"images": state.images, "stopped": str(error)}
+    except torch.OutOfMemoryError:
+        now = config.hardware.images_at_a_time or config.batch_size // context.get_world_size()
+        return {
+            "images": state.images,
+            "stopped": f"{device} has too little memory for {now} image(s) at a time: set hardware.images_at_a_time to"
+            " less and resume; the batch and so the result stay the same",
+        }
     return {"images": state.images, "stopped": None}
+
+
+def _group(config: TrainConfig, device: torch.device, cpus: int) -> list[dict[str, Any]]:
+    """Return what every worker runs on, by rank: its node, device, precision and CPUs."""
+    context, gpu = ray.train.get_context(), device.type == "cuda"
+    own = {
+        "rank": context.get_world_rank(), "node": ray.util.get_node_ip_address(), "cpus": cpus,
+        "device": torch.cuda.get_device_name(device) if gpu else "CPU",
+        "precision": "bfloat16" if uses_bfloat16(config, device) else "float32",
+    }  # fmt: skip
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    everyone: list[Any] = [None] * context.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
