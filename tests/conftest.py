@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         slow = {item.path for item in items if item.get_closest_marker("ray")}
         items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_ray(request: pytest.FixtureRequest) -> None:
+    """End the Ray that files with `cluster` share before a file without it, which may start its own."""
+    shares = any(
+        "cluster" in getattr(item, "fixturenames", ()) for item in request.session.items if item.path == request.path
+    )
+    if "ray" in sys.modules and not shares:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> None:
+    """A Ray of two CPUs: the one that the file before left, or a new one."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
 
 
 torch.set_num_threads(1)  # the tensors of tests are small, and a busy machine makes thread barriers slow

@@ -59,6 +59,7 @@ def cluster(s3: str) -> Iterator[None]:
     """A local Ray cluster whose workers know the S3 server, and run as we do: Ray's default is nice 15."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
+        ray.shutdown()
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
         yield
         ray.shutdown()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 import kdrift
@@ -21,13 +19,6 @@ from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.recon.acquisition import load_acquisition
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWa
 PLAN = Plan(settings={"num_steps": 4}, num_samples=2, seed=5, precision="float32")
 LINES = {"kind": "equispaced", "acceleration": 2.0, "acs_lines": 8}
 FAMILY = {"unit": "lines", "net_acceleration": [1.5, 2.8], "acs": [0.1, 0.5], "masks": [LINES]}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.shutdown()
-    ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

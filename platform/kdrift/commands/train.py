@@ -33,6 +33,9 @@ def run(options: Options) -> int:
         return 130
     print(f"trained on {result.images} images in {format_seconds(result.seconds)}")
     print(f"prior:      {result.prior}")
-    print(f"registered: {result.registered} (alias champion)")
+    if result.registered:
+        print(f"registered: {result.registered} (alias champion)")
+    else:
+        print(f"registered: not yet, MLflow does not answer: kdrift track {out} does it")
     print(f"runs:       {ui_command(result.tracking_uri)}")
     return 0

@@ -16,7 +16,6 @@ from kdrift.evaluation.table import DEVIATION, FIGURES, LEVELS, SPREAD, Cell, co
 from kdrift.evaluation.table_files import write_tables
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.report import MARK
-from kdrift.runs import tracking
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 from kdrift.trust.verdict import worst
 
@@ -60,7 +59,9 @@ def evaluate(
     )
     with (
         run_folder(out, settings, what="evaluation", free=free, tables=("stores", "methods", "masks", "resolved")),
-        tracked_run(out, settings, what="evaluation", name=config.name, tracking_uri=config.tracking_uri) as run,
+        tracked_run(
+            out, settings, what="evaluation", name=config.name, tracking_uri=config.tracking_uri, echo=echo
+        ) as run,
     ):
         for entry, plan in plans.items():
             echo(f"{entry}: {plan.headline(config.pool.device)}")
@@ -95,12 +96,12 @@ def _log(
         for figure, name in (means | counts).items()
         if row[name] is not None
     }
-    tracking.log_metrics(run.uri, run.run_id, values, 0)
+    run.outbox.metrics(values, 0)
     level = worst(count_levels(report for cell in cells for report in cell.reports))
-    tracking.set_tag(run.uri, run.run_id, "verdict", level)
+    run.outbox.tag("verdict", level)
     for file in sorted({*out.glob("table.*"), *out.glob("*.parquet"), out / "report.html"}):
-        tracking.log_file(run.uri, run.run_id, file)
+        run.outbox.file(file)
     for name, cell in tasks.items():
         panels = [task.out / "panel.png" for task in cell if (task.out / MARK).is_file()]
         if panels:
-            tracking.log_file(run.uri, run.run_id, panels[0], f"panels/{name.path}")
+            run.outbox.file(panels[0], f"panels/{name.path}")

@@ -140,6 +140,15 @@ def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False))
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a journal. One that its process was killed in is cut off the file."""
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    if torn:
+        with path.open("r+b") as stream:
+            stream.truncate(len(whole) + 1 if whole else 0)
+    return whole.splitlines()
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as stream:

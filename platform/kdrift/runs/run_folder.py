@@ -4,7 +4,7 @@ run, whether it is begun or taken up again."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from typing import Any
 from kdrift.runs import tracking
 from kdrift.runs.config import flatten, parse, read_yaml, to_dict
 from kdrift.runs.files import only_user, read_json, write_json, write_yaml
+from kdrift.runs.hint import first_line
+from kdrift.runs.outbox import Outbox, send_left
 
 CONFIG = "config.yaml"
 """The configuration that a folder's run has now."""
 RUN = "run.json"
 """Where it is tracked."""
+OUTBOX = "mlflow"
+"""What MLflow is yet to be told."""
 
 
 @dataclass
@@ -26,6 +30,8 @@ class TrackedRun:
     uri: str
     """MLflow tracking URI."""
     run_id: str
+    outbox: Outbox
+    """By which MLflow is told."""
     fault: str = ""
     """Why a run that came to its end has failed nevertheless."""
 
@@ -79,32 +85,74 @@ def run_folder(
 
 @contextlib.contextmanager
 def tracked_run(
-    out: Path, settings: Mapping[str, Any], *, what: str, name: str, tracking_uri: str | None
-) -> Iterator[TrackedRun]:
+    out: Path, settings: Mapping[str, Any], *, what: str, name: str, tracking_uri: str | None,
+    echo: Callable[[str], None] = print,
+) -> Iterator[TrackedRun]:  # fmt: skip
     """Begin the MLflow run of a `run_folder`, or take it up, and end it with the block.
 
     It ends FINISHED, FAILED where the block raises or sets `fault`, KILLED on Ctrl-C. Without `tracking_uri` a new one
-    is tracked in SQLite in `out`.
+    is tracked in SQLite in `out`. An MLflow that stops answering stops nothing: what it is to be told is kept in
+    `out/mlflow` and sent when it answers again, at the latest by `kdrift track`.
 
-    Raises ValueError if the run is tracked somewhere else, or its tracking store does not know it.
+    Raises ValueError if the run is tracked somewhere else, or its tracking store does not know it; OSError if an MLflow
+    does not answer that is to begin a run.
     """
     found: dict[str, str] = read_json(out / RUN)
     if found:
         if tracking_uri not in (None, found["tracking_uri"]):
             raise ValueError(f"the {what} in {out} is tracked at {found['tracking_uri']}, got {tracking_uri}")
-        tracking.resume_run(found["tracking_uri"], found["run_id"])
+        taken_up = _takes_up(found)
     else:
-        uri = tracking_uri or tracking.default_uri(out)
-        found = {"tracking_uri": uri, "run_id": tracking.start_run(uri, name, flatten(settings), out / "artifacts")}
-        write_json(out / RUN, found)
-    run = TrackedRun(found["tracking_uri"], found["run_id"])
+        taken_up = True
+        found = _begun(tracking_uri or tracking.default_uri(out), name, settings, out)
+
+    def note(line: str) -> None:
+        echo(f"note: {line}")
+
+    place = (out / OUTBOX, found["tracking_uri"], found["run_id"])
+    run = TrackedRun(found["tracking_uri"], found["run_id"], Outbox(*place, echo=note))
+    if not taken_up:
+        run.outbox.resume()
+    status, reason = "FINISHED", ""
     try:
-        tracking.log_file(run.uri, run.run_id, out / CONFIG)
+        run.outbox.file(out / CONFIG)
         yield run
+        status, reason = ("FAILED", run.fault) if run.fault else (status, reason)
     except BaseException as error:
-        tracking.finish_run(run.uri, run.run_id, end_status(error), str(error) or "interrupted")
+        status, reason = end_status(error), str(error) or "interrupted"
         raise
-    tracking.finish_run(run.uri, run.run_id, "FAILED" if run.fault else "FINISHED", run.fault)
+    finally:
+        run.outbox.finish(status, reason)
+        left = run.outbox.close() or send_left(*place, echo=note)
+        if left:
+            note(f"MLflow is yet to be told {left} or more entries, which {out} keeps: kdrift track {out} sends them")
+
+
+def _takes_up(found: Mapping[str, str]) -> bool:
+    """Mark a run as running again; False where MLflow does not answer."""
+    try:
+        tracking.resume_run(found["tracking_uri"], found["run_id"])
+    except ValueError:
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _begun(uri: str, name: str, settings: Mapping[str, Any], out: Path) -> dict[str, str]:
+    """Begin a run and note in `out` where it is tracked."""
+    try:
+        run_id = tracking.start_run(uri, name, flatten(settings), out / "artifacts")
+    except Exception as error:
+        if tracking.is_refusal(error):
+            raise
+        raise OSError(
+            f"MLflow at {uri} does not answer ({first_line(error)[:200]}): start it, or leave the tracking URI out and"
+            f" the run is tracked in {out / 'mlflow.db'}"
+        ) from None
+    found = {"tracking_uri": uri, "run_id": run_id}
+    write_json(out / RUN, found)
+    return found
 
 
 def end_status(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrift.runs.files import file_sha256
+from kdrift.runs.hint import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,8 @@ MOST_PARAMS = 100
 """Parameters that MLflow takes at a time."""
 MOST_METRICS = 1000
 """Metrics that it takes at a time."""
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+"""Its answers to what it will not take."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -45,6 +48,8 @@ def client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the outbox tries again
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow.store.db.utils"):
@@ -78,17 +83,23 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
 def resume_run(uri: str, run_id: str) -> None:
     """Mark an earlier run as running again.
 
-    Raises ValueError if the tracking store does not know the run.
+    Raises ValueError if the tracking store answers that it does not know the run.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         mlflow = client(uri)
         if "stopped" in mlflow.get_run(run_id).data.tags:
             mlflow.delete_tag(run_id, "stopped")
         mlflow.update_run(run_id, status="RUNNING")
-    except MlflowException as error:
-        raise ValueError(f"cannot resume MLflow run {run_id} at {uri}: {error.message}") from None
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        raise ValueError(f"cannot resume MLflow run {run_id} at {uri}: {first_line(error)}") from None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered and will answer the same again, or a file is gone: a later try would not help."""
+    code = getattr(error, "error_code", None)
+    return isinstance(error, FileNotFoundError) or code in REFUSALS
 
 
 def keep_children(uri: str, parent: str, known: Collection[str]) -> None:
@@ -101,11 +112,13 @@ def keep_children(uri: str, parent: str, known: Collection[str]) -> None:
             mlflow.delete_run(child.info.run_id)
 
 
-def log_metrics(uri: str, run_id: str, values: Mapping[str, float], step: int) -> None:
-    """Log values at a step, which is the number of images seen; replaying a step is harmless."""
+def log_metrics(
+    uri: str, run_id: str, values: Mapping[str, float], step: int, *, unix_time: float | None = None
+) -> None:
+    """Log values at a step, which is the number of images seen, of a time, by default now. Replaying is harmless."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    now = int((time.time() if unix_time is None else unix_time) * 1000)
     metrics = [Metric(key, float(value), now, step) for key, value in values.items()]
     for first in range(0, len(metrics), MOST_METRICS):
         client(uri).log_batch(run_id, metrics=metrics[first : first + MOST_METRICS])
@@ -132,11 +145,15 @@ def finish_run(uri: str, run_id: str, status: str, reason: str = "") -> None:
 def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
     """Register a bundle folder as a new version of `name`, alias `champion`, and return the version.
 
-    A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds.
+    A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds. The same
+    weights of the same run are registered once.
     """
     from mlflow.exceptions import MlflowException
 
     mlflow, tags = client(uri), {"sha256": file_sha256(bundle / "model.safetensors")}
+    for known in mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if known.tags.get("sha256") == tags["sha256"]:
+            return str(known.version)
     mlflow.log_artifacts(run_id, str(bundle), "prior")
     try:
         mlflow.get_registered_model(name)

@@ -12,12 +12,12 @@ from typing import Any
 from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import check_name, save_prior
 from kdrift.prior.prior_info import PriorInfo
-from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
+from kdrift.runs.outbox import registered
 from kdrift.runs.progress import progress
-from kdrift.runs.run_folder import run_folder, tracked_run
+from kdrift.runs.run_folder import OUTBOX, run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, newest_sound
 from kdrift.training.loop import new_state
 from kdrift.training.provenance import read_figures, read_noise_left, run_info
@@ -38,8 +38,8 @@ class TrainResult:
     seconds: float
     tracking_uri: str
     run_id: str
-    registered: str
-    """Where it is registered: `models:/name/version`."""
+    registered: str | None
+    """Where it is registered: `models:/name/version`. None where MLflow did not answer: `kdrift track` sends it."""
 
 
 def train(
@@ -82,7 +82,7 @@ def train(
     settings, what = to_dict(config), "run"
     with (
         run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TrainConfig, resume=resume),
-        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
+        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri, echo=echo) as run,
     ):
         (out / "progress.json").unlink(missing_ok=True)
         newest_sound(out / "checkpoints", lambda said: echo(f"note: {said}"))
@@ -105,10 +105,10 @@ def train(
         if outcome["stopped"]:
             raise ValueError(outcome["stopped"])
         bundle = export_prior(config, out, replace(made_from, mlflow_run=run.run_id))
-        version = tracking.register_prior(run.uri, run.run_id, bundle, config.name)
-    return TrainResult(
-        bundle, outcome["images"], time.monotonic() - started, run.uri, run.run_id, f"models:/{config.name}/{version}"
-    )
+        run.outbox.register(bundle, config.name)
+    version = registered(out / OUTBOX, config.name)
+    model = f"models:/{config.name}/{version}" if version else None
+    return TrainResult(bundle, outcome["images"], time.monotonic() - started, run.uri, run.run_id, model)
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:

@@ -19,13 +19,14 @@ from kdrift.training.workers import told
 
 
 class ProgressWriter:
-    """Write images, loss and speed at most once a second; the loss is smoothed over about 50 steps."""
+    """Write images, loss, speed and what `notes` has by then at most once a second; the loss is smoothed over about 50
+    steps."""
 
     def __init__(
         self, path: Path, start: int, notes: Sequence[str] = (), workers: Sequence[dict[str, Any]] = ()
     ) -> None:
         self._path, self._start, self._loss, self._written = path, start, 0.0, 0.0
-        self._notes, self._workers = list(notes), list(workers)
+        self._notes, self._workers = notes, list(workers)
         self._steps = 0
 
     def __call__(self, images: int, loss: float, images_per_second: float) -> None:
@@ -36,7 +37,7 @@ class ProgressWriter:
             self._written = time.monotonic()
             values: dict[str, Any] = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
             # not durable: the training does not wait for the disk
-            values |= {"start": self._start, "notes": self._notes, "workers": self._workers, "pid": os.getpid()}
+            values |= {"start": self._start, "notes": list(self._notes), "workers": self._workers, "pid": os.getpid()}
             write_json(self._path, values, durable=False)
 
 
@@ -46,7 +47,7 @@ def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[
     done = threading.Event()
 
     def watch() -> None:
-        attempt, count = None, 0
+        attempt, count, noted = None, 0, 0
         while not done.wait(1.0):
             values = read_json(path)
             if not values:
@@ -58,8 +59,10 @@ def watching(path: Path, meter: Meter, echo: Callable[[str], None]) -> Iterator[
             if attempt != values["pid"]:
                 for worker in values["workers"]:
                     echo(told(worker))
-                for note in values["notes"]:
-                    echo(f"note: {note}")
+                noted = 0
+            for note in values["notes"][noted:]:
+                echo(f"note: {note}")
+            noted = len(values["notes"])
             attempt, count = values["pid"], len(values["workers"])
             meter.update(values["images"], rate=values["images_per_second"], note=f"loss {values['loss']:.4f}")
 

@@ -15,9 +15,10 @@ import torch.distributed as dist
 from torch import nn
 
 from kdrift.data.dataset import TrainingImages
-from kdrift.runs import tracking
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
+from kdrift.runs.outbox import Outbox
+from kdrift.runs.run_folder import OUTBOX
 from kdrift.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from kdrift.training.denoised import uses_bfloat16
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
@@ -63,10 +64,13 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         )
 
     latest: dict[str, float] = {}
+    place = (out / OUTBOX, job["tracking_uri"], job["run_id"])
+    outbox = Outbox(*place, echo=notes.append) if rank == 0 else None
 
     def metrics(images: int, values: dict[str, float]) -> None:
         latest.update(values)
-        tracking.log_metrics(job["tracking_uri"], job["run_id"], values, images)
+        if outbox is not None:
+            outbox.metrics(values, images)
         with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
             stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
 
@@ -74,7 +78,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         for name, (images, columns) in objective_of(config).sheets(state.ema, validation, device).items():
             path = out / "previews" / f"{name}_{state.images:012d}.png"
             save_sheet(path, images, columns)
-            tracking.log_file(job["tracking_uri"], job["run_id"], path, "previews")
+            if outbox is not None:
+                outbox.file(path, "previews")
 
     def checkpoint(state: TrainState) -> None:
         if rank == 0:
@@ -83,27 +88,28 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         ray.train.report({"images": state.images, **latest})
 
     hooks, group = Hooks(checkpoint=checkpoint), _group(config, device, job["threads"])
-    if rank == 0:  # which alone writes; all ranks meet Ray at each checkpoint
-        write_json(out / "workers.json", {"from_image": state.images, "workers": group})
-        tracking.log_file(job["tracking_uri"], job["run_id"], out / "workers.json")
-        progress = ProgressWriter(out / "progress.json", state.images, notes, group)
-        hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
     data = TrainingImages(config.data, "train", config.seed)
+    stopped = None
     try:
+        if outbox is not None:  # rank 0, which alone writes; all ranks meet Ray at each checkpoint
+            write_json(out / "workers.json", {"from_image": state.images, "workers": group})
+            outbox.file(out / "workers.json")
+            progress = ProgressWriter(out / "progress.json", state.images, notes, group)
+            hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
         fit(
             config, state, data, hooks, validation=validation, device=device, rank=rank,
             world_size=context.get_world_size(), wrap=wrap,
         )  # fmt: skip
     except NonFiniteLossError as error:
-        return {"images": state.images, "stopped": str(error)}
+        stopped = str(error)
     except torch.OutOfMemoryError:
         now = config.hardware.images_at_a_time or config.batch_size // context.get_world_size()
-        return {
-            "images": state.images,
-            "stopped": f"{device} has too little memory for {now} image(s) at a time: set hardware.images_at_a_time to"
-            " less and resume; the batch and so the result stay the same",
-        }
-    return {"images": state.images, "stopped": None}
+        advice = "set hardware.images_at_a_time to less and resume; the batch and so the result stay the same"
+        stopped = f"{device} has too little memory for {now} image(s) at once: {advice}"
+    finally:
+        if outbox is not None:
+            outbox.close()
+    return {"images": state.images, "stopped": stopped}
 
 
 def _group(config: TrainConfig, device: torch.device, cpus: int) -> list[dict[str, Any]]:

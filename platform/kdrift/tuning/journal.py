@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kdrift.runs.files import whole_lines
+
 State = Literal["unfinished", "complete", "stopped", "failed"]
 
 
@@ -21,12 +23,15 @@ class TrialRecord:
     number: int
     settings: dict[str, Any]
     """Values of the settings that are searched."""
-    run_id: str
-    """Its MLflow run."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Means after each slice, as `evaluate_slices` yields them."""
     state: State = "unfinished"
     """`complete`: saw all slices; `stopped`: early, by ASHA."""
+
+    @property
+    def key(self) -> str:
+        """Its MLflow run, for the outbox."""
+        return f"trial-{self.number}"
 
     @property
     def value(self) -> float:
@@ -47,16 +52,12 @@ class Journal:
         self.trials: dict[int, TrialRecord] = {}
         if not path.is_file():
             return
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
-        if torn:  # the driver was killed while it wrote a line
-            with path.open("r+b") as stream:
-                stream.truncate(len(whole) + 1 if whole else 0)
-        for line in whole.splitlines():
+        for line in whole_lines(path):
             self._apply(json.loads(line))
 
-    def start(self, number: int, settings: dict[str, Any], run_id: str) -> TrialRecord:
+    def start(self, number: int, settings: dict[str, Any]) -> TrialRecord:
         """Begin a trial, or one again that did not finish: what it reported before is dropped."""
-        self._write({"event": "start", "number": number, "settings": settings, "run_id": run_id})
+        self._write({"event": "start", "number": number, "settings": settings})
         return self.trials[number]
 
     def report(self, number: int, row: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ class Journal:
     def _apply(self, event: dict[str, Any]) -> None:
         number = event["number"]
         if event["event"] == "start":
-            self.trials[number] = TrialRecord(number, event["settings"], event["run_id"])
+            self.trials[number] = TrialRecord(number, event["settings"])
         elif event["event"] == "report":
             self.trials[number].rows.append(event["row"])
         else:

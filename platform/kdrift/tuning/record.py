@@ -8,9 +8,8 @@ from typing import Any
 
 from ray.tune import Callback
 
-from kdrift.runs import tracking
+from kdrift.runs.outbox import Outbox
 from kdrift.runs.progress import Meter
-from kdrift.runs.run_folder import TrackedRun
 from kdrift.tuning.journal import Journal, State, TrialRecord
 from kdrift.tuning.tune_config import TuneConfig
 
@@ -21,12 +20,16 @@ class Recorder(Callback):
     """Keeps the journal and the child runs of one search; all of it on the driver."""
 
     def __init__(
-        self, config: TuneConfig, journal: Journal, run: TrackedRun, artifacts: Path, num_slices: int,
+        self, config: TuneConfig, journal: Journal, outbox: Outbox, artifacts: Path, num_slices: int,
         meter: Meter, echo: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self._config, self._journal, self._run, self._artifacts = config, journal, run, artifacts
+        self._config, self._journal, self._outbox, self._artifacts = config, journal, outbox, artifacts
         self._num_slices, self._meter, self._echo = num_slices, meter, echo
         self._numbers: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray copies callbacks for a restoration of its own, which kdrift's `--resume` does without."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open or take up the trial's run; Ray calls this again when a trial starts again after a failure."""
@@ -34,15 +37,10 @@ class Recorder(Callback):
         record = self._journal.unfinished(settings)
         if trial.trial_id in self._numbers:
             record = self._record(trial)
-        if record is None:
-            number = max(self._journal.trials, default=0) + 1
-            name, uri = f"{self._config.name}-{number:03d}", self._run.uri
-            run_id = tracking.start_run(uri, name, settings, self._artifacts, parent=self._run.run_id)
-        else:
-            number, run_id = record.number, record.run_id
-            tracking.resume_run(self._run.uri, run_id)
+        number = max(self._journal.trials, default=0) + 1 if record is None else record.number
         self._numbers[trial.trial_id] = number
-        self._journal.start(number, settings, run_id)
+        record = self._journal.start(number, settings)
+        self._outbox.create(record.key, f"{self._config.name}-{number:03d}", settings, self._artifacts)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -51,7 +49,7 @@ class Recorder(Callback):
         record = self._record(trial)
         row = {name: float(result[name]) for name in FIGURES if name in result}
         self._journal.report(record.number, {**row, "pid": result["pid"]})
-        tracking.log_metrics(self._run.uri, record.run_id, row, step=int(row["slices"]))
+        self._outbox.metrics(row, int(row["slices"]), record.key)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that saw all slices or was stopped early."""
@@ -59,7 +57,7 @@ class Recorder(Callback):
         slices = int(record.rows[-1]["slices"])
         state: State = "complete" if slices >= self._num_slices else "stopped"
         reason = "" if state == "complete" else f"by ASHA after {slices} of {self._num_slices} slices"
-        tracking.finish_run(self._run.uri, record.run_id, "FINISHED", reason)
+        self._outbox.finish("FINISHED", reason, record.key)
         self._journal.end(record.number, state)  # last: until then a driver that was killed does the trial again
         self._show(record)
 
@@ -67,7 +65,7 @@ class Recorder(Callback):
         """Close the run of a trial that failed more often than it may."""
         record = self._record(trial)
         lines = str(trial.get_error()).strip().splitlines() if trial.get_error() else ["its worker was lost"]
-        tracking.finish_run(self._run.uri, record.run_id, "FAILED", lines[-1])
+        self._outbox.finish("FAILED", lines[-1], record.key)
         self._journal.end(record.number, "failed")
         self._echo(f"trial {record.number} failed: {lines[-1]}")
 

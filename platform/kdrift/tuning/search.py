@@ -18,7 +18,6 @@ from kdrift.prior.bundle import Prior
 from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import choose_device
-from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json
@@ -81,12 +80,12 @@ def tune(
         (out / "trials.jsonl").unlink(missing_ok=True)
     with (
         run_folder(out, settings, what=what, free=MAY_CHANGE, kind=TuneConfig, resume=resume),
-        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri) as run,
+        tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri, echo=echo) as run,
     ):
         write_preset(resolved.preset, out / START)
         journal = Journal(out / "trials.jsonl")
         if resume:
-            tracking.keep_children(run.uri, run.run_id, {trial.run_id for trial in journal.trials.values()})
+            run.outbox.keep_children()
         echo(f"starting from {resolved.headline(config.device)}")
         echo(f"search {config.name}: {config.num_trials} trials of {len(cases)} slices, by {config.objective}")
         echo(f"output in {out}")
@@ -102,19 +101,19 @@ def tune(
                     ray_session(address, echo=echo),
                     progress(config.num_trials, "trials", done=done, quiet=quiet, echo=echo) as meter,
                 ):
-                    recorder = Recorder(config, journal, run, out / "artifacts", len(cases), meter, echo)
+                    recorder = Recorder(config, journal, run.outbox, out / "artifacts", len(cases), meter, echo)
                     _search(config, resolved, prior, cases, journal, recorder, out)
             trials = [journal.trials[number] for number in sorted(journal.trials)]
             best = choose_best(config, trials)
             preset = make_preset(config, resolved.preset, prior, cases, trials, best, run.run_id)
             written = leave_results(config, preset, trials, out)
             for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
-                tracking.log_file(run.uri, run.run_id, path)
-            tracking.log_metrics(run.uri, run.run_id, {"best": best.value}, step=len(trials))
+                run.outbox.file(path)
+            run.outbox.metrics({"best": best.value}, len(trials))
         except BaseException as error:
             for trial in journal.trials.values():
                 if trial.state == "unfinished":
-                    tracking.finish_run(run.uri, trial.run_id, end_status(error), "the search ended before it")
+                    run.outbox.finish(end_status(error), "the search ended before it", trial.key)
             raise
     seconds = time.monotonic() - began
     return TuneResult(preset, written, best, trials, seconds, run.uri, run.run_id)
