@@ -1,10 +1,14 @@
-"""Quality against seconds over all methods: the plot and the table of docs/choosing.md.
+"""Quality against seconds over all methods, and each at its best: plots and tables of docs/choosing.md.
 
     python -m benchmarks.quality_seconds [--quick] [--groups simulated noise_free real] [--out build/quality] [--report]
+    python -m benchmarks.quality_seconds --tuned --groups simulated real --report
 
 Every method reconstructs the same slices (`benchmarks.held_out`, equispaced 4x, 8 % ACS) with 2 samples and rising
 numbers of steps, each point in a process of one core. Seconds are of the sampler with its network for the 2 samples of
 one slice. Nothing is tuned on these slices. Points that --out has are not made again.
+
+`--tuned` takes the settings that searches of `configs/tune` found on other scans, for samplers and classical methods
+alike, beside the networks that come with kdrift.
 """
 
 from __future__ import annotations
@@ -75,17 +79,36 @@ LINES = (
     Line("ak_diffusion", (20, 50), "tuned", masks="with a sampled centre"),
     Line("heat_diffusion", (50,), "released"),
 )
+BEST = (
+    Line("annealed", (40,)),
+    Line("dds", (40,), "tuned"),
+    Line("diffpir", (40,), "tuned"),
+    Line("dps", (40,), "tuned"),
+    Line("daps", (8,), "tuned"),
+    Line("hfs_sde", (100,), "tuned", masks="with a sampled centre"),
+)
+"""Samplers with searched settings."""
+SEARCHED = {"tv": {"weight": 0.00229}, "l1_wavelet": {"weight": 0.00311}}
+"""What configs/tune/tv.yaml and l1_wavelet.yaml found; the best weight depends on the noise, so they are no presets."""
 CLASSICAL = tuple(name for name, method in METHODS.items() if not method.needs_prior and name != "zero_filled")
 LEARNED = ("unet", "varnet")
 """Networks that come with kdrift; one evaluation a slice."""
 
 
-def points(folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None) -> list[Point]:
+def points(
+    folder: Path, groups: list[Group], *, quick: bool, count: int, only: list[str] | None = None, tuned: bool = False
+) -> list[Point]:
     """Return every reconstruction to make; of the methods in `only` where there are some."""
     chosen = scans(folder, groups=tuple(groups), count=1 if quick else count)
     found = [Point(name, scan, FOUR, Plan(name)) for name in (*CLASSICAL, *LEARNED) for scan in chosen]
-    found = [point for point in found if not only or point.label in only]
-    for line in LINES:
+    if tuned:
+        found += [
+            Point(f"{name} (searched weight)", scan, FOUR, Plan(name, settings=settings))
+            for name, settings in SEARCHED.items()
+            for scan in chosen
+        ]
+    found = [point for point in found if not only or point.plan.method in only]
+    for line in BEST if tuned else LINES:
         if only and line.method not in only:
             continue
         for steps in line.steps[:1] if quick else line.steps:
@@ -119,7 +142,7 @@ def draw(path: Path, lines: dict[str, list[dict[str, Any]]], title: str) -> None
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for position, (label, values) in enumerate(lines.items()):
-        alone, default = label in (*CLASSICAL, *LEARNED), label == DEFAULT_METHOD
+        alone, default = label.partition(" ")[0] in (*CLASSICAL, *LEARNED), label == DEFAULT_METHOD
         axes.plot(
             [value["seconds"] for value in values], [value["psnr"] for value in values], label=label,
             marker="s" if alone else "o", markersize=5, linewidth=3 if default else 1.2,
@@ -137,7 +160,7 @@ def draw(path: Path, lines: dict[str, list[dict[str, Any]]], title: str) -> None
 
 def table(lines: dict[str, list[dict[str, Any]]]) -> str:
     """Return the best point of each method, best first, as Markdown."""
-    masks = {line.label: line.masks for line in LINES}
+    masks = {line.label: line.masks for line in (*LINES, *BEST)}
     best = {label: max(values, key=lambda value: value["psnr"]) for label, values in lines.items()}
     text = ["| method | PSNR dB | SSIM | nfe | seconds | peak MiB | masks |", "|---|---:|---:|---:|---:|---:|---|"]
     for label, value in sorted(best.items(), key=lambda item: -item[1]["psnr"]):
@@ -153,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the first point of each method on one slice")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["simulated"])
+    parser.add_argument("--tuned", action="store_true", help="settings that searches found; the section of its own")
     parser.add_argument("--scans", type=int, default=2, help="simulated scans a group, 1 to 3")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
     parser.add_argument("--only", nargs="+", metavar="METHOD", choices=list(METHODS), help="these alone")
@@ -161,19 +185,20 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     asked = points(
-        arguments.out, arguments.groups, quick=arguments.quick, count=arguments.scans, only=arguments.only
+        arguments.out, arguments.groups, quick=arguments.quick, count=arguments.scans, only=arguments.only,
+        tuned=arguments.tuned,
     )  # fmt: skip
     found = measure(asked, arguments.out / "points", workers=arguments.workers)
     pictures = REPOSITORY / "docs" / "images" if arguments.report else arguments.out
     for group in arguments.groups:
-        lines = averaged(found, group)
-        picture = pictures / f"quality_seconds_{group}.png"
+        lines, name = averaged(found, group), f"tuned_{group}" if arguments.tuned else group
+        picture = pictures / f"quality_seconds_{name}.png"
         draw(picture, lines, f"{shown(group)}, equispaced 4x, 8 % ACS")
         text = table(lines)
         print(f"{group}\n{text}\n{picture}")
         if arguments.report:
             path = REPOSITORY / "docs" / "choosing.md"
-            head, mark, rest = path.read_text().partition(f"<!-- generated: {group} -->")
+            head, mark, rest = path.read_text().partition(f"<!-- generated: {name} -->")
             path.write_text(f"{head}{mark}\n\n{text}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}")
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.claim_runs import CLAIMS, Row
 from benchmarks.claims import reported
 from benchmarks.held_out import Measured
-from benchmarks.quality_seconds import CLASSICAL, LINES, averaged, draw, table
+from benchmarks.quality_seconds import BEST, CLASSICAL, LINES, averaged, draw, table
 
 from kdrift.methods import METHODS
 from kdrift.recon.plan import Plan
@@ -32,7 +32,7 @@ def test_every_run_of_a_claim_can_be_resolved(name: str) -> None:
 def test_the_comparison_has_every_method() -> None:
     with_prior = {name for name, method in METHODS.items() if method.samples}
     assert {line.method for line in LINES} == with_prior - {"score_mri_real"}  # for images without phase
-    for line in LINES:
+    for line in (*LINES, *BEST):
         resolve(Plan(line.method, line.preset, {**line.settings, "num_steps": line.steps[0]}), line.prior)
 
 

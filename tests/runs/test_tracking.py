@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrift import __version__
 from kdrift.cli import main
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import tracking
@@ -43,6 +44,25 @@ def test_run_is_resumed_not_doubled(store: tuple[str, Path]) -> None:
     assert {point.step for point in client.get_metric_history(run_id, "train/loss")} == {10, 20}
     with pytest.raises(ValueError, match="cannot resume MLflow run 0123"):
         tracking.resume_run(uri, "0123")
+
+
+def test_a_run_says_what_made_it(store: tuple[str, Path]) -> None:
+    """Command, user, version and commit, and the data; its experiment is opened in the pages for models."""
+    uri, folder = store
+    run_id = tracking.start_run(uri, "run", {}, folder / "artifacts")
+    tracking.log_dataset(uri, run_id, "images.zarr", "0123456789abcdef" * 4, "training")
+    client = tracking.client(uri)
+    run = client.get_run(run_id)
+    assert run.data.tags["kdrift"] == __version__
+    assert run.data.tags["mlflow.source.type"] == "LOCAL"
+    assert "pytest" in run.data.tags["mlflow.source.name"]
+    assert len(run.data.tags.get("mlflow.source.git.commit", 40 * "0")) == 40
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("images.zarr", ("0123456789abcdef" * 4)[:36])
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    tracking.finish_run(uri, run_id, "FINISHED")
 
 
 def test_any_name_and_any_number_of_parameters_is_taken(store: tuple[str, Path]) -> None:

@@ -66,6 +66,10 @@ class Outbox:
         """Log figures at a step, with the time of now."""
         self._give("metrics", key, {"values": dict(values), "step": step, "unix_time": time.time()})
 
+    def dataset(self, name: str, digest: str, context: str) -> None:
+        """Name data of the main run, with their digest and what they are for: `training`, `validation`, `search`."""
+        self._give("dataset", MAIN, {"name": name, "digest": digest, "context": context})
+
     def tag(self, name: str, value: str, key: str = MAIN) -> None:
         """Set a tag."""
         self._give("tag", key, {"name": name, "value": value})
@@ -153,6 +157,8 @@ class Outbox:
             tracking.set_tag(uri, run_id, entry["name"], entry["value"])
         elif what == "file":
             tracking.log_file(uri, run_id, Path(entry["path"]), entry["folder"])
+        elif what == "dataset":
+            tracking.log_dataset(uri, run_id, entry["name"], entry["digest"], entry["context"])
         elif what == "resume":
             tracking.resume_run(uri, run_id)
         elif what == "keep_children":

@@ -5,14 +5,21 @@ Only `MlflowClient` is used: no global state, so a worker that takes over a run 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import getpass
+import json
 import logging
 import os
 import re
+import subprocess
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdrift import __version__
+from kdrift.runs.command_line import command_line
 from kdrift.runs.files import file_sha256
 from kdrift.runs.hint import first_line
 
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "kdrift"
 ALIAS = "champion"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow 3 opens runs in its pages for chat."""
 MOST_PARAMS = 100
 """Parameters that MLflow takes at a time."""
 MOST_METRICS = 1000
@@ -71,13 +80,53 @@ def start_run(uri: str, name: str, parameters: Mapping[str, Any], artifacts: Pat
         experiment_id = experiment.experiment_id
     else:
         place = None if _is_server(uri) else artifacts.resolve().as_uri()
-        experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=place)
-    tags = {"mlflow.parentRunId": parent} if parent else None
+        experiment_id = mlflow.create_experiment(EXPERIMENT, artifact_location=place, tags=EXPERIMENT_TAGS)
+    tags = origin() | ({"mlflow.parentRunId": parent} if parent else {})
     run_id: str = mlflow.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     params = [Param(_NOT_IN_NAMES.sub("_", key)[:250], str(value)[:6000]) for key, value in parameters.items()]
     for first in range(0, len(params), MOST_PARAMS):
         mlflow.log_batch(run_id, params=params[first : first + MOST_PARAMS])
     return run_id
+
+
+def origin() -> dict[str, str]:
+    """Return tags for what made a run: the command, the user, kdrift's version, the commit of a checkout."""
+    tags = {
+        "mlflow.source.name": command_line(),
+        "mlflow.source.type": "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL",
+        "kdrift": __version__,
+    }
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    commit = _commit()
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that kdrift runs from; None where it is installed."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True, timeout=10, check=False,
+        )  # fmt: skip
+        if found.returncode:
+            return None
+        head = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip()
+
+
+def log_dataset(uri: str, run_id: str, name: str, digest: str, context: str) -> None:
+    """Name the data of a run, with a digest of them, by which MLflow finds all runs of the same data."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = Dataset(name, digest[:36], "local", json.dumps({"uri": name}))
+    client(uri).log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
 
 def resume_run(uri: str, run_id: str) -> None:

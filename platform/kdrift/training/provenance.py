@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ def describe_data(config: DataConfig) -> tuple[DataSource, ...]:
         digest = file_sha256(Path(location)) if store is None else ""
         found.append(DataSource(Path(location).name, used["train"], used["validation"], digest))
     return tuple(found)
+
+
+def digest_of(source: DataSource, volumes: Sequence[VolumeRecord]) -> str:
+    """Return a digest of these volumes of a store or file, made of their checksums and how much is used of each."""
+    parts = [source.sha256, *(f"{each.name} {each.num_slices} {each.checksum}" for each in volumes)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read_noise_left(metrics: Mapping[str, float]) -> tuple[NoiseLeft, ...]:

@@ -20,7 +20,7 @@ from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import OUTBOX, run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, newest_sound
 from kdrift.training.loop import new_state
-from kdrift.training.provenance import read_figures, read_noise_left, run_info
+from kdrift.training.provenance import digest_of, read_figures, read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
 from kdrift.training.watch import watching
 from kdrift.training.workers import Lent, Workers, fewest_and_most, lend
@@ -85,6 +85,10 @@ def train(
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri, echo=echo) as run,
     ):
         (out / "progress.json").unlink(missing_ok=True)
+        for source in made_from.data:
+            for context, volumes in (("training", source.train), ("validation", source.validation)):
+                if volumes:
+                    run.outbox.dataset(source.name, digest_of(source, volumes), context)
         newest_sound(out / "checkpoints", lambda said: echo(f"note: {said}"))
         job = {"config": settings, "out": str(out), "tracking_uri": run.uri, "run_id": run.run_id}
         epochs = config.total_images / num_slices
