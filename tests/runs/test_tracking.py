@@ -9,7 +9,7 @@ import pytest
 from kdrift import __version__
 from kdrift.cli import main
 from kdrift.prior.bundle import load_prior
-from kdrift.runs import tracking
+from kdrift.runs import registry, tracking
 from kdrift.runs.files import file_sha256
 
 # MLflow calls deprecated parts of SQLAlchemy
@@ -83,20 +83,20 @@ def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: 
         (bundle / "model.safetensors").write_bytes(weights)
         (bundle / "README.md").write_text("# card")
         run_id = tracking.start_run(uri, "run", {}, folder / "artifacts")
-        version = tracking.register_prior(uri, run_id, bundle, "brain")
+        version = registry.register_prior(uri, run_id, bundle, "brain")
         tracking.finish_run(uri, run_id, "FINISHED")
     assert version == "2"
-    newest, found = tracking.download_prior(uri, "brain", tmp_path / "a")
-    oldest, _ = tracking.download_prior(uri, "brain", tmp_path / "b", version="1")
+    newest, found = registry.download_prior(uri, "brain", tmp_path / "a")
+    oldest, _ = registry.download_prior(uri, "brain", tmp_path / "b", version="1")
     assert found == version
     assert (newest / "model.safetensors").read_bytes() == b"second"
     assert (oldest / "model.safetensors").read_bytes() == b"first"
-    resolved = tracking.client(uri).get_model_version_by_alias("brain", tracking.ALIAS)
+    resolved = tracking.client(uri).get_model_version_by_alias("brain", registry.ALIAS)
     assert str(resolved.version) == version
     newest_sha256, oldest_sha256 = (file_sha256(bundle / "model.safetensors") for bundle in (newest, oldest))
     assert resolved.tags["sha256"] == newest_sha256 != oldest_sha256
     with pytest.raises(ValueError, match=r"no prior heart \(version champion\)"):
-        tracking.download_prior(uri, "heart", tmp_path / "c")
+        registry.download_prior(uri, "heart", tmp_path / "c")
 
 
 def test_ui_command() -> None:
@@ -113,7 +113,7 @@ def test_register_verb_puts_a_shipped_prior_into_the_registry(
     for version in ("1", "2"):
         assert main(["register", "brain-magnitude-small", "--tracking-uri", uri]) == 0
         assert f"brain-magnitude-small version {version} (alias champion)" in capsys.readouterr().out
-    bundle, version = tracking.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded")
+    bundle, version = registry.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded")
     assert version == "2"
     assert load_prior(bundle).sha256 == load_prior("brain-magnitude-small").sha256
     assert main(["register", "brain-magnitud-small", "--tracking-uri", uri]) == 1

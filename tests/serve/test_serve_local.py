@@ -16,7 +16,7 @@ import yaml
 
 from kdrift.cli import main
 from kdrift.prior.bundle import load_prior
-from kdrift.runs import tracking
+from kdrift.runs import registry, tracking
 from serve_helpers import (
     KEY,
     LONG,
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWa
 def register(folder: Path, prior: Path) -> str:
     uri = tracking.default_uri(folder)
     run_id = tracking.start_run(uri, "tiny", {}, folder / "artifacts")
-    return tracking.register_prior(uri, run_id, prior, "tiny")
+    return registry.register_prior(uri, run_id, prior, "tiny")
 
 
 def test_restart_and_a_prior_from_the_registry(tmp_path: Path) -> None:

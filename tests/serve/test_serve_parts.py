@@ -25,7 +25,7 @@ from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.guard import Diverged
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.slices import RawSlice, prepare_slice
-from kdrift.runs import tracking
+from kdrift.runs import registry, tracking
 from kdrift.sde import HighFrequencyNoise, LowFrequencies
 from kdrift_serve.ingress import Ingress, create_app
 from kdrift_serve.job_request import (
@@ -153,7 +153,7 @@ def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
 
     def register(seed: int) -> str:
         run_id = tracking.start_run(uri, "tiny", {}, tmp_path / "artifacts")
-        return tracking.register_prior(uri, run_id, tiny_prior(tmp_path / f"bundle{seed}", seed), "tiny")
+        return registry.register_prior(uri, run_id, tiny_prior(tmp_path / f"bundle{seed}", seed), "tiny")
 
     assert register(0) == "1"
     by_alias = pin_prior("models:/tiny@champion", uri)

@@ -17,7 +17,7 @@ import yaml
 
 from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import load_prior
-from kdrift.runs import tracking
+from kdrift.runs import registry, tracking
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import file_sha256, read_json
 from kdrift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -124,10 +124,10 @@ def test_one_worker_equals_two(killed: Killed) -> None:
 
 def test_registry_round_trip(killed: Killed, tmp_path: Path) -> None:
     client = tracking.client(killed.result.tracking_uri)
-    version = client.get_model_version_by_alias("tiny", tracking.ALIAS)
+    version = client.get_model_version_by_alias("tiny", registry.ALIAS)
     assert killed.result.registered == f"models:/tiny/{version.version}"
     assert version.run_id == killed.result.run_id
-    fetched, found = tracking.download_prior(killed.result.tracking_uri, "tiny", tmp_path)
+    fetched, found = registry.download_prior(killed.result.tracking_uri, "tiny", tmp_path)
     assert found == str(version.version)
     digest = file_sha256(killed.out / "prior" / "model.safetensors")
     assert file_sha256(fetched / "model.safetensors") == version.tags["sha256"] == digest

@@ -25,7 +25,8 @@ def run(options: Options) -> int:
     from pathlib import Path
 
     from kdrift.prior.bundle import check_name, find_prior, load_prior
-    from kdrift.runs.tracking import finish_run, register_prior, start_run
+    from kdrift.runs.registry import register_prior
+    from kdrift.runs.tracking import finish_run, start_run
 
     prior = load_prior(options.prior)
     name, uri = options.name or prior.name, options.tracking_uri

@@ -43,7 +43,7 @@ def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
     Raises ValueError if there is no such prior, or a registered one is asked for without `tracking_uri`.
     """
     if reference.startswith("models:"):
-        from kdrift.runs.tracking import registered_version
+        from kdrift.runs.registry import registered_version
 
         found = _REGISTERED.fullmatch(reference)
         if found is None:
@@ -66,7 +66,7 @@ def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prio
     if pinned.version is None:
         prior = load_prior(pinned.reference, device)
     else:
-        from kdrift.runs.tracking import download_prior
+        from kdrift.runs.registry import download_prior
 
         assert pinned.tracking_uri is not None
         with tempfile.TemporaryDirectory(prefix="kdrift-prior-") as folder:

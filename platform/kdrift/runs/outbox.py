@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrift.runs import tracking
+from kdrift.runs import registry, tracking
 from kdrift.runs.files import only_user, read_json, whole_lines, write_json
 from kdrift.runs.hint import first_line
 
@@ -164,7 +164,7 @@ class Outbox:
         elif what == "keep_children":
             tracking.keep_children(uri, run_id, set(self._runs.values()))
         elif what == "register":
-            version = tracking.register_prior(uri, run_id, Path(entry["bundle"]), entry["name"])
+            version = registry.register_prior(uri, run_id, Path(entry["bundle"]), entry["name"])
             self._note("versions.json", {entry["name"]: version})
         else:
             tracking.finish_run(uri, run_id, entry["status"], entry["reason"])

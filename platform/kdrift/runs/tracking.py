@@ -1,4 +1,4 @@
-"""MLflow: one run a training, whatever happens to its workers, and the registry of finished priors.
+"""MLflow: one run a training, whatever happens to its workers.
 
 Only `MlflowClient` is used: no global state, so a worker that takes over a run cannot open a second one.
 """
@@ -20,15 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdrift import __version__
 from kdrift.runs.command_line import command_line
-from kdrift.runs.files import file_sha256
 from kdrift.runs.hint import first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 EXPERIMENT = "kdrift"
-ALIAS = "champion"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow 3 opens runs in its pages for chat."""
 MOST_PARAMS = 100
@@ -189,64 +186,6 @@ def finish_run(uri: str, run_id: str, status: str, reason: str = "") -> None:
     if reason:
         mlflow.set_tag(run_id, "stopped", reason[:5000])
     mlflow.set_terminated(run_id, status=status)
-
-
-def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
-    """Register a bundle folder as a new version of `name`, alias `champion`, and return the version.
-
-    A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds. The same
-    weights of the same run are registered once.
-    """
-    from mlflow.exceptions import MlflowException
-
-    mlflow, tags = client(uri), {"sha256": file_sha256(bundle / "model.safetensors")}
-    for known in mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-        if known.tags.get("sha256") == tags["sha256"]:
-            return str(known.version)
-    mlflow.log_artifacts(run_id, str(bundle), "prior")
-    try:
-        mlflow.get_registered_model(name)
-    except MlflowException:
-        mlflow.create_registered_model(name, description="kdrift prior")
-    source = f"{mlflow.get_run(run_id).info.artifact_uri}/prior"
-    version = mlflow.create_model_version(name, source, run_id, tags=tags).version
-    mlflow.set_registered_model_alias(name, ALIAS, version)
-    return str(version)
-
-
-def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
-    """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
-
-    Raises ValueError if the registry has no such prior, or it was not registered by `register_prior`.
-    """
-    found = _find_version(uri, name, alias, version)
-    if "sha256" not in found.tags:
-        raise ValueError(f"{name} version {found.version} at {uri} has no tag sha256: it is no prior of kdrift")
-    return str(found.version), str(found.tags["sha256"])
-
-
-def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
-    """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
-
-    Return its path and its version, to be pinned: the alias may move. Raises ValueError if the registry has no such
-    prior.
-    """
-    from mlflow.artifacts import download_artifacts
-
-    version = str(_find_version(uri, name, ALIAS, version).version)
-    source = client(uri).get_model_version_download_uri(name, version)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version
-
-
-def _find_version(uri: str, name: str, alias: str, version: str | None) -> ModelVersion:
-    from mlflow.exceptions import MlflowException
-
-    mlflow = client(uri)
-    try:
-        return mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
 
 
 def _is_server(uri: str) -> bool:

@@ -1,0 +1,103 @@
+"""The registry of priors in MLflow: versions of raw bundles that any MLflow loads as a Python function."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdrift import __version__
+from kdrift.runs.files import file_sha256
+from kdrift.runs.tracking import client
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import Model
+
+ALIAS = "champion"
+LOADER = "kdrift.recon.pyfunc"
+"""The module that `mlflow.pyfunc.load_model` loads a bundle by."""
+PARAMS: dict[str, str | int] = {"method": "", "preset": "", "samples": 8, "steps": 0, "seed": 0}
+"""What its `predict` takes beside the data, with defaults; "" and 0 steps: those of the prior's method."""
+
+
+def describe() -> Model:
+    """Return MLflow's description of a bundle: what loads it, and the signature of its `predict`."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import FLAVOR_NAME
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    def schema(**parts: tuple[str, int]) -> Schema:
+        return Schema([TensorSpec(np.dtype(kind), (-1,) * ndim, name) for name, (kind, ndim) in parts.items()])
+
+    params = [ParamSpec(name, "long" if isinstance(value, int) else "string", value) for name, value in PARAMS.items()]
+    signature = ModelSignature(
+        schema(kspace=("complex64", 4), mask=("bool", 2)),
+        schema(mean=("complex64", 3), std=("float32", 3), verdict=("str", 1)),
+        ParamSchema(params),
+    )
+    return Model(signature=signature, metadata={"kdrift": __version__}).add_flavor(FLAVOR_NAME, loader_module=LOADER)
+
+
+def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
+    """Register a bundle folder as a new version of `name`, alias `champion`, and return the version.
+
+    A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds. Beside the
+    bundle lies what `mlflow.pyfunc.load_model` needs. The same weights of the same run are registered once.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow, tags = client(uri), {"sha256": file_sha256(bundle / "model.safetensors")}
+    for known in mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if known.tags.get("sha256") == tags["sha256"]:
+            return str(known.version)
+    mlflow.log_artifacts(run_id, str(bundle), "prior")
+    with tempfile.TemporaryDirectory() as folder:
+        described = Path(folder) / "MLmodel"
+        describe().save(described)
+        mlflow.log_artifact(run_id, str(described), "prior")
+    try:
+        mlflow.get_registered_model(name)
+    except MlflowException:
+        mlflow.create_registered_model(name, description="kdrift prior")
+    source = f"{mlflow.get_run(run_id).info.artifact_uri}/prior"
+    version = mlflow.create_model_version(name, source, run_id, tags=tags).version
+    mlflow.set_registered_model_alias(name, ALIAS, version)
+    return str(version)
+
+
+def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
+    """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
+
+    Raises ValueError if the registry has no such prior, or it was not registered by `register_prior`.
+    """
+    found = _find_version(uri, name, alias, version)
+    if "sha256" not in found.tags:
+        raise ValueError(f"{name} version {found.version} at {uri} has no tag sha256: it is no prior of kdrift")
+    return str(found.version), str(found.tags["sha256"])
+
+
+def download_prior(uri: str, name: str, folder: Path, version: str | None = None) -> tuple[Path, str]:
+    """Copy a registered bundle into a folder: a version, or the one that `champion` names now.
+
+    Return its path and its version, to be pinned: the alias may move. Raises ValueError if the registry has no such
+    prior.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    version = str(_find_version(uri, name, ALIAS, version).version)
+    source = client(uri).get_model_version_download_uri(name, version)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version
+
+
+def _find_version(uri: str, name: str, alias: str, version: str | None) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(uri)
+    try:
+        return mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None

@@ -1,0 +1,52 @@
+"""A registered prior as MLflow loads it: k-space and mask in, mean, deviation and verdict out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdrift import reconstruct
+from kdrift.cli import main
+from kdrift.data.phantom import phantom_volume
+from kdrift.prior.bundle import load_prior, shipped_priors
+from kdrift.recon.pyfunc import method_for
+from kdrift.runs.tracking import default_uri
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_every_shipped_prior_has_a_method() -> None:
+    found = {name: method_for(load_prior(name)) for name in shipped_priors()}
+    assert found["brain-complex"] == "annealed"
+    assert found["brain-hfs-small"] == "hfs_sde"
+    assert found["brain-unet"] == "unet"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_mlflow_loads_a_registered_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its alias alone; it answers as kdrift does, and refuses what its signature does not say."""
+    import mlflow
+
+    uri = default_uri(tmp_path)
+    assert main(["register", "brain-complex-small", "--tracking-uri", uri]) == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+    model = mlflow.pyfunc.load_model("models:/brain-complex-small@champion")
+    kspace = np.asarray(phantom_volume(1, 32, 32, 4, seed=1).kspace, dtype=np.complex64)
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:, ::2] = mask[:, 10:22] = True
+    given = {"kspace": kspace * mask, "mask": mask}
+    answer = model.predict(given, params={"samples": 2, "steps": 3, "seed": 1})
+    ours = reconstruct(kspace * mask, mask, prior="brain-complex-small", samples=2, steps=3, seed=1)
+    assert np.array_equal(answer["mean"], ours.mean.numpy())
+    assert np.array_equal(answer["std"], ours.std.numpy())
+    assert answer["verdict"].tolist() == ours.levels
+    signature = model.metadata.signature
+    assert signature.inputs.input_names() == ["kspace", "mask"]
+    assert signature.outputs.input_names() == ["mean", "std", "verdict"]
+    with pytest.raises(mlflow.exceptions.MlflowException, match="mask"):
+        model.predict({"kspace": kspace})
+    with pytest.raises(mlflow.exceptions.MlflowException, match="kspace"):
+        model.predict({"kspace": kspace.real.astype(np.float32), "mask": mask})
