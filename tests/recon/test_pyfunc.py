@@ -46,6 +46,17 @@ def test_mlflow_loads_a_registered_prior(tmp_path: Path, monkeypatch: pytest.Mon
     signature = model.metadata.signature
     assert signature.inputs.input_names() == ["kspace", "mask"]
     assert signature.outputs.input_names() == ["mean", "std", "verdict"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("models:/brain-complex-small@champion", "models:/brain-complex-small/1"):
+        fetched = load_prior(name)
+        assert (fetched.name, fetched.sha256) == ("brain-complex-small", load_prior("brain-complex-small").sha256)
+    assert len(list((tmp_path / "cache" / "kdrift" / "priors").iterdir())) == 1
+    with pytest.raises(ValueError, match="no prior brain-complex-small"):
+        load_prior("models:/brain-complex-small@challenger")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    with pytest.raises(ValueError, match="needs the variable MLFLOW_TRACKING_URI"):
+        load_prior("models:/brain-complex-small@champion")
     with pytest.raises(mlflow.exceptions.MlflowException, match="mask"):
         model.predict({"kspace": kspace})
     with pytest.raises(mlflow.exceptions.MlflowException, match="kspace"):

@@ -127,10 +127,15 @@ def check_name(name: str, sha256: str | None = None) -> None:
 def find_prior(name_or_path: str | Path) -> Path:
     """Return the folder of a shipped prior, by name, or of any bundle, by the path of its folder.
 
-    A text that is a shipped name always means the shipped prior; a folder of that name here is `./NAME`.
+    A text that is a shipped name always means the shipped prior; a folder of that name here is `./NAME`. A registered
+    one, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, is downloaded once, see `fetch_prior`.
 
-    Raises ValueError when there is neither, naming the nearest shipped name.
+    Raises ValueError when there is none, naming the nearest shipped name.
     """
+    if str(name_or_path).startswith("models:"):
+        from kdrift.runs.registry import fetch_prior
+
+        return fetch_prior(str(name_or_path))
     if isinstance(name_or_path, str) and name_or_path in shipped_priors():
         return SHIPPED / name_or_path
     folder = Path(name_or_path).expanduser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import torch
 
 from kdrift.prior.bundle import SHIPPED, WEIGHTS, Prior, find_prior, load_prior, read_sums
-
-_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
 @dataclass(frozen=True)
@@ -43,16 +40,13 @@ def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
     Raises ValueError if there is no such prior, or a registered one is asked for without `tracking_uri`.
     """
     if reference.startswith("models:"):
-        from kdrift.runs.registry import registered_version
+        from kdrift.runs.registry import read_reference, registered_version
 
-        found = _REGISTERED.fullmatch(reference)
-        if found is None:
-            raise ValueError(f"expected models:/NAME@ALIAS or models:/NAME/VERSION, got {reference!r}")
+        asked = read_reference(reference)
         if not tracking_uri:
             raise ValueError(f"{reference} needs tracking_uri, the address of its MLflow registry")
-        name, alias, number = found["name"], found["alias"] or "", found["version"]
-        version, sha256 = registered_version(tracking_uri, name, alias=alias, version=number)
-        return PinnedPrior(name, reference, sha256, version, tracking_uri)
+        version, sha256 = registered_version(tracking_uri, asked.name, alias=asked.alias, version=asked.version)
+        return PinnedPrior(asked.name, reference, sha256, version, tracking_uri)
     folder = find_prior(reference)
     known = reference if folder.parent == SHIPPED else str(folder)
     return PinnedPrior(folder.name, known, read_sums(folder)[WEIGHTS])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +21,50 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 ALIAS = "champion"
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 LOADER = "kdrift.recon.pyfunc"
 """The module that `mlflow.pyfunc.load_model` loads a bundle by."""
 PARAMS: dict[str, str | int] = {"method": "", "preset": "", "samples": 8, "steps": 0, "seed": 0}
 """What its `predict` takes beside the data, with defaults; "" and 0 steps: those of the prior's method."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+
+    name: str
+    alias: str = ""
+    version: str | None = None
+
+
+def read_reference(text: str) -> Reference:
+    """Parse the name of a registered prior. Raises ValueError where it is none."""
+    found = _REFERENCE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"expected models:/NAME@ALIAS or models:/NAME/VERSION, got {text!r}")
+    return Reference(found["name"], found["alias"] or "", found["version"])
+
+
+def fetch_prior(text: str) -> Path:
+    """Return the folder of a registered prior, downloaded once and kept in the user's cache by its SHA-256.
+
+    The registry is that of MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI. Raises ValueError where neither is set, or the
+    registry has no such prior.
+    """
+    asked = read_reference(text)
+    uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ValueError(f"{text} needs the variable MLFLOW_TRACKING_URI, the address of its MLflow registry")
+    version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdrift" / "priors" / sha256[:16]
+    kept = cache / asked.name
+    if not kept.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            bundle, _ = download_prior(uri, asked.name, Path(folder), version)
+            with contextlib.suppress(OSError):  # another process was faster
+                bundle.rename(kept)
+    return kept
 
 
 def describe() -> Model:
