@@ -84,7 +84,7 @@ BEST = (
     Line("dds", (40,), "tuned"),
     Line("diffpir", (40,), "tuned"),
     Line("dps", (40,), "tuned"),
-    Line("daps", (8,), "tuned"),
+    Line("daps", (8, 40), "tuned"),
     Line("hfs_sde", (100,), "tuned", masks="with a sampled centre"),
 )
 """Samplers with searched settings."""

@@ -18,15 +18,16 @@ from kdrift.training.checkpoint import load_checkpoint
 from kdrift.training.loop import Hooks, fit, new_state
 from training_helpers import tiny_config, write_images
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-IMAGES = 5400
+IMAGES = 36000
+"""Enough that the run is not over before Ray has seen that there is room again, which takes it some tens of seconds."""
 
 
-def wait_for(path: Path, images: int, workers: int, seconds: float = 240) -> None:
-    """Wait until so many workers train and have come beyond `images`."""
+def wait_for(path: Path, images: int, workers: int, over: threading.Event, seconds: float = 240) -> None:
+    """Wait until so many workers train and have come beyond `images`, or the run is over."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until and not over.is_set():
         values = read_json(path)
         if values and len(values["workers"]) == workers and values["images"] > images:
             return
@@ -41,9 +42,9 @@ def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(trainer, "RESIZE_S", 3.0)
     config = tiny_config(
         write_images(tmp_path / "images.npz"), total_images=IMAGES, batch_size=9,
-        monitoring={"log_every_images": 90, "validate_every_images": IMAGES, "validation_images": 4, "num_samples": 0,
+        monitoring={"log_every_images": 450, "validate_every_images": IMAGES, "validation_images": 4, "num_samples": 0,
                     "validation_sigmas": [0.1]},
-        checkpoint={"every_images": 90, "keep": 200}, hardware={"precision": "float32", "cpus": 1},
+        checkpoint={"every_images": 450, "keep": 200}, hardware={"precision": "float32", "cpus": 1},
         optimisation={"learning_rate": 1e-4, "warmup_images": 180, "ema_halflife_images": 180},
     )  # fmt: skip
     out, lines, seen = tmp_path / "out", list[str](), list[int]()
@@ -54,19 +55,21 @@ def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.Monke
     ray.init(address=cluster.address, log_to_driver=False)
 
     def disturb() -> None:
-        wait_for(out / "progress.json", 200, workers=2)
+        wait_for(out / "progress.json", 1000, workers=2, over=over)
         cluster.remove_node(second)
-        wait_for(out / "progress.json", 200, workers=1)
+        wait_for(out / "progress.json", 200, workers=1, over=over)
         seen.append(read_json(out / "progress.json")["images"])
         cluster.add_node(num_cpus=1, object_store_memory=store)
-        wait_for(out / "progress.json", seen[0], workers=2)
+        wait_for(out / "progress.json", seen[0], workers=2, over=over)
         seen.append(read_json(out / "progress.json")["images"])
 
+    over = threading.Event()
     disturber = threading.Thread(target=disturb)
     disturber.start()
     try:
         result = trainer.train(config, out, workers=(1, 2), echo=lines.append)
     finally:
+        over.set()
         disturber.join()
         ray.shutdown()
         cluster.shutdown()
@@ -78,7 +81,7 @@ def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.Monke
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     assert len(client.search_runs([experiment.experiment_id])) == 1
     history = client.get_metric_history(result.run_id, "train/loss")
-    assert sorted({point.step for point in history}) == list(range(90, IMAGES + 1, 90))
+    assert sorted({point.step for point in history}) == list(range(450, IMAGES + 1, 450))
     replayed: dict[int, float] = {}
     for point in history:  # what was trained again, on another number of workers, has the same loss again
         assert point.value == pytest.approx(replayed.setdefault(point.step, point.value), rel=1e-2)

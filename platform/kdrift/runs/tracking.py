@@ -143,9 +143,12 @@ def resume_run(uri: str, run_id: str) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow answered and will answer the same again, or a file is gone: a later try would not help."""
-    code = getattr(error, "error_code", None)
-    return isinstance(error, FileNotFoundError) or code in REFUSALS
+    """Whether a later try would end the same: MLflow will not take it, or a file is gone. Else it is away for now."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in REFUSALS
+    return isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
 
 
 def keep_children(uri: str, parent: str, known: Collection[str]) -> None:
