@@ -102,6 +102,7 @@ def parse(arguments: Sequence[str]) -> Parsed | None:
     from cyclopts import CycloptsError
 
     from kdrift.commands.options import Misuse
+    from kdrift.runs.files import refuse_address
 
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if verb is None and not {"--help", "-h", "--version"} & set(arguments):
@@ -123,6 +124,11 @@ def parse(arguments: Sequence[str]) -> Parsed | None:
             raise BrokenPipeError from None
         return None
     given = dict(bound.arguments)
+    try:
+        for name in {"out", "storage"} & given.keys():
+            refuse_address(given[name] or "", f"--{name}")
+    except ValueError as error:
+        raise Misuse(str(error)) from None
     job = {name: given.pop(name, None) for name in ("submit", "job_name")} if VERBS[verb].is_job else {}
     return Parsed(verb, module_of(verb), options(**given), **job)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from kdrift.runs.files import put_folder, read_json, whole_file, whole_folder, write_json, write_text, write_yaml
+from kdrift.cli import main
+from kdrift.runs.files import (
+    put_folder,
+    read_json,
+    refuse_address,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+    write_yaml,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,3 +145,23 @@ def test_no_other_module_writes_atomically() -> None:
     assert callers == []
     own = ast.parse((ROOT / "platform/kdrift/runs/files.py").read_text())
     assert len(renames(own)) == 5, "the test sees what it looks for"
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/x", "gs:/bucket/x", "/tmp/s3:/bucket", Path("abfs://c@a/x")])
+def test_an_address_is_no_folder(path: str | Path) -> None:
+    with pytest.raises(ValueError, match=r"--out .* is an address; expected a folder"):
+        refuse_address(path, "--out")
+
+
+@pytest.mark.parametrize("path", ["runs/x", "/a:b/c", "s3:", "x.zarr", ".", ""])
+def test_a_folder_is_no_address(path: str) -> None:
+    refuse_address(path, "--out")
+
+
+def test_no_verb_writes_into_a_folder_named_s3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.chdir(tmp_path):
+        for words in (["reconstruct", "a.h5"], ["evaluate", "--config", "phantom"], ["train", "--config", "tiny"]):
+            assert main([*words, "--out", "s3://bucket/x"]) == 2
+            assert re.search(r"--out s3://?bucket/x is an address", capsys.readouterr().err)
+        assert main(["evaluate", "--config", "phantom", "--set", "out=s3://bucket/x"]) in (1, 2)
+        assert not list(tmp_path.iterdir())

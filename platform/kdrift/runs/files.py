@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""What begins an address: `s3:` of s3://bucket/x."""
 
 
 @contextlib.contextmanager
@@ -138,6 +142,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a YAML file, its keys in the order they have."""
     write_text(path, yaml.safe_dump(values, sort_keys=False))
+
+
+def refuse_address(path: str | os.PathLike[str], what: str) -> None:
+    """Raise ValueError where what is to be written names an address such as s3://bucket/x, not a path.
+
+    A `Path` of one would be a folder named `s3:` here.
+    """
+    parts = Path(path).parts
+    if any(_SCHEME.fullmatch(part) for part in parts[:-1]):
+        raise ValueError(f"{what} {os.fspath(path)} is an address; expected a folder here, or one that all nodes share")
 
 
 def whole_lines(path: Path) -> list[bytes]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdrift import __version__
-from kdrift.runs.files import file_sha256
+from kdrift.runs.files import file_sha256, put_folder
 from kdrift.runs.tracking import client
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def fetch_prior(text: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             bundle, _ = download_prior(uri, asked.name, Path(folder), version)
-            with contextlib.suppress(OSError):  # another process was faster
-                bundle.rename(kept)
+            with contextlib.suppress(ValueError):  # another process was faster
+                put_folder(bundle, kept)
     return kept
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdrift.runs import tracking
 from kdrift.runs.config import flatten, parse, read_yaml, to_dict
-from kdrift.runs.files import only_user, read_json, write_json, write_yaml
+from kdrift.runs.files import only_user, read_json, refuse_address, write_json, write_yaml
 from kdrift.runs.hint import first_line
 from kdrift.runs.outbox import Outbox, send_left
 
@@ -69,6 +69,7 @@ def run_folder(
     ValueError
         If another process works in `out`; if `out` holds a run and `resume` is false, or one of other settings.
     """
+    refuse_address(out, f"output of the {what}:")
     out.mkdir(parents=True, exist_ok=True)
     with only_user(out, f"another {what} is writing to {out}"):
         saved = out / CONFIG
