@@ -34,6 +34,7 @@ from kdrift.cli import VERBS
 from kdrift.cli import parse as parse_command
 from kdrift.runs.config import flatten, load_config, parse, to_dict
 from kdrift.training.train_config import TrainConfig
+from kdrift.training.workers import parse_workers
 
 WORKDIR = "/opt/kdrift"
 
@@ -142,8 +143,9 @@ def test_the_jobs_entrypoint_is_a_command_of_this_repository(resources: list[Man
     assert str(args.out).startswith("runs/")
     assert all(store.startswith("runs/") for store in config.data.stores)
     (group,) = cluster_spec(job)["workerGroupSpecs"]
-    assert args.workers == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-    assert config.batch_size % args.workers == 0
+    workers = parse_workers(args.workers)
+    assert workers == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+    assert workers <= config.batch_size
     # the same prior is served that is trained
     for path in SERVE_CONFIGS:
         served = yaml.safe_load(path.read_text())["applications"][0]["args"]

@@ -230,10 +230,10 @@ def test_data_that_cannot_serve_is_named(inputs: Inputs, tmp_path: Path) -> None
 def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
-    journal.start(1, {"a": 0.1}, "r1")
+    journal.start(1, {"a": 0.1})
     journal.report(1, {"value": 2.0, "slices": 1.0})
     journal.end(1, "complete")
-    journal.start(2, {"a": 0.2}, "r2")
+    journal.start(2, {"a": 0.2})
     journal.report(2, {"value": 1.0, "slices": 1.0})
     with path.open("a") as stream:
         stream.write('{"event": "end", "num')
@@ -241,16 +241,16 @@ def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
     assert again.trials == journal.trials
     waiting = again.unfinished({"a": 0.2})
     assert waiting is not None
-    assert (waiting.number, waiting.run_id) == (2, "r2")
+    assert (waiting.number, waiting.key) == (2, "trial-2")
     assert again.unfinished({"a": 0.1}) is None
-    assert again.start(2, {"a": 0.2}, "r2").rows == []
+    assert again.start(2, {"a": 0.2}).rows == []
     assert Journal(path).trials == again.trials
 
 
 def test_best_and_front(inputs: Inputs) -> None:
     def trial(number: int, value: float, seconds: float, state: Any = "complete") -> TrialRecord:
         row = {"value": value, "psnr": value, "seconds": seconds, "slices": 4.0}
-        return TrialRecord(number, {"noise_scale": 1.0, "prior_sigma": 0.1 * number}, "r", [row], state)
+        return TrialRecord(number, {"noise_scale": 1.0, "prior_sigma": 0.1 * number}, [row], state)
 
     config = tiny_search(*inputs, pareto=True)
     trials = [trial(1, 20, 2), trial(2, 25, 3), trial(3, 24, 4), trial(4, 30, 9), trial(5, 40, 1, "stopped")]
@@ -401,7 +401,7 @@ def test_what_a_search_found_can_come_as_the_preset_tuned(tmp_path: Path, monkey
         monkeypatch.setattr(module, "TUNED", tmp_path)
     table = dict(methods._with_tuned())
     assert table["dds"].preset(None) == ("tuned", table["dds"].options(**found.settings))
-    assert table["dps"].presets == METHODS["dps"].presets
+    assert "tuned" not in table["dps"].presets  # its file comes with kdrift, not in this folder
     monkeypatch.setitem(METHODS, "dds", table["dds"])
     assert find_preset("dds").provenance == {"objective": "psnr"}
     assert find_preset("dds", "paper").provenance == {}

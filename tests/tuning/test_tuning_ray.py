@@ -21,6 +21,7 @@ from kdrift.cli import main
 from kdrift.methods.presets import find_preset, read_preset
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import read_json
 from kdrift.tuning.journal import Journal
 from kdrift.tuning.search import TuneResult, tune
 from kdrift.tuning.tune_config import TuneConfig
@@ -123,13 +124,14 @@ def test_one_parent_run_with_a_child_for_each_trial(searched: Searched) -> None:
     assert parent.data.params["space.noise_scale.high"] == "3000.0"
     assert parent.data.metrics["best"] == searched.result.best.value
     assert len(runs) == 8
+    children = read_json(searched.out / "mlflow" / "runs.json")
     for trial in searched.result.trials:
-        child = runs[trial.run_id]
+        child = runs[children[trial.key]]
         assert child.data.tags["mlflow.parentRunId"] == searched.result.run_id
         assert child.info.status == "FINISHED"
         assert ("stopped" in child.data.tags) == (trial.state == "stopped")
         assert float(child.data.params["noise_scale"]) == trial.settings["noise_scale"]
-        history = client.get_metric_history(trial.run_id, "value")
+        history = client.get_metric_history(child.info.run_id, "value")
         assert {point.step for point in history} == set(range(1, len(trial.rows) + 1))
     files = {item.path for item in client.list_artifacts(searched.result.run_id)}
     assert {"config.yaml", "annealed.yaml", "trials.csv"} <= files
@@ -231,6 +233,7 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     run = json.loads((out / "run.json").read_text())
     tracking.start_run(run["tracking_uri"], "tiny-007", {}, out / "artifacts", parent=run["run_id"])  # not yet noted
     done = {number: trial for number, trial in before.items() if trial.is_done}
+    children = read_json(out / "mlflow" / "runs.json")
     assert 2 <= len(done) < 6
     assert not own_presets.exists()
     result = tune(config, out, resume=True, echo=lambda line: None)
@@ -239,8 +242,8 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     assert {number: trial for number, trial in Journal(out / "trials.jsonl").trials.items() if number in done} == done
     for number, trial in before.items():  # what was under way ran again, as itself
         assert result.trials[number - 1].settings == trial.settings
-        assert result.trials[number - 1].run_id == trial.run_id
     assert len({json.dumps(trial.settings) for trial in result.trials}) == 6
+    assert children.items() <= read_json(out / "mlflow" / "runs.json").items()
     client = tracking.client(result.tracking_uri)
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id])

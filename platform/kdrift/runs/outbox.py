@@ -26,23 +26,20 @@ PATIENCE_S = 5.0
 class Outbox:
     """Sends the figures, tags, files and ends of a run and its children to MLflow, in the order they were given.
 
-    An entry is a line of a file in `folder`, which ends with the last entry sent. Entries of processes that died stay
-    there, and `send_left` sends them. What MLflow refuses (a name it does not take) is left out and said.
+    An entry is a line of a file in `folder`, which goes when all are sent. What processes that are gone have left there
+    is sent first. What MLflow refuses (a name it does not take) is left out and said.
     """
 
-    def __init__(
-        self, folder: Path, uri: str, run_id: str, *, echo: Callable[[str], None] = print, path: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, uri: str, run_id: str, *, echo: Callable[[str], None] = print) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._uri, self._echo = folder, uri, echo
         self._runs = {MAIN: run_id, **read_json(folder / "runs.json")}
-        self._path = path or folder / f"{uuid.uuid4().hex}.jsonl"
+        self._path = folder / f"{uuid.uuid4().hex}.jsonl"
         self._path.touch()
-        self._sent_path = self._path.with_suffix(".sent")
-        self._sent = int(read_json(self._sent_path).get("entries", 0))
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(only_user(self._path, f"{self._path} is being sent"))
-        self._entries = [json.loads(line) for line in whole_lines(self._path)]
+        self._sent, self._entries = 0, list[dict[str, Any]]()
+        self._take_over()
         self._given = threading.Condition()
         self._closing = self._down = False
         self._deadline = float("inf")
@@ -94,10 +91,21 @@ class Outbox:
         self._thread.join()
         left = len(self._entries) - self._sent
         if not left:
-            for path in (self._path, self._sent_path):
-                path.unlink(missing_ok=True)
+            _remove(self._path)
         self._stack.close()
         return left
+
+    def _take_over(self) -> None:
+        """Make the entries that processes that are gone could not send this outbox's first ones, the oldest first."""
+        for path in sorted(self._folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
+            if path == self._path or not path.stat().st_size:  # or a new one, whose process is about to lock it
+                continue
+            with contextlib.suppress(ValueError, FileNotFoundError), only_user(path, "its process is alive"):
+                left = whole_lines(path)[int(read_json(_sent(path)).get("entries", 0)) :]
+                with self._path.open("ab") as stream:
+                    stream.writelines(line + b"\n" for line in left)
+                self._entries += [json.loads(line) for line in left]
+                _remove(path)
 
     def _give(self, what: str, key: str, values: dict[str, Any]) -> None:
         entry = {"what": what, "run": key, **values}
@@ -136,7 +144,7 @@ class Outbox:
                 self._down, tries = False, 0
                 self._echo(f"MLflow at {self._uri} answers again")
             self._sent += 1
-            write_json(self._sent_path, {"entries": self._sent}, durable=False)
+            write_json(_sent(self._path), {"entries": self._sent}, durable=False)
 
     def _pause(self, seconds: float) -> None:
         until = min(time.monotonic() + seconds, self._deadline)
@@ -190,11 +198,17 @@ def registered(folder: Path, name: str) -> str | None:
 
 def send_left(folder: Path, uri: str, run_id: str, *, echo: Callable[[str], None] = print) -> int:
     """Send what processes that are gone could not send; return how many entries are left again."""
-    left = 0
-    for path in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
-        with contextlib.suppress(ValueError):  # its process is alive and sends it itself
-            left += Outbox(folder, uri, run_id, echo=echo, path=path).close()
-    return left
+    return Outbox(folder, uri, run_id, echo=echo).close()
+
+
+def _sent(path: Path) -> Path:
+    """The file that says how many entries of an outbox's file have been sent."""
+    return path.with_suffix(".sent")
+
+
+def _remove(path: Path) -> None:
+    for each in (_sent(path), path):
+        each.unlink(missing_ok=True)
 
 
 def _told(entry: dict[str, Any]) -> str:

@@ -70,7 +70,6 @@ def fetch_prior(text: str) -> Path:
 def describe() -> Model:
     """Return MLflow's description of a bundle: what loads it, and the signature of its `predict`."""
     from mlflow.models import Model, ModelSignature
-    from mlflow.pyfunc import FLAVOR_NAME
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     def schema(**parts: tuple[str, int]) -> Schema:
@@ -82,7 +81,9 @@ def describe() -> Model:
         schema(mean=("complex64", 3), std=("float32", 3), verdict=("str", 1)),
         ParamSchema(params),
     )
-    return Model(signature=signature, metadata={"kdrift": __version__}).add_flavor(FLAVOR_NAME, loader_module=LOADER)
+    return Model(signature=signature, metadata={"kdrift": __version__}).add_flavor(
+        "python_function", loader_module=LOADER
+    )
 
 
 def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
