@@ -21,15 +21,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+def local() -> Iterator[LocalCluster]:
     with local_cluster([3], object_store_bytes=80 * 2**20) as found:
         yield found
 
 
-def kdrift(cluster: LocalCluster, *arguments: str, **environment: str) -> str:
+def kdrift(local: LocalCluster, *arguments: str, **environment: str) -> str:
     """Run a kdrift command to its end and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "kdrift", *arguments], cwd=REPOSITORY, env=cluster.environment | environment, text=True,
+        [sys.executable, "-m", "kdrift", *arguments], cwd=REPOSITORY, env=local.environment | environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -37,7 +37,8 @@ def kdrift(cluster: LocalCluster, *arguments: str, **environment: str) -> str:
 
 
 @pytest.mark.ray
-def test_every_verb_beside_a_running_cluster(cluster: LocalCluster, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_verb_beside_a_running_cluster(local: LocalCluster, tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     small = {"volumes": ["small"], "slices": [0, 1], "pool": {"actors": 1}}
     batch = write_config(tmp_path / "batch.yaml", batch_values(inputs, tmp_path / "batch", **small))
@@ -60,11 +61,11 @@ def test_every_verb_beside_a_running_cluster(cluster: LocalCluster, tmp_path: Pa
         ("evaluate", "--config", str(evaluate)),
     ]
     for verb in verbs:
-        assert which_ray(kdrift(cluster, *verb)).startswith("Ray: private, ")
-    again, joined = (*verbs[0], "--overwrite"), f"Ray: cluster at {cluster.address}, 3 CPUs"
-    assert which_ray(kdrift(cluster, *again, "--address", cluster.address)).startswith(joined)
-    assert which_ray(kdrift(cluster, *again, RAY_ADDRESS=cluster.address)).startswith(joined)
-    assert served(cluster, tmp_path).startswith("Ray: private, 1 CPU")
+        assert which_ray(kdrift(local, *verb)).startswith("Ray: private, ")
+    again, joined = (*verbs[0], "--overwrite"), f"Ray: cluster at {local.address}, 3 CPUs"
+    assert which_ray(kdrift(local, *again, "--address", local.address)).startswith(joined)
+    assert which_ray(kdrift(local, *again, RAY_ADDRESS=local.address)).startswith(joined)
+    assert served(local, tmp_path).startswith("Ray: private, 1 CPU")
 
 
 def which_ray(printed: str) -> str:
@@ -73,7 +74,7 @@ def which_ray(printed: str) -> str:
     return found[0]
 
 
-def served(cluster: LocalCluster, folder: Path) -> str:
+def served(local: LocalCluster, folder: Path) -> str:
     """Start the service, stop it once it answers, and return the line that says which Ray it had."""
     command = [
         sys.executable,
@@ -86,7 +87,7 @@ def served(cluster: LocalCluster, folder: Path) -> str:
         str(folder / "jobs"),
     ]
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=REPOSITORY, env=local.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
     printed = ""

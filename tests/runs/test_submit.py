@@ -25,26 +25,26 @@ SLOWER = replace(PLAN, settings={"num_steps": 25})
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+def local() -> Iterator[LocalCluster]:
     with local_cluster([2]) as found:
         yield found
 
 
-def kdrift(cluster: LocalCluster, *arguments: str) -> subprocess.Popen[str]:
+def kdrift(local: LocalCluster, *arguments: str) -> subprocess.Popen[str]:
     """Start a kdrift command from the root of the repository, as a user does."""
-    command = [sys.executable, "-m", "kdrift", *arguments, "--submit", cluster.dashboard]
+    command = [sys.executable, "-m", "kdrift", *arguments, "--submit", local.dashboard]
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command, cwd=REPOSITORY, env=local.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are started ignoring it
     )  # fmt: skip
 
 
 @pytest.mark.ray
-def test_log_and_exit_status_come_back(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_log_and_exit_status_come_back(local: LocalCluster, tmp_path: Path) -> None:
     make_inputs(tmp_path)
     again = ("convert", str(tmp_path / "small.h5"), "--store", str(tmp_path / "new.zarr"), "--quiet")
-    first = kdrift(cluster, *again, "--job-name", "convert-it")
-    second = kdrift(cluster, "convert", "--config", "/absent.yaml", "--job-name", "absent")
+    first = kdrift(local, *again, "--job-name", "convert-it")
+    second = kdrift(local, "convert", "--config", "/absent.yaml", "--job-name", "absent")
     printed = first.communicate(timeout=300)[0]
     assert first.returncode == 0, printed
     assert "job convert-it at http://127.0.0.1:" in printed
@@ -56,26 +56,26 @@ def test_log_and_exit_status_come_back(cluster: LocalCluster, tmp_path: Path) ->
 
 
 @pytest.mark.ray
-def test_killed_driver_is_resumed_by_name(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_killed_driver_is_resumed_by_name(local: LocalCluster, tmp_path: Path) -> None:
     """Ctrl-C leaves the job; its name is taken while it runs; killed, it goes on where it was."""
     inputs, out = make_inputs(tmp_path), tmp_path / "out"
     values = batch_values(inputs, out, plan=to_dict(SLOWER), pool={"actors": 1})
     command = ("reconstruct", "--config", str(write_config(tmp_path / "batch.yaml", values)), "--job-name", "batch")
-    first = kdrift(cluster, *command)
+    first = kdrift(local, *command)
     await_slice(out, first)
     process = driver(out)
     os.kill(process, signal.SIGSTOP)  # so that it is in mid-work whatever this test takes
     first.send_signal(signal.SIGINT)
     printed = first.communicate(timeout=60)[0]
     assert first.returncode == 130
-    assert f"follow it: ray job logs --follow --address {cluster.dashboard} batch" in printed
-    taken = kdrift(cluster, *command)
+    assert f"follow it: ray job logs --follow --address {local.dashboard} batch" in printed
+    taken = kdrift(local, *command)
     assert "error: job batch is running at" in taken.communicate(timeout=60)[0]
     assert taken.returncode == 1
     os.kill(process, signal.SIGKILL)
     done = num_done(out)
     assert 1 <= done < 5
-    second = kdrift(cluster, *command)
+    second = kdrift(local, *command)
     printed = second.communicate(timeout=300)[0]
     assert second.returncode == 0, printed
     assert "job batch-2 at" in printed
