@@ -1,4 +1,4 @@
-"""An elastic run on a cluster that loses a node and gets one again: one run, each image once, equal steps."""
+"""An elastic run on a cluster that loses a node goes on with what is left: one run, each image once, equal steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from training_helpers import tiny_config, write_images
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-IMAGES = 36000
-"""Enough that the run is not over before Ray has seen that there is room again, which takes it some tens of seconds."""
+IMAGES = 5400
 
 
 def wait_for(path: Path, images: int, workers: int, over: threading.Event, seconds: float = 240) -> None:
@@ -35,7 +34,7 @@ def wait_for(path: Path, images: int, workers: int, over: threading.Event, secon
     raise TimeoutError(f"no {workers} workers beyond image {images}: {read_json(path)}")
 
 
-def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -59,9 +58,6 @@ def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.Monke
         cluster.remove_node(second)
         wait_for(out / "progress.json", 200, workers=1, over=over)
         seen.append(read_json(out / "progress.json")["images"])
-        cluster.add_node(num_cpus=1, object_store_memory=store)
-        wait_for(out / "progress.json", seen[0], workers=2, over=over)
-        seen.append(read_json(out / "progress.json")["images"])
 
     over = threading.Event()
     disturber = threading.Thread(target=disturb)
@@ -74,9 +70,9 @@ def test_two_workers_one_and_two_again(tmp_path: Path, monkeypatch: pytest.Monke
         ray.shutdown()
         cluster.shutdown()
     assert result.images == IMAGES
-    assert len(seen) == 2, "the run was over before its cluster had changed twice"
-    assert sum("training goes on from image" in line for line in lines) == 2
-    assert [line for line in lines if "worker was lost" in line or "there is room for 2" in line]
+    assert seen, "the run was over before its cluster had lost a node"
+    assert sum("training goes on from image" in line for line in lines) == 1
+    assert [line for line in lines if "a worker was lost" in line and "with 1 worker(s)" in line]
     client = tracking.client(result.tracking_uri)
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     assert len(client.search_runs([experiment.experiment_id])) == 1
