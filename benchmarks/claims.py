@@ -44,10 +44,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "claims"
 """Rows of the claims that were tried, kept with the project."""
 
 
-def try_claim(
-    name: str, groups: list[Group], out: Path, *, workers: int, count: int, results: Path = RESULTS
-) -> dict[str, Any]:
-    """Run a claim; write into `results` and return its rows and whether it held, by group."""
+def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count: int) -> dict[str, Any]:
+    """Run a claim; write into `RESULTS` and return its rows and whether it held, by group."""
     claim = CLAIMS[name]
     print(f"{name}: {claim.sentence} ({claim.source})", flush=True)
     measured = {"date": time.strftime("%Y-%m-%d"), "kdrift": __version__, **machine()}
@@ -62,8 +60,8 @@ def try_claim(
         answer["groups"][group] = {**held, "rows": [asdict(row) for row in rows.values()]}
         print(f"{name}, {group}: {_told(held)}", flush=True)
         _draw(out / f"{name}_{group}.png", claim, chosen[0], out / "points", answer["groups"][group])
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
     return answer
 
 

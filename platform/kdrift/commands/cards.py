@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from kdrift.commands.common import Row
-from kdrift.methods import METHODS, Options
+from kdrift.methods import METHODS, Options, methods_for
 from kdrift.methods.presets import Preset, find_preset, list_presets
 from kdrift.mri.masks import KINDS
 from kdrift.prior.bundle import find_prior, read_config, shipped_for, shipped_priors, task_of
@@ -44,7 +44,7 @@ def prior_rows() -> list[Row]:
     for name in shipped_priors():
         network, info = read_config(find_prior(name))
         task, images = task_of(network, info), network.images
-        serves = [each for each, method in METHODS.items() if not method.refusal(name, task, images)]
+        serves = methods_for(task, images)
         sigma = "-" if info.sigma_range is None else "{:.4g} to {:.4g}".format(*info.sigma_range)
         row = {"prior": name, "trained_for": task, "images": images, "sigma": sigma}
         rows.append({**row, "serves": f"{serves[0]} and {len(serves) - 1} more" if len(serves) > 1 else serves[0]})

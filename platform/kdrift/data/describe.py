@@ -218,7 +218,7 @@ def _describe_bundle(path: Path) -> Description:
 
 def _serves(path: Path) -> Description:
     """Return what a prior was trained for and the methods it can serve; none where its configuration is unreadable."""
-    from kdrift.methods import METHODS
+    from kdrift.methods import methods_for
     from kdrift.prior.bundle import WEIGHTS, check_sums, read_config, task_of
     from kdrift.prior.calibration_file import read_calibrations
 
@@ -228,7 +228,7 @@ def _serves(path: Path) -> Description:
         calibrations = read_calibrations(path, check_sums(path)[WEIGHTS])
     except (ValueError, OSError) as error:  # whatever the file has is described all the same
         return {"problem": str(error), "serves": []}
-    serves = [name for name, method in METHODS.items() if not method.refusal("it", task, network.images)]
+    serves = methods_for(task, network.images)
     calibrated = {
         f"{each.name}, {each.settings['method']}, {each.num_samples} samples": (
             f"{each}: deviation times {each.pixel:.2f}, from {each.slices} slices"

@@ -21,6 +21,8 @@ from kdrift.methods.measurement import (
     ratio,
 )
 from kdrift.methods.method import Classical, Learned, Method, Options, Sampler, StartOptions
+from kdrift.networks import Images
+from kdrift.sde import Task
 
 _FILES = (
     "samplers.annealed",
@@ -61,7 +63,14 @@ def _with_tuned() -> Iterator[tuple[str, Method]]:
 
 METHODS: dict[str, Method] = dict(_with_tuned())
 
+
+def methods_for(task: Task, images: Images | None) -> list[str]:
+    """Return the methods that a prior of this task and these images serves, in the order of the table."""
+    return [name for name, method in METHODS.items() if not method.refusal("it", task, images)]
+
+
 __all__ = [
     "COILS", "COUPLED_COILS", "IMAGES", "LEAST_NOISE", "METHODS", "Callback", "ChainNoise", "Chains", "Classical",
-    "Learned", "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude", "ratio",
+    "Learned", "Measurement", "Method", "Options", "Sampler", "StartOptions", "chain_norm", "magnitude",
+    "methods_for", "ratio",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdrift.methods import METHODS
+from kdrift.methods import methods_for
 from kdrift.prior.bundle import Prior, load_prior
 from kdrift.recon.front_door import reconstruct
 from kdrift.runs.registry import PARAMS
@@ -44,10 +44,10 @@ class PriorModel:
 
 def method_for(prior: Prior) -> str:
     """Return the first method that a prior serves. Raises ValueError where none does."""
-    for name, method in METHODS.items():
-        if method.needs_prior and not method.refusal(prior.name, prior.task, prior.network_config.images):
-            return name
-    raise ValueError(f"no method takes the prior {prior.name} ({prior.task})")
+    able = methods_for(prior.task, prior.network_config.images)
+    if not able:
+        raise ValueError(f"no method takes the prior {prior.name} ({prior.task})")
+    return able[0]
 
 
 def _load_pyfunc(path: str) -> PriorModel:

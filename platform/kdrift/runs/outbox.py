@@ -147,11 +147,10 @@ class Outbox:
             write_json(_sent(self._path), {"entries": self._sent}, durable=False)
 
     def _pause(self, seconds: float) -> None:
-        until = min(time.monotonic() + seconds, self._deadline)
+        """Wait, at most to the deadline; `close` ends the wait."""
         with self._given:
-            while time.monotonic() < until and not (self._closing and self._deadline < until):
-                self._given.wait(max(until - time.monotonic(), 0.01))
-                until = min(until, self._deadline)
+            closing, left = self._closing, self._deadline - time.monotonic()
+            self._given.wait_for(lambda: self._closing != closing, min(seconds, max(left, 0)))
 
     def _send(self, entry: dict[str, Any]) -> None:
         uri, what = self._uri, entry["what"]

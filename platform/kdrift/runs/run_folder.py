@@ -98,22 +98,20 @@ def tracked_run(
     Raises ValueError if the run is tracked somewhere else, or its tracking store does not know it; OSError if an MLflow
     does not answer that is to begin a run.
     """
-    found: dict[str, str] = read_json(out / RUN)
-    if found:
-        if tracking_uri not in (None, found["tracking_uri"]):
-            raise ValueError(f"the {what} in {out} is tracked at {found['tracking_uri']}, got {tracking_uri}")
-        taken_up = _takes_up(found)
-    else:
-        taken_up = True
-        found = _begun(tracking_uri or tracking.default_uri(out), name, settings, out)
+    before: dict[str, str] = read_json(out / RUN)
+    if before and tracking_uri not in (None, before["tracking_uri"]):
+        raise ValueError(f"the {what} in {out} is tracked at {before['tracking_uri']}, got {tracking_uri}")
+    if before:
+        _check_known(before)
+    found = before or _begun(tracking_uri or tracking.default_uri(out), name, settings, out)
 
     def note(line: str) -> None:
         echo(f"note: {line}")
 
     place = (out / OUTBOX, found["tracking_uri"], found["run_id"])
     run = TrackedRun(found["tracking_uri"], found["run_id"], Outbox(*place, echo=note))
-    if not taken_up:
-        run.outbox.resume()
+    if before:
+        run.outbox.resume()  # after what it could not send before, such as its end
     status, reason = "FINISHED", ""
     try:
         run.outbox.file(out / CONFIG)
@@ -129,15 +127,12 @@ def tracked_run(
             note(f"MLflow is yet to be told {left} or more entries, which {out} keeps: kdrift track {out} sends them")
 
 
-def _takes_up(found: Mapping[str, str]) -> bool:
-    """Mark a run as running again; False where MLflow does not answer."""
-    try:
+def _check_known(found: Mapping[str, str]) -> None:
+    """Raise ValueError if MLflow answers that it has no such run. One that does not answer is told of by the outbox."""
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(OSError, MlflowException):
         tracking.resume_run(found["tracking_uri"], found["run_id"])
-    except ValueError:
-        raise
-    except Exception:
-        return False
-    return True
 
 
 def _begun(uri: str, name: str, settings: Mapping[str, Any], out: Path) -> dict[str, str]:

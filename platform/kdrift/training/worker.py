@@ -64,22 +64,6 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         )
 
     latest: dict[str, float] = {}
-    place = (out / OUTBOX, job["tracking_uri"], job["run_id"])
-    outbox = Outbox(*place, echo=notes.append) if rank == 0 else None
-
-    def metrics(images: int, values: dict[str, float]) -> None:
-        latest.update(values)
-        if outbox is not None:
-            outbox.metrics(values, images)
-        with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
-            stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
-
-    def preview(state: TrainState) -> None:
-        for name, (images, columns) in objective_of(config).sheets(state.ema, validation, device).items():
-            path = out / "previews" / f"{name}_{state.images:012d}.png"
-            save_sheet(path, images, columns)
-            if outbox is not None:
-                outbox.file(path, "previews")
 
     def checkpoint(state: TrainState) -> None:
         if rank == 0:
@@ -89,13 +73,27 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     hooks, group = Hooks(checkpoint=checkpoint), _group(config, device, job["threads"])
     data = TrainingImages(config.data, "train", config.seed)
+    outbox = Outbox(out / OUTBOX, job["tracking_uri"], job["run_id"], echo=notes.append) if rank == 0 else None
+    if outbox is not None:  # rank 0, which alone writes; all ranks meet Ray at each checkpoint
+
+        def metrics(images: int, values: dict[str, float]) -> None:
+            latest.update(values)
+            outbox.metrics(values, images)
+            with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
+                stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
+
+        def preview(state: TrainState) -> None:
+            for name, (images, columns) in objective_of(config).sheets(state.ema, validation, device).items():
+                path = out / "previews" / f"{name}_{state.images:012d}.png"
+                save_sheet(path, images, columns)
+                outbox.file(path, "previews")
+
+        write_json(out / "workers.json", {"from_image": state.images, "workers": group})
+        outbox.file(out / "workers.json")
+        progress = ProgressWriter(out / "progress.json", state.images, notes, group)
+        hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
     stopped = None
     try:
-        if outbox is not None:  # rank 0, which alone writes; all ranks meet Ray at each checkpoint
-            write_json(out / "workers.json", {"from_image": state.images, "workers": group})
-            outbox.file(out / "workers.json")
-            progress = ProgressWriter(out / "progress.json", state.images, notes, group)
-            hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
         fit(
             config, state, data, hooks, validation=validation, device=device, rank=rank,
             world_size=context.get_world_size(), wrap=wrap,
