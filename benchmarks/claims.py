@@ -67,7 +67,7 @@ def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count:
 
 def _point(run: Run, scan: Scan) -> Point:
     coils = None if scan.group == "real" else run.coils
-    return Point(run.label, scan, run.mask, run.plan, coils=coils)
+    return Point(run.label, scan, run.mask, run.plan, coils=coils, prior=run.prior)
 
 
 def _rows(claim: Claim, found: list[Measured]) -> Rows:
