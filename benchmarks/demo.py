@@ -123,6 +123,7 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
             f"{prior or 'the shipped prior'} to an MLflow registry",
             ("register", prior or DEFAULT_PRIOR, "--tracking-uri", registry, "--name", "demo"),
         ),
+        Step("where it becomes the champion", ("promote", "demo", "--tracking-uri", registry)),
         Step(
             "the service, and the posterior mean and uncertainty over HTTP, with that prior and those settings",
             (

@@ -35,6 +35,7 @@ VERBS = {
     "train": Verb("train a score prior, on Ray Train", "Priors", True),
     "import-checkpoint": Verb("save a published checkpoint as a prior", "Priors"),
     "register": Verb("put a prior into an MLflow registry", "Priors"),
+    "promote": Verb("let a registered prior take the place of the champion, by evaluations of both", "Priors"),
     "track": Verb("tell MLflow what it did not hear while it was away", "Priors"),
     "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True),
     "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True),

@@ -154,9 +154,8 @@ def _unit_score(sde: SDE, x: Tensor) -> Any:
     """A score model by which the score of x_t is -x for the given x, whatever the SDE's scale."""
 
     def model(scaled: Tensor, sigma: float | Tensor) -> Tensor:
-        found = [
-            t for t in (_time(0.5), _time(0.49), _time(0.4)) if torch.allclose(sde.sigma(t), torch.as_tensor(sigma))
-        ]
+        level = torch.tensor(sigma, dtype=torch.float64)
+        found = [t for t in (_time(0.5), _time(0.49), _time(0.4)) if torch.allclose(sde.sigma(t), level)]
         return -x * sde.alpha(found[0])
 
     return model

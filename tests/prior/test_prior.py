@@ -190,6 +190,27 @@ def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
     torch.testing.assert_close(x.grad, 2 * (0.25 / 0.34) ** 2 * x.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_that_memory_does_not_hold_is_halved_and_that_is_remembered() -> None:
+    class Small(_Linear):
+        def __init__(self, holds: int) -> None:
+            super().__init__()
+            self.holds = holds
+
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            result = super().forward(x, sigma)
+            if len(x) > self.holds:
+                raise torch.OutOfMemoryError("no memory")
+            return result
+
+    network, x = Small(2), torch.randn(7, 4, 4, dtype=torch.complex64)
+    found = NetworkScore(network, returns="image", fast=False)(x, 0.5)
+    assert torch.equal(found, NetworkScore(_Linear(), returns="image", fast=False)(x, 0.5))
+    assert network.calls == [8, 4, *[2] * 7]
+    assert NetworkScore(network, returns="image", fast=False).max_images == 2
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        NetworkScore(Small(0), returns="image", fast=False)(x, 0.5)
+
+
 def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
     config = NetworkConfig(NCSNppConfig(image_size=16, channels=2, nf=8, ch_mult=(1,), num_res_blocks=1))
     info = PriorInfo(HighFrequencyNoise(0.01, 5.0, LowFrequencies("columns", 0.25)))

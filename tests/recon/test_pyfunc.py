@@ -33,7 +33,7 @@ def test_mlflow_loads_a_registered_prior(tmp_path: Path, monkeypatch: pytest.Mon
     assert main(["register", "brain-complex-small", "--tracking-uri", uri]) == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
-    model = mlflow.pyfunc.load_model("models:/brain-complex-small@champion")
+    model = mlflow.pyfunc.load_model("models:/brain-complex-small@candidate")
     kspace = np.asarray(phantom_volume(1, 32, 32, 4, seed=1).kspace, dtype=np.complex64)
     mask = np.zeros((32, 32), dtype=bool)
     mask[:, ::2] = mask[:, 10:22] = True
@@ -47,7 +47,7 @@ def test_mlflow_loads_a_registered_prior(tmp_path: Path, monkeypatch: pytest.Mon
     assert signature.inputs.input_names() == ["kspace", "mask"]
     assert signature.outputs.input_names() == ["mean", "std", "verdict"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("models:/brain-complex-small@champion", "models:/brain-complex-small/1"):
+    for name in ("models:/brain-complex-small@candidate", "models:/brain-complex-small/1"):
         fetched = load_prior(name)
         assert (fetched.name, fetched.sha256) == ("brain-complex-small", load_prior("brain-complex-small").sha256)
     assert len(list((tmp_path / "cache" / "kdrift" / "priors").iterdir())) == 1
@@ -56,7 +56,7 @@ def test_mlflow_loads_a_registered_prior(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("MLFLOW_REGISTRY_URI")
     with pytest.raises(ValueError, match="needs the variable MLFLOW_TRACKING_URI"):
-        load_prior("models:/brain-complex-small@champion")
+        load_prior("models:/brain-complex-small@candidate")
     with pytest.raises(mlflow.exceptions.MlflowException, match="mask"):
         model.predict({"kspace": kspace})
     with pytest.raises(mlflow.exceptions.MlflowException, match="kspace"):

@@ -75,7 +75,9 @@ def test_any_name_and_any_number_of_parameters_is_taken(store: tuple[str, Path])
     tracking.finish_run(uri, run_id, "FINISHED")
 
 
-def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_candidate_is_the_newest_version_and_the_champion_the_chosen_one(
+    store: tuple[str, Path], tmp_path: Path
+) -> None:
     uri, folder = store
     bundle = tmp_path / "prior"
     bundle.mkdir()
@@ -86,12 +88,15 @@ def test_champion_follows_the_newest_version(store: tuple[str, Path], tmp_path: 
         version = registry.register_prior(uri, run_id, bundle, "brain")
         tracking.finish_run(uri, run_id, "FINISHED")
     assert version == "2"
+    with pytest.raises(ValueError, match=r"no prior brain \(version champion\).*kdrift promote brain chooses one"):
+        registry.download_prior(uri, "brain", tmp_path / "c")
+    registry.set_alias(uri, "brain", registry.CHAMPION, version, {})
     newest, found = registry.download_prior(uri, "brain", tmp_path / "a")
     oldest, _ = registry.download_prior(uri, "brain", tmp_path / "b", version="1")
     assert found == version
     assert (newest / "model.safetensors").read_bytes() == b"second"
     assert (oldest / "model.safetensors").read_bytes() == b"first"
-    resolved = tracking.client(uri).get_model_version_by_alias("brain", registry.ALIAS)
+    resolved = tracking.client(uri).get_model_version_by_alias("brain", registry.CANDIDATE)
     assert str(resolved.version) == version
     newest_sha256, oldest_sha256 = (file_sha256(bundle / "model.safetensors") for bundle in (newest, oldest))
     assert resolved.tags["sha256"] == newest_sha256 != oldest_sha256
@@ -112,9 +117,8 @@ def test_register_verb_puts_a_shipped_prior_into_the_registry(
     uri = tracking.default_uri(tmp_path)
     for version in ("1", "2"):
         assert main(["register", "brain-magnitude-small", "--tracking-uri", uri]) == 0
-        assert f"brain-magnitude-small version {version} (alias champion)" in capsys.readouterr().out
-    bundle, version = registry.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded")
-    assert version == "2"
+        assert f"brain-magnitude-small version {version} (alias candidate)" in capsys.readouterr().out
+    bundle, _ = registry.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded", "2")
     assert load_prior(bundle).sha256 == load_prior("brain-magnitude-small").sha256
     assert main(["register", "brain-magnitud-small", "--tracking-uri", uri]) == 1
     assert "did you mean 'brain-magnitude-small'" in capsys.readouterr().err

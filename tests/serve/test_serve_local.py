@@ -39,7 +39,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWa
 def register(folder: Path, prior: Path) -> str:
     uri = tracking.default_uri(folder)
     run_id = tracking.start_run(uri, "tiny", {}, folder / "artifacts")
-    return registry.register_prior(uri, run_id, prior, "tiny")
+    version = registry.register_prior(uri, run_id, prior, "tiny")
+    registry.set_alias(uri, "tiny", registry.CHAMPION, version, {})
+    return version
 
 
 def test_restart_and_a_prior_from_the_registry(tmp_path: Path) -> None:

@@ -156,9 +156,9 @@ def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
         return registry.register_prior(uri, run_id, tiny_prior(tmp_path / f"bundle{seed}", seed), "tiny")
 
     assert register(0) == "1"
-    by_alias = pin_prior("models:/tiny@champion", uri)
+    by_alias = pin_prior("models:/tiny@candidate", uri)
     assert register(1) == "2"
-    assert pin_prior("models:/tiny@champion", uri).version == "2"
+    assert pin_prior("models:/tiny@candidate", uri).version == "2"
     assert (by_alias.version, by_alias.sha256) == ("1", pin_prior("models:/tiny/1", uri).sha256)
     assert load_pinned(pin_prior("models:/tiny/2", uri)).name == "tiny"
     for reference, text in (

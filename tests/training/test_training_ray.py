@@ -124,7 +124,7 @@ def test_one_worker_equals_two(killed: Killed) -> None:
 
 def test_registry_round_trip(killed: Killed, tmp_path: Path) -> None:
     client = tracking.client(killed.result.tracking_uri)
-    version = client.get_model_version_by_alias("tiny", registry.ALIAS)
+    version = client.get_model_version_by_alias("tiny", registry.CANDIDATE)
     assert killed.result.registered == f"models:/tiny/{version.version}"
     assert version.run_id == killed.result.run_id
     fetched, found = registry.download_prior(killed.result.tracking_uri, "tiny", tmp_path)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Register a shipped prior or a bundle folder as a new version in an MLflow registry, with the alias champion."""
+    """Register a shipped prior or a bundle folder as a new version in an MLflow registry, with the alias candidate."""
 
     prior: Annotated[str, Parameter(name="PRIOR")] = field(kw_only=False)
     """Shipped prior or bundle folder."""
@@ -37,6 +37,7 @@ def run(options: Options) -> int:
     run_id = start_run(uri, f"register {name}", {"prior": prior.name, "sha256": prior.sha256}, artifacts)
     version = register_prior(uri, run_id, find_prior(options.prior), name)
     finish_run(uri, run_id, "FINISHED")
-    print(f"registered: {name} version {version} (alias champion), sha256 {prior.sha256[:12]}")
-    print(f"use it:     models:/{name}@champion with tracking URI {uri}")
+    print(f"registered: {name} version {version} (alias candidate), sha256 {prior.sha256[:12]}")
+    print(f"use it:     models:/{name}@candidate with tracking URI {uri}")
+    print(f"promote it: kdrift promote {name} --tracking-uri {uri}")
     return 0

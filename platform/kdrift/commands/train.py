@@ -34,7 +34,7 @@ def run(options: Options) -> int:
     print(f"trained on {result.images} images in {format_seconds(result.seconds)}")
     print(f"prior:      {result.prior}")
     if result.registered:
-        print(f"registered: {result.registered} (alias champion)")
+        print(f"registered: {result.registered} (alias candidate)")
     else:
         print(f"registered: not yet, MLflow does not answer: kdrift track {out} does it")
     print(f"runs:       {ui_command(result.tracking_uri)}")

@@ -98,6 +98,11 @@ class Measurement:
         """A^H y, `(*parts, row, col)`."""
         return self.A.adjoint(self.kspace)
 
+    @cached_property
+    def sampled(self) -> Tensor:
+        """Positions of the samples in flattened k-space `(row * col,)`; noise of data is drawn for these alone."""
+        return self.mask.flatten().nonzero()[:, 0]
+
     @property
     def first(self) -> Tensor:
         """The image that noise is put on: the start, else A^H y; `(*parts, row, col)`."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kdrift.runs.hardware import asks_freely
+
 
 def conjugate_gradients(
     normal: Callable[[Tensor], Tensor],
@@ -21,7 +23,8 @@ def conjugate_gradients(
     """Solve `(normal + lam) x = b` (Hestenes and Stiefel 1952), every batch element with its own steps.
 
     An element that has converged keeps its iterate, so the answer does not depend on what else is in the
-    batch. Differentiable in `b`, `lam` and `x0`.
+    batch. Where asking costs nothing (on a CPU) the loop ends once all have; an accelerator, which would have to wait
+    for the answer, does all `max_iter` steps. Differentiable in `b`, `lam` and `x0`.
 
     Parameters
     ----------
@@ -47,7 +50,7 @@ def conjugate_gradients(
     threshold = tol**2 * _inner(b, b, num_axes).detach()
     for _ in range(max_iter):
         active = energy.detach() > threshold
-        if not bool(active.any()):
+        if asks_freely(b.device) and not bool(active.any()):
             break
         image = normal(direction) + lam * direction
         curvature = _inner(direction, image, num_axes)
@@ -64,9 +67,9 @@ def conjugate_gradients(
 def _inner(a: Tensor, b: Tensor, num_axes: int) -> Tensor:
     """`Re <a, b>` over the last axes, kept as size 1.
 
-    Every batch element is summed by itself: how a reduction rounds then cannot depend on the batch.
+    Row by row, and then over the rows: one sum over all of an element would be split between threads where it is alone
+    in its batch, and would round differently there.
     """
-    batch = a.shape[: a.ndim - num_axes]
     products = a.real * b.real + a.imag * b.imag if a.is_complex() else a * b
-    sums = [product.sum() for product in products.reshape(-1, *a.shape[len(batch) :])]
-    return torch.stack(sums).reshape(*batch, *(1,) * num_axes)
+    rows = products.sum(-1, keepdim=True)
+    return rows.sum(tuple(range(-num_axes, -1)), keepdim=True) if num_axes > 1 else rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -230,7 +231,7 @@ class Sampling(_Square):
         """Axes along which the mask varies, of -2 and -1; along the others the transform cancels."""
         return tuple(axis for axis in (-2, -1) if self.mask.shape[axis] > 1)
 
-    @property
+    @cached_property
     def full(self) -> bool:
         """Whether everything is sampled."""
         return bool(self.mask.all())
@@ -290,7 +291,7 @@ def _expand_lam(lam: float | Tensor, b: Tensor, num_axes: int) -> Tensor:
     if not isinstance(lam, Tensor):
         if not lam >= 0:
             raise ValueError(f"lam must not be negative, got {lam}")
-        return torch.tensor(lam, dtype=b.real.dtype, device=b.device)
+        return b.real.new_full((), lam)
     if lam.is_complex():
         raise ValueError(f"lam must be real, got {lam.dtype}")
     if lam.ndim > len(batch) or any(

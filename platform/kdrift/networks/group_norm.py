@@ -22,10 +22,9 @@ class GroupNorm(nn.GroupNorm):
         if input.dtype == torch.bfloat16 and input.device.type == "cpu" and torch.is_grad_enabled():
             normed: Tensor = _CPUGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
             return normed
-        if input.dtype != self.weight.dtype:
-            weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        with torch.autocast(input.device.type, enabled=False):  # of a GPU, it would go to float32 and back
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
-        return super().forward(input)
 
 
 class _CPUGroupNorm(torch.autograd.Function):

@@ -49,7 +49,7 @@ class Prior:
     calibrations: tuple[Calibration, ...] = ()
     """What `kdrift calibrate` measured with it."""
 
-    def score(self, *, max_images: int = 8, fast: bool | None = None) -> NetworkScore:
+    def score(self, *, max_images: int | None = None, fast: bool | None = None) -> NetworkScore:
         """Return the score model of complex images (a one-channel prior scores both parts).
 
         It, `sde` and `sigma_range` raise ValueError for a network that reconstructs.

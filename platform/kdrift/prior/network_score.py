@@ -6,16 +6,19 @@ precision live here and nowhere else.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrift.networks import Conditioning, Returns
+from kdrift.networks.layers import NIN
 from kdrift.runs.hardware import has_fast_bfloat16
-from kdrift.sde.score import per_image
+from kdrift.sde.score import level_of, per_image
 
 
 @dataclass(eq=False)
@@ -44,10 +47,11 @@ class NetworkScore:
     """Scale of the network's images, in units of those given here; the network sees `scale x` at `scale sigma`."""
     size_multiple: int = 1
     """Rows and columns are reflected at the border up to a multiple of this, and cropped again."""
-    max_images: int = 8
-    """Network images evaluated at a time; bounds memory."""
+    max_images: int | None = None
+    """Network images evaluated at a time, which bounds memory: 8 on a CPU, 64 on an accelerator, where it is halved as
+    often as memory is short; this process remembers that of the network."""
     fast: bool | None = None
-    """bfloat16 autocast and channels_last (None: where the hardware has them)."""
+    """bfloat16 and channels_last, on a copy of the network that is kept (None: where the hardware has them)."""
     num_images: int = field(default=0, init=False)
     """Network images evaluated so far (for each complex image two of a one-channel network)."""
 
@@ -56,9 +60,11 @@ class NetworkScore:
             raise ValueError(f"a network of complex images has 1 or 2 channels, got {self.channels}")
         self.device = next(self.network.parameters()).device
         self.fast = has_fast_bfloat16(self.device) if self.fast is None else self.fast
-        memory_format = torch.channels_last if self.fast else torch.contiguous_format
         network = self.network.eval().requires_grad_(False)
-        self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        if self.fast and network not in _FAST:
+            _FAST[network] = _fast_copy(network)
+        self.network = _FAST[network] if self.fast else network
+        self.max_images = self.max_images or _FITS.get(self.network, 8 if self.device.type == "cpu" else 64)
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
@@ -68,16 +74,16 @@ class NetworkScore:
 
     def _score(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if self.conditioning == "std":
-            level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device)
+            level = level_of(sigma, x, torch.float64)
             alpha = torch.rsqrt(1 + level**2)
             factor = per_image(alpha, x)
             scaled = factor * x if self.project is None else x + (factor - 1) * self.project(x)
             return factor * self._evaluate(scaled, alpha * level)
         if self.conditioning == "level":
             table = self.network.get_buffer("sigmas")
-            asked = torch.as_tensor(sigma, dtype=torch.float64, device=table.device).log()
+            asked = level_of(sigma, table, torch.float64).log()
             level = (asked[..., None] - table.double().log()).abs().argmin(dim=-1)
-            ratio = table[level].to(x.device) / sigma
+            ratio = torch.take(table, level).to(x.device) / sigma
             return per_image(ratio, x) ** 2 * self._evaluate(x, level)
         output = self._evaluate(x, sigma)
         if self.returns == "score":
@@ -93,15 +99,27 @@ class NetworkScore:
         if x.is_complex():
             images = torch.view_as_real(images[:, 0]).permute(0, 3, 1, 2).reshape(-1, self.channels, rows, cols)
         second = torch.int64 if self.conditioning == "level" else torch.float32
-        levels = torch.as_tensor(sigma, dtype=second, device=x.device).expand(x.shape[:-2]).reshape(-1)
+        levels = level_of(sigma, images, second).expand(x.shape[:-2]).reshape(-1)
         levels = levels.repeat_interleave(len(images) // len(levels))
-        parts = zip(torch.split(images, self.max_images), torch.split(levels, self.max_images), strict=True)
-        output = torch.cat([self._network(part, level) for part, level in parts])
+        output = self._in_parts(images, levels)
         self.num_images += len(images)
         if not x.is_complex():
             return output.reshape(x.shape)
         pairs = output.reshape(-1, 2, rows, cols).permute(0, 2, 3, 1).contiguous()
         return torch.view_as_complex(pairs).reshape(x.shape)
+
+    def _in_parts(self, images: Tensor, levels: Tensor) -> Tensor:
+        assert self.max_images is not None
+        while True:
+            parts = zip(torch.split(images, self.max_images), torch.split(levels, self.max_images), strict=True)
+            try:
+                return torch.cat([self._network(part, level) for part, level in parts])
+            except torch.OutOfMemoryError:
+                if self.max_images == 1:
+                    raise
+                _FITS[self.network] = self.max_images = max(1, min(self.max_images, len(images)) // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _network(self, images: Tensor, levels: Tensor) -> Tensor:
         rows, cols = images.shape[-2:]
@@ -111,6 +129,19 @@ class NetworkScore:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.fast)):
             output: Tensor = self.network(padded, levels.to(self.device))
         return output[..., :rows, :cols].to(images.device, images.dtype)
+
+
+_FAST: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+_FITS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def _fast_copy(network: nn.Module) -> nn.Module:
+    """Return a copy with weights in bfloat16 and channels_last, which autocast would cast in each call."""
+    made: nn.Module = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | NIN):
+            module.to(torch.bfloat16)
+    return made
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kdrift.methods import Measurement
+from kdrift.runs.hardware import asks_freely
 
 LIMIT = 5.0
 """How often an image may exceed what data and noise level explain."""
@@ -79,16 +80,21 @@ class Guard:
         self._size_noise = math.sqrt(2 * pixels)
         self._misfit = chains.norm(measurement.kspace) + UNIT * math.sqrt(points * gain)
         self._misfit_noise = math.sqrt(2 * points * trace)
-        self._found: dict[int, tuple[int, int, str]] = {}
+        self._step = self._size.new_zeros(num_samples, dtype=torch.int64)
+        self._worst = torch.zeros_like(self._step, dtype=self._size.dtype)
+        self._of_data = torch.zeros_like(self._step, dtype=torch.bool)
         self._last, self._levels = (0, 0), (math.inf, math.inf)
 
     def __call__(self, done: int, total: int, images: Tensor, level: float) -> None:
-        """Check the images after step `done` of `total`. Raises `AllDiverged` when no chain is left."""
+        """Check the images after step `done` of `total`. Raises `AllDiverged` when no chain is left.
+
+        On an accelerator, which would have to be waited for, chains that have diverged run to their end.
+        """
         self._last = (done, total)
         residual = done == total or done % max(2, total // NUM_CHECKS) == 0
         self._check(images, self._levels[0], residual=residual)
         self._levels = (self._levels[1], float(level))
-        if len(self._found) == self._num_samples:
+        if asks_freely(images.device) and bool((self._step > 0).all()):
             raise AllDiverged
 
     def finish(self, images: Tensor) -> None:
@@ -97,30 +103,36 @@ class Guard:
 
     def divergences(self, slice_index: int, first_sample: int) -> tuple[Divergence, ...]:
         """Return what was marked, the chunk's samples being numbered from `first_sample`."""
-        return tuple(Divergence(slice_index, first_sample + row, *seen) for row, seen in sorted(self._found.items()))
+        found = []
+        seen = zip(self._step.tolist(), self._worst.tolist(), self._of_data.tolist(), strict=True)
+        for row, (step, worst, of_data) in enumerate(seen):
+            reason = "its values are not finite"
+            if math.isfinite(worst):
+                what = "its data residual is" if of_data else "the image is"
+                reason = f"{what} {worst:.3g} times what the data and the noise level explain"
+            if step:
+                found.append(Divergence(slice_index, first_sample + row, step - 1, self._last[1], reason))
+        return tuple(found)
 
     def healthy(self) -> list[int]:
         """Return the rows of the chunk that were not marked."""
-        return [row for row in range(self._num_samples) if row not in self._found]
+        return [row for row, step in enumerate(self._step.tolist()) if not step]
 
     def _check(self, images: Tensor, level: float, *, residual: bool) -> None:
         size = torch.linalg.vector_norm(images, dim=(-2, -1))
-        self._mark(size, self._size, level, self._size_noise, "the image is")
+        self._mark(size, self._size, level * self._size_noise, of_data=False)
         if residual:
             m = self._measurement
             residuals = (m.kspace - m.A.forward(image + 0j) for image in images)  # one by one: k-space of all is large
             misfit = torch.stack([m.chains.norm(residual) for residual in residuals])  # of each part with own data
-            self._mark(misfit, self._misfit, level, self._misfit_noise, "its data residual is")
+            self._mark(misfit, self._misfit, level * self._misfit_noise, of_data=True)
 
-    def _mark(self, values: Tensor, data: Tensor, level: float, noise: float, what: str) -> None:
-        """Mark the samples any of whose `values` (sample, ...) is not finite, or beyond `data` + `level` x `noise`."""
-        ratio = (values / (data + level * noise)).reshape(self._num_samples, -1)
-        bad = ~(ratio <= LIMIT) | ~torch.isfinite(values).reshape(ratio.shape)
-        if not bool(bad.any()):
-            return
-        for row in bad.any(1).nonzero().flatten().tolist():
-            worst = ratio[row].max()
-            reason = "its values are not finite"
-            if bool(torch.isfinite(worst)):
-                reason = f"{what} {float(worst):.3g} times what the data and the noise level explain"
-            self._found.setdefault(row, (*self._last, reason))
+    def _mark(self, values: Tensor, data: Tensor, noise: float, *, of_data: bool) -> None:
+        """Mark the samples any of whose `values` (sample, ...) is not finite, or beyond `data` + `noise`."""
+        ratio = (values / (data + noise)).reshape(self._num_samples, -1)
+        finite = torch.isfinite(values).reshape(ratio.shape)
+        new = (self._step == 0) & (~(ratio <= LIMIT) | ~finite).any(1)
+        worst = torch.where(finite.all(1), ratio.amax(1), torch.nan)
+        self._step = torch.where(new, self._last[0] + 1, self._step)  # 0: not marked; a start may be marked, at step 0
+        self._worst = torch.where(new, worst, self._worst)
+        self._of_data = torch.where(new, of_data, self._of_data)

@@ -20,6 +20,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def asks_freely(device: torch.device) -> bool:
+    """Whether a loop may ask for a value at every step: an accelerator that works ahead would have to be waited for."""
+    return device.type == "cpu"
+
+
 def keep_freed_memory() -> bool:
     """Make glibc keep large freed blocks for this process; return whether it did.
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
 
-ALIAS = "champion"
+CANDIDATE, CHAMPION = "candidate", "champion"
+"""Aliases of a registered prior: its newest version, and the one that `kdrift promote` has chosen."""
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 LOADER = "kdrift.recon.pyfunc"
 """The module that `mlflow.pyfunc.load_model` loads a bundle by."""
@@ -87,10 +89,11 @@ def describe() -> Model:
 
 
 def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
-    """Register a bundle folder as a new version of `name`, alias `champion`, and return the version.
+    """Register a bundle folder as a new version of `name`, alias `candidate`, and return the version.
 
     A raw folder, not a pickled model: it loads anywhere, and its tag `sha256` says which weights it holds. Beside the
-    bundle lies what `mlflow.pyfunc.load_model` needs. The same weights of the same run are registered once.
+    bundle lies what `mlflow.pyfunc.load_model` needs. The same weights of the same run are registered once. The alias
+    `champion` stays where it is, see `kdrift.evaluation.promotion`.
     """
     from mlflow.exceptions import MlflowException
 
@@ -109,11 +112,24 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
         mlflow.create_registered_model(name, description="kdrift prior")
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/prior"
     version = mlflow.create_model_version(name, source, run_id, tags=tags).version
-    mlflow.set_registered_model_alias(name, ALIAS, version)
+    mlflow.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
 
 
-def registered_version(uri: str, name: str, *, alias: str = ALIAS, version: str | None = None) -> tuple[str, str]:
+def aliases(uri: str, name: str) -> dict[str, str]:
+    """Return the version that each alias of a registered prior names."""
+    return {alias: str(version) for alias, version in client(uri).get_registered_model(name).aliases.items()}
+
+
+def set_alias(uri: str, name: str, alias: str, version: str, tags: Mapping[str, str]) -> None:
+    """Let an alias of a registered prior name a version from now on, and give that version tags."""
+    mlflow = client(uri)
+    for key, value in tags.items():
+        mlflow.set_model_version_tag(name, version, key, value)
+    mlflow.set_registered_model_alias(name, alias, version)
+
+
+def registered_version(uri: str, name: str, *, alias: str = CHAMPION, version: str | None = None) -> tuple[str, str]:
     """Return the version of a registered prior, by default that of an alias, and the sha256 of its weights.
 
     Raises ValueError if the registry has no such prior, or it was not registered by `register_prior`.
@@ -132,7 +148,7 @@ def download_prior(uri: str, name: str, folder: Path, version: str | None = None
     """
     from mlflow.artifacts import download_artifacts
 
-    version = str(_find_version(uri, name, ALIAS, version).version)
+    version = str(_find_version(uri, name, CHAMPION, version).version)
     source = client(uri).get_model_version_download_uri(name, version)
     folder.mkdir(parents=True, exist_ok=True)
     return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri)), version
@@ -145,4 +161,5 @@ def _find_version(uri: str, name: str, alias: str, version: str | None) -> Model
     try:
         return mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}") from None
+        hint = f"; kdrift promote {name} chooses one" if not version and alias == CHAMPION else ""
+        raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}{hint}") from None

@@ -92,7 +92,7 @@ class SDE(ABC):
         The model is asked at x / alpha (on the diffusing part) and std / alpha; its answer, divided by alpha, is
         (mean(E[x_0 | x_t]) - x_t) / std^2. Without `projected` it is not passed through P.
         """
-        alpha = self.alpha(t)
+        alpha, sigma = self.alpha(t), self.sigma(t)
         scaled = x + (1 / alpha - 1) * self.project(x)
-        score = model(scaled, self.sigma(t)) / alpha
+        score = model(scaled, sigma if sigma.ndim else float(sigma)) / alpha  # one time for all is a number of the host
         return self.project(score) if projected else score

@@ -38,5 +38,10 @@ def denoise_with_pullback(
 
 def per_image(sigma: float | Tensor, x: Tensor) -> Tensor:
     """Return `sigma`, a number or one a batch element, so that it broadcasts to the images `(*batch, row, col)`."""
-    level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
+    level = level_of(sigma, x, x.real.dtype)
     return level.reshape(*level.shape, 1, 1) if level.ndim else level
+
+
+def level_of(sigma: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `sigma` as a tensor beside `x`, on whose device a number is written, not copied there."""
+    return sigma.to(x.device, dtype) if isinstance(sigma, Tensor) else x.new_full((), sigma, dtype=dtype)

@@ -141,7 +141,7 @@ def correct(
     def normal(z: Tensor) -> Tensor:
         return torch.where(mask, z, 0) + 2 * options.slr_weight * low_rank.normal(z)
 
-    weight = right.real.new_tensor(lam)
+    weight = right.real.new_full((), lam)
     return conjugate_gradients(normal, right, weight, num_axes=3, x0=restored, max_iter=options.cg_iterations, tol=1e-4)
 
 

@@ -21,13 +21,14 @@ def draw(
     weight = (s / deviation) ** 2
     right = measurement.data + weight * mean
     if spread:
-        right = right + spread * _perturbation(measurement.A, rng, s, weight * deviation)
+        right = right + spread * _perturbation(measurement.A, measurement.sampled, rng, s, weight * deviation)
     return measurement.A.solve_normal(right, weight, x0=x0, max_iter=max_iter, tol=1e-4)
 
 
-def _perturbation(operator: LinearOperator, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
+def _perturbation(operator: LinearOperator, sampled: Tensor, rng: ChainNoise, s: float, prior_weight: float) -> Tensor:
     """Noise of covariance s^2 (A^H A + g), whose solve has covariance s^2 (A^H A + g)^-1."""
     coil, rows, cols = operator.oshape
-    drawn = rng(coil, rows, cols)
-    noise = drawn if len(rng.shape) == 1 else drawn[:, 0]  # one draw of k-space noise serves both map sets
-    return s * operator.adjoint(noise) + prior_weight * rng(rows, cols)
+    drawn = rng(coil, len(sampled))
+    drawn = drawn if len(rng.shape) == 1 else drawn[:, 0]  # one draw of k-space noise serves both map sets
+    noise = drawn.new_zeros(*drawn.shape[:-1], rows * cols).index_copy_(-1, sampled, drawn)
+    return s * operator.adjoint(noise.reshape(*noise.shape[:-1], rows, cols)) + prior_weight * rng(rows, cols)

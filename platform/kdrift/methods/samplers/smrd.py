@@ -115,7 +115,8 @@ def tuned_step(
     x + eps probe with the same Langevin noise. The solve is linear, so it maps that difference by lambda (A^H A +
     lambda)^-1, and derivatives by lambda are two more solves: d h / d lambda = (A^H A + lambda)^-1 (x+ - h).
     """
-    eps = PROBE_SCALE * float(data.abs().max()) or PROBE_SCALE
+    peak = data.abs().max()
+    eps = PROBE_SCALE * torch.where(peak > 0, peak, 1)
     moved = langevin_step(score, x, level, noise)
     change = (langevin_step(score, x + eps * probe, level, noise) - moved) / eps
     factor = _over(lam, x)
