@@ -14,7 +14,8 @@ from batch_helpers import MASK, PLAN, batch_values, make_inputs
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, save_slice, slices_left
-from kdrift.evaluation.pool import PoolConfig, num_actors, run_tasks
+from kdrift.evaluation.pool import run_tasks
+from kdrift.evaluation.pool_config import PoolConfig, num_actors
 from kdrift.evaluation.table import Cell, count_levels, markdown, summarise
 from kdrift.evaluation.work import COIL_COST, Unit, VolumeTask, plan_units
 from kdrift.methods import METHODS

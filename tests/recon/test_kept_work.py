@@ -21,7 +21,7 @@ from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.evaluation.partial import slices_left
-from kdrift.evaluation.pool import PoolConfig
+from kdrift.evaluation.pool_config import PoolConfig
 from kdrift.evaluation.work import volume_tasks
 from kdrift.recon import reconstruct as engine
 from kdrift.recon import report as reporting

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from kdrift.evaluation.faults import Fault
 from kdrift.evaluation.partial import load_slice, mark_finished
 from kdrift.evaluation.work import Unit, VolumeTask
 from kdrift.prior.bundle import Prior
@@ -34,17 +35,17 @@ class SliceWorker:
         """Return the process id: the actor is up."""
         return os.getpid()
 
-    def run(self, unit: Unit) -> tuple[SliceFacts, list[ChunkResult]] | str:
-        """Run the chunks of a unit; a slice that cannot be reconstructed gives the reason."""
+    def run(self, unit: Unit) -> tuple[SliceFacts, list[ChunkResult]] | Fault:
+        """Run the chunks of a unit; where that cannot be done, what was wrong."""
         try:
             plan = unit.task.plan
             prior = self._prior(plan)
             data, seconds = self._prepare(unit.task, unit.index)
             return SliceFacts.of(data, seconds), [run_chunk(plan, prior, data, chunk) for chunk in unit.chunks]
         except Exception as error:  # one bad slice must not stop the others; its reason is reported
-            return _reason(error)
+            return Fault.of(error)
 
-    def finish(self, task: VolumeTask) -> str:
+    def finish(self, task: VolumeTask) -> Fault | None:
         """Write the results of a volume whose slices are done or have failed; return what went wrong, if anything."""
         try:
             acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
@@ -53,8 +54,8 @@ class SliceWorker:
             save_result(task.out, acquisition, result, outputs=task.outputs)
             mark_finished(task)
         except Exception as error:  # the other volumes go on
-            return _reason(error)
-        return ""
+            return Fault.of(error)
+        return None
 
     def _prior(self, plan: ResolvedPlan) -> Prior | None:
         """Return the prior that a plan was resolved with."""
@@ -69,8 +70,3 @@ class SliceWorker:
             data = task.plan.prepare(acquisition.raw(0).to(self._device), self._prior(task.plan))
             self._prepared = (name, data, time.perf_counter() - began)
         return self._prepared[1], self._prepared[2]
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"

@@ -71,6 +71,11 @@ class Unit:
     """None: the slices of the volume are done, and its results are to be written."""
     cost: float = 0.0
 
+    @property
+    def name(self) -> tuple[Path, int, tuple[Chunk, ...]]:
+        """What tells it from all others."""
+        return self.task.out, self.index, self.chunks
+
     def __str__(self) -> str:
         return f"{f'slice {self.index}' if self.chunks else 'the end'} of {self.task.out.name}"
 

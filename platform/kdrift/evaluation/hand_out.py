@@ -1,0 +1,256 @@
+"""Units of work go to actors, one at a time; what a lost actor, a failing device or a slow one had is done again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdrift.evaluation.faults import Fault
+from kdrift.evaluation.partial import save_failure, save_slice
+from kdrift.evaluation.pool_config import PoolConfig
+from kdrift.evaluation.work import Unit, VolumeTask
+from kdrift.prior.bundle import Prior
+from kdrift.recon.chunks import ChunkResult
+from kdrift.recon.gather import SliceFacts
+from kdrift.recon.guard import Diverged
+from kdrift.recon.merge import merge_chunks
+from kdrift.recon.sentences import divergence_lines, named
+from kdrift.runs.files import read_json
+from kdrift.runs.hardware import worker_environment
+from kdrift.runs.hint import first_line
+from kdrift.runs.progress import Meter
+
+SLOW = 3.0
+"""A unit that takes this many times what units of its cost have taken is given to an idle actor as well."""
+SLOW_SECONDS = 20.0
+"""Units that take less than this are never given out twice."""
+
+
+@dataclass
+class _Call:
+    """What an actor is doing."""
+
+    actor: Any
+    unit: Unit | None
+    """None: it is starting."""
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class HandOut:
+    """What is left to do and what came back."""
+
+    pool: PoolConfig
+    meter: Meter
+    echo: Callable[[str], None]
+    queue: deque[Unit]
+    left: Counter[Path]
+    """Slices that each volume lacks."""
+    chunks: Counter[tuple[Path, int]]
+    """Chunks of each slice."""
+    total_cost: float
+    """Cost of all units, in the arbitrary units of `VolumeTask.slice_cost`."""
+    cost: float = 0.0
+    """Cost of the units that are done."""
+    found: dict[tuple[Path, int], list[ChunkResult]] = field(default_factory=dict)
+    facts: dict[tuple[Path, int], SliceFacts] = field(default_factory=dict)
+    losses: Counter[Any] = field(default_factory=Counter)
+    failed: dict[Path, str] = field(default_factory=dict)
+    gone: set[tuple[Path, int]] = field(default_factory=set)
+    """Slices that were given up."""
+    answered: set[Any] = field(default_factory=set)
+    """Units that came back."""
+    doubled: set[Any] = field(default_factory=set)
+    """Units that two actors do."""
+    spent: float = 0.0
+    """Seconds that actors took for the cost that is done."""
+    aside: list[str] = field(default_factory=list)
+    """What the devices raised that are not used any more."""
+
+    def fail(self, task: VolumeTask, reason: str) -> None:
+        """Give up a volume and forget its other units."""
+        self.failed.setdefault(task.out, reason)
+        self.queue = deque(unit for unit in self.queue if unit.task.out not in self.failed)
+
+    def work(self, priors: Sequence[Prior], count: int) -> None:
+        """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later.
+
+        An actor whose device raises errors is put aside and keeps the device, so that no other gets it. Raises OSError
+        where actors do not start, or no device is left.
+        """
+        import ray
+
+        from kdrift.evaluation import slice_worker
+
+        threads = max(1, int(self.pool.cpus))
+        shared = ray.put(priors)
+        kind = ray.remote(slice_worker.SliceWorker).options(
+            num_cpus=self.pool.cpus, num_gpus=self.pool.gpus, runtime_env={"env_vars": worker_environment(threads)}
+        )
+        actors: list[Any] = []
+        running: dict[Any, _Call] = {}
+        idle: list[Any] = []
+
+        def start() -> None:
+            actors.append(kind.remote(shared, self.pool.device, threads))
+            running[actors[-1].process.remote()] = _Call(actors[-1], None)
+
+        try:
+            for _ in range(count):
+                start()
+            while self.queue or any(self.waits_for(call.unit) for call in running.values()):
+                while idle and (unit := self.next_unit(running.values())):
+                    actor = idle.pop()
+                    call = actor.run.remote(unit) if unit.chunks else actor.finish.remote(unit.task)
+                    running[call] = _Call(actor, unit)
+                if not running and self.queue:
+                    raise OSError(f"no device is left to work on: {'; '.join(self.aside)}")
+                if not running:
+                    break
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=5)
+                if not ready:
+                    self.meter.show()
+                    continue
+                ended = running.pop(ready[0])
+                try:
+                    outcome = ray.get(ready[0])
+                except ray.exceptions.RayError as error:
+                    self.lost(ended.unit, error)
+                    ray.kill(ended.actor)  # it may still live: then its result was lost with a node
+                    start()
+                    continue
+                number = actors.index(ended.actor) + 1
+                if isinstance(outcome, Fault) and outcome.kind == "device":
+                    self.put_aside(number, ended.unit, outcome.reason)
+                    continue
+                idle.append(ended.actor)
+                if ended.unit is None:
+                    self.echo(f"actor {number} is up: process {outcome}")
+                else:
+                    self.answer(ended, outcome)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def next_unit(self, running: Collection[_Call]) -> Unit | None:
+        """Return what an idle actor does next: the queue's first, else what another is slow at; None: nothing."""
+        while self.queue:
+            if self.waits_for(unit := self.queue.popleft()):
+                return unit
+        pace = self.spent / self.cost if self.cost else math.inf
+        for call in running:
+            slow, seconds = call.unit, time.monotonic() - call.began
+            if slow is None or not slow.chunks or slow.name in self.doubled or not self.waits_for(slow):
+                continue
+            if seconds > max(SLOW_SECONDS, SLOW * pace * slow.cost):
+                self.doubled.add(slow.name)
+                self.echo(f"{slow} takes {seconds:.0f} s, others of its size {pace * slow.cost:.0f} s: done twice")
+                return slow
+        return None
+
+    def waits_for(self, unit: Unit | None) -> bool:
+        """Whether a unit's answer is still needed."""
+        return unit is not None and unit.name not in self.answered and not self.is_gone(unit)
+
+    def answer(self, call: _Call, outcome: Any) -> None:
+        """Take what an actor made of a unit; the second answer of two is not needed."""
+        unit = call.unit
+        assert unit is not None
+        if not self.waits_for(unit):
+            return
+        if isinstance(outcome, Fault) and outcome.kind == "passing":
+            self.again(unit, outcome.reason, "failed for a moment")
+            return
+        self.answered.add(unit.name)
+        if unit.chunks:
+            self.spent += time.monotonic() - call.began
+            self.take(unit, outcome)
+        elif isinstance(outcome, Fault):
+            self.fail(unit.task, outcome.reason)
+        else:
+            self.echo(f"written: {unit.task.out}/reconstruction.h5 metrics.json panel.png")
+            if removed := read_json(unit.task.out / "metrics.json").get("removed"):
+                self.echo(f"removed, of an earlier run: {' '.join(removed)}")
+
+    def put_aside(self, number: int, unit: Unit | None, reason: str) -> None:
+        """Note that an actor's device raises errors: it gets no more work, and another one does its unit again."""
+        self.aside.append(f"actor {number}: {reason}")
+        self.echo(f"actor {number} is put aside, with the device that it holds: {reason}")
+        if unit is not None:
+            self.again(unit, reason, "had its device fail")
+
+    def lost(self, unit: Unit | None, error: Exception) -> None:
+        """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
+        if unit is not None:
+            self.again(unit, first_line(error), "lost its actor")
+            return
+        self.losses[None] += 1
+        if self.losses[None] > self.pool.max_failures:
+            raise OSError(f"actors do not start: {first_line(error)}")
+
+    def again(self, unit: Unit, reason: str, what: str) -> None:
+        """Queue a unit in front of all others once more, unless that was too often."""
+        if not self.waits_for(unit):
+            return
+        self.losses[unit.name] += 1
+        if self.losses[unit.name] <= self.pool.max_failures:
+            self.echo(f"{unit} {what}: another one does it again")
+            self.queue.appendleft(unit)
+            return
+        reason = f"{unit} {what} {self.losses[unit.name]} times, the last time so: {reason}"
+        if unit.chunks:
+            self.lose(unit, reason)
+        else:
+            self.fail(unit.task, reason)
+
+    def is_gone(self, unit: Unit) -> bool:
+        """Whether the volume or slice of a unit was given up."""
+        return unit.task.out in self.failed or (unit.task.out, unit.index) in self.gone
+
+    def lose(self, unit: Unit, reason: str) -> None:
+        """Give up a slice, which costs itself alone, and forget its other units."""
+        if self.is_gone(unit):
+            return
+        self.gone.add((unit.task.out, unit.index))
+        self.queue = deque(other for other in self.queue if not other.chunks or not self.is_gone(other))
+        self.found.pop((unit.task.out, unit.index), None)
+        said = named(unit.index, reason)
+        self.echo(f"{unit.task.out.name}: {said}")
+        save_failure(unit.task, unit.index, said)
+        self.count(unit)
+
+    def count(self, unit: Unit) -> None:
+        """Count a slice that is done or given up, and queue the end of its volume after the last one."""
+        self.meter.update(self.meter.done + 1, fraction=min(1.0, self.cost / self.total_cost))
+        self.left[unit.task.out] -= 1
+        if not self.left[unit.task.out]:
+            self.queue.appendleft(Unit(unit.task))
+
+    def take(self, unit: Unit, outcome: Any) -> None:
+        """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
+        if isinstance(outcome, Fault):
+            self.lose(unit, outcome.reason)
+            return
+        name = (unit.task.out, unit.index)
+        facts, results = outcome
+        self.facts.setdefault(name, facts)
+        self.found.setdefault(name, []).extend(results)
+        self.cost += unit.cost
+        if len(self.found[name]) < self.chunks[name]:
+            return
+        try:
+            merged = merge_chunks(self.found.pop(name))
+        except Diverged as error:
+            self.lose(unit, str(error))
+            return
+        for line in divergence_lines({unit.index: merged.diverged}, [unit.index] if merged.fallback else []):
+            self.echo(f"{unit.task.out.name}: {line}")
+        if merged.verdict is not None and merged.verdict.level == "not trusted":
+            self.echo(f"{unit.task.out.name}: slice {unit.index}: {merged.verdict}")
+        save_slice(unit.task, self.facts.pop(name), merged)
+        self.count(unit)

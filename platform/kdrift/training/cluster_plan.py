@@ -1,0 +1,138 @@
+"""What a training takes on a cluster, before it is paid: memory, images a second, hours, storage, money.
+
+All of it follows from what an image costs (`kdrift.training.cost`) and from rates that were measured and stand in the
+description of the cluster; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kdrift.training.cost import Cost
+from kdrift.training.train_config import TrainConfig
+
+GIB = 2**30
+SEEN_BYTES = 8
+"""Of a pixel of a stored complex image; half of a real one."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, each with its command in docs/training.md."""
+
+    tflops: float = 30.0
+    """TFLOP/s that one GPU sustains in training, forward and backward; `kdrift plan` says which ones are known."""
+    loader_images: float = 2849.0
+    """Training images of 96 x 96 that one CPU core reads from memory and augments in a second."""
+    read_mb: float = 500.0
+    """MB/s that all nodes together read from where the store lies."""
+    scaling: float = 0.86
+    """Images/s of two workers over twice those of one; taken for any number."""
+
+    def __post_init__(self) -> None:
+        if min(self.tflops, self.loader_images, self.read_mb) <= 0 or not 0 < self.scaling <= 1:
+            raise ValueError(f"rates must be positive, and scaling at most 1, got {self}")
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """A cluster as it is offered."""
+
+    nodes: int
+    """Nodes with GPUs."""
+    gpus: int
+    """GPUs a node."""
+    cpus: int
+    """CPUs a node."""
+    gpu_memory_gib: float
+    """Memory of a GPU."""
+    accelerator: str = ""
+    """What the GPUs are called, for the answer alone."""
+    price: float | None = None
+    """Of a GPU and hour, its share of the node in it."""
+    storage_price: float | None = None
+    """Of a GiB and month."""
+    currency: str = "USD"
+    """What prices are in."""
+    rates: Rates = Rates()
+    """What was measured on it, or on something like it."""
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.gpus < 1 or self.cpus < 1 or self.gpu_memory_gib <= 0:
+            raise ValueError(f"a cluster has nodes, gpus, cpus and gpu_memory_gib above 0, got {self}")
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs in all."""
+        return self.nodes * self.gpus
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The answer."""
+
+    workers: int
+    """GPUs that have an image each at least: more than the batch has are idle."""
+    images_at_a_time: int
+    """Images that fit a GPU at once, of its share of the batch; 0: not one does."""
+    gib_a_gpu: float
+    """Memory that this takes."""
+    limits: dict[str, float]
+    """Images/s that each part allows: GPUs, CPUs that load, storage."""
+    hours: float
+    checkpoint_gib: float
+    """Size of all kept checkpoints."""
+    money: float | None
+    notes: tuple[str, ...]
+    """What does not fit, and what is not known."""
+
+    @property
+    def saturates(self) -> str:
+        """The part that allows the fewest images/s."""
+        return min(self.limits, key=lambda name: self.limits[name])
+
+    @property
+    def images_per_second(self) -> float:
+        """What all parts allow."""
+        return min(self.limits.values())
+
+
+def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec) -> TrainingPlan:
+    """Return what a training takes on a cluster, by the measured rates."""
+    notes, rates = list[str](), cluster.rates
+    workers = min(cluster.num_gpus, config.batch_size)
+    if workers < cluster.num_gpus:
+        notes.append(f"{cluster.num_gpus - workers} GPUs are idle: a batch has {config.batch_size} images")
+    share = math.ceil(config.batch_size / workers)
+    image_bytes = cost.activation_bytes * (1 if config.hardware.precision == "float32" else 0.5)
+    asked = min(share, config.hardware.images_at_a_time or share)
+    fits = max(0, math.floor((cluster.gpu_memory_gib * GIB - cost.model_bytes) / image_bytes))
+    at_a_time = min(asked, fits)
+    if not fits:
+        notes.append(
+            f"one image does not fit a GPU of {cluster.gpu_memory_gib:g} GiB:"
+            f" it takes {(cost.model_bytes + image_bytes) / GIB:.0f} GiB"
+        )
+    elif fits < asked:
+        notes.append(f"{asked} images at a time do not fit a GPU: --set hardware.images_at_a_time={fits}")
+    scaling = rates.scaling if workers > 1 else 1.0
+    pixels = config.data.crop**2 / 96**2
+    cores = max(1, cluster.nodes * cluster.cpus - workers)
+    value_bytes = SEEN_BYTES if config.data.wants_phase else SEEN_BYTES / 2
+    limits = {
+        "GPUs": workers * scaling * rates.tflops * 1e12 / cost.flop,
+        "CPUs that load": cores * rates.loader_images / pixels,
+        "storage": rates.read_mb * 1e6 / (value_bytes * config.data.crop**2),
+    }
+    hours = config.total_images / min(limits.values()) / 3600
+    checkpoint = cost.parameters * 16 * config.checkpoint.keep / GIB
+    money = None if cluster.price is None else cluster.price * cluster.num_gpus * hours
+    if money is None:
+        notes.append("the cluster has no price: no money is counted")
+    elif cluster.storage_price is not None:
+        money += cluster.storage_price * checkpoint * hours / 730
+    return TrainingPlan(
+        workers, at_a_time, (cost.model_bytes + at_a_time * image_bytes) / GIB, limits, hours, checkpoint, money,
+        tuple(notes),
+    )  # fmt: skip
