@@ -33,6 +33,7 @@ VERBS = {
     "simulate": Verb("make multi-coil k-space from magnitude volumes", "Data"),
     "convert": Verb("convert k-space and image files to a zarr store, on Ray", "Data", True),
     "train": Verb("train a score prior, on Ray Train", "Priors", True),
+    "plan": Verb("say what a training takes on a cluster: memory, hours, money", "Priors"),
     "import-checkpoint": Verb("save a published checkpoint as a prior", "Priors"),
     "register": Verb("put a prior into an MLflow registry", "Priors"),
     "promote": Verb("let a registered prior take the place of the champion, by evaluations of both", "Priors"),

@@ -86,7 +86,9 @@ def test_the_data_step_draws_the_covariance_that_it_states(sets: int) -> None:
     problem = gaussian_problem(IMAGES, sets=sets)
     empty = replace(problem, kspace=0 * problem.kspace)
     matrix = dense_matrix(problem.A)
-    rng: Any = _Basis(None if sets == 1 else sets, [(len(problem.kspace), len(problem.sampled)), tuple(problem.mask.shape)])
+    rng: Any = _Basis(
+        None if sets == 1 else sets, [(len(problem.kspace), len(problem.sampled)), tuple(problem.mask.shape)]
+    )
     mean = torch.zeros(*rng.shape, *problem.mask.shape, dtype=torch.complex128)
     for spread in (1.0, 0.5):
         fresh = copy.deepcopy(rng)

@@ -29,6 +29,7 @@ from kdrift.methods import METHODS
 from kdrift.mri.masks import KINDS
 from kdrift.runs.config import load_config, parse, parse_override, to_dict
 from kdrift.runs.config_names import RECIPES, find_config
+from kdrift.training.cluster_plan import ClusterSpec
 from kdrift.training.train_config import TrainConfig
 from kdrift.tuning.tune_config import TuneConfig
 
@@ -91,6 +92,9 @@ def check_meaning(parsed: Parsed, made: set[str]) -> None:
         if options.config not in made:
             config = load_config(CONFIGS[verb], find_config(verb, options.config), options.set)
             made |= {config.name} if verb == "tune" else set()
+    elif verb == "plan":
+        load_config(TrainConfig, find_config("train", options.config), options.set)
+        load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
     elif verb == "config" and hasattr(options, "name"):
         assert main(["config", "show", options.name]) == 0
         made |= {str(getattr(options, "out", ""))}

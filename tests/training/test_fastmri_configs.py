@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from benchmarks.training_cost import cost
 
 from fastmri_helpers import write_scan
 from kdrift.data.convert import ConvertConfig
@@ -22,6 +21,7 @@ from kdrift.networks import build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.config import load_config
 from kdrift.runs.config_names import config_names, find_config
+from kdrift.training.cost import training_cost
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.train_config import TrainConfig
 
@@ -105,14 +105,14 @@ def test_costs_are_counted() -> None:
     """A 3x3 convolution of 2 x 32 channels costs as many FLOPs as its definition says, three times with gradients."""
     small = [f"network.ddpm.{each}" for each in SMALL["ddpm"]]
     config = config_of("fastmri_knee_vp", *small, "data.crop=16")
-    wide = cost(config_of("fastmri_knee_vp", *small, "data.crop=32"))
-    one = cost(config)
-    assert wide["gib"] / one["gib"] == pytest.approx(4, rel=0.1)
-    assert 3.9 < wide["tflop"] / one["tflop"] < 4.1 + 1  # attention in the middle grows faster
-    full = cost(config_of("fastmri_knee_score_mri"))
-    assert full["tflop"] == pytest.approx(6.226, rel=1e-3)
-    coils = cost(config_of("fastmri_knee_ak"))
-    assert coils["tflop"] == pytest.approx(15 * full["tflop"], rel=1e-3)
+    wide = training_cost(config_of("fastmri_knee_vp", *small, "data.crop=32"))
+    one = training_cost(config)
+    assert wide.activation_bytes / one.activation_bytes == pytest.approx(4, rel=0.1)
+    assert 3.9 < wide.flop / one.flop < 4.1 + 1  # attention in the middle grows faster
+    full = training_cost(config_of("fastmri_knee_score_mri"))
+    assert full.flop == pytest.approx(6.226e12, rel=1e-3)
+    coils = training_cost(config_of("fastmri_knee_ak"))
+    assert coils.flop == pytest.approx(15 * full.flop, rel=1e-3)
 
 
 class OneImage:

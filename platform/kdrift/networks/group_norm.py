@@ -23,7 +23,7 @@ class GroupNorm(nn.GroupNorm):
             normed: Tensor = _CPUGroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
             return normed
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
-        with torch.autocast(input.device.type, enabled=False):  # of a GPU, it would go to float32 and back
+        with torch.autocast("cuda", enabled=False):  # which would go to float32 and back
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 

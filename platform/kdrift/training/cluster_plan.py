@@ -13,8 +13,8 @@ from kdrift.training.cost import Cost
 from kdrift.training.train_config import TrainConfig
 
 GIB = 2**30
-SEEN_BYTES = 8
-"""Of a pixel of a stored complex image; half of a real one."""
+COMPLEX_BYTES = 8
+"""Bytes of a pixel of a stored complex image; a real one has half."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Rates:
     loader_images: float = 2849.0
     """Training images of 96 x 96 that one CPU core reads from memory and augments in a second."""
     read_mb: float = 500.0
-    """MB/s that all nodes together read from where the store lies."""
+    """MB/s that all nodes together read from where the store lies; it bounds the first reading of what memory holds."""
     scaling: float = 0.86
     """Images/s of two workers over twice those of one; taken for any number."""
 
@@ -50,9 +50,9 @@ class ClusterSpec:
     accelerator: str = ""
     """What the GPUs are called, for the answer alone."""
     price: float | None = None
-    """Of a GPU and hour, its share of the node in it."""
+    """Price of a GPU and hour, its share of the node in it."""
     storage_price: float | None = None
-    """Of a GiB and month."""
+    """Price of a GiB and month."""
     currency: str = "USD"
     """What prices are in."""
     rates: Rates = Rates()
@@ -119,7 +119,7 @@ def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec) -> Trai
     scaling = rates.scaling if workers > 1 else 1.0
     pixels = config.data.crop**2 / 96**2
     cores = max(1, cluster.nodes * cluster.cpus - workers)
-    value_bytes = SEEN_BYTES if config.data.wants_phase else SEEN_BYTES / 2
+    value_bytes = COMPLEX_BYTES if config.data.wants_phase else COMPLEX_BYTES / 2
     limits = {
         "GPUs": workers * scaling * rates.tflops * 1e12 / cost.flop,
         "CPUs that load": cores * rates.loader_images / pixels,

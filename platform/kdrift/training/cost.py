@@ -18,7 +18,7 @@ BYTES_A_PARAMETER = 20
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training image, and of what is there whatever the batch."""
+    """What one training image costs, and what is there whatever the batch."""
 
     parameters: int
     flop: float

@@ -1,0 +1,65 @@
+"""`kdrift plan`: what a training takes on a cluster, before it is paid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdrift.commands.common import ConfigName, Overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Say what a training takes on a cluster: memory, images a second, hours and money, by measured rates.
+
+    Nothing is trained or reserved. Exit status 1: it does not fit.
+    """
+
+    config: Annotated[str, Parameter(name="CONFIG")] = field(kw_only=False)
+    """Configuration of kdrift train: a file, or the name of one that comes with kdrift."""
+    cluster: ConfigName
+    """Description of the cluster: a file, or the name of one that comes with kdrift (kdrift list configs plan)."""
+    set: Overrides = ()
+    """Override one value of the training's configuration, such as batch_size."""
+    cluster_set: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
+    """Override one value of the cluster's description, such as price or rates.tflops."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(options: Options) -> int:
+    """Count, plan and print."""
+    from kdrift.runs.config import load_config
+    from kdrift.runs.config_names import find_config
+    from kdrift.runs.progress import format_seconds
+    from kdrift.training.cluster_plan import GIB, ClusterSpec, plan_training
+    from kdrift.training.cost import training_cost
+    from kdrift.training.train_config import TrainConfig
+
+    config = load_config(TrainConfig, find_config("train", options.config), options.set)
+    cluster = load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
+    cost = training_cost(config)
+    plan = plan_training(config, cost, cluster)
+    if options.json:
+        answer = {"cost": asdict(cost), **asdict(plan), "saturates": plan.saturates}
+        print(json.dumps(answer | {"images_per_second": plan.images_per_second}, indent=2))
+        return 0 if plan.images_at_a_time else 1
+    where = f"{plan.workers} of {cluster.num_gpus} GPUs {cluster.accelerator}".rstrip()
+    print(f"{config.name}: {config.total_images:,} images of {config.data.crop} x {config.data.crop} on {where}")
+    print(f"network:    {cost.parameters / 1e6:.1f} M parameters, {cost.flop / 1e12:.3g} TFLOP an image")
+    print(
+        f"memory:     {plan.gib_a_gpu:.1f} of {cluster.gpu_memory_gib:g} GiB a GPU,"
+        f" {plan.images_at_a_time} images at a time; {cost.model_bytes / GIB:.1f} GiB of it are the model"
+    )
+    limits = ", ".join(f"{name} {limit:,.0f}" for name, limit in plan.limits.items())
+    print(f"images/s:   {plan.images_per_second:,.0f}; {limits}: limited by {plan.saturates}")
+    print(f"time:       {format_seconds(3600 * plan.hours)}")
+    print(f"storage:    {plan.checkpoint_gib:.2f} GiB of checkpoints")
+    if plan.money is not None:
+        print(f"money:      {plan.money:,.2f} {cluster.currency}")
+    for note in plan.notes:
+        print(f"note:       {note}")
+    return 0 if plan.images_at_a_time else 1
