@@ -250,3 +250,20 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     assert len(runs) == 7
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert find_preset("annealed", config.name) == result.preset
+
+
+def test_a_large_cluster_does_not_draw_all_trials_at_once(cluster: None, inputs: Inputs, tmp_path: Path) -> None:
+    """There is room for 20 at once, and two run."""
+    config = tiny_search(*inputs, num_trials=8, cpus_per_trial=0.1, settings={"num_steps": 60, "spread": 0.0})
+    assert config.most_at_once == 2
+    tune(config, tmp_path / "out", echo=lambda line: None)
+    running, most = set[int](), 0
+    for event in events(tmp_path / "out" / "trials.jsonl"):
+        if event["event"] == "start":
+            running.add(event["number"])
+        elif event["event"] == "end":
+            running.discard(event["number"])
+        most = max(most, len(running))
+    assert most == 2
+    with pytest.raises(ValueError, match="trials_at_once must be null or at least 1, got 0"):
+        replace(config, trials_at_once=0)

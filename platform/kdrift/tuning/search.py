@@ -183,6 +183,7 @@ def _search(
             search_alg=searcher(config, start_point(config, resolved.preset), journal),
             scheduler=FIFOScheduler() if config.pareto else asha,
             num_samples=config.num_trials - done,
+            max_concurrent_trials=config.most_at_once,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(

@@ -38,6 +38,7 @@ def searcher(config: TuneConfig, start: dict[str, Any], journal: Journal) -> Opt
         # it takes 32 bits; a resumed search must not draw its first points again
         seed=derive_seed("search", config.seed, len(done)) % 2**32,
         n_startup_trials=min(STARTUP, max(1, config.num_trials // 3)),
+        constant_liar=not config.pareto,  # trials at once are suggested apart from each other
     )
     return OptunaSearch(
         space, metric=metrics if config.pareto else metrics[0], mode=modes if config.pareto else modes[0],

@@ -73,7 +73,7 @@ class TuneData(AcquisitionOptions):
             raise ValueError("data needs sources and slices_per_volume >= 1")
 
 
-MAY_CHANGE = ("num_trials", "cpus_per_trial", "gpus_per_trial", "max_failures", "name")
+MAY_CHANGE = ("num_trials", "trials_at_once", "cpus_per_trial", "gpus_per_trial", "max_failures", "name")
 """What may change when a search is resumed."""
 
 
@@ -117,6 +117,9 @@ class TuneConfig:
     """CPUs that Ray lends a trial, and its threads where it is more than 1; may be a fraction."""
     gpus_per_trial: float = 0.0
     """GPUs that Ray lends a trial; may be a fraction."""
+    trials_at_once: int | None = None
+    """Most trials that run at once; null: a quarter of `num_trials`, so that however large the cluster most of them are
+    suggested by what others found."""
     max_failures: int = 2
     """How often a trial whose worker died or failed is started again."""
 
@@ -125,6 +128,8 @@ class TuneConfig:
             raise ValueError("num_trials, num_samples and grace_slices must be at least 1, and seed 0 or larger")
         if self.reduction_factor <= 1 or self.cpus_per_trial <= 0 or self.gpus_per_trial < 0 or self.max_failures < 0:
             raise ValueError("expected reduction_factor > 1, cpus_per_trial > 0, gpus_per_trial and max_failures >= 0")
+        if self.trials_at_once is not None and self.trials_at_once < 1:
+            raise ValueError(f"trials_at_once must be null or at least 1, got {self.trials_at_once}")
         if not 0 < self.heldout_fraction < 1:
             raise ValueError(f"heldout_fraction must lie between 0 and 1, got {self.heldout_fraction}")
         if self.method not in METHODS:
@@ -139,6 +144,11 @@ class TuneConfig:
         both = self.space.keys() & self.settings.keys()
         if both:
             raise ValueError(f"{min(both)!r} is in both space and settings: search it or fix it")
+
+    @property
+    def most_at_once(self) -> int:
+        """Most trials that run at once."""
+        return self.trials_at_once or max(1, self.num_trials // 4)
 
     @property
     def device(self) -> str:
