@@ -1,4 +1,4 @@
-"""An elastic run on a cluster that loses a node goes on with what is left: one run, each image once, equal steps."""
+"""An elastic run goes on with fewer nodes and with more: one run, each image once, equal steps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kdrift.runs.files import read_json
 from kdrift.training import trainer
 from kdrift.training.checkpoint import load_checkpoint
 from kdrift.training.loop import Hooks, fit, new_state
+from node_helpers import two_nodes
 from training_helpers import tiny_config, write_images
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -34,10 +35,7 @@ def wait_for(path: Path, images: int, workers: int, over: threading.Event, secon
     raise TimeoutError(f"no {workers} workers beyond image {images}: {read_json(path)}")
 
 
-def test_two_workers_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
-
+def test_two_workers_become_one_and_two_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "RESIZE_S", 3.0)
     config = tiny_config(
         write_images(tmp_path / "images.npz"), total_images=IMAGES, batch_size=9,
@@ -47,31 +45,29 @@ def test_two_workers_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         optimisation={"learning_rate": 1e-4, "warmup_images": 180, "ema_halflife_images": 180},
     )  # fmt: skip
     out, lines, seen = tmp_path / "out", list[str](), list[int]()
-    ray.shutdown()
-    store = 100 * 2**20
-    cluster = Cluster(True, head_node_args={"num_cpus": 1, "object_store_memory": store, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1, object_store_memory=store)
-    ray.init(address=cluster.address, log_to_driver=False)
+    with two_nodes() as (nodes, second):
 
-    def disturb() -> None:
-        wait_for(out / "progress.json", 1000, workers=2, over=over)
-        cluster.remove_node(second)
-        wait_for(out / "progress.json", 200, workers=1, over=over)
-        seen.append(read_json(out / "progress.json")["images"])
+        def disturb() -> None:
+            wait_for(out / "progress.json", 1000, workers=2, over=over)
+            nodes.remove(second)
+            wait_for(out / "progress.json", 200, workers=1, over=over)
+            seen.append(read_json(out / "progress.json")["images"])
+            nodes.start()
+            wait_for(out / "progress.json", seen[0] + 200, workers=2, over=over)
+            seen.append(read_json(out / "progress.json")["images"])
 
-    over = threading.Event()
-    disturber = threading.Thread(target=disturb)
-    disturber.start()
-    try:
-        result = trainer.train(config, out, workers=(1, 2), echo=lines.append)
-    finally:
-        over.set()
-        disturber.join()
-        ray.shutdown()
-        cluster.shutdown()
+        over = threading.Event()
+        disturber = threading.Thread(target=disturb)
+        disturber.start()
+        try:
+            result = trainer.train(config, out, workers=(1, 2), echo=lines.append)
+        finally:
+            over.set()
+            disturber.join()
     assert result.images == IMAGES
-    assert seen, "the run was over before its cluster had lost a node"
-    assert sum("training goes on from image" in line for line in lines) == 1
+    assert len(seen) == 2, "the run was over before its cluster had lost a node and got one"
+    assert sum("training goes on from image" in line for line in lines) == 2
+    assert [line for line in lines if "there is room for 2 workers" in line]
     assert [line for line in lines if "a worker was lost" in line and "with 1 worker(s)" in line]
     client = tracking.client(result.tracking_uri)
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
