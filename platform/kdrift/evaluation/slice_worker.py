@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from kdrift.recon.report import save_result
 from kdrift.recon.resolved import ResolvedPlan, UsedPrior
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
+from kdrift.runs.stopwatch import now
 
 
 class SliceWorker:
@@ -65,8 +65,8 @@ class SliceWorker:
         """Read and prepare a slice; return it with the seconds that took, 0 where it was at hand."""
         name = (str(task.out), index)
         if self._prepared is None or self._prepared[0] != name:
-            began = time.perf_counter()
+            began = now(self._device)
             acquisition = load_acquisition(replace(task.request, slices=(index, index + 1)))
             data = task.plan.prepare(acquisition.raw(0).to(self._device), self._prior(task.plan))
-            self._prepared = (name, data, time.perf_counter() - began)
+            self._prepared = (name, data, now(self._device) - began)
         return self._prepared[1], self._prepared[2]

@@ -26,6 +26,7 @@ from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import choose_device, run_chunk
 from kdrift.recon.sentences import named
 from kdrift.recon.slices import Coils, RawSlice
+from kdrift.runs.stopwatch import now
 
 SLICE_FAULTS: tuple[type[Exception], ...] = (
     ValueError,
@@ -118,10 +119,10 @@ def reconstruct_slices(
     slices: dict[int, Outcome] = {}
     maps: dict[int, Tensor] = {}
     for position, raw in enumerate(raw_slices):
-        began = time.perf_counter()
+        began = now(device)
         try:
             prepared = resolved.prepare(raw.to(device), loaded)
-            facts = SliceFacts.of(prepared, time.perf_counter() - began)
+            facts = SliceFacts.of(prepared, now(device) - began)
             found, chunks = list[ChunkResult](), resolved.split(len(prepared.kspace))
             costs = [max(1, resolved.evaluations(len(prepared.kspace), chunk)) for chunk in chunks]
             for number, chunk in enumerate(chunks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from kdrift.recon.guard import AllDiverged, Guard
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
 from kdrift.runs.seeds import Stream
+from kdrift.runs.stopwatch import Stopwatch, now
 from kdrift.trust.family import with_calibration
 from kdrift.trust.uncertainty import RunningMoments
 from kdrift.trust.verdict import Evidence, judge
@@ -44,12 +44,13 @@ def run_chunk(
         raise ValueError(f"the slice has no start: prepare it with the plan that names {plan.plan.start!r}")
     if chunk.part == "check":
         return _run_check(plan, prior, data, chunk, steps)
-    began = time.perf_counter()
+    device = data.kspace.device
+    began = now(device)
     part = data.of_coils(chunk.coils)
     if not len(part.kspace):
         return _no_coils(plan, data, chunk)
     measurement = part.measurement(method.chains)
-    guard, score = Guard(measurement, chunk.num_samples), _TimedScore()
+    guard, score = Guard(measurement, chunk.num_samples), _TimedScore(device)
 
     def watch(done: int, total: int, images: Tensor, level: float) -> None:
         guard(done, total, images, level)
@@ -60,11 +61,11 @@ def run_chunk(
         if prior is None:
             x = method.function(measurement, options=plan.options)[None]
         elif not method.samples:
-            began_network = time.perf_counter()
-            x = method.function(prior.network, measurement, options=plan.options)[None]
-            score.calls, score.seconds = 1, time.perf_counter() - began_network
+            with score.watch.measure():
+                x = method.function(prior.network, measurement, options=plan.options)[None]
+            score.calls = 1
         else:
-            score = _TimedScore(plan.score(prior))
+            score = _TimedScore(device, plan.score(prior))
             x = method.function(
                 score,
                 prior.sde(*measurement.mask.shape),
@@ -76,7 +77,7 @@ def run_chunk(
         guard.finish(x)
     except AllDiverged:
         x = measurement.data.new_full((chunk.num_samples, *measurement.A.ishape), torch.nan)
-    sampled = time.perf_counter()
+    sampled = now(device)
     healthy = guard.healthy()
     images = (scale * part.magnitude(x, method.chains)).cpu()
     images[[row for row in range(len(images)) if row not in healthy]] = torch.nan
@@ -86,7 +87,7 @@ def run_chunk(
     heldout = None
     if part.heldout is not None:
         heldout = scale * heldout_error(part, method.chains, x)[..., part.heldout.mask].cpu()
-    combined = time.perf_counter()
+    combined, network = now(device), score.watch.seconds
     return ChunkResult(
         chunk=chunk,
         moments=moments,
@@ -94,7 +95,7 @@ def run_chunk(
         misfit=left.abs().square().flatten(1).sum(1).cpu(),
         nfe=score.calls,
         network_images=score.num_images,
-        stages={"network": score.seconds, "sampler": sampled - began - score.seconds, "combine": combined - sampled},
+        stages={"network": network, "sampler": sampled - began - network, "combine": combined - sampled},
         heldout=heldout,
         diverged=diverged,
         fallback=classical_image(data, "cg_sense") if diverged and plan.plan.on_divergence == "fallback" else None,
@@ -107,10 +108,11 @@ def _run_check(
     """Hold samples out of a slice, predict them, and judge the slice."""
     assert prior is not None  # only samplers are checked
     assert plan.prior is not None
-    began = time.perf_counter()
+    device = data.kspace.device
+    began = now(device)
     seen, groups = hold_out(data, plan.plan.seed)
     seen = plan.started(seen)
-    measurement, score = seen.measurement(plan.method.chains), _TimedScore(plan.score(prior))
+    measurement, score = seen.measurement(plan.method.chains), _TimedScore(device, plan.score(prior))
     total, lengths = plan.evaluations(len(data.kspace), chunk), list[int]()
 
     def run(chains: Chunk, options: Options) -> Tensor:
@@ -150,10 +152,10 @@ def _run_check(
     if verdict.level == "not trusted" and verdict.best and plan.plan.on_mistrust == "fallback":
         instead = classical_image(data, verdict.best)
         verdict = verdict.giving(instead.method)
-    seconds = time.perf_counter() - began
+    seconds, network = now(device) - began, score.watch.seconds
     return ChunkResult(
         chunk, None, None, torch.zeros(0), max(lengths), score.num_images,
-        {"network": score.seconds, "sampler": seconds - score.seconds, "combine": 0.0},
+        {"network": network, "sampler": seconds - network, "combine": 0.0},
         checked=Checked(verdict, instead),
     )  # fmt: skip
 
@@ -201,13 +203,12 @@ def _chain_noise(plan: ResolvedPlan, data: SliceData, chunk: Chunk, measurement:
 class _TimedScore:
     """Counts and times the calls of a score model; without one there is nothing to count."""
 
-    def __init__(self, score: Any = None) -> None:
-        self._score, self.seconds, self.calls = score, 0.0, 0
+    def __init__(self, device: torch.device, score: Any = None) -> None:
+        self._score, self.watch, self.calls = score, Stopwatch(device), 0
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        began = time.perf_counter()
-        result: Tensor = self._score(x, sigma)
-        self.seconds += time.perf_counter() - began
+        with self.watch.measure():
+            result: Tensor = self._score(x, sigma)
         self.calls += 1
         return result
 
