@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint docs docs-serve demo bench bench-peers mutants fuzz clean
+.PHONY: install test test-all lint docs docs-serve demo bench gpu bench-peers mutants fuzz clean
 
 install: $(STAMP)
 
@@ -52,6 +52,11 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+# Tests and figures of a GPU; without one they say so.
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.bench_gpu
 
 bench-peers: $(STAMP)
 	$(BIN)/python -m benchmarks.peers_env

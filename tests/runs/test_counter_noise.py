@@ -62,6 +62,7 @@ def test_no_library_function_rounds_it() -> None:
     torch.testing.assert_close(noise.to(torch.complex128), torch.polar(r, turn), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_bits() -> None:
     keys = key_words([1, 2, 3])

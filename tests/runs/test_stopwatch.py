@@ -21,6 +21,7 @@ def test_blocks_are_added_up() -> None:
     assert 0.1 <= watch.seconds < now(device) - began - 0.09
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_of_a_gpu_it_is_the_time_of_the_kernels() -> None:
     device = torch.device("cuda")
