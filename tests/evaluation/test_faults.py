@@ -56,6 +56,15 @@ class AllBroken(SliceWorker):
         raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
 
 
+class OneComesUp(_Marked):
+    """All but the first die as they start, as on a device that is gone."""
+
+    def __init__(self, *given) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(*given)
+        if not self._is_faulty():
+            raise RuntimeError("CUDA error: device unavailable")
+
+
 class SlowToRead(_Marked):
     """Loses its connection once, and then waits for its storage for minutes."""
 
@@ -106,8 +115,19 @@ def test_a_broken_device_is_put_aside(cluster, inputs, as_worker, tmp_path) -> N
 @pytest.mark.ray
 def test_without_a_device_the_batch_says_so(cluster, inputs, as_worker, tmp_path) -> None:  # type: ignore[no-untyped-def]
     as_worker(AllBroken)
-    with pytest.raises(OSError, match=r"no device is left to work on: actor .*CUDNN_STATUS_EXECUTION_FAILED"):
+    with pytest.raises(OSError, match=r"no actor is left to work: actor .*CUDNN_STATUS_EXECUTION_FAILED"):
         _batch(inputs, tmp_path / "out")
+
+
+@pytest.mark.ray
+def test_actors_that_do_not_start_are_done_without(cluster, inputs, as_worker, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    as_worker(OneComesUp)
+    report, lines = _batch(inputs, tmp_path / "out")
+    assert (report.volumes, report.slices, report.failed) == (2, 5, {})
+    assert sum("does not start" in line for line in lines) <= 1
+    (tmp_path / "taken").touch()  # now none comes up
+    with pytest.raises(OSError, match=r"no actor is left to work: actor .* does not start: .*device unavailable"):
+        _batch(inputs, tmp_path / "again")
 
 
 @pytest.mark.ray

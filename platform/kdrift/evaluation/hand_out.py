@@ -70,7 +70,7 @@ class HandOut:
     spent: float = 0.0
     """Seconds that actors took for the cost that is done."""
     aside: list[str] = field(default_factory=list)
-    """What the devices raised that are not used any more."""
+    """Actors that get no work any more, and why."""
 
     def fail(self, task: VolumeTask, reason: str) -> None:
         """Give up a volume and forget its other units."""
@@ -81,7 +81,7 @@ class HandOut:
         """Hand out units until none is left. An actor takes part once it is up, so a busy cluster only starts later.
 
         An actor whose device raises errors is put aside and keeps the device, so that no other gets it. Raises OSError
-        where actors do not start, or no device is left.
+        where no actor is left, as none starts.
         """
         import ray
 
@@ -109,7 +109,7 @@ class HandOut:
                     call = actor.run.remote(unit) if unit.chunks else actor.finish.remote(unit.task)
                     running[call] = _Call(actor, unit)
                 if not running and self.queue:
-                    raise OSError(f"no device is left to work on: {'; '.join(self.aside)}")
+                    raise OSError(f"no actor is left to work: {'; '.join(self.aside)}")
                 if not running:
                     break
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=5)
@@ -117,14 +117,14 @@ class HandOut:
                     self.meter.show()
                     continue
                 ended = running.pop(ready[0])
+                number = actors.index(ended.actor) + 1
                 try:
                     outcome = ray.get(ready[0])
                 except ray.exceptions.RayError as error:
-                    self.lost(ended.unit, error)
                     ray.kill(ended.actor)  # it may still live: then its result was lost with a node
-                    start()
+                    if self.lost(number, ended.unit, _reason(error)):
+                        start()
                     continue
-                number = actors.index(ended.actor) + 1
                 if isinstance(outcome, Fault) and outcome.kind == "device":
                     self.put_aside(number, ended.unit, outcome.reason)
                     continue
@@ -184,14 +184,21 @@ class HandOut:
         if unit is not None:
             self.again(unit, reason, "had its device fail")
 
-    def lost(self, unit: Unit | None, error: Exception) -> None:
-        """Note that an actor died; its unit goes to the front of the queue, unless it has cost too many."""
+    def lost(self, number: int, unit: Unit | None, reason: str) -> bool:
+        """Note that an actor died; return whether another one is to take its place.
+
+        Its unit goes to the front of the queue, unless it has cost too many. Actors that do not even start are replaced
+        so often, and then the others go on without.
+        """
         if unit is not None:
-            self.again(unit, first_line(error), "lost its actor")
-            return
+            self.again(unit, reason, "lost its actor")
+            return True
         self.losses[None] += 1
-        if self.losses[None] > self.pool.max_failures:
-            raise OSError(f"actors do not start: {first_line(error)}")
+        if self.losses[None] <= self.pool.max_failures:
+            return True
+        self.aside.append(f"actor {number} does not start: {reason}")
+        self.echo(self.aside[-1])
+        return False
 
     def again(self, unit: Unit, reason: str, what: str) -> None:
         """Queue a unit in front of all others once more, unless that was too often."""
@@ -254,3 +261,9 @@ class HandOut:
             self.echo(f"{unit.task.out.name}: slice {unit.index}: {merged.verdict}")
         save_slice(unit.task, self.facts.pop(name), merged)
         self.count(unit)
+
+
+def _reason(error: Exception) -> str:
+    """Return what Ray says of a lost actor; of one that did not start, the last line, which says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines and "creation task" in lines[0] else first_line(error)
