@@ -5,7 +5,7 @@
 #   TORCH_INDEX  a further index with the builds of torch for it (default: the one that pip knows)
 # The image is built with these two steps (k8s/Dockerfile), and tests/k8s/test_k8s_image.py runs them.
 set -eu
-EXTRAS=nifti,dicom,s3,onnx
+EXTRAS=nifti,dicom,s3,onnx,mlflow-server
 
 case "${1:-}" in
 dependencies)

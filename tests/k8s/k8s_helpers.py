@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,39 +19,64 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 K8S = REPOSITORY / "k8s"
 OVERLAYS = ("cpu", "gpu")
+OPTIONAL = ("postgres", "kueue", "ingress", "monitoring")
+"""Components that an overlay may have besides."""
+SOURCES = [(overlay, extra) for overlay in OVERLAYS for extra in ((), OPTIONAL)]
+"""Overlays, each as it is and with all components."""
 SERVE_TEXTS = {
     K8S / "base" / "serve.yaml": REPOSITORY / "configs" / "serve" / "cluster.yaml",
     K8S / "overlays" / "gpu" / "serve.yaml": REPOSITORY / "configs" / "serve" / "cluster_gpu.yaml",
 }
 """Manifest to the Serve configuration whose text it holds."""
 SERVE_CONFIGS = list(SERVE_TEXTS.values())
-SECRETS = {"kdrift-ray-token", "kdrift-api-keys", "kdrift-object-store"}
-CRDS = {"RayJob": "rayjobs.yaml", "RayService": "rayservices.yaml"}
+SECRETS = {"kdrift-ray-token", "kdrift-api-keys", "kdrift-object-store", "kdrift-mlflow", "kdrift-redis"}
+OPTIONAL_SECRETS = {"kdrift-postgres", "kdrift-tls"}
+CRDS = {"RayCluster": "rayclusters.yaml", "RayJob": "rayjobs.yaml", "RayService": "rayservices.yaml"}
+FOREIGN = {"LocalQueue", "PodMonitor"}
+"""Kinds of other operators, whose schemas are not at hand."""
 Manifest = dict[str, Any]
 
 
 @functools.cache
-def render(overlay: str) -> list[Manifest]:
-    """Return the manifests of an overlay as kustomize makes them; skip where there is no kustomize."""
+def render(overlay: str, extra: tuple[str, ...] = ()) -> list[Manifest]:
+    """Return the manifests of an overlay, with components added, as kustomize makes them; skip without kustomize."""
+    with tempfile.TemporaryDirectory() as folder:
+        return build(copy_of_k8s(Path(folder), extra), overlay)
+
+
+def copy_of_k8s(folder: Path, extra: tuple[str, ...] = ()) -> Path:
+    """Copy k8s/ to a folder and add components to its overlays, before the settings, as the page says."""
+    copied = Path(shutil.copytree(K8S, folder / "k8s"))
+    last = "  - ../../components/settings\n"
+    for overlay in OVERLAYS:
+        file = copied / "overlays" / overlay / "kustomization.yaml"
+        text = file.read_text()
+        assert text.count(last) == 1
+        file.write_text(text.replace(last, "".join(f"  - ../../components/{name}\n" for name in extra) + last))
+    return copied
+
+
+def build(k8s: Path, overlay: str) -> list[Manifest]:
+    """Return the manifests of an overlay of a copy of k8s/."""
     commands = {"kubectl": ["kubectl", "kustomize"], "kustomize": ["kustomize", "build"]}
     for name, command in commands.items():
         if shutil.which(name):
-            folder = str(K8S / "overlays" / overlay)
+            folder = str(k8s / "overlays" / overlay)
             done = subprocess.run([*command, folder], capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             return list(yaml.safe_load_all(done.stdout))
-    pytest.skip("neither kubectl nor kustomize is installed: overlays are not rendered, base files are checked alone")
+    pytest.skip("neither kubectl nor kustomize is installed: overlays are not rendered")
+
+
+def source_name(source: tuple[str, tuple[str, ...]]) -> str:
+    """Return what a test of a source is called."""
+    return source[0] + ("-all" if source[1] else "")
 
 
 def base_manifests() -> list[Manifest]:
-    """Return the manifests of the base as they are written, one file after the other."""
+    """Return the manifests of the base as they are written; jobs and service lack their Ray cluster."""
     names = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["resources"]
     return [item for name in names for item in yaml.safe_load_all((K8S / "base" / name).read_text())]
-
-
-def manifests(source: str) -> list[Manifest]:
-    """Return the manifests of the base, or of an overlay."""
-    return base_manifests() if source == "base" else render(source)
 
 
 def named(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
@@ -123,24 +149,50 @@ def errors(manifest: Manifest, validator: jsonschema.protocols.Validator) -> lis
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
-    """Return the Ray cluster of a RayJob or RayService."""
-    return manifest["spec"]["rayClusterSpec" if manifest["kind"] == "RayJob" else "rayClusterConfig"]
+    """Return the Ray cluster of a RayCluster, RayJob or RayService."""
+    places = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+    spec: Manifest = manifest["spec"]
+    return spec if manifest["kind"] == "RayCluster" else spec[places[manifest["kind"]]]
 
 
-def pod_specs(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
-    """Yield name and pod specification of every pod that a resource leads to."""
+def pods(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """Yield name and template of every pod that a resource leads to, with labels and containers as KubeRay makes them.
+
+    KubeRay's are in `labelPod` and `BuildAutoscalerContainer` of its `pod.go`. A StatefulSet's claims are volumes here.
+    """
     name, spec = manifest["metadata"]["name"], manifest.get("spec", {})
     if manifest["kind"] == "Pod":
-        yield name, spec
-    if manifest["kind"] == "Deployment":
-        yield name, spec["template"]["spec"]
+        yield name, manifest
+    if manifest["kind"] in ("Deployment", "StatefulSet"):
+        template = copy.deepcopy(spec["template"])
+        for claim in spec.get("volumeClaimTemplates", []):
+            template["spec"]["volumes"].append({"name": claim["metadata"]["name"]})
+        yield name, template
     if manifest["kind"] == "RayJob":
-        yield f"{name}/submit", spec["submitterPodTemplate"]["spec"]
+        yield f"{name}/submit", spec["submitterPodTemplate"]
     if manifest["kind"] in CRDS:
         cluster = cluster_spec(manifest)
-        yield f"{name}/head", cluster["headGroupSpec"]["template"]["spec"]
+        head = _ray_pod(cluster["headGroupSpec"]["template"], "head", "headgroup")
+        if cluster.get("enableInTreeAutoscaling"):
+            options = cluster["autoscalerOptions"]
+            kept = {key: options[key] for key in ("resources", "securityContext", "volumeMounts")}
+            image = options.get("image", head["spec"]["containers"][0]["image"])
+            head["spec"]["containers"].append({"name": "autoscaler", "image": image, **kept})
+        yield f"{name}/head", head
         for group in cluster["workerGroupSpecs"]:
-            yield f"{name}/{group['groupName']}", group["template"]["spec"]
+            yield f"{name}/{group['groupName']}", _ray_pod(group["template"], "worker", group["groupName"])
+
+
+def _ray_pod(template: Manifest, node: str, group: str) -> Manifest:
+    made = copy.deepcopy(template)
+    labels = {"ray.io/is-ray-node": "yes", "ray.io/node-type": node, "ray.io/group": group}
+    made["metadata"] = {"labels": {**template.get("metadata", {}).get("labels", {}), **labels}}
+    return made
+
+
+def all_pods(resources: list[Manifest]) -> dict[str, Manifest]:
+    """Return name to template of all pods."""
+    return {name: pod for manifest in resources for name, pod in pods(manifest)}
 
 
 def changed(manifest: Manifest, path: str, value: Any) -> Manifest:

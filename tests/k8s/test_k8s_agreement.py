@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,32 @@ from typing import Any
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
+from sqlalchemy.engine import make_url
 
 from k8s_helpers import (
     CRDS,
     K8S,
+    OPTIONAL,
+    OPTIONAL_SECRETS,
     OVERLAYS,
     REPOSITORY,
     SECRETS,
     SERVE_CONFIGS,
     SERVE_TEXTS,
+    SOURCES,
     Manifest,
-    base_manifests,
+    all_pods,
     cluster_spec,
-    manifests,
     named,
-    pod_specs,
     render,
+    source_name,
 )
-from kdrift.cli import VERBS
-from kdrift.cli import parse as parse_command
-from kdrift.runs.config import flatten, load_config, parse, to_dict
-from kdrift.training.train_config import TrainConfig
-from kdrift.training.workers import parse_workers
-
-WORKDIR = "/opt/kdrift"
+from kdrift.runs.config import flatten, parse, to_dict
 
 
-@pytest.fixture(scope="module", params=["base", *OVERLAYS])
+@pytest.fixture(scope="module", params=SOURCES, ids=source_name)
 def resources(request: pytest.FixtureRequest) -> list[Manifest]:
-    return manifests(request.param)
+    return render(*request.param)
 
 
 def pins() -> dict[str, str]:
@@ -53,8 +49,9 @@ def test_versions_agree(resources: list[Manifest]) -> None:
     ray = pins()["ray"]
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     assert f'io.ray.version="{ray}"' in (K8S / "Dockerfile").read_text()
-    for kind in CRDS:
-        assert cluster_spec(named(resources, kind))["rayVersion"] == ray
+    for manifest in resources:
+        if manifest["kind"] in CRDS:
+            assert cluster_spec(manifest)["rayVersion"] == ray
     overlay = {"cpu": "cpu", "gpu": "cuda"}
     for name, torch in overlay.items():
         (image,) = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())["images"]
@@ -62,11 +59,19 @@ def test_versions_agree(resources: list[Manifest]) -> None:
         assert f"kdrift:{image['newTag']}" in (K8S / "Dockerfile").read_text()
 
 
-def test_every_container_gets_the_overlays_image() -> None:
-    for overlay in OVERLAYS:
-        (image,) = yaml.safe_load((K8S / "overlays" / overlay / "kustomization.yaml").read_text())["images"]
-        pods = [pod for manifest in render(overlay) for _, pod in pod_specs(manifest)]
-        assert {c["image"] for pod in pods for c in pod["containers"]} == {f"kdrift:{image['newTag']}"}
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_images_are_named_in_one_place(overlay: str) -> None:
+    (image,) = yaml.safe_load((K8S / "overlays" / overlay / "kustomization.yaml").read_text())["images"]
+    others = yaml.safe_load((K8S / "components" / "settings" / "kustomization.yaml").read_text())["images"]
+    tags = {"kdrift": image["newTag"], **{other["name"]: other["newTag"] for other in others}}
+    containers = [c for pod in all_pods(render(overlay, OPTIONAL)).values() for c in pod["spec"]["containers"]]
+    for container in containers:
+        name, _, tag = container["image"].partition(":")
+        assert tag == tags[name]
+        assert name == (container["name"] if container["name"] in tags else "kdrift")
+    for path in K8S.glob("**/*.yaml"):
+        if path.name != "kustomization.yaml":
+            assert not re.search(r"image: *\S+:", path.read_text()), path
 
 
 @pytest.mark.parametrize("manifest", list(SERVE_TEXTS), ids=lambda path: str(path.relative_to(K8S)))
@@ -126,78 +131,103 @@ def test_the_samplers_and_the_ingress_fit_the_workers(path: Path) -> None:
     assert samplers["num_gpus"] == int(limits.get("nvidia.com/gpu", 0))
 
 
-def test_the_jobs_entrypoint_is_a_command_of_this_repository(resources: list[Manifest]) -> None:
-    job = named(resources, "RayJob")
-    python, script, *arguments = shlex.split(job["spec"]["entrypoint"])
-    assert python == "python"
-    assert not any(character in job["spec"]["entrypoint"] for character in "[]*?$;&|<>"), "a shell reads it"
-    assert (REPOSITORY / script).is_file()
-    verb = Path(script).stem
-    assert verb in VERBS
-    parsed = parse_command([verb, *arguments])
-    assert parsed is not None
-    args = parsed.options
-    config = load_config(TrainConfig, REPOSITORY / args.config, args.set)
-    # relative paths are the image's working directory, and what is written goes to the volume
-    assert f"WORKDIR {WORKDIR}\n" in (K8S / "Dockerfile").read_text()
-    assert str(args.out).startswith("runs/")
-    assert all(store.startswith("runs/") for store in config.data.stores)
-    (group,) = cluster_spec(job)["workerGroupSpecs"]
-    workers = parse_workers(args.workers)
-    assert workers == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-    assert workers <= config.batch_size
-    # the same prior is served that is trained
-    for path in SERVE_CONFIGS:
-        served = yaml.safe_load(path.read_text())["applications"][0]["args"]
-        assert f"models:/{config.name}@champion" in served["priors"].values()
-        assert served["tracking_uri"] == args.tracking_uri
-        assert served["storage"].startswith(f"{WORKDIR}/runs/")
-
-
 def test_mlflows_address_is_that_of_its_service(resources: list[Manifest]) -> None:
-    service, deployment = named(resources, "Service"), named(resources, "Deployment")
+    service, deployment = named(resources, "Service", "mlflow"), named(resources, "Deployment")
     (port,), (container,) = service["spec"]["ports"], deployment["spec"]["template"]["spec"]["containers"]
-    assert f"http://{service['metadata']['name']}:{port['port']}" in named(resources, "RayJob")["spec"]["entrypoint"]
-    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    for path in SERVE_CONFIGS:
+        args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+        assert args["tracking_uri"] == f"http://{service['metadata']['name']}:{port['port']}"
+        for name, pod in all_pods(resources).items():
+            given = {e["name"]: e.get("value") for e in pod["spec"]["containers"][0].get("env", [])}
+            if pod["metadata"].get("labels", {}).get("ray.io/is-ray-node"):
+                assert given["MLFLOW_TRACKING_URI"] == args["tracking_uri"], name
     assert f"--port={container['ports'][0]['containerPort']}" in container["args"]
     (hosts,) = [text for text in container["args"] if text.startswith("--allowed-hosts=")]
     assert f"mlflow:{port['port']}" in hosts.partition("=")[2].split(",")
     assert {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"} in container["env"]
 
 
+def test_services_reach_their_pods(resources: list[Manifest]) -> None:
+    pods = all_pods(resources)
+    services = [m for m in resources if m["kind"] == "Service"]
+    assert {m["metadata"]["name"] for m in services} in ({"mlflow", "redis"}, {"mlflow", "redis", "postgres"})
+    for service in services:
+        selector = service["spec"]["selector"].items()
+        (pod,) = [pod for pod in pods.values() if selector <= pod["metadata"]["labels"].items()]
+        named_ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+        for port in service["spec"]["ports"]:
+            assert named_ports[port["targetPort"]] == port["port"]
+
+
 def test_environment_names_are_known() -> None:
     code = "\n".join(
         path.read_text() for folder in ("platform", "serve") for path in REPOSITORY.glob(f"{folder}/**/*.py")
     )
-    mlflow = vars(importlib.import_module("mlflow.environment_variables"))
+    mlflow = set(vars(importlib.import_module("mlflow.environment_variables")))
+    cli = importlib.util.find_spec("mlflow.cli")
+    assert cli is not None
+    assert cli.origin is not None
+    mlflow |= set(re.findall(r'envvar="(\w+)"', Path(cli.origin).read_text()))  # options of `mlflow server`
+    server = ("postgres", "redis")  # whose own these are
     names = {
         e["name"]
-        for m in base_manifests()
-        for _, pod in pod_specs(m)
-        for c in pod["containers"]
+        for name, pod in all_pods(render("cpu", OPTIONAL)).items()
+        for c in pod["spec"]["containers"]
         for e in c.get("env", [])
+        if name not in server
     }
     assert names
     for name in names:
         if name.startswith("MLFLOW_"):
             assert name in mlflow or name in code, name
-        elif name.startswith("RAY_") or importlib.util.find_spec("kdrift_serve") is not None:
+        elif name != "PGPASSWORD" and (name.startswith("RAY_") or importlib.util.find_spec("kdrift_serve") is not None):
             assert name in code, name
     given = {yaml.safe_load(path.read_text())["applications"][0]["args"]["auth"]["keys_env"] for path in SERVE_CONFIGS}
     assert given <= names
 
 
+PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+
+
 def test_the_page_applies_what_exists() -> None:
-    page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
-    components = {m["metadata"]["labels"]["app.kubernetes.io/component"] for m in base_manifests()}
-    applied = re.findall(r"^kubectl apply -k (\S+) -l app.kubernetes.io/component=(\w+)$", page, re.MULTILINE)
+    components = {
+        m["metadata"]["labels"]["app.kubernetes.io/component"]
+        for m in render("cpu", OPTIONAL)
+        if m["kind"] != "ConfigMap" or m["metadata"]["name"].startswith("mlflow-auth")
+    }
+    applied = re.findall(r"^kubectl apply -k (\S+) -l app.kubernetes.io/component=(\w+)$", PAGE, re.MULTILINE)
     assert {component for _, component in applied} == components
     for folder, _ in applied:
         assert (REPOSITORY / folder / "kustomization.yaml").is_file()
-    for path in re.findall(r"`(k8s/[\w/.-]+)`", page):
+    for path in re.findall(r"`(k8s/[\w/.-]+)`", PAGE):
         assert (REPOSITORY / path).exists(), path
-    for secret in SECRETS:
-        assert f"create secret generic {secret} " in page
+    for secret in SECRETS | OPTIONAL_SECRETS:
+        assert re.search(rf"create secret (generic|tls) {secret} ", PAGE), secret
     for config in SERVE_CONFIGS:
         for name in yaml.safe_load(config.read_text())["applications"][0]["args"]["priors"].values():
-            assert name.removeprefix("models:/").partition("@")[0] in page
+            assert name.removeprefix("models:/").partition("@")[0] in PAGE
+
+
+def test_the_page_names_every_component() -> None:
+    folders = {path.name for path in (K8S / "components").iterdir()}
+    assert folders == {"ray", "gpu", "settings", *OPTIONAL}
+    for name in folders:
+        assert f"`k8s/components/{name}`" in PAGE, name
+
+
+def test_mlflow_finds_a_driver_for_postgres() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    driver = make_url("postgresql://host").get_dialect().driver
+    assert driver in {re.split(r"\W", requirement)[0] for requirement in extras["mlflow-server"]}
+    assert {driver, "Flask-WTF"} <= pins().keys()
+
+
+def test_secrets_have_the_keys_that_are_read(resources: list[Manifest]) -> None:
+    """The page makes each secret with every key that a container reads from it."""
+    for pod in all_pods(resources).values():
+        for container in pod["spec"]["containers"]:
+            for entry in container.get("env", []):
+                read = entry.get("valueFrom", {}).get("secretKeyRef")
+                if read:
+                    line = next(line for line in PAGE.splitlines() if f"secret generic {read['name']} " in line)
+                    assert f"{read['key']}=" in line, read
