@@ -17,6 +17,7 @@ from benchmarks.local_cluster import LocalCluster, local_cluster
 
 from batch_helpers import NUM_SLICES, PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
 from kdrift.cli import parse
+from kdrift.evaluation.evaluate_config import load_evaluation
 from kdrift.runs.config import to_dict
 from kdrift.runs.submit import _check_paths, entrypoint, next_id, without
 
@@ -155,3 +156,16 @@ def test_a_configuration_that_is_meant_by_name_travels_along(tmp_path: Path, mon
     assert (tmp_path / "j-2.tiny.yaml").read_text() == (REPOSITORY / "configs/train/tiny.yaml").read_text()
     by_path = ["train", "--config", "mine.yaml", "--out", "/shared/x"]
     assert entrypoint("j", options(*by_path), by_path) == "python -m kdrift train --config mine.yaml --out /shared/x"
+
+
+def test_a_recipe_travels_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the configuration that it is: the job reads the same, and its size and sources stay as they were given."""
+    words = ["evaluate", "--recipe", "hfs_table1", "--size", "small", "--out", "/shared/x", "--submit", "http://a:1"]
+    rest = without(words, ("--submit", "--job-name"))
+    monkeypatch.chdir(tmp_path)
+    shell = entrypoint("j", options(*words), rest)
+    program = "python -m kdrift evaluate --size small --out /shared/x --config j.hfs_table1.yaml"
+    assert shell.endswith(f" > j.hfs_table1.yaml && {program}")
+    subprocess.run(shell.removesuffix(f" && {program}"), shell=True, check=True)
+    sent = load_evaluation(tmp_path / "j.hfs_table1.yaml", ["size=small"])
+    assert sent == load_evaluation(REPOSITORY / "configs/recipes/hfs_table1.yaml", ["size=small"])
