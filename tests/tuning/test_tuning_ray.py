@@ -103,6 +103,10 @@ def test_search_is_better_than_its_start_and_stops_some(searched: Searched) -> N
     assert all(len(trial.rows) == 4 for trial in trials if trial.state == "complete")
     assert all(len(trial.rows) < 4 for trial in trials if trial.state == "stopped")
     assert searched.result.best.value == max(trial.value for trial in trials if trial.state == "complete")
+    curve = tracking.client(searched.result.tracking_uri).get_metric_history(searched.result.run_id, "best")
+    values = [point.value for point in sorted(curve, key=lambda point: point.step)]
+    assert values == sorted(values)
+    assert (max(point.step for point in curve), values[-1]) == (8, searched.result.best.value)
     best = rf"8/8 trials  100\.0 %  [0-9.]+ trials/(s|min)  0:00:00 left  best psnr {searched.result.best.value:.5g}"
     assert any(re.fullmatch(best, line) for line in searched.lines), searched.lines
     assert any(re.match(r"trial 1: psnr [0-9.]+.*noise_scale 2000", line) for line in searched.lines)

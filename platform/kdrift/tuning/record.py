@@ -79,7 +79,11 @@ class Recorder(Callback):
     def _show(self, record: TrialRecord) -> None:
         config, done = self._config, [trial for trial in self._journal.trials.values() if trial.is_done]
         whole = [trial.value for trial in done if trial.state == "complete"]
-        best = f"{(max if config.higher_is_better else min)(whole):.5g}" if whole else "none yet"
+        best = "none yet"
+        if whole:
+            found = (max if config.higher_is_better else min)(whole)
+            best = f"{found:.5g}"
+            self._outbox.metrics({"best": found}, len(done))  # the curve of the search, on its own run
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
         after = "" if record.state == "complete" else f" (stopped after {record.rows[-1]['slices']:.0f} slices)"
         self._echo(f"trial {record.number}: {config.objective} {record.value:.5g}{after}  {shown}")
