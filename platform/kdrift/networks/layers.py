@@ -7,7 +7,6 @@ state dicts and flat EMA lists load unchanged. All maps are `(batch, channel, ro
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -100,11 +99,23 @@ def _fir(x: Tensor, stride: int, padding: int) -> Tensor:
     return F.conv2d(x, _fir_kernel(channels, x.dtype, x.device), stride=stride, padding=padding, groups=channels)
 
 
-@cache
+_KERNELS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
 def _fir_kernel(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it is kept, and must serve training too
-        taps = torch.tensor((1.0, 3.0, 3.0, 1.0)) / 8
-        return torch.outer(taps, taps).to(device, dtype).expand(channels, 1, 4, 4)
+    """Return the filter as the weights of a convolution of each channel; it is made once, not in every call."""
+    if torch.compiler.is_compiling():  # which makes it a constant
+        return _made_kernel(channels, dtype, device)
+    key = channels, dtype, device
+    if key not in _KERNELS:
+        with torch.inference_mode(False):  # it is to serve training too
+            _KERNELS[key] = _made_kernel(channels, dtype, device)
+    return _KERNELS[key]
+
+
+def _made_kernel(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    taps = torch.tensor((1.0, 3.0, 3.0, 1.0)) / 8
+    return torch.outer(taps, taps).to(device, dtype).expand(channels, 1, 4, 4)
 
 
 class FourierEmbedding(nn.Module):
