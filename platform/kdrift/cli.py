@@ -34,7 +34,7 @@ VERBS = {
     "fetch-data": Verb("fetch public MR data, with checksum, licence and citation", "Data"),
     "simulate": Verb("make multi-coil k-space from magnitude volumes", "Data"),
     "convert": Verb("convert k-space and image files to a zarr store, on Ray", "Data", True),
-    "train": Verb("train a score prior, on Ray Train", "Priors", True),
+    "train": Verb("train a score prior, on Ray Train", "Priors", True, True),
     "plan": Verb("say what a training takes on a cluster: memory, hours, money", "Priors"),
     "import-checkpoint": Verb("save a published checkpoint as a prior", "Priors"),
     "register": Verb("put a prior into an MLflow registry", "Priors"),
@@ -42,7 +42,7 @@ VERBS = {
     "track": Verb("tell MLflow what it did not hear while it was away", "Priors"),
     "send": Verb("send what a run could not send to the URL of its output", "Reconstruction"),
     "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True, True),
-    "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True),
+    "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True, True),
     "evaluate": Verb("compare methods and masks over a store, on Ray", "Reconstruction", True, True),
     "pathology": Verb("compare what a detector finds on reconstructions and on full images", "Reconstruction"),
     "calibrate": Verb(

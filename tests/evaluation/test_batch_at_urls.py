@@ -75,7 +75,7 @@ def test_a_batch(cluster: None, server: Server, url: str, inputs: dict[str, str]
     check_against_reconstruct(inputs, downloaded(server, url, tmp_path / "far"))
     again = reconstruct_batch(batch_at(inputs, url), echo=lines.append, quiet=True)
     assert (again.volumes, again.slices_before) == (0, 5)
-    with pytest.raises(ValueError, match=r"cannot resume in .*seed was 5 and is now 6"):
+    with pytest.raises(ValueError, match=rf"cannot resume in {url}: .*seed was 5 and is now 6"):
         reconstruct_batch(batch_at(inputs, url, plan={**to_dict(PLAN), "seed": 6}), echo=lines.append)
 
 

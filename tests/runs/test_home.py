@@ -74,6 +74,18 @@ def test_all_that_is_whole_arrives_and_the_working_folder_goes(server: Server, u
     assert not (working_folder(url) / "files").exists()
 
 
+def test_lines_and_errors_name_the_url(url: str) -> None:
+    def failing(folder: Path) -> None:
+        raise ValueError(f"{folder}/a cannot be")
+
+    with pytest.raises(ValueError, match=f"^{url}/a cannot be"):
+        run_at(url, failing)
+    said: list[str] = []
+    with at_home(url, what="run", echo=silent) as found:
+        found.telling(said.append)(f"written: {found.folder}/a")
+    assert said == [f"written: {url}/a"]
+
+
 def test_what_is_deleted_here_is_deleted_there_and_nothing_else(server: Server, url: str) -> None:
     server.write(f"{url}/of-another", b"stays")
     with at_home(url, what="run", echo=silent) as found:
@@ -151,6 +163,34 @@ def test_a_voucher_comes_last_and_goes_first(url: str, monkeypatch: pytest.Monke
     ]  # fmt: skip
 
 
+def test_a_voucher_waits_for_its_new_version(server: Server, url: str) -> None:
+    """A result that has been replaced is not vouched for by the report on the one before."""
+    with at_home(url, what="run", echo=silent) as found:
+        write(found.folder, **{"v__reconstruction.h5": "1"})
+        write(found.folder, **{"v__metrics.json": "1"})
+        until(lambda: "v/metrics.json" in server.names(url))
+        write(found.folder, **{"v__reconstruction.h5": "2"})
+        until(lambda: server.read(f"{url}/v/reconstruction.h5") == b"2")
+        time.sleep(0.3)
+        assert "v/metrics.json" not in server.names(url)
+        write(found.folder, **{"v__metrics.json": "2"})
+        until(lambda: "v/metrics.json" in server.names(url))
+        assert server.read(f"{url}/v/metrics.json") == b"2"
+
+
+def test_a_database_arrives_before_what_names_its_runs(server: Server, url: str) -> None:
+    with at_home(url, what="run", echo=silent) as found:
+        with sqlite3.connect(found.folder / "mlflow.db") as database:
+            database.execute("CREATE TABLE runs (artifact_uri TEXT)")
+        database.close()
+        write(found.folder, other="1")
+        until(lambda: "other" in server.names(url))
+        assert "mlflow.db" not in server.names(url), "MLflow may still be making its tables"
+        write(found.folder, **{"run.json": "{}"})
+        until(lambda: "run.json" in server.names(url))
+        assert "mlflow.db" in server.names(url)
+
+
 def test_two_writers_are_refused(url: str, elsewhere: Callable[[], None]) -> None:
     with at_home(url, what="run", echo=silent) as found:
         write(found.folder, log="1")
@@ -220,7 +260,9 @@ def test_what_could_not_be_sent_is_kept_and_sent_later(server: Server, url: str)
         write(folder, during="2")
 
     try:
-        with pytest.raises(OSError, match=r"1 file\(s\) could not be sent to .*: they are kept in .*kdrift send"):
+        with pytest.raises(
+            OSError, match=r"1 file\(s\) could not be sent to .*: during; they are kept in .*kdrift send"
+        ):
             run_at(url, outage, said.append)
     finally:
         server.start()

@@ -61,6 +61,15 @@ class Home:
         return echo if self.url is None else lambda line: echo(self.shown(line))
 
 
+def home_of(out: str | os.PathLike[str]) -> Home:
+    """Return where a run of this machine at `out` works, without a look at it."""
+    if is_url(out):
+        url = os.fspath(out).rstrip("/")
+        return Home(working_folder(url) / "files", url)
+    text = os.fspath(out).removeprefix("file://")
+    return Home(Path(text).resolve())
+
+
 @contextlib.contextmanager
 def at_home(
     out: str | os.PathLike[str],
@@ -94,22 +103,21 @@ def at_home(
         If the block came to its end, and something could not be sent.
     """
     if not is_url(out):
-        text = os.fspath(out)
-        refuse_address(text.removeprefix("file://"), f"output of the {what}:")
-        yield Home(Path(text.removeprefix("file://")).resolve())
+        refuse_address(os.fspath(out).removeprefix("file://"), f"output of the {what}:")
+        yield home_of(out)
         return
 
     def say(line: str) -> None:
         echo(f"note: {line}")
 
-    url = os.fspath(out).rstrip("/")
-    remote = Remote(url)
-    base = working_folder(url)
+    home = home_of(out)
+    folder, url = home.folder, home.name
+    remote, base = Remote(url), folder.parent
     check_folder(base)
     base.mkdir(parents=True, exist_ok=True)
     with only_user(base, f"another {what} on this machine is writing to {url}"):
         remote.probe()
-        record, folder = base / "record.json", base / "files"
+        record = base / "record.json"
         token = read_json(record).get("token") or uuid.uuid4().hex
         write_json(record, {**read_json(record), "token": token})
         lease = Lease(remote, token, say)
@@ -119,11 +127,13 @@ def at_home(
                 _take_up(remote, folder, record, lease.session, before, wanted, say)
             mirror = Mirror(remote, folder, record, lease.holds, say)
             try:
-                yield Home(folder, url)
-            except BaseException:
+                yield home
+            except BaseException as error:
                 left, why = mirror.close()
                 if left:
                     say(_unsent(left, url, folder, why))
+                if type(error) in (ValueError, OSError) and str(folder) in str(error):
+                    raise type(error)(home.shown(str(error))) from None
                 raise
             left, why = mirror.close()
         finally:
@@ -171,10 +181,11 @@ def _key(url: str) -> str:
     return f"{last}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
-def _unsent(left: int, url: str, folder: Path, why: str) -> str:
+def _unsent(left: list[str], url: str, folder: Path, why: str) -> str:
+    names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
     return (
-        f"{left} file(s) could not be sent to {url} ({why}): they are kept in {folder}, and kdrift send {url} sends"
-        " them, as does the same command when it goes on"
+        f"{len(left)} file(s) could not be sent to {url} ({why}): {names}; they are kept in {folder}, and kdrift send"
+        f" {url} sends them, as does the same command when it goes on"
     )
 
 

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from kdrift.runs.remote import Remote
 
 VOUCHERS = ("metrics.json", "batch.json", "SHA256SUMS")
 """Files that say that all beside and below them is there; they are written last, and are sent last."""
+OF_THE_DATABASE = ("run.json", "mlflow/runs.json", "mlflow/versions.json")
+"""Files that name what an MLflow database holds, as those with the suffix .sent count; they come after it."""
+GROWING = (".jsonl", ".db", ".sent")
+"""Suffixes of files that change all the time."""
 HIDDEN_BUT_SENT = (".partial",)
 """Hidden folders that belong to a run; all other hidden names are of files that are being written."""
 OF_THIS_MACHINE = ("ray", "progress.json")
@@ -30,7 +34,7 @@ SIDE_FILES = ("-journal", "-wal", "-shm")
 ROUND_S = 3.0
 """How often the folder is looked through, seconds."""
 OFTEN_S = 30.0
-"""How often files that grow (journals, databases) are sent, seconds."""
+"""How often files that grow are sent, seconds."""
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits between tries while the server does not answer; the last one again and again."""
 PATIENCE_S = 20.0
@@ -61,33 +65,32 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
-    def close(self) -> tuple[int, str]:
-        """Send what is left, as long as the server answers; return how many files it lacks, and why."""
+    def close(self) -> tuple[list[str], str]:
+        """Send what is left, as long as the server answers; return the files that it lacks, and why."""
         self._closing.set()
         self._thread.join()
-        deadline, before, why = time.monotonic() + PATIENCE_S, -1, ""
-        for pause in (*PAUSES_S, *(PAUSES_S[-1] for _ in range(1000))):
+        deadline, fewest, why, pauses = time.monotonic() + PATIENCE_S, len(self.unsent()), "", iter(PAUSES_S)
+        while True:
             try:
                 if not self._may_send():
-                    why = "another run has taken it over"
-                    break
+                    return self.unsent(), "another run has taken it over"
                 self._round(last=True)
+                why = "it changed while it was sent"
             except Exception as error:  # each protocol has errors of its own
                 why = first_line(error)[:200]
-                left = len(self.unsent())
-                if left < before:  # it answers from time to time
-                    deadline = time.monotonic() + PATIENCE_S
-                before = left
-                if time.monotonic() + pause > deadline:
-                    break
-                time.sleep(pause)
-                continue
-            break
-        return len(self.unsent()), why
+            left = self.unsent()
+            if not left:
+                return [], ""
+            if len(left) < fewest:  # it answers from time to time
+                fewest, deadline = len(left), time.monotonic() + PATIENCE_S
+            pause = next(pauses, PAUSES_S[-1])
+            if time.monotonic() + pause > deadline:
+                return left, why
+            time.sleep(pause)
 
     def unsent(self) -> list[str]:
         """Return the names of the files that the URL lacks, has in another version, or has though they are gone."""
-        return differing(self._folder, self._sent)
+        return [name for name in differing(self._folder, self._sent) if self._due(name, True)]
 
     def _work(self) -> None:
         tries = 0
@@ -114,33 +117,45 @@ class Mirror:
         """Send and delete what has changed."""
         if not self._folder.is_dir():  # else all would be taken for deleted
             raise FileNotFoundError(f"{self._folder} is gone")
-        vouchers = {name: stamp for name, stamp in files_in(self._folder).items() if _is_voucher(name)}
-        files = {name: stamp for name, stamp in files_in(self._folder).items() if not _is_voucher(name)}
-        # in this order: whatever a voucher that was seen speaks for has been seen as well
-        changed = [name for name, stamp in files.items() if self._sent.get(name) != stamp and (last or self._due(name))]
-        changed.sort(key=lambda name: files[name][1])
-        replaced = [name for name in changed if name in self._sent]
+        # in this order: whatever a file that comes late speaks for was there before it, and is found after it
+        late = {name: stamp for name, stamp in files_in(self._folder).items() if _comes_late(name)}
+        held = self._read(
+            name for name, stamp in late.items() if self._sent.get(name) != stamp and self._due(name, last)
+        )
+        files = {name: stamp for name, stamp in files_in(self._folder).items() if not _comes_late(name)}
+        hurry = last or bool(held)  # no late file without the others as they are now
+        changed = [name for name in files if self._sent.get(name) != files[name] and self._due(name, hurry)]
         for name in [name for name in self._sent if _is_voucher(name)]:
-            folder = name.rpartition("/")[0]
-            speaks = [other for other in replaced if not folder or other.startswith(f"{folder}/")]
-            if name not in vouchers or (speaks and self._sent[name] is not None):
-                self._delete(name, gone=name not in vouchers)
-        new = [name for name in (*changed, *vouchers) if name not in self._sent]
-        if new:  # noted before they are sent: a process that is killed knows what may be there
-            self._sent |= dict.fromkeys(new)
+            replaced = any(_speaks_for(name, other) and other in self._sent for other in changed)
+            if name not in late or (replaced and self._sent[name] is not None):
+                self._delete(name, gone=name not in late)
+        if new := [name for name in (*changed, *held) if name not in self._sent]:
+            self._sent |= dict.fromkeys(new)  # noted first: a process that is killed knows what may be there
             self._write_record()
-        for name in changed:
+        for name in sorted(changed, key=lambda name: files[name][1]):
             self._send(name, files[name])
-        for name, stamp in sorted(vouchers.items(), key=lambda item: item[1][1]):
-            if self._sent.get(name) != stamp:
-                self._send(name, stamp)
-        for name in [name for name in self._sent if name not in files and name not in vouchers]:
+        for name, (stamp, content) in sorted(held.items(), key=lambda item: item[1][0][1]):
+            # one that is older than what it speaks for is about to be replaced
+            if last or not (_is_voucher(name) and any(_speaks_for(name, n) and files[n][1] > stamp[1] for n in files)):
+                self._remote.write(name, content)
+                self._sent[name], self._when[name] = stamp, time.monotonic()
+        for name in [name for name in self._sent if name not in files and name not in late]:
             if not (self._folder / name).exists():
                 self._delete(name, gone=True)
         self._write_record()
 
-    def _due(self, name: str) -> bool:
-        return not name.endswith((".jsonl", ".db")) or time.monotonic() - self._when.get(name, -OFTEN_S) >= OFTEN_S
+    def _due(self, name: str, hurry: bool) -> bool:
+        if name.endswith(".db") and not (self._folder / "run.json").exists():  # its tables are being made
+            return False
+        return hurry or not name.endswith(GROWING) or time.monotonic() - self._when.get(name, -OFTEN_S) >= OFTEN_S
+
+    def _read(self, names: Iterable[str]) -> dict[str, tuple[Stamp, bytes]]:
+        """Return stamp and content of files as they are now."""
+        found = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), (self._folder / name).open("rb") as stream:
+                found[name] = _stamp(os.fstat(stream.fileno())), stream.read()
+        return found
 
     def _send(self, name: str, stamp: Stamp) -> None:
         """Send one file as it is now; one that has just gone is looked for in the next round."""
@@ -151,11 +166,6 @@ class Mirror:
                 self._remote.write(name, whole + end)
             elif name.endswith(".db"):
                 self._remote.write(name, self._database(path))
-            elif _is_voucher(name):
-                with path.open("rb") as stream:
-                    if _stamp(os.fstat(stream.fileno())) != stamp:  # a newer one, which speaks for newer files
-                        return
-                    self._remote.write(name, stream.read())
             else:
                 self._remote.send(path, name)
         except FileNotFoundError:
@@ -222,3 +232,12 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 def _is_voucher(name: str) -> bool:
     return name.rpartition("/")[2] in VOUCHERS
+
+
+def _comes_late(name: str) -> bool:
+    return _is_voucher(name) or name in OF_THE_DATABASE or name.endswith(".sent")
+
+
+def _speaks_for(voucher: str, name: str) -> bool:
+    folder = voucher.rpartition("/")[0]
+    return not folder or name.startswith(f"{folder}/")

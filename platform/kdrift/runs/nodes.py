@@ -36,6 +36,15 @@ def on_node(node: str, function: Callable[..., T], *words: Any) -> T:
     return found
 
 
+def actor_on(node: str, kind: type, *words: Any) -> Any:
+    """Return an actor of a class on a node, beside whatever else that node does; it ends with this process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=strategy).remote(*words)
+
+
 def check_shared(folder: Path, echo: Callable[[str], None]) -> None:
     """Raise ValueError unless all nodes that can work see and may write into a folder, which exists.
 
