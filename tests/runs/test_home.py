@@ -191,6 +191,11 @@ def test_a_database_arrives_before_what_names_its_runs(server: Server, url: str)
         assert "mlflow.db" in server.names(url)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//x", ".x"])
+def test_no_object_is_fetched_to_where_it_does_not_belong(name: str) -> None:
+    assert not mirror.is_sent(name)
+
+
 def test_two_writers_are_refused(url: str, elsewhere: Callable[[], None]) -> None:
     with at_home(url, what="run", echo=silent) as found:
         write(found.folder, log="1")
@@ -200,6 +205,7 @@ def test_two_writers_are_refused(url: str, elsewhere: Callable[[], None]) -> Non
         said: list[str] = []
         with pytest.raises(ValueError, match=rf"another batch is writing to {url}: .* on .*, process \d+; wait"):
             at_home(url, what="batch", echo=said.append).__enter__()
+        assert len(said) == 1
         assert "is in use by" in said[0]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from kdrift.prior.bundle import load_prior
+from kdrift.prior.bundle import find_prior, load_prior
 from kdrift.runs.config import to_dict
 from kdrift.runs.home import working_folder
 from kdrift.training.desk import on_cpu
@@ -55,7 +55,9 @@ def check_trained(server: Server, url: str, result: TrainResult, images: int, fo
         if name.startswith("prior/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(server.read(f"{url}/{name}"))
-    assert load_prior(folder / "prior").sha256 == load_prior(result.prior).sha256
+    digest = load_prior(result.prior).sha256
+    assert load_prior(folder / "prior").sha256 == load_prior(f"{url}/prior").sha256 == digest
+    assert find_prior(f"{url}/prior") == find_prior(f"{url}/prior/")
 
 
 def test_a_training_goes_on_on_another_machine(

@@ -27,6 +27,7 @@ from kdrift.runs.command_line import command_line
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import refuse_address
 from kdrift.runs.home import Home, at_home
+from kdrift.runs.remote import is_url
 from kdrift.runs.run_folder import run_folder
 
 FREE = (
@@ -166,6 +167,8 @@ def _target(config: CalibrateConfig, source: Path) -> Path:
         )
     if config.bundle is not None:
         refuse_address(config.bundle, "bundle")
+    elif is_url(config.prior):
+        raise ValueError(f"{config.prior} is not written to: name with bundle a folder for a copy of it")
     return source if config.bundle is None else Path(config.bundle).expanduser().resolve()
 
 

@@ -45,6 +45,7 @@ class Lease:
         """Name of the time between `take` and `release`."""
         self.lost = False
         """Whether another one has taken it since."""
+        self._taken = False
         self._count, self._ended = 0, threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -61,15 +62,17 @@ class Lease:
         now = self._remote.read_object(LEASE)
         if now.get("session") != self.session:
             raise ValueError(_taken(self._remote.url, now, what))
+        self._taken = True
         self._thread.start()
         before: str | None = found.get("session")
         return before
 
     def release(self) -> None:
         """Give it back, if the server answers; else it is as if its owner had died."""
+        if not self._taken:
+            return
         self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
         with contextlib.suppress(Exception):
             if self.holds():
                 self._write(False)

@@ -217,7 +217,8 @@ def is_sent(name: str) -> bool:
     """Whether a file or folder of this name, relative to its run's folder, belongs to what a run leaves."""
     parts = name.split("/")
     hidden = any(part.startswith(".") and part not in HIDDEN_BUT_SENT for part in parts)
-    return not (hidden or parts[0] in OF_THIS_MACHINE or name.endswith(SIDE_FILES))
+    outside = "" in parts or ".." in parts  # what no file here is called, but an object can be
+    return not (hidden or outside or parts[0] in OF_THIS_MACHINE or name.endswith(SIDE_FILES))
 
 
 def differing(folder: Path, sent: dict[str, Stamp | None]) -> list[str]:
