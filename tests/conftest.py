@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from s3_helpers import Server, s3_server, shorten_waits
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -64,6 +67,28 @@ def cluster() -> None:
 
     if not ray.is_initialized():
         ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that speaks S3, named by the environment."""
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def url(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place on the server, with waits that are short and a cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shorten_waits(monkeypatch)
+    return f"s3://{server.bucket()}/runs/x"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What makes this another machine, with an empty cache."""
+    numbers = iter(range(10))
+    return lambda: monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine-{next(numbers)}"))
 
 
 torch.set_num_threads(1)  # the tensors of tests are small, and a busy machine makes thread barriers slow

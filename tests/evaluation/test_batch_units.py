@@ -27,6 +27,7 @@ from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
+from kdrift.runs.home import Home
 from kdrift.trust.verdict import Evidence, Group, judge
 
 GROUPS = tuple(
@@ -223,7 +224,7 @@ def test_a_batch_that_is_finished_still_says_what_is_not_to_be_believed(tmp_path
         ),
     ):
         write_json(one.out / "metrics.json", found)
-        assert run_tasks([one], [], PoolConfig(), echo=lines.append).slices_before == 2
+        assert run_tasks([one], [], PoolConfig(), Home(tmp_path), echo=lines.append).slices_before == 2
         assert [text.partition(" (")[0] for text in lines] == ["2 of 2 slices are done already", *line]
         lines.clear()
 

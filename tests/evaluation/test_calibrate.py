@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.config import load_config, parse, to_dict
 from kdrift.runs.config_names import find_config
+from s3_helpers import Server
 
 # MLflow and Ray call deprecated parts of their own dependencies
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -150,6 +152,26 @@ def test_done_is_not_done_again_and_families_may_be_added(
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"families\.half: its mask of small is not of lines at .* its centre is"):
         calibrate(config, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_calibration_at_a_url(
+    calibrated: Path, server: Server, url: str, inputs: dict[str, str], tmp_path: Path, elsewhere: Callable[[], None]
+) -> None:
+    """It finds what one in a folder finds; on another machine nothing is reconstructed again."""
+    config = parse(CalibrateConfig, {**values(inputs, tmp_path), "out": url, "bundle": str(tmp_path / "mine")})
+    calibrate(config, echo=lambda line: None, quiet=True)
+    assert load_prior(tmp_path / "mine").calibrations[0].pixel == load_prior(calibrated).calibrations[0].pixel
+    names = server.shown(url)
+    assert f"cells/half.0/{PLAN.method}/small/metrics.json" in names
+    elsewhere()
+    again = calibrate(config, echo=lambda line: None, quiet=True)
+    assert (again.batch.slices, again.batch.slices_before) == (0, 5)
+    assert server.shown(url) == names
+    for path in Path(inputs["seeing"]).iterdir():
+        server.write(f"{url}-prior/{path.name}", path.read_bytes())
+    with pytest.raises(ValueError, match="name with bundle a folder for a copy"):
+        calibrate(replace(config, bundle=None, prior=f"{url}-prior"), quiet=True)
 
 
 def test_slices_that_are_not_trusted_calibrate_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:

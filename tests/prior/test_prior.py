@@ -12,13 +12,14 @@ from torch import Tensor
 
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.prior.bundle import load_prior, save_prior, shipped_priors
+from kdrift.prior.bundle import find_prior, load_prior, save_prior, shipped_priors
 from kdrift.prior.network_score import NetworkScore, pad_to_multiple
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
 from kdrift.sde import AttenuatedSDE, HighFrequencyNoise, HighFrequencySDE, LowFrequencies, WhiteNoise
 from kdrift.sde.score import denoise
 from recon_helpers import resolve
+from s3_helpers import Server
 
 CONFIG = NetworkConfig(
     NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), centered=True,
@@ -221,3 +222,16 @@ def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
     assert sde.low.sum(-1).tolist() == [4] * 8
     with pytest.raises(ValueError, match=r"needs a prior trained on white noise, p was .* brain-magnitude"):
         resolve(Plan(), prior)
+
+
+def test_a_bundle_at_a_url(server: Server, url: str) -> None:
+    folder = find_prior("brain-hfs-small")
+    for path in folder.iterdir():
+        server.write(f"{url}/{path.name}", path.read_bytes())
+    server.write(f"{url}/.hidden", b"not of it")
+    found = find_prior(url)
+    assert sorted(path.name for path in found.iterdir()) == sorted(path.name for path in folder.iterdir())
+    assert load_prior(url).sha256 == load_prior("brain-hfs-small").sha256
+    assert find_prior(f"{url}/") == found, "copied once"
+    with pytest.raises(ValueError, match="it has no SHA256SUMS"):
+        find_prior(f"{url}/nothing")

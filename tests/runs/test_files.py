@@ -158,10 +158,18 @@ def test_a_folder_is_no_address(path: str) -> None:
     refuse_address(path, "--out")
 
 
-def test_no_verb_writes_into_a_folder_named_s3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.chdir(tmp_path):
+def test_no_verb_writes_into_a_folder_named_s3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    with contextlib.chdir(tmp_path / "here"):
+        for words in (["phantom"], ["simulate", "a.nii"], ["config", "show", "train", "tiny"]):
+            main([*words, "--out", "s3://bucket/x"])
+            capsys.readouterr()
+        assert main(["phantom", "--out", "s3://bucket/x"]) == 2
+        assert re.search(r"--out s3://?bucket/x is an address", capsys.readouterr().err)
         for words in (["reconstruct", "a.h5"], ["evaluate", "--config", "phantom"], ["train", "--config", "tiny"]):
-            assert main([*words, "--out", "s3://bucket/x"]) == 2
-            assert re.search(r"--out s3://?bucket/x is an address", capsys.readouterr().err)
-        assert main(["evaluate", "--config", "phantom", "--set", "out=s3://bucket/x"]) in (1, 2)
-        assert not list(tmp_path.iterdir())
+            assert main([*words, "--out", "nonsense://bucket/x"]) in (1, 2)
+        assert main(["evaluate", "--config", "phantom", "--set", "out=nonsense://bucket/x"]) in (1, 2)
+        assert not list(Path().iterdir())

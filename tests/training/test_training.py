@@ -378,7 +378,10 @@ HERE = {"rank": 0, "node": "here", "device": "CPU", "precision": "float32", "cpu
 
 
 def test_progress(tmp_path: Path) -> None:
-    writer = ProgressWriter(tmp_path / "progress.json", 8, workers=[HERE])
+    def write(values: dict[str, Any]) -> None:
+        write_json(tmp_path / "progress.json", {**values, "notes": []})
+
+    writer = ProgressWriter(write, 8, workers=[HERE])
     writer(16, 2.0, 4.0)
     writer(24, 1.0, 4.0)  # less than a second later: not written
     values = read_json(tmp_path / "progress.json")

@@ -25,8 +25,8 @@ class Options:
     """Configuration: a file, or the name of one that comes with kdrift (kdrift config list)."""
     set: Overrides = ()
     """Override one value of the configuration; KEY is dotted, such as pool.actors."""
-    out: Annotated[str | None, Parameter(metavar="DIR")] = None
-    """Output folder, in place of the configuration's."""
+    out: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Output folder or URL, in place of the configuration's."""
     bundle: Annotated[str | None, Parameter(metavar="DIR")] = None
     """Folder of the prior that gets the calibration, in place of the configuration's."""
     address: str | None = None

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
@@ -45,8 +44,8 @@ class RunOptions:
     """Configuration: a file, or the name of one that comes with kdrift (kdrift config list)."""
     set: Overrides = ()
     """Override one value of the configuration; KEY is dotted, such as data.crop."""
-    out: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Output folder; by default runs/VERB/NAME."""
+    out: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Output folder, or a URL such as s3://bucket/x; by default runs/VERB/NAME."""
     name: str | None = None
     """Name of the run and of its MLflow run, in place of the configuration's."""
     resume: bool = False
@@ -59,19 +58,19 @@ class RunOptions:
     """MLflow tracking URI; by default SQLite in the output folder."""
 
 
-def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config, Path]:
-    """Return the configuration and the output folder of a run."""
+def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config, str]:
+    """Return the configuration and the output folder or URL of a run."""
     from kdrift.runs.config import load_config
     from kdrift.runs.config_names import find_config
 
     config = load_config(kind, find_config(verb, options.config), options.set)
     if options.name:
         config = replace(config, name=options.name)
-    return config, options.out or Path("runs") / verb / config.name
+    return config, options.out or f"runs/{verb}/{config.name}"
 
 
 def run_resumable(
-    function: Callable[..., T], config: Any, out: Path, options: RunOptions, goes_on: str, **more: Any
+    function: Callable[..., T], config: Any, out: str, options: RunOptions, goes_on: str, **more: Any
 ) -> T | None:
     """Run with the options that every long run has; None where Ctrl-C ended it, and how it goes on is printed."""
     names = ("resume", "address", "tracking_uri", "quiet")

@@ -28,8 +28,8 @@ class Options:
     """small: few slices and fewer steps, as the recipe has them, and says in its report."""
     set: Overrides = ()
     """Override one value of the configuration; KEY is dotted, such as pool.actors or store."""
-    out: Annotated[str | None, Parameter(metavar="DIR")] = None
-    """Output folder, in place of the configuration's."""
+    out: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Output folder or URL, in place of the configuration's."""
     address: str | None = None
     """Ray cluster, e.g. auto; by default RAY_ADDRESS, else a private one."""
     tracking_uri: Annotated[str | None, Parameter(metavar="URI")] = None

@@ -46,8 +46,8 @@ class Options:
 
     input: Annotated[str | None, Parameter(name="INPUT")] = field(default=None, kw_only=False)
     """k-space file or URL, or X.zarr/VOLUME of a store."""
-    out: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Folder for the results."""
+    out: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Folder for the results, or a URL such as s3://bucket/x."""
     slices: Annotated[str | None, Parameter(metavar="A:B", group=DATA)] = None
     """Slices A to B - 1, or one number; by default all."""
     data: DataOptions = field(default_factory=dict)
@@ -87,6 +87,20 @@ def run(options: Options) -> int:
         return _run_batch(options)
     if not options.input or not options.out:
         raise Misuse("give INPUT and --out DIR, or --config FILE")
+    from kdrift.recon.report import earlier_objects
+    from kdrift.runs.home import at_home
+
+    def note(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with at_home(options.out, what="reconstruction", echo=note, wanted=earlier_objects) as home:
+        if home.url is not None and options.input.rpartition("/")[0] == home.url:
+            raise ValueError(f"{options.input} lies in {home.url}, where results would be written: name another place")
+        return _run_one(options, options.input, home.folder)
+
+
+def _run_one(options: Options, source: str, out: Path) -> int:
+    """Reconstruct one volume into a folder."""
     from kdrift.methods import METHODS
     from kdrift.recon.acquisition import load_acquisition
     from kdrift.recon.outputs import read_outputs
@@ -101,7 +115,7 @@ def run(options: Options) -> int:
 
     keep_freed_memory()
     outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
-    check_outputs(options.out, options.input)
+    check_outputs(out, source)
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
     if options.prior is not None and plan.method in METHODS and not METHODS[plan.method].needs_prior:
         raise Misuse(f"--prior {options.prior}: {plan.method} uses no prior, leave it out")
@@ -109,7 +123,7 @@ def run(options: Options) -> int:
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
     asked = AcquisitionOptions(slices=options.slices, mask=mask, **joined(options.data))
-    acquisition = load_acquisition(asked.of(options.input))
+    acquisition = load_acquisition(asked.of(source))
     for note in acquisition.notes:
         print(f"note: {note}", file=sys.stderr)
     regions = acquired_regions(options.roi, acquisition)
@@ -126,7 +140,7 @@ def run(options: Options) -> int:
     result = with_regions(result, regions, keep_samples=bool(options.plan.get("keep_samples")))
     for line in (*result.verdict_lines, *(str(line) for region in result.regions for line in region.lines)):
         echo(line)
-    report = save_result(options.out, acquisition, result, keep_smaps=options.save_smaps, outputs=outputs)
+    report = save_result(out, acquisition, result, keep_smaps=options.save_smaps, outputs=outputs)
     for line in divergence_lines(result.diverged, result.fallback):
         print(f"kdrift: {line}", file=sys.stderr)
     failures = failure_lines(result.failed)

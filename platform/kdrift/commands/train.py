@@ -20,6 +20,7 @@ class Options(RunOptions):
 
 def run(options: Options) -> int:
     """Train and print where things are."""
+    from kdrift.runs.home import home_of
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
     from kdrift.training.train_config import TrainConfig
@@ -32,7 +33,7 @@ def run(options: Options) -> int:
     if result is None:
         return 130
     print(f"trained on {result.images} images in {format_seconds(result.seconds)}")
-    print(f"prior:      {result.prior}")
+    print(f"prior:      {home_of(out).shown(result.prior)}")
     if result.registered:
         print(f"registered: {result.registered} (alias candidate)")
     else:

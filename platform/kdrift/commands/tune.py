@@ -18,6 +18,7 @@ class Options(RunOptions):
 def run(options: Options) -> int:
     """Search and print what was found and where it is."""
     from kdrift.methods.presets import preset_folder
+    from kdrift.runs.home import home_of
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
     from kdrift.tuning.outcome import pareto_front, table
@@ -35,7 +36,7 @@ def run(options: Options) -> int:
     print(f"start:  {config.objective} {first.value:.5g}  {first.settings}")
     print(f"best:   {config.objective} {result.best.value:.5g}  {result.best.settings}")
     for path in result.written:
-        print(f"written: {path}")
+        print(f"written: {home_of(out).shown(path)}")
     print(f"runs:   {ui_command(result.tracking_uri)}")
     if preset_folder() is not None:
         print(f"use it: --method {config.method} --preset {result.preset.name}; by default after")

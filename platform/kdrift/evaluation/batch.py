@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.work import volume_tasks
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan, load_prior_of
+from kdrift.runs.home import Home, at_home
 from kdrift.runs.run_folder import run_folder
 
 FREE = ("pool", "store", "volumes", "prior", "plan.batch_samples")
@@ -34,9 +34,17 @@ def reconstruct_batch(
     A slice that is done is written under `out/.partial`, a volume by `save_result`: a batch that was killed and is
     started again goes on after the last slice. `seconds` of a volume is the time of all actors together.
 
-    Raises ValueError for mistakes in the configuration, another one than `out` began with, or another driver in `out`.
+    Raises ValueError for mistakes in the configuration, another one than `out` began with, or another driver in `out`;
+    OSError where `out` is a URL and not all could be sent.
     """
-    out = Path(config.out).resolve()
+    with at_home(config.out, what="batch", echo=echo) as home:
+        return _reconstruct(config, home, address, quiet, home.telling(echo))
+
+
+def _reconstruct(
+    config: BatchConfig, home: Home, address: str | None, quiet: bool, echo: Callable[[str], None]
+) -> BatchReport:
+    out = home.folder
     prior = load_prior_of(config.plan.method, config.prior)
     plan = config.plan.resolve(prior)
     outputs = read_outputs(config.output)
@@ -45,4 +53,5 @@ def reconstruct_batch(
     free = (*FREE, "resolved.prior.name", "resolved.preset_source")
     with run_folder(out, settings, what="batch", free=free):
         echo(plan.headline(config.pool.device))
-        return run_tasks(tasks, [] if prior is None else [prior], config.pool, address=address, quiet=quiet, echo=echo)
+        priors = [] if prior is None else [prior]
+        return run_tasks(tasks, priors, config.pool, home, address=address, quiet=quiet, echo=echo)

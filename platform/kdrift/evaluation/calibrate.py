@@ -25,6 +25,9 @@ from kdrift.recon.request import MaskRequest
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.command_line import command_line
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import refuse_address
+from kdrift.runs.home import Home, at_home
+from kdrift.runs.remote import is_url
 from kdrift.runs.run_folder import run_folder
 
 FREE = (
@@ -112,9 +115,17 @@ def calibrate(
     again; masks, families and volumes may be added later.
 
     Raises ValueError for mistakes in the configuration, scans that the prior was trained on, a mask that is not of its
-    family, too few slices that could be used, a bundle that cannot be written to, or another driver in `out`.
+    family, too few slices that could be used, a bundle that cannot be written to, or another driver in `out`;
+    OSError where `out` is a URL and not all could be sent.
     """
-    out, source = Path(config.out).resolve(), find_prior(config.prior or default_prior(config.plan.method))
+    with at_home(config.out, what="calibration", echo=echo) as home:
+        return _calibrate(config, home, address, quiet, home.telling(echo))
+
+
+def _calibrate(
+    config: CalibrateConfig, home: Home, address: str | None, quiet: bool, echo: Callable[[str], None]
+) -> CalibrateResult:
+    out, source = home.folder, find_prior(config.prior or default_prior(config.plan.method))
     target, prior = _target(config, source), load_prior(source)
     resolved = config.plan.resolve(prior)
     plan = replace(resolved, calibrations=())  # what is to be found must not be in what it is found from
@@ -135,7 +146,7 @@ def calibrate(
     with run_folder(out, settings, what="calibration", free=free):
         echo(plan.headline(config.pool.device))
         every = [task for cell in tasks.values() for task in cell]
-        batch = run_tasks(every, [prior], config.pool, address=address, quiet=quiet, echo=echo)
+        batch = run_tasks(every, [prior], config.pool, home, address=address, quiet=quiet, echo=echo)
         if batch.failed:
             return CalibrateResult((), None, batch)
         found = [
@@ -154,6 +165,10 @@ def _target(config: CalibrateConfig, source: Path) -> Path:
             f"{source.name} comes with kdrift and is not written to: name with bundle the folder of a copy, which"
             " --prior then takes"
         )
+    if config.bundle is not None:
+        refuse_address(config.bundle, "bundle")
+    elif is_url(config.prior):
+        raise ValueError(f"{config.prior} is not written to: name with bundle a folder for a copy of it")
     return source if config.bundle is None else Path(config.bundle).expanduser().resolve()
 
 

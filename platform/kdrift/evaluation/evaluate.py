@@ -16,6 +16,7 @@ from kdrift.evaluation.table import DEVIATION, FIGURES, LEVELS, SPREAD, Cell, co
 from kdrift.evaluation.table_files import write_tables
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.report import MARK
+from kdrift.runs.home import Home, at_home
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 from kdrift.trust.verdict import worst
 
@@ -45,9 +46,16 @@ def evaluate(
     done again; stores, methods, masks, values of the sweep and volumes may be added later, and join table and run.
 
     Raises ValueError for mistakes in the configuration, a method or mask that differs from the one `out` began with, or
-    another driver in `out`.
+    another driver in `out`; OSError where `out` is a URL and not all could be sent.
     """
-    out = Path(config.out).resolve()
+    with at_home(config.out, what="evaluation", echo=echo, keep=True) as home:
+        return _evaluate(config, home, address, quiet, home.telling(echo))
+
+
+def _evaluate(
+    config: EvaluateConfig, home: Home, address: str | None, quiet: bool, echo: Callable[[str], None]
+) -> EvaluateResult:
+    out = home.folder
     plans, priors = resolve_methods(config)
     tasks = cell_tasks(config, plans, out)
     settings = {**config.settings, "resolved": {str(entry): plan.config for entry, plan in plans.items()}}
@@ -66,7 +74,7 @@ def evaluate(
         for entry, plan in plans.items():
             echo(f"{entry}: {plan.headline(config.pool.device)}")
         every = [task for cell in tasks.values() for task in cell]
-        batch = run_tasks(every, priors, config.pool, address=address, quiet=quiet, echo=echo)
+        batch = run_tasks(every, priors, config.pool, home, address=address, quiet=quiet, echo=echo)
         cells = [read_cell(name, cell) for name, cell in tasks.items()]
         observed = observations(cells, config.per)
         rows = summarise(cells, config.per, config.published)

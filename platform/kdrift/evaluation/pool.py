@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from kdrift.recon.request import AcquisitionOptions
 from kdrift.runs.cluster import own_cpus, ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json
+from kdrift.runs.home import Home
+from kdrift.runs.nodes import check_shared, this_node
 from kdrift.runs.progress import progress
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -33,7 +35,7 @@ class StoreOptions(AcquisitionOptions):
     store: str
     """Store to read, a folder or URL that all nodes see."""
     out: str
-    """Folder for the results; on a cluster one that all nodes share."""
+    """Folder for the results, on a cluster one that all nodes share; or a URL such as s3://bucket/x."""
     volumes: list[str] = field(default_factory=lambda: ["*"])
     """Volumes by name or pattern; magnitude volumes are passed over."""
     prior: str | None = None
@@ -68,6 +70,7 @@ def run_tasks(
     tasks: Sequence[VolumeTask],
     priors: Sequence[Prior],
     pool: PoolConfig,
+    home: Home,
     *,
     address: str | None = None,
     quiet: bool = False,
@@ -75,9 +78,11 @@ def run_tasks(
 ) -> BatchReport:
     """Reconstruct volumes on Ray actors; what is finished already is left alone.
 
-    `priors` are those that the tasks' plans were resolved with.
+    `priors` are those that the tasks' plans were resolved with. The tasks write into the folder of `home`: at a URL
+    on the node of this process alone, else from all nodes, which is tried first.
 
-    Raises ValueError if no node of the cluster has room for an actor, and OSError if actors do not start.
+    Raises ValueError if no node of the cluster has room for an actor, or one cannot write into the folder, and OSError
+    if actors do not start.
     """
     unfinished = [task for task in tasks if not is_finished(task)]
     missing = [(task, index) for task in unfinished for index in slices_left(task)]
@@ -91,6 +96,12 @@ def run_tasks(
 
     cpus = own_cpus(None if pool.actors is None else ceil(pool.actors * pool.cpus))
     with ray_session(address, cpus=cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
+        if home.url is None:
+            check_shared(home.folder, echo)
+        else:
+            node = this_node()
+            unfinished = [replace(task, node=node) for task in unfinished]
+            missing = [(replace(task, node=node), index) for task, index in missing]
         most = sum(task.num_chains for task, _ in missing) or len(unfinished)
         count = min(pool.actors or num_actors(ray.nodes(), pool), most)
         units = plan_units(missing, count)

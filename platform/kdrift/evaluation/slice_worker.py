@@ -19,7 +19,17 @@ from kdrift.recon.report import save_result
 from kdrift.recon.resolved import ResolvedPlan, UsedPrior
 from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import SliceData
+from kdrift.runs.nodes import on_node
 from kdrift.runs.stopwatch import now
+
+
+def write_volume_results(task: VolumeTask) -> None:
+    """Turn the slices of a volume, which are done or have failed, into its results."""
+    acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
+    found = {index: load_slice(task, index) for index in task.slices}
+    result = gather(found, acquisition.mask, task.plan.config)
+    save_result(task.out, acquisition, result, outputs=task.outputs)
+    mark_finished(task)
 
 
 class SliceWorker:
@@ -48,11 +58,10 @@ class SliceWorker:
     def finish(self, task: VolumeTask) -> Fault | None:
         """Write the results of a volume whose slices are done or have failed; return what went wrong, if anything."""
         try:
-            acquisition = load_acquisition(replace(task.request, slices=(task.slices[0], task.slices[-1] + 1)))
-            found = {index: load_slice(task, index) for index in task.slices}
-            result = gather(found, acquisition.mask, task.plan.config)
-            save_result(task.out, acquisition, result, outputs=task.outputs)
-            mark_finished(task)
+            if task.node is None:
+                write_volume_results(task)
+            else:
+                on_node(task.node, write_volume_results, task)
         except Exception as error:  # the other volumes go on
             return Fault.of(error)
         return None

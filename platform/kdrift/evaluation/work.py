@@ -47,6 +47,8 @@ class VolumeTask:
     """Hash of all that decides a slice's result: resolved plan, prior, mask, the volume's checksums."""
     outputs: tuple[str, ...] = ()
     """What is written besides `reconstruction.h5`."""
+    node: str | None = None
+    """Id of the Ray node whose disk `out` is on; None: all nodes see it."""
 
     @property
     def num_chains(self) -> int:

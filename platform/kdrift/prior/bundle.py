@@ -26,6 +26,7 @@ from kdrift.prior.prior_info import PriorInfo, info_values, read_info
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import file_sha256, whole_folder
 from kdrift.runs.hint import suggest
+from kdrift.runs.remote import is_url, kept_copy
 from kdrift.sde import SDE, AttenuatedSDE, NoiseProcess, Task
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -128,7 +129,8 @@ def find_prior(name_or_path: str | Path) -> Path:
     """Return the folder of a shipped prior, by name, or of any bundle, by the path of its folder.
 
     A text that is a shipped name always means the shipped prior; a folder of that name here is `./NAME`. A registered
-    one, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, is downloaded once, see `fetch_prior`.
+    one, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, is downloaded once, see `fetch_prior`; so is one at an fsspec
+    URL, such as the `prior` of a training there.
 
     Raises ValueError when there is none, naming the nearest shipped name.
     """
@@ -136,6 +138,8 @@ def find_prior(name_or_path: str | Path) -> Path:
         from kdrift.runs.registry import fetch_prior
 
         return fetch_prior(str(name_or_path))
+    if is_url(name_or_path):
+        return kept_copy(str(name_or_path), SUMS)
     if isinstance(name_or_path, str) and name_or_path in shipped_priors():
         return SHIPPED / name_or_path
     folder = Path(name_or_path).expanduser()

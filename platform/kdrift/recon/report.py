@@ -26,10 +26,13 @@ from kdrift.recon.sentences import divergence_lines, failure_lines
 from kdrift.recon.trust_report import trust_entries, trust_figures
 from kdrift.runs.files import check_folder, read_json, whole_file, write_json
 from kdrift.runs.hint import one_line
+from kdrift.runs.remote import Remote
 from kdrift.trust.verdict import NAMES, Verdict
 
 MARK = "batch.json"
 """In the folder of a volume: a batch has finished it."""
+RESULTS = ("reconstruction.h5", "metrics.json", "panel.png")
+"""What is always written."""
 SLICE_FIGURES = (
     "psnr, ssim and nmse of each slice on its own, with its own maximum as data range; deviation: root mean square of"
     " the standard deviation over that maximum"
@@ -87,6 +90,17 @@ def earlier_outputs(out: Path) -> list[str]:
     return [str(path) for path in paths if ".." not in path.parts and not path.is_absolute() and (out / path).exists()]
 
 
+def earlier_objects(remote: Remote) -> list[str]:
+    """Return the objects at a URL that an earlier reconstruction wrote there, or a batch: what `save_result` is to
+    know."""
+    try:
+        report = remote.read_object("metrics.json")
+        listed = (*RESULTS, MARK, *map(str, report.get("outputs") or ()))
+    except (ValueError, AttributeError):  # another program's
+        return []
+    return [name for name in remote.names() if any(name == each or name.startswith(f"{each}/") for each in listed)]
+
+
 def _read_report(path: Path) -> dict[str, Any]:
     """Return what a JSON file of ours says, nothing where it is none."""
     try:
@@ -132,7 +146,7 @@ def check_outputs(out: Path, source: str) -> None:
     read = Path(source)
     if read.is_file() and any(each.is_file() and each.samefile(read) for each in out.glob("*")):
         raise ValueError(f"{source} lies in {out}, where results would be written over it: name another folder")
-    check_folder(out, ("reconstruction.h5", "metrics.json", "panel.png"))
+    check_folder(out, RESULTS)
 
 
 def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:

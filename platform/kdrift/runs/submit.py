@@ -137,7 +137,7 @@ def _check_paths(verb: str, options: Any) -> None:
     values |= dict(parse_override(text) for text in getattr(options, "set", ()))
     values |= {key: value for key in ("out", "store") if (value := getattr(options, key, None))}
     if verb in ("train", "tune") and "out" not in values:
-        raise ValueError("a job needs --out: a folder that all nodes share")
+        raise ValueError("a job needs --out: a folder that all nodes share, or a URL")
     for key in ("out", "store"):
         where = str(values.get(key, "/"))
         if "://" not in where and not os.path.isabs(where):

@@ -15,6 +15,8 @@ from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
+from kdrift.runs.home import Home, at_home
+from kdrift.runs.nodes import check_shared, this_node
 from kdrift.runs.outbox import registered
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import OUTBOX, run_folder, tracked_run
@@ -44,7 +46,7 @@ class TrainResult:
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     workers: Workers = 1,
     resume: bool = False,
@@ -58,17 +60,25 @@ def train(
     Of an elastic run `workers` are the fewest and the most: it goes on with as many as the cluster has room for, and is
     the same run with any number of them.
 
-    `out` (on a cluster: a folder that all nodes share) receives `config.yaml`, `checkpoints/`, `previews/`,
-    `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
+    `out` (a URL, or a folder, which all nodes of a cluster must share) receives `config.yaml`, `checkpoints/`,
+    `previews/`, `log.jsonl`, `prior/` and, by default, MLflow's `mlflow.db`.
 
     Raises ValueError if the name is that of a shipped prior; if the data has no image; if `out` holds a run and
     `resume` is false, or its run has another configuration, or goes on in another process; if the cluster is too small;
-    if the loss became non-finite. Raises OSError if workers failed more often than `checkpoint.max_failures`, and
-    KeyboardInterrupt on Ctrl-C, after the workers have ended; the last checkpoint can be resumed.
+    if the loss became non-finite. Raises OSError if workers failed more often than `checkpoint.max_failures`, or `out`
+    is a URL and not all could be sent, and KeyboardInterrupt on Ctrl-C, after the workers have ended; the last
+    checkpoint can be resumed.
     """
-    started = time.monotonic()
     check_name(config.name)
-    out = out.resolve()
+    with at_home(out, what="run", echo=echo, keep=True) as home:
+        return _train(config, home, workers, resume, address, tracking_uri, quiet, home.telling(echo))
+
+
+def _train(
+    config: TrainConfig, home: Home, workers: Workers, resume: bool, address: str | None, tracking_uri: str | None,
+    quiet: bool, echo: Callable[[str], None],
+) -> TrainResult:  # fmt: skip
+    started, out = time.monotonic(), home.folder
     config = _absolute(config)
     fewest, most = fewest_and_most(workers)
     if not 1 <= fewest <= most <= config.batch_size:
@@ -90,7 +100,7 @@ def train(
                 if volumes:
                     run.outbox.dataset(source.name, digest_of(source, volumes), context)
         newest_sound(out / "checkpoints", lambda said: echo(f"note: {said}"))
-        job = {"config": settings, "out": str(out), "tracking_uri": run.uri, "run_id": run.run_id}
+        job = {"config": settings, "out": str(out), "node": None, "tracking_uri": run.uri, "run_id": run.run_id}
         epochs = config.total_images / num_slices
         echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
         echo(f"{fewest if fewest == most else f'{fewest} to {most}'} worker(s), output in {out}")
@@ -102,6 +112,10 @@ def train(
             progress(config.total_images, "images", quiet=quiet, echo=echo) as meter,
             watching(out / "progress.json", meter, echo),
         ):
+            if home.url is None:
+                check_shared(out, echo)
+            else:
+                job["node"] = this_node()
             lent = lend(_nodes(), workers, config.hardware, can_grow=can_grow)
             for note in lent.notes:
                 echo(f"note: {note}")

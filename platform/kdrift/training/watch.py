@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrift.runs.files import read_json, write_json
+from kdrift.runs.files import read_json
 from kdrift.runs.progress import Meter
 from kdrift.training.workers import told
 
 
 class ProgressWriter:
-    """Write images, loss, speed and what `notes` has by then at most once a second; the loss is smoothed over about 50
-    steps."""
+    """Give images, loss and speed to `write` at most once a second; the loss is smoothed over about 50 steps."""
 
     def __init__(
-        self, path: Path, start: int, notes: Sequence[str] = (), workers: Sequence[dict[str, Any]] = ()
+        self, write: Callable[[dict[str, Any]], None], start: int, workers: Sequence[dict[str, Any]] = ()
     ) -> None:
-        self._path, self._start, self._loss, self._written = path, start, 0.0, 0.0
-        self._notes, self._workers = notes, list(workers)
+        self._write, self._start, self._loss, self._written = write, start, 0.0, 0.0
+        self._workers = list(workers)
         self._steps = 0
 
     def __call__(self, images: int, loss: float, images_per_second: float) -> None:
@@ -36,9 +35,7 @@ class ProgressWriter:
         if time.monotonic() - self._written >= 1:
             self._written = time.monotonic()
             values: dict[str, Any] = {"images": images, "loss": self._loss, "images_per_second": images_per_second}
-            # not durable: the training does not wait for the disk
-            values |= {"start": self._start, "notes": list(self._notes), "workers": self._workers, "pid": os.getpid()}
-            write_json(self._path, values, durable=False)
+            self._write(values | {"start": self._start, "workers": self._workers, "pid": os.getpid()})
 
 
 @contextlib.contextmanager

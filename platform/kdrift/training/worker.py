@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -16,25 +13,20 @@ from torch import nn
 
 from kdrift.data.dataset import TrainingImages
 from kdrift.runs.config import parse
-from kdrift.runs.files import write_json
-from kdrift.runs.outbox import Outbox
-from kdrift.runs.run_folder import OUTBOX
-from kdrift.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from kdrift.training.denoised import uses_bfloat16
+from kdrift.training.desk import checkpoint_of, desk_of
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.objectives import objective_of
-from kdrift.training.preview import save_sheet
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.watch import ProgressWriter
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Train one rank of a job `{config, out, tracking_uri, run_id, threads}` from its newest checkpoint on.
+    """Train one rank of a job `{config, out, node, tracking_uri, run_id, threads}` from its newest checkpoint on.
 
     Returns `{images, stopped}`; a non-finite loss is an answer, not a failure that Ray would retry.
     """
     config = parse(TrainConfig, job["config"])
-    out = Path(job["out"])
     context = ray.train.get_context()
     rank, device = context.get_world_rank(), ray.train.torch.get_device()
     torch.set_num_threads(job["threads"])
@@ -42,12 +34,12 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     state = new_state(config, device)
-    # rank 0 decides: another node may see the folder later
-    notes: list[str] = []
-    loaded = load_newest(out / "checkpoints", notes.append) if rank == 0 else None
-    found = ray.train.collective.broadcast_from_rank_zero(str(loaded[0]) if loaded is not None else "")
+    desk = desk_of(job) if rank == 0 else None  # rank 0 alone writes; all ranks meet Ray at each checkpoint
+    # it decides: another node may see the folder later
+    loaded = desk.load() if desk is not None else None
+    found = ray.train.collective.broadcast_from_rank_zero(loaded[0] if loaded is not None else "")
     if found:
-        state.load_state_dict(loaded[1] if loaded is not None else load_checkpoint(Path(found)))
+        state.load_state_dict(loaded[1] if loaded is not None else checkpoint_of(job, found))
     del loaded
     validation = None
     if rank == 0 and config.data.validation and config.monitoring.validation_images:
@@ -66,31 +58,25 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     latest: dict[str, float] = {}
 
     def checkpoint(state: TrainState) -> None:
-        if rank == 0:
+        if desk is not None:
             content = {**state.state_dict(), "config": job["config"], "metrics": latest}
-            save_checkpoint(out / "checkpoints", content, images=state.images, keep=config.checkpoint.keep)
+            desk.checkpoint(content, state.images, config.checkpoint.keep)
         ray.train.report({"images": state.images, **latest})
 
     hooks, group = Hooks(checkpoint=checkpoint), _group(config, device, job["threads"])
     data = TrainingImages(config.data, "train", config.seed)
-    outbox = Outbox(out / OUTBOX, job["tracking_uri"], job["run_id"], echo=notes.append) if rank == 0 else None
-    if outbox is not None:  # rank 0, which alone writes; all ranks meet Ray at each checkpoint
+    if desk is not None:
 
         def metrics(images: int, values: dict[str, float]) -> None:
             latest.update(values)
-            outbox.metrics(values, images)
-            with (out / "log.jsonl").open("a") as stream:  # a line is whole or the last: nothing needs the file at once
-                stream.write(json.dumps({"images": images, "unix_time": round(time.time(), 1), **values}) + "\n")
+            desk.metrics(images, values)
 
         def preview(state: TrainState) -> None:
             for name, (images, columns) in objective_of(config).sheets(state.ema, validation, device).items():
-                path = out / "previews" / f"{name}_{state.images:012d}.png"
-                save_sheet(path, images, columns)
-                outbox.file(path, "previews")
+                desk.preview(name, state.images, images, columns)
 
-        write_json(out / "workers.json", {"from_image": state.images, "workers": group})
-        outbox.file(out / "workers.json")
-        progress = ProgressWriter(out / "progress.json", state.images, notes, group)
+        desk.begin(state.images, group)
+        progress = ProgressWriter(desk.progress, state.images, group)
         hooks = Hooks(progress=progress, metrics=metrics, preview=preview, checkpoint=checkpoint)
     stopped = None
     try:
@@ -105,8 +91,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         advice = "set hardware.images_at_a_time to less and resume; the batch and so the result stay the same"
         stopped = f"{device} has too little memory for {now} image(s) at once: {advice}"
     finally:
-        if outbox is not None:
-            outbox.close()
+        if desk is not None:
+            desk.close()
     return {"images": state.images, "stopped": stopped}
 
 

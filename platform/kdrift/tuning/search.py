@@ -22,6 +22,7 @@ from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json
 from kdrift.runs.hardware import keep_freed_memory
+from kdrift.runs.home import at_home
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import end_status, run_folder, tracked_run
 from kdrift.tuning.journal import Journal, TrialRecord
@@ -53,7 +54,7 @@ class TuneResult:
 
 def tune(
     config: TuneConfig,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     resume: bool = False,
     address: str | None = None,
@@ -61,15 +62,25 @@ def tune(
     quiet: bool = False,
     echo: Callable[[str], None] = print,
 ) -> TuneResult:
-    """Search on Ray Tune and keep the winner as a preset under the search's name, in the user's folder and in `out`.
+    """Search on Ray Tune and keep the winner as a preset under the search's name, in the user's folder and in `out`,
+    a folder or a URL.
 
     With `resume`, a search that `out` holds goes on: finished trials are kept, unfinished ones run again.
 
     Raises ValueError if settings, space, data or prior cannot serve, if `out` holds a search and `resume` is false, or
     one of another configuration or that goes on in another process, and if the cluster is too small; OSError if no
-    trial saw all slices; KeyboardInterrupt on Ctrl-C, after which the search can be resumed.
+    trial saw all slices, or `out` is a URL and not all could be sent; KeyboardInterrupt on Ctrl-C, after which the
+    search can be resumed.
     """
-    began, out = time.monotonic(), out.resolve()
+    with at_home(out, what="search", echo=echo, keep=True) as home:
+        return _tune(config, home.folder, resume, address, tracking_uri, quiet, home.telling(echo))
+
+
+def _tune(
+    config: TuneConfig, out: Path, resume: bool, address: str | None, tracking_uri: str | None, quiet: bool,
+    echo: Callable[[str], None],
+) -> TuneResult:  # fmt: skip
+    began = time.monotonic()
     check_free(config.method, config.name, read_json(out / "run.json").get("run_id"))
     plan = _plan(config, out)
     prior = load_prior_of(config.method, config.prior)

@@ -1,0 +1,172 @@
+"""A folder at an fsspec URL (`s3://bucket/x`): objects by their names below it, each of which appears whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdrift.runs.files import put_folder
+from kdrift.runs.hint import first_line
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"))
+"""Where an object is whole or absent whatever happens to its writer. Elsewhere it is written beside and renamed."""
+
+_FEW_TRIES: dict[str, dict[str, Any]] = {
+    key: {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60}}
+    for key in ("s3", "s3a")
+}
+"""Whoever writes tries again, and says so; botocore's own tries take a minute before anything is said."""
+
+
+def is_url(path: object) -> bool:
+    """Whether an output is at an fsspec URL, not in a folder; `file://` is a folder."""
+    found = _URL.match(str(path))
+    return found is not None and found[1].lower() not in ("file", "local")
+
+
+class Remote:
+    """The objects below a URL.
+
+    Raises ValueError where fsspec has no such protocol, or what speaks it is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._protocol = self.url.partition("://")[0].lower()
+        try:
+            few = _FEW_TRIES.get(self._protocol, {})
+            # a file system of its own: fsspec's shared ones keep the server and credentials that they began with
+            self._files, self._root = fsspec.core.url_to_fs(self.url, skip_instance_cache=True, **few)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"cannot write to {self.url}: {_advice(error, self._protocol)}") from None
+
+    def probe(self) -> None:
+        """Write an object, read it back and delete it. Raises ValueError, with what to do, where that fails."""
+        name, content = f".probe-{uuid.uuid4().hex[:12]}", uuid.uuid4().bytes
+        try:
+            self.write(name, content)
+            found = self.read(name)
+            self.delete(name)
+        except Exception as error:  # each protocol has errors of its own
+            raise ValueError(f"cannot write to {self.url}: {_advice(error, self._protocol)}") from None
+        if found != content:
+            raise ValueError(f"{self.url} does not give back what was written to it: it is not the storage it says")
+
+    def names(self) -> dict[str, int]:
+        """Return the sizes in bytes of all objects, by their names."""
+        self._files.invalidate_cache()
+        try:
+            found: Mapping[str, Any] = self._files.find(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        prefix = f"{self._root.rstrip('/')}/"
+        return {name.removeprefix(prefix): int(info["size"]) for name, info in found.items() if name.startswith(prefix)}
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of an object, None where there is none."""
+        try:
+            content: bytes = self._files.cat_file(self._at(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """Return the values of a JSON object, {} where there is none."""
+        content = self.read(name)
+        values: dict[str, Any] = {} if content is None else json.loads(content)
+        return values
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make `content` the object of this name."""
+        with self._whole(name) as place:
+            self._files.pipe_file(place, content)
+
+    def send(self, path: Path, name: str) -> None:
+        """Make a copy of a file the object of this name."""
+        with self._whole(name) as place:
+            self._files.put_file(str(path), place)
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy an object to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files.get_file(self._at(name), str(path))
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        with contextlib.suppress(FileNotFoundError, KeyError):
+            self._files.rm_file(self._at(name))
+
+    def _at(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Any:
+        """Yield where to write an object, and see that it is whole under its own name."""
+        place = self._at(name)
+        if self._protocol in OBJECT_STORES:
+            yield place
+            return
+        folder, _, last = place.rpartition("/")
+        beside = f"{folder}/.{last}-{uuid.uuid4().hex[:12]}"
+        self._files.makedirs(folder, exist_ok=True)
+        try:
+            yield beside
+            self._files.mv(beside, place)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._files.rm_file(beside)
+            raise
+
+
+def kept_copy(url: str, digests: str) -> Path:
+    """Return a folder in the user's cache with what a URL holds: copied once, and known by its file of digests.
+
+    Raises ValueError where there is no such file, or the URL cannot be read.
+    """
+    remote, cache = Remote(url), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        content = remote.read(digests)
+        if content is None:
+            raise FileNotFoundError(f"it has no {digests}")
+        kept = cache / "kdrift" / "copies" / hashlib.sha256(content).hexdigest()[:16] / remote.url.rpartition("/")[2]
+        if kept.is_dir():
+            return kept
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
+            for name in remote.names():
+                if not any(part.startswith(".") or not part for part in name.split("/")):
+                    remote.fetch(name, Path(temporary, "copy", name))
+            with contextlib.suppress(ValueError):  # another process was faster
+                put_folder(Path(temporary, "copy"), kept)
+    except FileNotFoundError as error:
+        raise ValueError(f"cannot read {url}: {error}") from None
+    except Exception as error:  # each protocol has errors of its own
+        raise ValueError(f"cannot read {url}: {_advice(error, url.partition('://')[0].lower())}") from None
+    return kept
+
+
+def _advice(error: Exception, protocol: str) -> str:
+    """Return what went wrong and what helps against it."""
+    said, name = f"{first_line(error)[:200]}", type(error).__name__
+    if isinstance(error, ImportError):
+        extra = "pip install 'kdrift[s3]'" if protocol in ("s3", "s3a") else "install what fsspec asks for"
+        return f"{said}; {extra}"
+    if isinstance(error, FileNotFoundError):
+        return f"{said or name}: there is no such bucket; make it first"
+    if isinstance(error, PermissionError) or "redential" in name:
+        where = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws" if protocol in ("s3", "s3a") else protocol
+        return f"{said or name}; check the credentials ({where}) and what they may do there"
+    if protocol in ("s3", "s3a"):
+        return f"{said or name}; check the bucket, the credentials and AWS_ENDPOINT_URL of this machine"
+    return said or name
