@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from batch_helpers import PLAN, batch_values, check_against_reconstruct, make_inputs, write_config
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
@@ -42,7 +43,7 @@ def listed(server: Server, url: str) -> Iterator[list[str]]:
 
     def look() -> None:
         while not over.is_set():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, BotoCoreError):  # it may be away
                 names = server.names(url)
                 marked = [name.rpartition("/")[0] for name in names if name.endswith(("metrics.json", "batch.json"))]
                 wrong.extend(str(names) for folder in marked if f"{folder}/reconstruction.h5" not in names)

@@ -50,11 +50,15 @@ def context(names: list[str]) -> list[str]:
 
 def test_the_context_is_small_and_has_no_secrets() -> None:
     sent = context(tracked())
-    code = [
-        name for name in sent if not name.startswith("platform/kdrift/prior/shipped/")
-    ]  # those have a limit of their own
-    size = sum((REPOSITORY / name).stat().st_size for name in code)
-    assert size < 2e6, f"{size / 1e6:.1f} MB"
+    sizes = {
+        name: (REPOSITORY / name).stat().st_size
+        for name in sent
+        if not name.startswith("platform/kdrift/prior/shipped/")  # those have a limit of their own
+    }
+    other = sum(size for name, size in sizes.items() if not name.endswith(".py"))
+    assert other < 250e3, f"{other / 1e3:.0f} kB that are no Python: is there data among them?"
+    assert max(sizes.values()) < 25e3, f"{max(sizes, key=lambda name: sizes[name])} is no source file"
+    assert sum(sizes.values()) < 2.5e6, f"{sum(sizes.values()) / 1e6:.1f} MB"
     assert not [name for name in sent if name.startswith(("tests", "docs", "benchmarks", "."))]
     hostile = [".env", ".git/config", "kdrift.key", ".venv/bin/python", "runs/x/mlflow.db", "demo/store.zarr/zarr.json"]
     assert context([*hostile, "platform/kdrift/__pycache__/a.pyc", "pyproject.toml"]) == ["pyproject.toml"]

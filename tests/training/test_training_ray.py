@@ -127,7 +127,7 @@ def test_registry_round_trip(killed: Killed, tmp_path: Path) -> None:
     version = client.get_model_version_by_alias("tiny", registry.CANDIDATE)
     assert killed.result.registered == f"models:/tiny/{version.version}"
     assert version.run_id == killed.result.run_id
-    fetched, found = registry.download_prior(killed.result.tracking_uri, "tiny", tmp_path)
+    fetched, found = registry.download_prior(killed.result.tracking_uri, "tiny", tmp_path, str(version.version))
     assert found == str(version.version)
     digest = file_sha256(killed.out / "prior" / "model.safetensors")
     assert file_sha256(fetched / "model.safetensors") == version.tags["sha256"] == digest

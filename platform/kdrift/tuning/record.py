@@ -26,6 +26,8 @@ class Recorder(Callback):
         self._config, self._journal, self._outbox, self._artifacts = config, journal, outbox, artifacts
         self._num_slices, self._meter, self._echo = num_slices, meter, echo
         self._numbers: dict[str, int] = {}
+        unfinished = sum(not trial.is_done for trial in journal.trials.values())
+        self._before = max(journal.trials, default=0) - unfinished  # those come first, with the numbers that they have
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray copies callbacks for a restoration of its own, which kdrift's `--resume` does without."""
@@ -37,7 +39,9 @@ class Recorder(Callback):
         record = self._journal.unfinished(settings)
         if trial.trial_id in self._numbers:
             record = self._record(trial)
-        number = max(self._journal.trials, default=0) + 1 if record is None else record.number
+        # by the order in which they were suggested, which Ray's tag begins with: the first is where the search starts
+        # from, also where another one is up sooner
+        number = self._before + int(trial.experiment_tag.partition("_")[0]) if record is None else record.number
         self._numbers[trial.trial_id] = number
         record = self._journal.start(number, settings)
         self._outbox.create(record.key, f"{self._config.name}-{number:03d}", settings, self._artifacts)
