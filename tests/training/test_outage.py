@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrift.cli import main
 from kdrift.runs import tracking
 from kdrift.runs.files import read_json
 from kdrift.training import trainer
@@ -73,6 +74,7 @@ def test_training_goes_on_without_mlflow(server: Server, cluster: None, tmp_path
         result = trainer.train(config, out, tracking_uri=server.uri, echo=lines.append)
     assert outage.seconds > 1, "the training was over before the outage"
     assert result.images == IMAGES
+    assert main(["track", str(out)]) == 0  # where MLflow came back after the end
     history = tracking.client(server.uri).get_metric_history(result.run_id, "train/loss")
     ordered = sorted(history, key=lambda point: point.step)
     assert [point.step for point in ordered] == list(range(80, IMAGES + 1, 80))
@@ -98,6 +100,7 @@ def test_a_search_goes_on_without_mlflow(
         result = tune(config, out, tracking_uri=server.uri, echo=lines.append)
     assert outage.seconds > 1, "the search was over before the outage"
     assert len(result.trials) == 8
+    assert main(["track", str(out)]) == 0
     client = tracking.client(server.uri)
     parent = client.get_run(result.run_id)
     found = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.run_id}'")
