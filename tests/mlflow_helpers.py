@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.over_http import free_port
+
 
 class Server:
     """An MLflow server on a database in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri, self._folder = f"http://127.0.0.1:{self.port}", folder
         self._process: subprocess.Popen[bytes] | None = None
 

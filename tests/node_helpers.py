@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 STORE_BYTES = 100 * 2**20
@@ -98,3 +99,13 @@ def two_nodes() -> Iterator[tuple[Nodes, Any]]:
     finally:
         ray.shutdown()
         nodes.stop()
+
+
+def switch_off(driver: subprocess.Popen[Any]) -> None:
+    """Kill a driver and all that it started, as if its machine lost power."""
+    started = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from benchmarks.over_http import free_port
 
 from kdrift.cli import main
 from kdrift.data.convert import ConvertConfig, convert, rss_target
@@ -32,9 +33,7 @@ S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DE
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server that speaks S3, in a process of its own; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from botocore.exceptions import BotoCoreError
 
@@ -21,7 +20,7 @@ from kdrift.evaluation.evaluate import evaluate
 from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.home import Home, working_folder
-from node_helpers import node_apart
+from node_helpers import node_apart, switch_off
 from s3_helpers import Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -94,12 +93,7 @@ def test_a_batch_whose_driver_was_killed_goes_on_on_another_machine(
         while not (kept := [name for name in server.names(url) if name.startswith(".partial/")]):
             assert driver.poll() is None, "the batch was over before it could be killed"
             time.sleep(0.2)
-        children = psutil.Process(driver.pid).children(recursive=True)
-        driver.kill()
-        driver.wait()
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+        switch_off(driver)
         elsewhere()
         lines: list[str] = []
         report = reconstruct_batch(parse(BatchConfig, values), echo=lines.append, quiet=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from benchmarks.over_http import free_port
 
 from k8s_helpers import named, render
 from kdrift.runs.tracking import client, start_run
@@ -27,9 +27,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     resources = render("cpu")
     (container,) = named(resources, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
     (accounts,) = [m["data"]["basic_auth.ini"] for m in resources if m["kind"] == "ConfigMap"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def here(text: str) -> str:
         """Put this machine's folders, address and port in the place of the pod's."""

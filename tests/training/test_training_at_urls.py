@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -10,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -21,7 +19,7 @@ from kdrift.runs.home import working_folder
 from kdrift.training.desk import on_cpu
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.trainer import TrainResult, train
-from node_helpers import node_apart
+from node_helpers import node_apart, switch_off
 from s3_helpers import Server
 from training_helpers import tiny_config, write_images
 
@@ -85,12 +83,7 @@ def test_a_training_whose_driver_was_killed_goes_on_on_another_machine(
     while not (found := [name for name in server.shown(url) if name.endswith("SHA256SUMS")]):
         assert driver.poll() is None
         time.sleep(0.5)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
-    driver.wait()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+    switch_off(driver)
     newest = max(int(name.split("/")[1].removeprefix("images_")) for name in found)
     elsewhere()
     result = trained(replace(config, total_images=newest + 48), url, resume=True)

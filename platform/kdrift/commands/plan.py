@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from kdrift.commands.common import ConfigName, Overrides
+
+if TYPE_CHECKING:
+    from kdrift.training.cluster_plan import ClusterSpec, TrainingPlan
+    from kdrift.training.cost import Cost
+    from kdrift.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,7 @@ def run(options: Options) -> int:
     """Count, plan and print."""
     from kdrift.runs.config import load_config
     from kdrift.runs.config_names import find_config
-    from kdrift.runs.progress import format_seconds
-    from kdrift.training.cluster_plan import GIB, ClusterSpec, plan_training
+    from kdrift.training.cluster_plan import ClusterSpec, plan_training
     from kdrift.training.cost import training_cost
     from kdrift.training.train_config import TrainConfig
 
@@ -46,7 +50,15 @@ def run(options: Options) -> int:
     if options.json:
         answer = {"cost": asdict(cost), **asdict(plan), "saturates": plan.saturates}
         print(json.dumps(answer | {"images_per_second": plan.images_per_second}, indent=2))
-        return 0 if plan.images_at_a_time else 1
+    else:
+        _tell(config, cost, cluster, plan)
+    return 0 if plan.images_at_a_time else 1
+
+
+def _tell(config: TrainConfig, cost: Cost, cluster: ClusterSpec, plan: TrainingPlan) -> None:
+    from kdrift.runs.progress import format_seconds
+    from kdrift.training.cluster_plan import GIB
+
     where = f"{plan.workers} of {cluster.num_gpus} GPUs {cluster.accelerator}".rstrip()
     print(f"{config.name}: {config.total_images:,} images of {config.data.crop} x {config.data.crop} on {where}")
     print(f"network:    {cost.parameters / 1e6:.1f} M parameters, {cost.flop / 1e12:.3g} TFLOP an image")
@@ -62,4 +74,3 @@ def run(options: Options) -> int:
         print(f"money:      {plan.money:,.2f} {cluster.currency}")
     for note in plan.notes:
         print(f"note:       {note}")
-    return 0 if plan.images_at_a_time else 1

@@ -167,11 +167,11 @@ class HandOut:
             self.again(unit, outcome.reason, "failed for a moment")
             return
         self.answered.add(unit.name)
-        if unit.chunks:
+        if isinstance(outcome, Fault):
+            self.give_up(unit, outcome.reason)
+        elif unit.chunks:
             self.spent += time.monotonic() - call.began
-            self.take(unit, outcome)
-        elif isinstance(outcome, Fault):
-            self.fail(unit.task, outcome.reason)
+            self.take(unit, *outcome)
         else:
             self.echo(f"written: {unit.task.out}/reconstruction.h5 metrics.json panel.png")
             if removed := read_json(unit.task.out / "metrics.json").get("removed"):
@@ -209,20 +209,21 @@ class HandOut:
             self.echo(f"{unit} {what}: another one does it again")
             self.queue.appendleft(unit)
             return
-        reason = f"{unit} {what} {self.losses[unit.name]} times, the last time so: {reason}"
-        if unit.chunks:
-            self.lose(unit, reason)
-        else:
-            self.fail(unit.task, reason)
+        self.give_up(unit, f"{unit} {what} {self.losses[unit.name]} times, the last time so: {reason}")
 
     def is_gone(self, unit: Unit) -> bool:
         """Whether the volume or slice of a unit was given up."""
         return unit.task.out in self.failed or (unit.task.out, unit.index) in self.gone
 
+    def give_up(self, unit: Unit, reason: str) -> None:
+        """Give up the slice of a unit, or, where that is its end, the volume."""
+        if unit.chunks:
+            self.lose(unit, reason)
+        else:
+            self.fail(unit.task, reason)
+
     def lose(self, unit: Unit, reason: str) -> None:
         """Give up a slice, which costs itself alone, and forget its other units."""
-        if self.is_gone(unit):
-            return
         self.gone.add((unit.task.out, unit.index))
         self.queue = deque(other for other in self.queue if not other.chunks or not self.is_gone(other))
         self.found.pop((unit.task.out, unit.index), None)
@@ -238,13 +239,9 @@ class HandOut:
         if not self.left[unit.task.out]:
             self.queue.appendleft(Unit(unit.task))
 
-    def take(self, unit: Unit, outcome: Any) -> None:
+    def take(self, unit: Unit, facts: SliceFacts, results: list[ChunkResult]) -> None:
         """Keep the chunks of a unit; write the slice once it is whole, and queue the end of a volume that is."""
-        if isinstance(outcome, Fault):
-            self.lose(unit, outcome.reason)
-            return
         name = (unit.task.out, unit.index)
-        facts, results = outcome
         self.facts.setdefault(name, facts)
         self.found.setdefault(name, []).extend(results)
         self.cost += unit.cost

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` with the same parameters and values; only the CPU bfloat16 gradient differs in speed."""
+    """`torch.nn.GroupNorm` with the same parameters and values, whose images stay in their precision under autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `(batch, channel, row, col)`."""

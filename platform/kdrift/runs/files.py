@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,22 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def user_cache(folder: str) -> Path:
+    """Return where kdrift keeps a kind of thing in the user's cache (XDG_CACHE_HOME); it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdrift" / folder
+
+
+def made_once(path: Path, make: Callable[[Path], Path]) -> Path:
+    """Return a folder that is made when it is not there yet; `make` fills a folder and returns what in it is wanted."""
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            made = make(Path(temporary))
+            with contextlib.suppress(ValueError):  # another process was faster
+                put_folder(made, path)
+    return path
 
 
 def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Path | None = None) -> None:

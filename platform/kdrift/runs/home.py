@@ -18,13 +18,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdrift.runs.files import check_folder, only_user, put_folder, read_json, refuse_address, whole_folder, write_json
+from kdrift.runs.files import (
+    check_folder,
+    only_user,
+    put_folder,
+    read_json,
+    refuse_address,
+    user_cache,
+    whole_folder,
+    write_json,
+)
 from kdrift.runs.hint import first_line
 from kdrift.runs.lease import Lease
 from kdrift.runs.mirror import Mirror, Stamp, differing, files_in, is_sent
 from kdrift.runs.remote import Remote, is_url
 
-HOMES = ("kdrift", "homes")
+HOMES = "homes"
 """Where working folders lie in the user's cache."""
 OWN_MARKS = ("config.yaml", "metrics.json")
 """One of these says that what is at a URL is of kdrift, if a lease does not."""
@@ -102,25 +111,25 @@ def at_home(
     OSError
         If the block came to its end, and something could not be sent.
     """
-    if not is_url(out):
+    home = home_of(out)
+    if home.url is None:
         refuse_address(os.fspath(out).removeprefix("file://"), f"output of the {what}:")
-        yield home_of(out)
+        yield home
         return
 
     def say(line: str) -> None:
         echo(f"note: {line}")
 
-    home = home_of(out)
-    folder, url = home.folder, home.name
+    folder, url = home.folder, home.url
     remote, base = Remote(url), folder.parent
     check_folder(base)
     base.mkdir(parents=True, exist_ok=True)
     with only_user(base, f"another {what} on this machine is writing to {url}"):
         remote.probe()
         record = base / "record.json"
-        token = read_json(record).get("token") or uuid.uuid4().hex
-        write_json(record, {**read_json(record), "token": token})
-        lease = Lease(remote, token, say)
+        noted = {"token": uuid.uuid4().hex, **read_json(record)}
+        write_json(record, noted)
+        lease = Lease(remote, noted["token"], say)
         try:
             with _in_words(url):
                 before = lease.take(what)
@@ -170,8 +179,7 @@ def _take_up(
 
 def working_folder(url: str) -> Path:
     """Return where the working folder of a URL is kept, with what is noted of it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache.joinpath(*HOMES, _key(url)).resolve()
+    return (user_cache(HOMES) / _key(url)).resolve()
 
 
 def _key(url: str) -> str:
@@ -220,7 +228,7 @@ def _fetch(
 
 def _rebase(folder: Path, url: str) -> list[str]:
     """Let what names the working folder of another machine name this one; return the files that were changed."""
-    elsewhere = re.compile(rf'/(?!/)[^":\n]*/{re.escape("/".join((*HOMES, _key(url))))}/files')
+    elsewhere = re.compile(rf'/(?!/)[^":\n]*/{re.escape(f"kdrift/{HOMES}/{_key(url)}")}/files')
     changed = []
 
     def here(text: str) -> str:

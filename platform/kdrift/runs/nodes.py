@@ -39,10 +39,8 @@ def on_node(node: str, function: Callable[..., T], *words: Any) -> T:
 def actor_on(node: str, kind: type, *words: Any) -> Any:
     """Return an actor of a class on a node, beside whatever else that node does; it ends with this process."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=strategy).remote(*words)
+    return ray.remote(kind).options(**_there(node)).remote(*words)
 
 
 def check_shared(folder: Path, echo: Callable[[str], None]) -> None:
@@ -86,12 +84,17 @@ def check_shared(folder: Path, echo: Callable[[str], None]) -> None:
 
 
 def _sent(node: str, function: Callable[..., Any], *words: Any) -> Any:
-    """Begin a call on a node; it takes none of its CPUs."""
+    """Begin a call on a node."""
     import ray
+
+    return ray.remote(function).options(max_retries=0, **_there(node)).remote(*words)
+
+
+def _there(node: str) -> dict[str, Any]:
+    """Return Ray's options for what runs on a node and takes none of its CPUs."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(*words)
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
 
 
 def _answer(probe: Path, word: str) -> str | None:

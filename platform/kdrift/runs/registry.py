@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdrift import __version__
-from kdrift.runs.files import file_sha256, put_folder
+from kdrift.runs.files import file_sha256, made_once, user_cache
 from kdrift.runs.tracking import client
 
 if TYPE_CHECKING:
@@ -58,15 +57,8 @@ def fetch_prior(text: str) -> Path:
     if not uri:
         raise ValueError(f"{text} needs the variable MLFLOW_TRACKING_URI, the address of its MLflow registry")
     version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdrift" / "priors" / sha256[:16]
-    kept = cache / asked.name
-    if not kept.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            bundle, _ = download_prior(uri, asked.name, Path(folder), version)
-            with contextlib.suppress(ValueError):  # another process was faster
-                put_folder(bundle, kept)
-    return kept
+    kept = user_cache("priors") / sha256[:16] / asked.name
+    return made_once(kept, lambda folder: download_prior(uri, asked.name, folder, version)[0])
 
 
 def describe() -> Model:

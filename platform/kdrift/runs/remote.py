@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrift.runs.files import put_folder
+from kdrift.runs.files import made_once, user_cache
 from kdrift.runs.hint import first_line
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -134,26 +132,24 @@ def kept_copy(url: str, digests: str) -> Path:
 
     Raises ValueError where there is no such file, or the URL cannot be read.
     """
-    remote, cache = Remote(url), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    remote = Remote(url)
+
+    def copy(folder: Path) -> Path:
+        for name in remote.names():
+            if not any(part.startswith(".") or not part for part in name.split("/")):
+                remote.fetch(name, folder / "copy" / name)
+        return folder / "copy"
+
     try:
         content = remote.read(digests)
         if content is None:
             raise FileNotFoundError(f"it has no {digests}")
-        kept = cache / "kdrift" / "copies" / hashlib.sha256(content).hexdigest()[:16] / remote.url.rpartition("/")[2]
-        if kept.is_dir():
-            return kept
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
-            for name in remote.names():
-                if not any(part.startswith(".") or not part for part in name.split("/")):
-                    remote.fetch(name, Path(temporary, "copy", name))
-            with contextlib.suppress(ValueError):  # another process was faster
-                put_folder(Path(temporary, "copy"), kept)
+        kept = user_cache("copies") / hashlib.sha256(content).hexdigest()[:16] / remote.url.rpartition("/")[2]
+        return made_once(kept, copy)
     except FileNotFoundError as error:
         raise ValueError(f"cannot read {url}: {error}") from None
     except Exception as error:  # each protocol has errors of its own
         raise ValueError(f"cannot read {url}: {_advice(error, url.partition('://')[0].lower())}") from None
-    return kept
 
 
 def _advice(error: Exception, protocol: str) -> str:
