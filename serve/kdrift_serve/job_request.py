@@ -223,17 +223,26 @@ def _refusal(method: Method, name: str, prior: Prior) -> str:
     return method.refusal(name, prior.task, prior.network_config.images)
 
 
-def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:
-    """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
+def given_files(request: JobRequest, roots: list[Path]) -> dict[str, str]:
+    """Return the paths of the files that a request names beside its data. Raises `Problem` as `allowed_path` does."""
     given = {
         "noise_cov": request.noise_cov, "noise_scan": request.noise_scan,
         "smaps": None if request.smaps == STORED else request.smaps,
         "mask": request.mask.file if request.mask else None,
     }  # fmt: skip
-    allowed: dict[str, Any] = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+    return {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+
+
+def load(request: JobRequest, source: Path, shown: str, roots: list[Path], max_bytes: int) -> Acquisition:
+    """Read and undersample what a request asks for, at most `max_bytes` of k-space.
+
+    Raises ValueError with a sentence that names the file `shown`, and `Problem` for files beside it that may not be
+    read.
+    """
+    allowed: dict[str, Any] = given_files(request, roots)
     changes = allowed | ({"mask": MaskRequest(file=allowed["mask"])} if "mask" in allowed else {})
     try:
-        acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **changes))
+        acquisition = load_acquisition(request.of(str(source), max_bytes=max_bytes, **changes))
     except ValueError as error:
         text = str(error)
         for name, path in allowed.items():

@@ -6,23 +6,15 @@ not taken for done.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
-import zipfile
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.gather import Outcome, SliceFacts
 from kdrift.recon.merge import SliceResult
 from kdrift.recon.report import MARK
-from kdrift.runs.config import parse, to_dict
-from kdrift.runs.files import read_json, whole_file, write_json
-from kdrift.trust.verdict import Verdict
+from kdrift.recon.slice_file import has_images, read_outcome, write_failure, write_slice
+from kdrift.runs.files import read_json, write_json
 
 
 def is_finished(task: VolumeTask) -> bool:
@@ -39,56 +31,22 @@ def mark_finished(task: VolumeTask) -> None:
 
 def slices_left(task: VolumeTask) -> list[int]:
     """Return the slices of a volume that are not done yet."""
-    return [index for index in task.slices if not _is_done(task, index)]
+    return [index for index in task.slices if not has_images(_path(task, index), task.key)]
 
 
 def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None:
     """Write one finished slice."""
-    values = {**vars(facts), **vars(result)}
-    arrays = {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
-    scalars = {"facts": _scalars(facts), "result": _scalars(result), "key": task.key}
-    with whole_file(_path(task, facts.index)) as temporary:
-        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **arrays)
+    write_slice(_path(task, facts.index), facts, result, task.key)
 
 
 def save_failure(task: VolumeTask, index: int, reason: str) -> None:
     """Write down why a slice has no images; it is tried again when the batch is resumed."""
-    with whole_file(_path(task, index)) as temporary:
-        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps({"failed": reason, "key": task.key})))
+    write_failure(_path(task, index), reason, task.key)
 
 
 def load_slice(task: VolumeTask, index: int) -> Outcome:
     """Read one finished slice, or why there is none."""
-    with np.load(_path(task, index), allow_pickle=False) as file:
-        scalars = json.loads(str(file["scalars"]))
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "scalars"}
-    if "failed" in scalars:
-        return str(scalars["failed"])
-    said = scalars["facts"]
-    facts = SliceFacts(zero_filled=arrays["zero_filled"], **{**said, "notes": tuple(said["notes"])})
-    result = scalars["result"]
-    result["diverged"] = {int(sample): why for sample, why in result["diverged"].items()}  # JSON has no numbers as keys
-    if "verdict" in result:
-        result["verdict"] = parse(Verdict, result["verdict"], "verdict")
-    return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **result)
-
-
-def _is_done(task: VolumeTask, index: int) -> bool:
-    path = _path(task, index)
-    if not path.is_file():
-        return False
-    try:
-        # the stream is ours: np.load leaves open what it opened of a damaged archive
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            scalars = json.loads(str(file["scalars"]))
-            return bool(scalars["key"] == task.key and "failed" not in scalars)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile):  # damaged on the disk: done again
-        return False
-
-
-def _scalars(record: Any) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(record).items() if not isinstance(value, torch.Tensor | None)}
-    return {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in kept.items()}
+    return read_outcome(_path(task, index))
 
 
 def _folder(task: VolumeTask) -> Path:
