@@ -60,9 +60,12 @@ class Lanes:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._waiting and self._busy.total() < self.count:
+        while self._busy.total() < self.count:
+            ready = [each for each in self._waiting if not each.turn.done()]  # others are being cancelled
+            if not ready:
+                return
             chosen = min(
-                self._waiting,
+                ready,
                 key=lambda each: (self._busy[each.key], self._served.get(each.key, -1), each.rank, each.number),
             )
             self._waiting.remove(chosen)

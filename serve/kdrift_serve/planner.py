@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.serve.exceptions import RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
-from kdrift.recon.chunks import Chunk
+from kdrift.recon.chunks import Chunk, ChunkResult
+from kdrift.recon.gather import SliceFacts
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slice_file import has_images
+from kdrift.recon.slices import SliceData
 from kdrift.runs.config import parse
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
@@ -39,15 +42,13 @@ LOOK_S, TELL_S, SWEEP_S = 0.25, 0.5, 60.0
 """How often the table is looked at, progress is written, and old jobs are deleted."""
 FINISH, CHUNK, PREPARE = 0.0, 1.0, 2.0
 """What a job does first: fewer slices lie prepared that way."""
+SAMPLER_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
+"""What Ray raises when the process of a replica has died."""
 T = TypeVar("T")
 
 
 class JobFailed(Exception):
     """A job that has no result, and the sentence that says why."""
-
-
-class Lost(Exception):
-    """What a slice had in the memory of samplers is gone: it begins again."""
 
 
 @dataclass
@@ -242,21 +243,6 @@ class Planner:
         return {index for index, path in paths.items() if path is not None and has_images(path)}
 
     async def _slice(self, entry: _Running, position: int, limit: asyncio.Timeout, before: float) -> None:
-        """Do one slice; where what it had in the memory of samplers is lost, again."""
-        index, progress = entry.job.slices[position], entry.progress
-        for attempt in range(self._config.limits.retries + 1):
-            try:
-                await self._slice_once(entry, position, limit, before)
-                break
-            except Lost:
-                logger.warning("slice %d of job %s begins again (%d)", index, entry.job.id, attempt + 1)
-                progress.running.pop(index, None)
-        else:
-            raise JobFailed(self._too_often())
-        progress.running.pop(index, None)
-        progress.slices_done += 1
-
-    async def _slice_once(self, entry: _Running, position: int, limit: asyncio.Timeout, before: float) -> None:
         job, plan, index = entry.job, entry.plan, entry.job.slices[position]
 
         async def prepare() -> Prepared | str:
@@ -264,27 +250,38 @@ class Planner:
             found: Prepared | str = await self._samplers.prepare.remote(plan, entry.prior, job.id, position)
             return found
 
-        prepared, results = await self._again(entry, PREPARE + position, prepare), list[Any]()
-        if isinstance(prepared, Prepared):
-            here = entry.progress.running[index] = SliceProgress()
-            chunks = plan.split(prepared.num_coils, self._chunks_a_slice())
-            here.costs = {chunk: plan.evaluations(prepared.num_coils, chunk) for chunk in chunks}
-            entry.progress.evaluations = entry.progress.evaluations or here.total
-            chunks.sort(key=lambda chunk: -here.costs[chunk])  # the longest first, so that samplers end together
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._again(entry, CHUNK, self._chunk, entry, prepared, chunk, here))
-                        for chunk in chunks
-                    ]
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-            results = [task.result() for task in tasks]
-            said = [each for each in results if isinstance(each, str)]
+        prepared = await self._again(entry, PREPARE + position, prepare)
+        facts: SliceFacts | str = prepared if isinstance(prepared, str) else prepared[1]
+        results = list[ChunkResult]()
+        if not isinstance(prepared, str):
+            found = await self._chunks(entry, index, prepared[0])
+            said = [each for each in found if isinstance(each, str)]
             if said:
-                prepared, results = said[0], []
-        refs = [each[0] for each in results]
-        await self._again(entry, FINISH, self._samplers.finish_slice.remote, job.id, index, prepared, refs)
+                facts = said[0]
+            else:
+                results = [each for each in found if not isinstance(each, str)]
+        await self._again(entry, FINISH, self._samplers.finish_slice.remote, job.id, index, facts, results)
+        entry.progress.running.pop(index, None)
+        entry.progress.slices_done += 1
+
+    async def _chunks(self, entry: _Running, index: int, data: SliceData) -> list[ChunkResult | str]:
+        """Run all chains of a slice."""
+        plan, coils = entry.plan, len(data.kspace)
+        here = entry.progress.running[index] = SliceProgress()
+        chunks = plan.split(coils, self._chunks_a_slice())
+        here.costs = {chunk: plan.evaluations(coils, chunk) for chunk in chunks}
+        entry.progress.evaluations = entry.progress.evaluations or here.total
+        chunks.sort(key=lambda chunk: -here.costs[chunk])  # the longest first, so that samplers end together
+        shared = await asyncio.to_thread(ray.put, data)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._again(entry, CHUNK, self._chunk, entry, shared, chunk, here))
+                    for chunk in chunks
+                ]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     def _chunks_a_slice(self) -> int:
         """Return into how many chunks a slice is split: as many as keep all samplers busy with the slices there are."""
@@ -303,16 +300,16 @@ class Planner:
         with contextlib.suppress(StateLost):  # its end is written as well
             await asyncio.to_thread(self._table.write, entry.job)
 
-    async def _chunk(self, entry: _Running, prepared: Prepared, chunk: Chunk, here: SliceProgress) -> list[Any] | str:
-        """Run one chunk; return its result's place, or why there is none."""
+    async def _chunk(self, entry: _Running, data: Any, chunk: Chunk, here: SliceProgress) -> ChunkResult | str:
+        """Run one chunk on whichever sampler is free."""
         here.shares[chunk] = 0.0
-        response: Any = self._chunk_of.remote(entry.plan, entry.prior, prepared, chunk, self._owner)
+        response: Any = self._chunk_of.remote(entry.plan, entry.prior, data, chunk, self._owner)
         try:
             async for event in response:
                 if isinstance(event, tuple):
                     here.shares[chunk] = event[0] / event[1]
                 else:
-                    found: list[Any] | str = event
+                    found: ChunkResult | str = event
                     return found
         except BaseException:
             response.cancel()
@@ -325,22 +322,21 @@ class Planner:
             try:
                 async with self._lanes.turn(entry.job.key, (entry.job.created, rank)):
                     return await work(*arguments)
-            except (RayActorError, ActorUnavailableError, WorkerCrashedError) as error:
-                logger.warning("a sampler was lost (%s), attempt %d", type(error).__name__, attempt + 1)
-            except RayTaskError as error:
+            except (RayError, RequestCancelledError) as error:
+                if _is_cancelled():  # what the call says then is of no account
+                    raise asyncio.CancelledError from None
                 cause = _cause(error)
-                if isinstance(cause, RayError):  # what another sampler had is gone
-                    raise Lost from None
-                if not isinstance(cause, DeviceFailed):
+                if not isinstance(error, SAMPLER_LOST) and not isinstance(cause, DeviceFailed):
                     raise
-                logger.warning("a sampler's device failed (%s), attempt %d", cause, attempt + 1)
-            except RayError as error:
-                raise Lost from error
+                logger.warning("a sampler was lost (%s: %s), attempt %d", type(cause).__name__, cause, attempt + 1)
             await asyncio.sleep(0.2 * 2**attempt)
-        raise JobFailed(self._too_often())
+        times = self._config.limits.retries + 1
+        raise JobFailed(f"the sampler died {times} times at this job: is it too large for its memory?")
 
-    def _too_often(self) -> str:
-        return f"the sampler died {self._config.limits.retries + 1} times at this job: is it too large for its memory?"
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -15,7 +15,6 @@ from typing import Any
 
 import ray
 import torch
-from ray import ObjectRef
 
 from kdrift.evaluation.faults import Fault
 from kdrift.prior.bundle import Prior
@@ -52,13 +51,8 @@ class DeviceFailed(RuntimeError):
     """An accelerator raises errors: this process is not to be used again."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A slice that is ready; its data stay in Ray's object store."""
-
-    data: ObjectRef[SliceData]
-    facts: ObjectRef[SliceFacts]
-    num_coils: int
+Prepared = tuple[SliceData, SliceFacts]
+"""A slice that is ready, and what its result tells of it."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +88,12 @@ class Sampler:
         return found
 
     async def run(
-        self, plan: ResolvedPlan, prior: str, prepared: Prepared, chunk: Chunk, owner: str
-    ) -> AsyncIterator[Steps | list[ObjectRef[ChunkResult]] | str]:
-        """Yield the progress of a chunk and then its result, in a list, or why there is none.
+        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
+    ) -> AsyncIterator[Steps | ChunkResult | str]:
+        """Yield the progress of a chunk and then its result, or why there is none.
 
         It stops when it is cancelled, or `owner` is gone.
         """
-        data = await prepared.data
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
         stop = threading.Event()
         steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
@@ -109,21 +102,19 @@ class Sampler:
         try:
             while (event := await events.get()) is not None:
                 yield event
-            found = running.result()
-            yield found if isinstance(found, str) else [ray.put(found)]
+            yield running.result()
         finally:
             stop.set()
             await asyncio.wait([running])
 
     async def finish_slice(
-        self, job_id: str, index: int, prepared: Prepared | str, results: Sequence[ObjectRef[ChunkResult]]
+        self, job_id: str, index: int, facts: SliceFacts | str, results: Sequence[ChunkResult]
     ) -> None:
-        """Merge the chunks of a slice and write it, or why there is none (`prepared` is then a sentence)."""
-        if isinstance(prepared, str):
-            await self._do(self._write_failure, job_id, index, prepared)
+        """Merge the chunks of a slice and write it, or why there is none (`facts` is then a sentence)."""
+        if isinstance(facts, str):
+            await self._do(self._write_failure, job_id, index, facts)
         else:
-            facts, chunks = await prepared.facts, [await each for each in results]
-            await self._do(self._write_slice, job_id, facts, chunks)
+            await self._do(self._write_slice, job_id, facts, results)
 
     async def finish(self, job: Job, plan: ResolvedPlan, seconds: float) -> Done | str:
         """Put the slices of a job together and write its results."""
@@ -151,8 +142,7 @@ class Sampler:
         header, path = (self._file(job_id, f"{SCAN}/{name}") for name in (HEADER, slice_file(position)))
         raw = read_slice(header, path)
         data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
-        facts = SliceFacts.of(data, time.perf_counter() - began)
-        return Prepared(ray.put(data.to("cpu")), ray.put(facts), len(data.kspace))
+        return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
 
     def _file(self, job_id: str, name: str) -> Path:
         path = self._files.get(job_id, name)
