@@ -66,7 +66,7 @@ class Ingress:
         self._keys = auth.load_keys(config.auth)
         self._roots = [Path(root).expanduser() for root in config.roots]
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
-        self._table, self._files = JobTable(config.database_url), JobFiles(config.storage)
+        self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
         self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdrift.runs.files import user_cache, whole_file
+from kdrift.runs.hint import one_line
 from kdrift.runs.remote import Remote, is_url
 from kdrift_serve.table import DiskFull, StateLost
 
@@ -76,8 +77,10 @@ class JobFiles:
         target = self._folder / job_id / name
         with _told():
             if self._remote is not None:
-                self._remote.send(path, f"{job_id}/{name}")
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _away():
+                    self._remote.send(path, f"{job_id}/{name}")
+            for folder in (*reversed(target.relative_to(self._folder).parents),):
+                (self._folder / folder).mkdir(mode=0o700, exist_ok=True)
             with whole_file(target, mode=0o600) as temporary:
                 shutil.move(path, temporary)
 
@@ -89,7 +92,7 @@ class JobFiles:
         with _told():
             if self._remote is not None and not path.is_file():
                 try:
-                    with whole_file(path, mode=0o600) as temporary:
+                    with whole_file(path, mode=0o600) as temporary, _away():
                         self._remote.fetch(f"{job_id}/{name}", temporary)
                 except FileNotFoundError:
                     return None
@@ -99,8 +102,9 @@ class JobFiles:
         """Return the names of the files of a folder of a job."""
         with _told():
             if self._remote is not None:
-                place = Remote(f"{self._remote.url}/{job_id}/{folder}")
-                return {name for name in place.names() if "/" not in name}
+                with _away():
+                    place = Remote(f"{self._remote.url}/{job_id}/{folder}")
+                    return {name for name in place.names() if "/" not in name}
             place_here = self._folder / job_id / folder
             return {entry.name for entry in os.scandir(place_here)} if place_here.is_dir() else set()
 
@@ -109,7 +113,7 @@ class JobFiles:
         assert _ID.fullmatch(job_id)
         shutil.rmtree(self._folder / job_id / folder, ignore_errors=True)
         if self._remote is not None:
-            with _told():
+            with _away():
                 place = Remote("/".join(filter(None, (self._remote.url, job_id, folder))))
                 for name in place.names():
                     place.delete(name)
@@ -118,16 +122,11 @@ class JobFiles:
         """Return the ids of all jobs that have files."""
         with _told():
             if self._remote is not None:
-                found = {name.partition("/")[0] for name in self._remote.names()}
+                with _away():
+                    found = {name.partition("/")[0] for name in self._remote.names()}
             else:
                 found = {entry.name for entry in os.scandir(self._folder)}
         return {name for name in found if _ID.fullmatch(name)}
-
-    def size(self, job_id: str) -> int:
-        """Return how many bytes a job holds."""
-        if self._remote is not None:
-            return sum(Remote(f"{self._remote.url}/{job_id}").names().values())
-        return sum(path.stat().st_size for path in (self._folder / job_id).rglob("*") if path.is_file())
 
 
 @contextlib.contextmanager
@@ -143,7 +142,15 @@ def _told() -> Iterator[None]:
         raise StateLost(
             f"the storage of the service cannot be used ({error.strerror or type(error).__name__})"
         ) from None
-    except ValueError as error:
-        if not str(error).startswith("cannot "):  # not of `Remote`
-            raise
-        raise StateLost(f"the storage of the service cannot be used ({error})") from None
+
+
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    """Tell by a sentence that storage at a URL does not answer; that an object is not there is none."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each protocol has errors of its own
+        said = f"{type(error).__name__}: {one_line(error)[:160]}"
+        raise StateLost(f"the storage of the service cannot be used ({said})") from None

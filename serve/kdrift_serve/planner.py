@@ -72,7 +72,7 @@ class Planner:
     ) -> None:
         self._config, self.service, self._pinned = config, service, priors
         self._priors: dict[str, Prior] = {name: load_pinned(pinned) for name, pinned in priors.items()}
-        self._table, self._files = JobTable(config.database_url), JobFiles(config.storage)
+        self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
         self._samplers = samplers
         self._chunk_of = samplers.options(method_name="run", stream=True)
         # a call that finds no free replica is tried again after a pause that grows: never make more than can run

@@ -20,10 +20,16 @@ from kdrift_serve.table import DiskFull
 
 logger = logging.getLogger("ray.serve")
 LONGEST_ANSWER = 1 << 20
+GONE = -99
+"""The status of a child whose parent is gone."""
 
 
 class Unreadable(ValueError):
     """Data that cannot be used, and the sentence that says why."""
+
+
+class _Gone(Unreadable):
+    """The process that parses is gone, perhaps for another request."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Readers:
         """Read what is asked for into its folder. Raises `Unreadable`, and `DiskFull`; a call that is cancelled ends
         its process."""
         async with self._places:
-            answer = await self._answer(reading)
+            try:
+                answer = await self._answer(reading)
+            except _Gone:  # with what another request had in it
+                answer = await self._answer(reading)
         if "error" in answer:
             if "fault" in answer:
                 logger.error("a file was not read: %s", answer["fault"])
@@ -91,6 +100,9 @@ class Readers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(asked.pid.result(), signal.SIGKILL)
             del self._asked[number]
+        if status == GONE:
+            logger.error("the process that reads files is gone")
+            raise _Gone(f"{reading.shown} cannot be read: its parser broke down")
         path = Path(reading.out) / ANSWER
         if status != 0 or not path.is_file():
             logger.error("a process that read a file ended with status %d", status)
@@ -127,9 +139,12 @@ class Readers:
             elif "pid" in said:  # nobody waits for it any more
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(said["pid"], signal.SIGKILL)
+        if self._process is process:
+            self._process = None
         for asked in self._asked.values():
             if not asked.status.done():
-                asked.status.set_result(-1)
+                asked.status.set_result(GONE)
+        await process.wait()
 
     async def start(self) -> None:
         """Have the process ready before the first request."""

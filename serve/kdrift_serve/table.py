@@ -81,6 +81,8 @@ class JobTable:
                 yield connection
         except DBAPIError as error:
             said = " ".join(str(error.orig).split())
+            if error.connection_invalidated:
+                self._engine.dispose()
             if ("disk" in said and "full" in said) or "No space left" in said:
                 raise DiskFull("the disk of the table of jobs is full") from None
             raise StateLost(f"the table of jobs does not answer ({said[:200]})") from None
