@@ -60,10 +60,14 @@ class JobTable:
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         metadata = sa.MetaData()
-        with self._begin() as connection:
-            _upgrade(connection)
-            self._jobs = sa.Table("jobs", metadata, autoload_with=connection)
-            self._services = sa.Table("services", metadata, autoload_with=connection)
+        try:
+            with self._begin() as connection:
+                _upgrade(connection)
+                self._jobs = sa.Table("jobs", metadata, autoload_with=connection)
+                self._services = sa.Table("services", metadata, autoload_with=connection)
+        except BaseException:
+            self.close()
+            raise
         seconds = (
             "(julianday('now') - 2440587.5) * 86400.0" if self._sqlite else "extract(epoch from clock_timestamp())"
         )
