@@ -108,6 +108,11 @@ class JobFiles:
             place_here = self._folder / job_id / folder
             return {entry.name for entry in os.scandir(place_here)} if place_here.is_dir() else set()
 
+    def remove_half_written(self, job_id: str) -> None:
+        """Delete what a process that died was writing of a job."""
+        for path in self.incoming.glob(f"{job_id}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def remove(self, job_id: str, folder: str = "") -> None:
         """Delete a folder of a job, or all that it has."""
         assert _ID.fullmatch(job_id)

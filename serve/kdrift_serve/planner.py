@@ -152,9 +152,7 @@ class Planner:
         except (ValueError, Problem) as error:
             detail = error.detail if isinstance(error, Problem) else str(error)
             text = f"the service that took this job over cannot run it: {detail}"
-            await asyncio.to_thread(
-                self._table.write, replace(job, state="interrupted", detail=text, finished=time.time())
-            )
+            await self._end(replace(job, state="interrupted", detail=text, finished=time.time()))
             return
         config = plan.config | ({"prior": job.prior} if job.prior else {})
         if config != job.config:
@@ -197,13 +195,15 @@ class Planner:
             fields["detail"] = (
                 f"the reconstruction failed ({type(_cause(error)).__name__}); the service's log has the details"
             )
-        await self._write(replace(entry.job, **fields, finished=time.time(), progress={}))
+        await self._end(replace(entry.job, **fields, finished=time.time(), progress={}))
         del self._running[entry.job.id]
-        for folder in (SCAN, SLICES):
-            await asyncio.to_thread(self._files.remove, entry.job.id, folder)
 
-    async def _write(self, job: Job) -> None:
-        """Write down a job, again and again until the table takes it."""
+    async def _end(self, job: Job) -> None:
+        """Delete the data of a job and write down what became of it, again and again until the table takes it."""
+        await asyncio.to_thread(self._files.remove_half_written, job.id)
+        for folder in (SCAN, SLICES):
+            with contextlib.suppress(StateLost):  # the sweep takes them with the job
+                await asyncio.to_thread(self._files.remove, job.id, folder)
         while True:
             try:
                 if not await asyncio.to_thread(self._table.write, job):
