@@ -100,14 +100,14 @@ def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
     damaged: list[str] = []
     volumes = [store.read_volume(name) for name in store.list_volumes(lambda error: damaged.append(str(error)))]
-    shown = ("name", "kind", "shape", "recon_size", "arrays")
+    shown = ("name", "kind", "shape", "recon_size", "arrays", "precision")
     description = {
         "what": "store",
         "path": store.location,
         "schema": f"{root['schema']} {root['version']}",
         "num_volumes": len(volumes),
         "num_slices": sum(volume.info.num_slices for volume in volumes),
-        "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
+        "volumes": [{key: entry[key] for key in shown if key in entry} for entry in map(_stored, volumes)],
     }
     if verify or damaged:
         description["faults"] = store.verify() if verify else damaged
@@ -122,6 +122,7 @@ def _stored(volume: StoredVolume) -> Description:
     return {
         **described,
         "arrays": volume.array_names,
+        **({"precision": "float16, with a power of two for each slice"} if volume.is_half else {}),
         "derived": attributes.get("derived", []),
         "source": attributes.get("source", {}),
         "written_by": attributes.get("written_by", ""),
