@@ -14,7 +14,7 @@ from kdrift.cli import main
 from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
-from kdrift.data.half_precision import from_half, to_half
+from kdrift.data.half_precision import from_half, is_half, to_half
 from kdrift.data.phantom import phantom_volume
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
@@ -76,7 +76,7 @@ def test_a_store_reads_them_as_complex64(side: int, tmp_path: Path) -> None:
         size = write_volume(store, "v", volume_of(values), precision="float16")
         assert size == 4 * values.size
         volume = store.read_volume("v")
-        assert volume.is_half
+        assert is_half(volume.attributes)
         found = volume.read_complex_image(0, SLICES)
         assert found.dtype == np.complex64
         np.testing.assert_array_equal(found, from_half(*to_half(values)))

@@ -192,13 +192,14 @@ def _image_volumes(location: str) -> list[VolumeEntry]:
             for name, array in arrays.items()
             for slices, rows, cols in [array.shape]
         ]
+    from kdrift.data.half_precision import is_half
     from kdrift.data.store import open_store
 
     store, entries = open_store(location), []
     for volume in map(store.read_volume, store.list_volumes()):
         info = volume.info
         if info.kind == "image" or info.has_reference:
-            pixel_bytes = (8 if info.has_phase else 4) // (2 if volume.is_half else 1)
+            pixel_bytes = (8 if info.has_phase else 4) // (2 if is_half(volume.attributes) else 1)
             size = (info.num_slices, info.recon_rows, info.recon_cols)
             entries.append(VolumeEntry(location, info.name, 0, *size, info.has_phase, pixel_bytes))
     return entries

@@ -7,7 +7,7 @@ than 2^-28 of the largest: 1.8e-4 of a pixel in the median, 4.9e-4 at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,11 @@ def from_half(stored: npt.NDArray[np.float16], exponents: Sequence[int]) -> npt.
     images = stored.astype(np.float32)
     images *= _powers(exponents, images.ndim)
     return images if images.ndim == 3 else images.view(np.complex64)[..., 0]
+
+
+def is_half(attributes: Mapping[str, Any]) -> bool:
+    """Return whether the images of a volume with these attributes are stored so."""
+    return any(EXPONENT in entry for entry in attributes["arrays"].values())
 
 
 def _powers(exponents: Sequence[int], ndim: int) -> npt.NDArray[np.float32]:

@@ -19,7 +19,6 @@ import numpy as np
 import zarr
 
 from kdrift.data.geometry import from_dict
-from kdrift.data.half_precision import EXPONENT
 from kdrift.data.store_check import AGAIN, CHECKSUMS, CheckedArray, checked_array, read_sealed, sealed
 from kdrift.data.volume import BadVolume, Loader, ReadOptions, Volume, VolumeInfo, naming
 
@@ -236,11 +235,6 @@ class StoredVolume(Volume):
     def array_names(self) -> list[str]:
         """Names of the arrays that this volume holds."""
         return list(self.attributes["arrays"])
-
-    @property
-    def is_half(self) -> bool:
-        """Whether its images are stored in half precision (`kdrift.data.half_precision`)."""
-        return any(EXPONENT in entry for entry in self.attributes["arrays"].values())
 
     @property
     def is_truth_stored(self) -> bool:
