@@ -85,8 +85,15 @@ def test_stores_say_what_is_read_of_them(tmp_path: Path, capsys: pytest.CaptureF
     absent = ["plan", "tiny", "--cluster", "h200_64", "--set", f"data.stores=[{tmp_path / 'absent.zarr'}]"]
     assert main(absent) == 0
     assert "images are counted as float32 of 64 x 64 (there is no store at" in capsys.readouterr().out
-    assert main([*absent, "--precision", "float16"]) == 0
-    assert "counted as" not in capsys.readouterr().out
+    known = [*absent, "--precision", "float16", "--volumes", "10", "--slices", "300"]
+    assert main([*known, "--json"]) == 0
+    plan, data = json.loads(capsys.readouterr().out), DataSize(2 * 64**2, 300, 10)
+    assert plan["data_gib"] == pytest.approx(300 * 2 * 64**2 / GIB)
+    assert plan["limits"]["storage"] == pytest.approx(500e6 * 4000 / replace(data, by_volume=True).read_bytes(4000, 8))
+    assert not any("counted as" in note for note in plan["notes"])
+    assert main(known[:-2]) == 1
+    assert "expected both, or neither" in capsys.readouterr().err
+    assert main([*absent, "--volumes", "10"]) == 2
 
 
 @pytest.mark.parametrize("normalise", ["slice", "volume"])

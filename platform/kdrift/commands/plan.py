@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from kdrift.commands.common import ConfigName, Overrides
+from kdrift.commands.options import Misuse
 
 if TYPE_CHECKING:
     from kdrift.training.cluster_plan import ClusterSpec, TrainingPlan
@@ -34,6 +35,10 @@ class Options:
     precision: Literal["float16", "float32"] | None = None
     """What the images are to be stored in (kdrift convert --precision); by default the stores are looked into, and
     where they are not there yet it is float32."""
+    volumes: int = 0
+    """With --precision: volumes of the training split."""
+    slices: int = 0
+    """With --precision: slices of the training split, of all volumes together."""
     json: bool = False
     """Print JSON."""
 
@@ -51,8 +56,13 @@ def run(options: Options) -> int:
     cluster = load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
     cost = training_cost(config)
     notes: tuple[str, ...] = ()
+    if options.precision is None and (options.volumes or options.slices):
+        raise Misuse("--volumes and --slices go with --precision: without it the stores are counted")
+    assumed = None
+    if options.precision is not None:
+        assumed = DataSize.assumed(config.data, options.precision, options.volumes, options.slices)
     try:
-        data = DataSize.assumed(config.data, options.precision) if options.precision else DataSize.of(config.data)
+        data = DataSize.of(config.data) if assumed is None else assumed
     except (ValueError, OSError) as error:
         data = DataSize.assumed(config.data, "float32")
         notes = (f"images are counted as float32 of {config.data.crop} x {config.data.crop} ({first_line(error)})",)

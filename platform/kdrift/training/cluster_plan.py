@@ -97,10 +97,19 @@ class DataSize:
         return cls(slice_bytes, data.num_slices, len(data.volumes), data.in_memory, by_volume)
 
     @classmethod
-    def assumed(cls, config: DataConfig, precision: Precision) -> DataSize:
-        """Assume images of `config.crop`, stored in a precision, of stores that are not there yet."""
+    def assumed(cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0) -> DataSize:
+        """Assume images of `config.crop` of stores that are not there yet, and how many there will be, where known.
+
+        Raises ValueError where volumes and slices are not both known or both not.
+        """
+        if bool(volumes) != bool(slices) or not 0 <= volumes <= slices:
+            raise ValueError(f"got {volumes} volumes and {slices} slices in all, expected both, or neither")
         value_bytes = COMPLEX_BYTES if config.wants_phase else COMPLEX_BYTES / 2
-        return cls(value_bytes * config.crop**2 / (2 if precision == "float16" else 1))
+        slice_bytes = value_bytes * config.crop**2 / (2 if precision == "float16" else 1)
+        if not slices:
+            return cls(slice_bytes)
+        in_memory = slices * value_bytes / 2 * config.crop**2 <= config.cache_mib * 2**20
+        return cls(slice_bytes, slices, volumes, in_memory, config.normalise == "volume")
 
     def read_bytes(self, images: int, workers: int) -> float:
         """Return what the workers read for so many training images together, each for itself.
