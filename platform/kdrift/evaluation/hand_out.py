@@ -1,5 +1,8 @@
-"""Units of work go to actors, one at a time and the next to read ahead; what a lost actor, a failing device or a slow
-one had is done again. The end of a volume is a task of its own, which no actor waits for."""
+"""Units of work go to actors, and what a lost actor, a failing device or a slow one had is done again.
+
+An actor gets a unit at a time and the next one to read ahead. The end of a volume is a task of its own, which no actor
+waits for.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ class _Call:
     """What an actor is doing, or the task that ends a volume."""
 
     number: int | None
-    """Of the actor; None: a task."""
+    """Number of the actor; None: a task does it."""
     unit: Unit | None
     """None: the actor is starting."""
     began: float = field(default_factory=time.monotonic)
