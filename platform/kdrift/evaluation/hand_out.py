@@ -110,7 +110,7 @@ class HandOut:
         actors: list[Any] = []
         running: dict[Any, _Call] = {}
         idle: list[int] = []
-        places = itertools.cycle(working_nodes())
+        ended_volumes = itertools.count()
 
         def start() -> None:
             actors.append(kind.remote(shared, self.pool.device, threads))
@@ -122,7 +122,8 @@ class HandOut:
             while self.queue or self.ahead or self.ends or any(self.waits_for(call.unit) for call in running.values()):
                 while self.ends and sum(call.number is None for call in running.values()) < max(1, count):
                     end = self.ends.popleft()
-                    node = end.task.node or next(places)
+                    alive = list(working_nodes())
+                    node = end.task.node or alive[next(ended_volumes) % len(alive)]
                     running[begun(node, slice_worker.finish_volume, end.task, threads)] = _Call(None, end)
                 while idle and (unit := self.next_unit(idle[-1], running.values())):
                     number = idle.pop()
