@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,13 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdrift.data.measured import Marks
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.gather import Outcome, SliceFacts
 from kdrift.recon.merge import SliceResult
 from kdrift.recon.report import MARK
+from kdrift.recon.seen import Doubts, Seen
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import read_json, whole_file, write_json
 from kdrift.trust.verdict import Verdict
+
+SEEN = "seen_"
+"""What names of arrays begin with that say what was seen of k-space."""
+MARKS = ("nonzero", "residue")
 
 
 def is_finished(task: VolumeTask) -> bool:
@@ -42,26 +49,24 @@ def slices_left(task: VolumeTask) -> list[int]:
     return [index for index in task.slices if not _is_done(task, index)]
 
 
-def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None:
-    """Write one finished slice."""
+def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult, seen: Seen) -> None:
+    """Write one finished slice, and what was seen of its k-space."""
     values = {**vars(facts), **vars(result)}
     arrays = {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
-    scalars = {"facts": _scalars(facts), "result": _scalars(result), "key": task.key}
-    with whole_file(_path(task, facts.index)) as temporary:
-        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps(scalars)), **arrays)
+    _save(task, facts.index, {"facts": _scalars(facts), "result": _scalars(result)}, arrays, seen)
 
 
-def save_failure(task: VolumeTask, index: int, reason: str) -> None:
+def save_failure(task: VolumeTask, index: int, reason: str, seen: Seen | None) -> None:
     """Write down why a slice has no images; it is tried again when the batch is resumed."""
-    with whole_file(_path(task, index)) as temporary:
-        np.savez(temporary, allow_pickle=False, scalars=np.array(json.dumps({"failed": reason, "key": task.key})))
+    _save(task, index, {"failed": reason}, {}, seen)
 
 
 def load_slice(task: VolumeTask, index: int) -> Outcome:
     """Read one finished slice, or why there is none."""
     with np.load(_path(task, index), allow_pickle=False) as file:
         scalars = json.loads(str(file["scalars"]))
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "scalars"}
+        names = [name for name in file.files if name != "scalars" and not name.startswith(SEEN)]
+        arrays = {name: torch.from_numpy(file[name]) for name in names}
     if "failed" in scalars:
         return str(scalars["failed"])
     said = scalars["facts"]
@@ -71,6 +76,32 @@ def load_slice(task: VolumeTask, index: int) -> Outcome:
     if "verdict" in result:
         result["verdict"] = parse(Verdict, result["verdict"], "verdict")
     return facts, SliceResult(arrays["mean"], arrays["std"], arrays.get("samples"), **result)
+
+
+def load_seen(task: VolumeTask, index: int) -> Seen | None:
+    """Return what was seen of a slice's k-space; None where it was not read, or whoever read it is lost."""
+    with np.load(_path(task, index), allow_pickle=False) as file:
+        said = json.loads(str(file["scalars"])).get("seen")
+        if said is None:
+            return None
+        shape, size = said["shape"], math.prod(said["shape"])
+        nonzero, residue = (np.unpackbits(file[f"{SEEN}{name}"], count=size).reshape(shape) != 0 for name in MARKS)
+        doubts, mask_doubts = (Doubts(peak, tuple(found)) for peak, found in (said["doubts"], said["mask_doubts"]))
+        shown = file[f"{SEEN}shown"] if f"{SEEN}shown" in file.files else None
+        return Seen(Marks(nonzero, residue), doubts, mask_doubts, shown)
+
+
+def _save(task: VolumeTask, index: int, scalars: dict[str, Any], arrays: dict[str, Any], seen: Seen | None) -> None:
+    if seen is not None:
+        shape = seen.marks.nonzero.shape
+        both = {"doubts": seen.doubts, "mask_doubts": seen.mask_doubts}
+        said = {name: (doubts.peak, doubts.sentences) for name, doubts in both.items()}
+        scalars |= {"seen": {"shape": shape, **said}}
+        arrays |= {f"{SEEN}{name}": np.packbits(getattr(seen.marks, name)) for name in MARKS}
+        arrays |= {} if seen.shown is None else {f"{SEEN}shown": seen.shown}
+    text = np.array(json.dumps({**scalars, "key": task.key}))
+    with whole_file(_path(task, index)) as temporary:
+        np.savez(temporary, allow_pickle=False, scalars=text, **arrays)
 
 
 def _is_done(task: VolumeTask, index: int) -> bool:
