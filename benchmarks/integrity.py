@@ -94,7 +94,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def write_store(folder: Path) -> Path:
-    """Write a store with k-space in chunks and in a shard, its reference, mask and maps, and compressed images."""
+    """Write a store with k-space in chunks and in a shard, its reference, mask and maps, and images, compressed and in
+    half precision."""
     rng = np.random.default_rng(0)
     with open_store(folder, "a") as store:
         for name, size in (("small", 24), ("large", 560)):
@@ -102,7 +103,9 @@ def write_store(folder: Path) -> Path:
             write_volume(store, name, _volume(name, kspace), derive={"smaps": lambda block: block})
         images = rng.random((3, 24, 24), dtype=np.float32)
         info = VolumeInfo("images", "image", 3, 1, 24, 24, 24, 24)
-        write_volume(store, "images", Volume("images", info, None, lambda start, stop: images[start:stop]))
+        volume = Volume("images", info, None, lambda start, stop: images[start:stop])
+        write_volume(store, "images", volume)
+        write_volume(store, "half", volume, precision="float16")
     return folder
 
 

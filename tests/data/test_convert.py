@@ -187,13 +187,13 @@ SLOW_DRIVER = """
 import sys
 from kdrift.data import convert
 
-def slow_task(path, name, store, requested, how, task=convert._convert_task):
+def slow_task(path, name, store, *asked, task=convert._convert_task):
     import time
     from kdrift.data import store_write
     store_write.BLOCK_BYTES, store_write.SHARD_SLICE_BYTES = 1, 0  # a file a slice, written one by one
     checksums = store_write.checksums
     store_write.checksums = lambda block: (time.sleep(0.1 * len(block)), checksums(block))[1]
-    return task(path, name, store, requested, how)
+    return task(path, name, store, *asked)
 
 convert._convert_task = slow_task
 convert.convert(convert.ConvertConfig([sys.argv[1]], sys.argv[2], workers=1), address=sys.argv[3])

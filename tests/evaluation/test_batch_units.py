@@ -7,13 +7,23 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from batch_helpers import MASK, PLAN, batch_values, make_inputs
+from kdrift.data.measured import Marks
 from kdrift.evaluation.batch import BatchConfig, reconstruct_batch
 from kdrift.evaluation.evaluate_config import EvaluateConfig
-from kdrift.evaluation.partial import is_finished, load_slice, mark_finished, save_slice, slices_left
+from kdrift.evaluation.partial import (
+    is_finished,
+    load_seen,
+    load_slice,
+    mark_finished,
+    save_failure,
+    save_slice,
+    slices_left,
+)
 from kdrift.evaluation.pool import run_tasks
 from kdrift.evaluation.pool_config import PoolConfig, num_actors
 from kdrift.evaluation.table import Cell, count_levels, markdown, summarise
@@ -25,6 +35,7 @@ from kdrift.recon.merge import SliceResult
 from kdrift.recon.plan import default_prior, load_prior_of
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.resolved import ResolvedPlan
+from kdrift.recon.seen import Doubts, Seen
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
 from kdrift.runs.home import Home
@@ -37,6 +48,10 @@ VERDICT = judge(Evidence(GROUPS, known=1.5, residual=0.2, excess=3.0, image_nois
     "tv"
 )
 """One with all that a verdict can hold; its sampler predicted something that is no number."""
+_NONZERO = np.random.default_rng(0).random((1, 5, 7)) < 0.5
+SEEN = Seen(
+    Marks(_NONZERO, ~_NONZERO), Doubts(2.5, ("it is odd", "it is old")), Doubts(0.5), np.ones((1, 4, 6), np.float32)
+)
 
 
 def task(out: Path | str = "out/v", cost: float = 1.0, samples: int = 8, coils: int | None = None) -> VolumeTask:
@@ -124,7 +139,7 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     facts = SliceFacts(3, torch.rand(5, 6), 0.1, 2.0, 0.5)
     result = SliceResult(images.mean(0), images.std(0), images, 0.25, 7, 28, {"network": 1.5, "sampler": 0.1},
                          diverged={2: "step 3 of 7: large"}, fallback=True, verdict=VERDICT)  # fmt: skip
-    save_slice(one, facts, result)
+    save_slice(one, facts, result, SEEN)
     assert slices_left(one) == [4]
     assert slices_left(replace(one, key="other")) == [3, 4]
     found_facts, found = load_slice(one, 3)
@@ -132,9 +147,21 @@ def test_a_slice_is_stored_exactly_and_only_for_its_task(tmp_path: Path) -> None
     assert (found_facts.noise_sigma, found_facts.norm, found.misfit, found.nfe) == (0.1, 2.0, 0.25, 7)
     assert (found.diverged, found.fallback) == ({2: "step 3 of 7: large"}, True)
     assert found.verdict == VERDICT
+    seen = load_seen(one, 3)
+    assert seen is not None
+    np.testing.assert_array_equal(seen.marks.nonzero, SEEN.marks.nonzero)
+    np.testing.assert_array_equal(seen.marks.residue, SEEN.marks.residue)
+    np.testing.assert_array_equal(seen.shown, SEEN.shown)  # type: ignore[arg-type]
+    assert (seen.doubts, seen.mask_doubts) == (SEEN.doubts, SEEN.mask_doubts)
+    save_failure(one, 4, "no centre", replace(SEEN, shown=None))
+    assert load_slice(one, 4) == "no centre"
+    assert load_seen(one, 4).shown is None  # type: ignore[union-attr]
+    save_failure(one, 4, "its actor was lost", None)
+    assert load_seen(one, 4) is None
+    assert slices_left(one) == [4]
     assert math.isinf(found.verdict.evidence.predictions["sampler"])
     assert str(found.verdict).endswith("TV is given in its place")
-    save_slice(one, replace(facts, index=4), replace(result, verdict=None))
+    save_slice(one, replace(facts, index=4), replace(result, verdict=None), SEEN)
     assert load_slice(one, 4)[1].verdict is None  # type: ignore[union-attr]
     (tmp_path / ".partial" / "v" / "00004.npz").unlink()
     assert found.samples is not None

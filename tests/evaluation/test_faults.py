@@ -43,16 +43,16 @@ class _Marked(SliceWorker):
 class BrokenDevice(_Marked):
     """Raises what CUDA does from its second unit on, whatever it is asked."""
 
-    def _prepare(self, task, index):  # type: ignore[no-untyped-def]
+    def _prepare(self, unit, raw, began):  # type: ignore[no-untyped-def]
         if self._is_faulty() and self._units >= 2:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        return super()._prepare(task, index)
+        return super()._prepare(unit, raw, began)
 
 
 class AllBroken(SliceWorker):
     """Every device is broken."""
 
-    def _prepare(self, task, index):  # type: ignore[no-untyped-def]
+    def _prepare(self, unit, raw, began):  # type: ignore[no-untyped-def]
         raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
 
 
@@ -68,12 +68,12 @@ class OneComesUp(_Marked):
 class SlowToRead(_Marked):
     """Loses its connection once, and then waits for its storage for minutes."""
 
-    def run(self, unit: Unit):  # type: ignore[no-untyped-def]
+    def run(self, unit: Unit, ahead: Unit | None = None):  # type: ignore[no-untyped-def]
         if self._is_faulty():
             if self._units == 1:
                 return Fault.of(ConnectionError("the storage hung up"))
             time.sleep(600)
-        return super().run(unit)
+        return super().run(unit, ahead)
 
 
 @pytest.fixture(scope="module")

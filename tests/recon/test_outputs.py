@@ -28,7 +28,7 @@ from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.data.volume import BadVolume, ReadOptions, VolumeInfo
 from kdrift.notice import RESEARCH_ONLY
-from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.report import save_result
 from kdrift.recon.result import ReconstructionResult
@@ -224,10 +224,10 @@ def result_of(slices: int, rows: int, cols: int) -> ReconstructionResult:
 
 def acquisition_of(
     result: ReconstructionResult, shape: tuple[int, int], geometry: Geometry | None, **attrs: Any
-) -> Acquisition:
+) -> AcquisitionFacts:
     slices, rows, cols = result.mean.shape
     info = VolumeInfo("scan", "kspace", slices, 1, rows, cols, *shape, attrs=attrs, geometry=geometry)
-    return Acquisition(info, list(range(slices)), result.mean, result.mask, "as measured", 1.0, None, "", shape)
+    return AcquisitionFacts(info, list(range(slices)), result.mask, "as measured", 1.0, None, "", shape)
 
 
 def test_uncertainty_is_a_series_of_its_own(tmp_path: Path) -> None:

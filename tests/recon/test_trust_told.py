@@ -21,7 +21,7 @@ from kdrift.cli import main
 from kdrift.data.geometry import Geometry
 from kdrift.data.volume import VolumeInfo
 from kdrift.notice import RESEARCH_ONLY
-from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.panel import LEVEL_COLOURS, save_panel
 from kdrift.recon.region_files import acquired_regions, read_regions, with_regions
 from kdrift.recon.report import describe_panel, save_result
@@ -55,13 +55,11 @@ def result_of(slices: int = 2, size: int = 40, **changes: Any) -> Reconstruction
 def acquisition_of(
     result: ReconstructionResult, shape: tuple[int, int] | None = None, reference: torch.Tensor | None = None,
     geometry: Geometry | None = None,
-) -> Acquisition:  # fmt: skip
+) -> AcquisitionFacts:  # fmt: skip
     slices, rows, cols = result.mean.shape
     shape = shape or (rows, cols)
     info = VolumeInfo("scan", "kspace", slices, 1, rows, cols, *shape, geometry=geometry)
-    return Acquisition(
-        info, list(result.numbers), result.mean, result.mask, "as measured", 1.8, reference, "truth", shape
-    )
+    return AcquisitionFacts(info, list(result.numbers), result.mask, "as measured", 1.8, reference, "truth", shape)
 
 
 def test_lines_name_slices_factors_and_the_worst_first() -> None:

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from benchmarks.knee_scan import write_scan
 
-from fastmri_helpers import write_scan
 from kdrift.data.convert import ConvertConfig
 from kdrift.data.store import open_store
 from kdrift.methods import METHODS

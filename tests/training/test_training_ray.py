@@ -15,7 +15,10 @@ import pytest
 import torch
 import yaml
 
+from kdrift.data.convert import ConvertConfig, convert
 from kdrift.data.dataset import TrainingImages
+from kdrift.data.formats.fastmri import write_fastmri
+from kdrift.data.phantom import phantom_volume
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import registry, tracking
 from kdrift.runs.config import to_dict
@@ -145,6 +148,22 @@ def test_an_output_folder_holds_one_run(killed: Killed) -> None:
         train(killed.config, killed.out)
     with pytest.raises(ValueError, match="seed was 3 and is now 4"):
         train(replace(killed.config, seed=4), killed.out, resume=True)
+
+
+def test_training_from_a_store_in_half_precision(cluster: None, tmp_path: Path) -> None:
+    """Scans to complex images in half precision to a prior, on Ray; it names the store's volumes as its data."""
+    for number in range(2):
+        volume = phantom_volume(3, 32, 32, 4, seed=number)
+        write_fastmri(tmp_path / "scans" / f"v{number}.h5", volume.kspace, attrs=volume.attrs)
+    store = str(tmp_path / "x.zarr")
+    made = convert(ConvertConfig([str(tmp_path / "scans")], store, complex_images=True, precision="float16"))
+    assert (made.converted, made.failed, made.num_bytes) == (("v0", "v1"), {}, 2 * 3 * 32 * 32 * 4)
+    data = {"stores": [store], "validation": ["v1"], "crop": 16, "augment_phase": "measured"}
+    result = train(tiny_config(tmp_path, data=data), tmp_path / "out", workers=1, echo=lambda line: None)
+    prior = load_prior(tmp_path / "out" / "prior")
+    assert (result.images, prior.info.images) == (64, 64)
+    (source,) = prior.info.data
+    assert [volume.name for volume in (*source.train, *source.validation)] == ["v0", "v1"]
 
 
 def test_unusable_data_is_named_before_anything_starts(tmp_path: Path) -> None:

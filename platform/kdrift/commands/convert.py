@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,6 +26,8 @@ class Options:
     """Also compute the RSS image where there is no reference."""
     complex_images: bool = False
     """Store coil-combined complex images, with their measured phase, in place of k-space."""
+    precision: Literal["float16", "float32"] = "float32"
+    """What images are stored in: float16, with a power of two for each slice, takes half the bytes."""
     select: Annotated[tuple[str, ...] | None, Parameter(metavar="NAME=VALUE,...")] = None
     """Which of several there are in a file, such as contrast=1 or echo=2; by default the first of each."""
     axes: str | None = None

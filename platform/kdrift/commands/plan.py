@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from kdrift.commands.common import ConfigName, Overrides
+from kdrift.commands.options import Misuse
 
 if TYPE_CHECKING:
     from kdrift.training.cluster_plan import ClusterSpec, TrainingPlan
@@ -31,6 +32,13 @@ class Options:
     """Override one value of the training's configuration, such as batch_size."""
     cluster_set: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
     """Override one value of the cluster's description, such as price or rates.tflops."""
+    precision: Literal["float16", "float32"] | None = None
+    """What the images are to be stored in (kdrift convert --precision); by default the stores are looked into, and
+    where they are not there yet it is float32."""
+    volumes: int = 0
+    """With --precision: volumes of the training split."""
+    slices: int = 0
+    """With --precision: slices of the training split, of all volumes together."""
     json: bool = False
     """Print JSON."""
 
@@ -39,14 +47,27 @@ def run(options: Options) -> int:
     """Count, plan and print."""
     from kdrift.runs.config import load_config
     from kdrift.runs.config_names import find_config
-    from kdrift.training.cluster_plan import ClusterSpec, plan_training
+    from kdrift.runs.hint import first_line
+    from kdrift.training.cluster_plan import ClusterSpec, DataSize, plan_training
     from kdrift.training.cost import training_cost
     from kdrift.training.train_config import TrainConfig
 
     config = load_config(TrainConfig, find_config("train", options.config), options.set)
     cluster = load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
     cost = training_cost(config)
-    plan = plan_training(config, cost, cluster)
+    notes: tuple[str, ...] = ()
+    if options.precision is None and (options.volumes or options.slices):
+        raise Misuse("--volumes and --slices go with --precision: without it the stores are counted")
+    assumed = None
+    if options.precision is not None:
+        assumed = DataSize.assumed(config.data, options.precision, options.volumes, options.slices)
+    try:
+        data = DataSize.of(config.data) if assumed is None else assumed
+    except (ValueError, OSError) as error:
+        data = DataSize.assumed(config.data, "float32")
+        notes = (f"images are counted as float32 of {config.data.crop} x {config.data.crop} ({first_line(error)})",)
+    plan = plan_training(config, cost, cluster, data)
+    plan = replace(plan, notes=(*plan.notes, *notes))
     if options.json:
         answer = {"cost": asdict(cost), **asdict(plan), "saturates": plan.saturates}
         print(json.dumps(answer | {"images_per_second": plan.images_per_second}, indent=2))
@@ -69,7 +90,8 @@ def _tell(config: TrainConfig, cost: Cost, cluster: ClusterSpec, plan: TrainingP
     limits = ", ".join(f"{name} {limit:,.0f}" for name, limit in plan.limits.items())
     print(f"images/s:   {plan.images_per_second:,.0f}; {limits}: limited by {plan.saturates}")
     print(f"time:       {format_seconds(3600 * plan.hours)}")
-    print(f"storage:    {plan.checkpoint_gib:.2f} GiB of checkpoints")
+    stored = "" if plan.data_gib is None else f"{plan.data_gib:.1f} GiB of images, "
+    print(f"storage:    {stored}{plan.checkpoint_gib:.2f} GiB of checkpoints")
     if plan.money is not None:
         print(f"money:      {plan.money:,.2f} {cluster.currency}")
     for note in plan.notes:

@@ -33,23 +33,23 @@ def complex_images(volume: Volume) -> Volume:
 
     doubts: tuple[str, ...] = ()
 
-    def read(start: int, stop: int) -> tuple[ComplexArray, Sampling]:
+    def read(index: int) -> tuple[ComplexArray, Sampling]:
         nonlocal doubts
-        kspace = volume.read_kspace(start, stop)
-        doubts = volume.doubts(kspace, start)
-        sampling = volume.sampling(kspace, start)
-        for index, pattern in enumerate(sampling.measured, start):
-            if has_gaps(pattern):
-                share = f"{int(pattern.sum())} of {pattern.size} positions"
-                reason = f"slice {index} is undersampled ({share} measured): complex images are made of full k-space"
-                raise BadVolume(volume.path, reason)
-        return np.where(sampling.measured[:, None], kspace, np.complex64(0)), sampling
+        kspace = volume.read_kspace(index, index + 1)
+        doubts = volume.doubts(kspace, index)
+        sampling = volume.sampling(kspace, index)
+        (pattern,) = sampling.measured
+        if has_gaps(pattern):
+            share = f"{int(pattern.sum())} of {pattern.size} positions"
+            reason = f"slice {index} is undersampled ({share} measured): complex images are made of full k-space"
+            raise BadVolume(volume.path, reason)
+        return np.where(pattern, kspace[0], np.complex64(0)), sampling
 
-    def load(start: int, stop: int) -> npt.NDArray[Any]:
-        return np.stack([combined_image(one, info.recon_rows, info.recon_cols) for one in read(start, stop)[0]])
+    def load(start: int, stop: int) -> npt.NDArray[Any]:  # a slice at a time: k-space takes a hundred times the image
+        made = (combined_image(read(index)[0], info.recon_rows, info.recon_cols) for index in range(start, stop))
+        return np.stack(list(made))
 
-    middle = info.num_slices // 2
-    sampling = read(middle, middle + 1)[1]  # says what is wrong before anything is written
+    sampling = read(info.num_slices // 2)[1]  # says what is wrong before anything is written
     notes, missing = (*info.notes, *doubts, *sampling.notes), 1 - float(sampling.measured.mean())
     if missing > 0:
         notes += (f"{missing:.1%} of k-space, at its ends, was not measured and is zero in the complex images",)

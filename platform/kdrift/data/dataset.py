@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,13 @@ class VolumeEntry:
     cols: int
     has_phase: bool = False
     """Whether its images are complex."""
+    pixel_bytes: int = 4
+    """What a pixel takes where it is stored, before compression."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading its slices takes."""
+        return (self.stop - self.start) * self.rows * self.cols * self.pixel_bytes
 
 
 class TrainingImages:
@@ -51,8 +58,9 @@ class TrainingImages:
         self._first = np.concatenate([[0], np.cumsum(counts)])
         parts = [2 if entry.has_phase and config.wants_phase else 1 for entry in self.volumes]
         num_bytes = sum(2 * p * n * v.rows * v.cols for p, n, v in zip(parts, counts, self.volumes, strict=True))
-        self._in_memory = num_bytes <= config.cache_mib * 2**20
-        self._cache: dict[int, np.ndarray] = {}
+        self.in_memory = num_bytes <= config.cache_mib * 2**20
+        """Whether what was read is kept."""
+        self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._scales: dict[int, np.ndarray] = {}
         self._readers: dict[int, Any] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
@@ -106,25 +114,29 @@ class TrainingImages:
         """Return slice `number` of the split, scaled, float32 or complex64 (row, col), uncropped."""
         which = int(np.searchsorted(self._first, number, side="right")) - 1
         local = int(number - self._first[which])
-        if self._in_memory:
-            kept = np.asarray(self._volume(which)[local], dtype=np.float32)
+        if self.in_memory:
+            kept = np.asarray(self._kept(which, local), dtype=np.float32)
             return kept if kept.ndim == 2 else kept.view(np.complex64)[..., 0]
         return np.asarray(self._scaled(which, local, local + 1)[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}, "_readers": {}}
 
-    def _volume(self, which: int) -> np.ndarray:
-        """Return a scaled volume from the cache as float16 (slice, row, col); 11 bits are far below image noise.
+    def _kept(self, which: int, local: int) -> np.ndarray:
+        """Return a scaled slice from the cache as float16 (row, col); 11 bits are far below image noise.
 
-        Complex images have a last axis more, for real and imaginary part.
+        Complex images have a last axis more, for real and imaginary part. A volume is read at its first slice, since
+        its scale needs all of it; where each slice has a scale of its own, a slice alone: of many workers each sees but
+        a few slices of a volume.
         """
-        if which not in self._cache:
+        if (which, local) not in self._cache:
             entry = self.volumes[which]
-            images = self._scaled(which, 0, entry.stop - entry.start)
+            whole = self.config.normalise == "volume"
+            start, stop = (0, entry.stop - entry.start) if whole else (local, local + 1)
+            images = self._scaled(which, start, stop)
             images = images[..., None].view(np.float32) if np.iscomplexobj(images) else images
-            self._cache[which] = images.astype(np.float16)
-        return self._cache[which]
+            self._cache |= {(which, start + i): image for i, image in enumerate(images.astype(np.float16))}
+        return self._cache[which, local]
 
     def _scaled(self, which: int, start: int, stop: int) -> np.ndarray:
         """Read slices `start:stop` of those used of a volume, scaled, float32 or complex64 (slice, row, col)."""
@@ -158,33 +170,39 @@ def find_volumes(config: DataConfig, split: Split) -> list[VolumeEntry]:
         raise ValueError("data.stores is empty: name at least one store or array file")
     entries: list[VolumeEntry] = []
     for location in config.stores:
-        for name, (slices, rows, cols, has_phase) in _shapes(location).items():
-            held_out = _matches(name, config.validation)
-            wanted = _matches(name, config.include) and not _matches(name, config.exclude)
-            stop = slices - config.drop_last
+        for whole in _image_volumes(location):
+            held_out = _matches(whole.name, config.validation)
+            wanted = _matches(whole.name, config.include) and not _matches(whole.name, config.exclude)
+            stop = whole.stop - config.drop_last
             if wanted and held_out == (split == "validation") and stop > config.drop_first:
-                entries.append(VolumeEntry(location, name, config.drop_first, stop, rows, cols, has_phase))
+                entries.append(replace(whole, start=config.drop_first, stop=stop))
     return entries
 
 
-def _shapes(location: str) -> dict[str, tuple[int, int, int, bool]]:
-    """Return slices, rows, columns and whether there is a phase of all image series at a location, by name."""
+def _image_volumes(location: str) -> list[VolumeEntry]:
+    """Return all image series at a location, with all their slices."""
     if location.endswith((".npy", ".npz")):
         arrays = _open_arrays(location)
         for name, array in arrays.items():
             if array.ndim != 3 or array.dtype.kind not in "fiuc":
                 have = f"{name} has shape {array.shape} of {array.dtype}"
                 raise ValueError(f"{location}: {have}, expected real or complex (slice, row, col)")
-        return {name: (*array.shape, array.dtype.kind == "c") for name, array in arrays.items()}
+        return [
+            VolumeEntry(location, name, 0, slices, rows, cols, array.dtype.kind == "c", array.dtype.itemsize)
+            for name, array in arrays.items()
+            for slices, rows, cols in [array.shape]
+        ]
+    from kdrift.data.half_precision import is_half
     from kdrift.data.store import open_store
 
-    store = open_store(location)
-    infos = [store.read_volume(name).info for name in store.list_volumes()]
-    return {
-        info.name: (info.num_slices, info.recon_rows, info.recon_cols, info.has_phase)
-        for info in infos
-        if info.kind == "image" or info.has_reference
-    }
+    store, entries = open_store(location), []
+    for volume in map(store.read_volume, store.list_volumes()):
+        info = volume.info
+        if info.kind == "image" or info.has_reference:
+            pixel_bytes = (8 if info.has_phase else 4) // (2 if is_half(volume.attributes) else 1)
+            size = (info.num_slices, info.recon_rows, info.recon_cols)
+            entries.append(VolumeEntry(location, info.name, 0, *size, info.has_phase, pixel_bytes))
+    return entries
 
 
 def _open(entry: VolumeEntry, with_phase: bool) -> Any:
@@ -237,7 +255,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _nothing_found(config: DataConfig, split: Split) -> str:
-    names = [name for location in config.stores for name in _shapes(location)]
+    names = [each.name for location in config.stores for each in _image_volumes(location)]
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "no image volumes"
     return (
         f"no volume for the {split} split: include {config.include}, exclude {config.exclude}, validation"

@@ -19,6 +19,7 @@ import h5py
 from kdrift.data.discover import find_scans
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.hdf5 import hard_links
+from kdrift.data.half_precision import is_half
 from kdrift.data.paths import halves, split_series
 from kdrift.data.same_scans import same_content, same_series
 from kdrift.data.store import Store, StoredVolume, find_store, find_stored_volume
@@ -100,14 +101,14 @@ def _describe_store(store: Store, verify: bool) -> Description:
     root = store.root_attributes()
     damaged: list[str] = []
     volumes = [store.read_volume(name) for name in store.list_volumes(lambda error: damaged.append(str(error)))]
-    shown = ("name", "kind", "shape", "recon_size", "arrays")
+    shown = ("name", "kind", "shape", "recon_size", "arrays", "precision")
     description = {
         "what": "store",
         "path": store.location,
         "schema": f"{root['schema']} {root['version']}",
         "num_volumes": len(volumes),
         "num_slices": sum(volume.info.num_slices for volume in volumes),
-        "volumes": [{key: entry[key] for key in shown} for entry in map(_stored, volumes)],
+        "volumes": [{key: entry[key] for key in shown if key in entry} for entry in map(_stored, volumes)],
     }
     if verify or damaged:
         description["faults"] = store.verify() if verify else damaged
@@ -122,6 +123,7 @@ def _stored(volume: StoredVolume) -> Description:
     return {
         **described,
         "arrays": volume.array_names,
+        **({"precision": "float16, with a power of two for each slice"} if is_half(attributes) else {}),
         "derived": attributes.get("derived", []),
         "source": attributes.get("source", {}),
         "written_by": attributes.get("written_by", ""),
@@ -156,13 +158,11 @@ def _middle(volume: Volume) -> tuple[str, tuple[str, ...]]:
 
 
 def _info(info: VolumeInfo) -> Description:
-    axes = "slice, coil, row, col" if info.kind == "kspace" else "slice, row, col"
-    shape = (info.num_slices, info.num_coils, info.rows, info.cols)
-    sizes = shape if info.kind == "kspace" else (shape[0], *shape[2:])
+    sizes = (info.num_slices, *([info.num_coils] if info.kind == "kspace" else []), info.rows, info.cols)
     return {
         "name": info.name,
         "kind": info.kind,
-        "shape": f"{' x '.join(map(str, sizes))} ({axes})",
+        "shape": f"{' x '.join(map(str, sizes))} ({'slice, coil' if info.kind == 'kspace' else 'slice'}, row, col)",
         "recon_size": f"{info.recon_rows} x {info.recon_cols}",
         "sampling": "undersampled (has a mask)" if info.has_mask else "full, or not stated",
         "reference": "yes" if info.has_reference else "no",

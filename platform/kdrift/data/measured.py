@@ -59,24 +59,44 @@ class Sampling:
         return self.positions / mean_count(self.measured)
 
 
+@dataclass(frozen=True)
+class Marks:
+    """Where slices of k-space hold something: with what their file states, all that says what was measured of them."""
+
+    nonzero: BoolArray
+    """`(slice, row, col)`: more than a residue, in some coil."""
+    residue: BoolArray
+    """`(slice, row, col)`: no more than rounding leaves of zeros."""
+
+    @classmethod
+    def of(cls, levels: npt.NDArray[Any]) -> Marks:
+        """Look at the largest magnitudes of all coils `(slice, row, col)` (`magnitudes`), or whether there are any."""
+        residue = np.stack([_residue(each) for each in levels])
+        return cls((levels != 0) & ~residue, residue)
+
+
 def find_sampling(
     levels: npt.NDArray[Any], stated: BoolArray | None = None, attrs: Mapping[str, Any] | None = None
 ) -> Sampling:
+    """Return what was measured of slices by `levels`, as `Marks.of` takes them; see `sampling_of`."""
+    return sampling_of(Marks.of(levels), stated, attrs)
+
+
+def sampling_of(marks: Marks, stated: BoolArray | None = None, attrs: Mapping[str, Any] | None = None) -> Sampling:
     """Return what was measured of slices.
 
     Parameters
     ----------
-    levels
-        `(slice, row, col)`: the largest magnitude of all coils (`magnitudes`), or whether there is any.
+    marks
+        Where they hold something.
     stated
         The mask of the file, `(col,)`, `(row, col)` or one a slice `(slice, row, col)`.
     attrs
         Attributes of the file: `padding_left` and `padding_right` are its first and last column but one of k-space.
     """
-    rows, cols = levels.shape[-2:]
+    left, nonzero = marks.residue, marks.nonzero
+    rows, cols = nonzero.shape[-2:]
     inside, notes = _inside_padding(attrs or {}, cols)
-    left = np.stack([_residue(each) for each in levels])
-    nonzero = (levels != 0) & ~left
     if left.any():
         notes.append(
             f"{_counted(left, nonzero)} hold next to nothing (below {RESIDUE:g} of the peak of k-space, as rounding"

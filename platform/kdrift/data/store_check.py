@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kdrift.data.half_precision import EXPONENT, from_half
 from kdrift.data.volume import BadVolume, naming
 
 CHECKSUMS: dict[str, Callable[[Any], int | str]] = {"xxh3_64": xxhash.xxh3_64_hexdigest, "crc32": zlib.crc32}
@@ -46,7 +47,7 @@ class CheckedArray:
         return tuple(self.array.shape)
 
     def __getitem__(self, items: Any) -> np.ndarray:
-        """Read rows `start:stop`, or all of them (`...`).
+        """Read rows `start:stop`, or all of them (`...`); what is stored in half precision comes as what it stands for.
 
         Raises BadVolume, naming array and rows, where one differs from what was written, is missing or cannot be read.
         """
@@ -56,10 +57,11 @@ class CheckedArray:
             listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
             missing = "is missing" if not block[bad[0] - rows.start].any() else "differs from what was written"
             raise BadVolume(self.volume, f"{self.name} is damaged: slice {listed} {missing}; {AGAIN}")
-        return block
+        exponents = self.entry.get(EXPONENT)
+        return block if exponents is None else from_half(block, exponents[rows.start : rows.stop])
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, list[int]]:
-        """Read rows `start:stop` and return those that are not what was written."""
+        """Read rows `start:stop` as they are stored, and return those that are not what was written."""
         kind = next(kind for kind in CHECKSUMS if kind in self.entry)
         with naming(self.volume, f"{self.name} is damaged"):
             if self.folder is None:

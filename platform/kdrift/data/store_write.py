@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from kdrift import __version__
+from kdrift.data.half_precision import EXPONENT, Precision, to_half
 from kdrift.data.measured import Sampling, compact_mask
 from kdrift.data.store import SAFE_NAME, Store
 from kdrift.data.store_check import CHECKSUMS, checksums
@@ -51,6 +52,7 @@ def write_volume(
     *,
     source: Mapping[str, Any] | None = None,
     derive: Mapping[str, Derive] | None = None,
+    precision: Precision = "float32",
 ) -> int:
     """Write a whole volume under `name`, replacing one of that name, and return the bytes of its arrays.
 
@@ -58,24 +60,33 @@ def write_volume(
     has one, are copied in blocks of slices; `derive` adds arrays that are computed from the k-space of each slice.
     Locally the volume is built under a temporary name and renamed; on an object store its group metadata is written
     last.
-    The mask is what was measured, by what the file states and by what is zero (`kdrift.data.measured`).
+    The mask is what was measured, by what the file states and by what is zero (`kdrift.data.measured`). With
+    `precision` float16 images take half the bytes (`kdrift.data.half_precision`), and are read as float32 or complex64
+    all the same.
 
-    Raises ValueError if values are not finite, a block has the wrong shape or cannot be k-space (`Volume.doubts`), or
-    `name` is unsafe.
+    Raises ValueError if values are not finite, a block has the wrong shape or cannot be k-space (`Volume.doubts`),
+    `name` is unsafe, or k-space is to be stored in half precision.
     """
     if store.mode == "r":
         raise ValueError(f"{store.location} is open for reading; open it with mode 'a' to write {name!r}")
     if not SAFE_NAME.match(name):
         raise ValueError(f"volume name {name!r} is unsafe: use letters, digits, '.', '_' and '-'")
+    if precision == "float16" and volume.info.kind == "kspace":
+        raise ValueError(
+            f"{name} is k-space, whose middle is a million times its noise: precision float16 is for images; store"
+            " complex images (--complex-images), or leave k-space in float32"
+        )
     zarr_store = store.zarr_store(read_only=False)
     writers: dict[str, _SliceWriter] = {}
     said: list[str] = []
     with _destination(store, name) as path:
         for array_name, block in _arrays(volume, derive or {}, said):
             if array_name not in writers:
-                writers[array_name] = _SliceWriter(zarr_store, path, array_name, block, volume.info.num_slices)
+                writers[array_name] = _SliceWriter(
+                    zarr_store, f"{path}/{array_name}", block, volume.info.num_slices, precision
+                )
             writers[array_name].append(block)
-        arrays = {key: _entry(store, f"{path}/{key}", writer.finish()) for key, writer in writers.items()}
+        arrays = {key: writer.finish() | _seal(store, f"{path}/{key}") for key, writer in writers.items()}
         info = replace(
             volume.info, name=name, has_reference=volume.info.has_reference or "target" in arrays,
             has_mask="mask" in arrays, notes=tuple(dict.fromkeys((*volume.info.notes, *said))),
@@ -94,10 +105,9 @@ def write_volume(
     return sum(writer.num_bytes for writer in writers.values())
 
 
-def _entry(store: Store, path: str, slices: list[int | str]) -> dict[str, Any]:
-    """Return what a volume says of one array: the checksum of every slice and that of its metadata."""
-    metadata = hashlib.sha256(store.read_bytes(f"{path}/zarr.json")).hexdigest()
-    return {next(iter(CHECKSUMS)): slices, "metadata": metadata}
+def _seal(store: Store, path: str) -> dict[str, str]:
+    """Return the checksum of an array's metadata, as its volume has it."""
+    return {"metadata": hashlib.sha256(store.read_bytes(f"{path}/zarr.json")).hexdigest()}
 
 
 def remove_leftovers(store: Store, names: set[str] | None = None) -> list[str]:
@@ -198,8 +208,11 @@ class _SliceWriter:
     which is then written at once, since a shard that is written in parts is read and written again for every part.
     """
 
-    def __init__(self, zarr_store: Any, path: str, name: str, first: np.ndarray, num_slices: int) -> None:
+    def __init__(self, zarr_store: Any, path: str, block: np.ndarray, num_slices: int, precision: Precision) -> None:
+        name = path.rpartition("/")[2]
         has_slices = name not in WHOLE
+        self._exponents: list[int] | None = [] if precision == "float16" and has_slices else None
+        first = block if self._exponents is None else to_half(block[:1])[0]
         shape = (num_slices, *first.shape[1:]) if has_slices else first.shape
         slice_bytes = first.nbytes // len(first)
         small = slice_bytes <= SHARD_SLICE_BYTES and slice_bytes * num_slices <= SHARD_VOLUME_BYTES
@@ -214,13 +227,13 @@ class _SliceWriter:
             compressors.insert(0, BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
         self._array: Any = zarr.create_array(
             zarr_store,
-            name=f"{path}/{name}",
+            name=path,
             shape=shape,
             dtype=first.dtype,
             chunks=(1, *shape[1:]) if has_slices else shape,
             shards=shape if sharded else None,
             compressors=compressors or None,
-            dimension_names=DIMENSIONS.get(name),
+            dimension_names=_dimensions(name, len(shape)),
             config={"write_empty_chunks": True},  # else zeros are left out, and -0 comes back as 0: other bytes
             overwrite=True,
         )
@@ -228,6 +241,9 @@ class _SliceWriter:
     def append(self, block: np.ndarray) -> None:
         """Write or hold the next slices."""
         block = np.ascontiguousarray(block)
+        if self._exponents is not None:
+            block, exponents = to_half(block)
+            self._exponents += exponents
         position = len(self._checksums)
         self._checksums += checksums(block)
         self.num_bytes += block.nbytes
@@ -236,14 +252,21 @@ class _SliceWriter:
         else:
             self._array[position : position + len(block)] = block
 
-    def finish(self) -> list[int | str]:
-        """Write what is held and return the checksum of every slice."""
+    def finish(self) -> dict[str, Any]:
+        """Write what is held; return what the volume says of the slices: checksums, and exponents of half precision."""
         if len(self._checksums) != self._array.shape[0]:
             raise ValueError(f"{self._name} has {len(self._checksums)} slices, expected {self._array.shape[0]}")
         if self._held is not None:
             held, self._held = self._held, None
             self._array[:] = held[0] if len(held) == 1 else np.concatenate(held)
-        return self._checksums
+        exponents = {} if self._exponents is None else {EXPONENT: self._exponents}
+        return {next(iter(CHECKSUMS)): self._checksums} | exponents
+
+
+def _dimensions(name: str, count: int) -> tuple[str, ...] | None:
+    """Return the names of an array's axes; complex values in half precision have their parts last."""
+    known = DIMENSIONS.get(name)
+    return known if known is None or len(known) == count else (*known, "part")
 
 
 def _json_value(value: Any) -> Any:

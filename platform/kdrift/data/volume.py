@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kdrift.data.geometry import Geometry
 from kdrift.data.measured import BoolArray as BoolArray
-from kdrift.data.measured import Sampling, as_mask, find_sampling, magnitudes
+from kdrift.data.measured import Marks, Sampling, as_mask, magnitudes, sampling_of
 from kdrift.mri.mask_place import check_mask
 from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
@@ -181,10 +181,8 @@ class Volume:
 
         What was measured is more than this: see `sampling`.
         """
-        if self.load_mask is None:
-            return None
         with naming(self.path, "mask cannot be read"):
-            mask = self.load_mask()
+            mask = None if self.load_mask is None else self.load_mask()
         if mask is None:
             return None
         try:
@@ -194,7 +192,11 @@ class Volume:
 
     def sampling(self, kspace: ComplexArray, start: int) -> Sampling:
         """Return what was measured of the slices from `start` on, whose k-space was read."""
-        return find_sampling(magnitudes(kspace), self._mask_from(start, len(kspace)), self.info.attrs)
+        return self.sampling_of(Marks.of(magnitudes(kspace)), start)
+
+    def sampling_of(self, marks: Marks, start: int) -> Sampling:
+        """Return the same by where they hold something."""
+        return sampling_of(marks, self._mask_from(start, len(marks.nonzero)), self.info.attrs)
 
     def doubts(self, kspace: ComplexArray, start: int) -> tuple[str, ...]:
         """Return what is doubtful about the slices from `start` on, whose k-space was read, and about their mask, as

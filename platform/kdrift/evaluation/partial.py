@@ -13,7 +13,8 @@ from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.gather import Outcome, SliceFacts
 from kdrift.recon.merge import SliceResult
 from kdrift.recon.report import MARK
-from kdrift.recon.slice_file import has_images, read_outcome, write_failure, write_slice
+from kdrift.recon.seen import Seen
+from kdrift.recon.slice_file import has_images, read_outcome, read_seen, write_failure, write_slice
 from kdrift.runs.files import read_json, write_json
 
 
@@ -34,19 +35,24 @@ def slices_left(task: VolumeTask) -> list[int]:
     return [index for index in task.slices if not has_images(_path(task, index), task.key)]
 
 
-def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult) -> None:
-    """Write one finished slice."""
-    write_slice(_path(task, facts.index), facts, result, task.key)
+def save_slice(task: VolumeTask, facts: SliceFacts, result: SliceResult, seen: Seen) -> None:
+    """Write one finished slice, and what was seen of its k-space."""
+    write_slice(_path(task, facts.index), facts, result, key=task.key, seen=seen)
 
 
-def save_failure(task: VolumeTask, index: int, reason: str) -> None:
+def save_failure(task: VolumeTask, index: int, reason: str, seen: Seen | None) -> None:
     """Write down why a slice has no images; it is tried again when the batch is resumed."""
-    write_failure(_path(task, index), reason, task.key)
+    write_failure(_path(task, index), reason, key=task.key, seen=seen)
 
 
 def load_slice(task: VolumeTask, index: int) -> Outcome:
     """Read one finished slice, or why there is none."""
     return read_outcome(_path(task, index))
+
+
+def load_seen(task: VolumeTask, index: int) -> Seen | None:
+    """Return what was seen of a slice's k-space; None where it was not read, or whoever read it is lost."""
+    return read_seen(_path(task, index))
 
 
 def _folder(task: VolumeTask) -> Path:

@@ -107,11 +107,12 @@ def run_tasks(
         units = plan_units(missing, count)
         chunks = Counter((unit.task.out, unit.index) for unit in units for _ in unit.chunks)
         left = Counter(task.out for task, _ in missing)
-        queue = deque(units)
-        queue.extendleft(Unit(task) for task in unfinished if not left[task.out])
-        echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(queue)} units on {count} actors")
+        ends = deque(Unit(task) for task in unfinished if not left[task.out])
+        echo(f"{len(missing)} slices of {len(unfinished)} volumes in {len(units)} units on {count} actors")
         with progress(len(missing), "slices", quiet=quiet, echo=echo) as meter:
-            batch = HandOut(pool, meter, echo, queue, left, chunks, sum(task.slice_cost for task, _ in missing))
+            batch = HandOut(
+                pool, meter, echo, deque(units), ends, left, chunks, sum(task.slice_cost for task, _ in missing)
+            )
             batch.work(priors, count)
     _tell_verdicts(tasks, echo)
     return BatchReport(len(unfinished) - len(batch.failed), meter.done, before, batch.failed, meter.elapsed)

@@ -64,7 +64,7 @@ class VolumeTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one actor does at a time: some chunks, mostly all, of one slice; or the end of a volume."""
+    """What is done at a time: some chunks, mostly all, of one slice, by an actor; or the end of a volume, by a task."""
 
     task: VolumeTask
     index: int = -1
@@ -77,6 +77,11 @@ class Unit:
     def name(self) -> tuple[Path, int, tuple[Chunk, ...]]:
         """What tells it from all others."""
         return self.task.out, self.index, self.chunks
+
+    @property
+    def slice_name(self) -> tuple[Path, int]:
+        """What tells its slice from all others."""
+        return self.task.out, self.index
 
     def __str__(self) -> str:
         return f"{f'slice {self.index}' if self.chunks else 'the end'} of {self.task.out.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,36 +12,30 @@ from torch import Tensor
 from kdrift.data.centring import centre_crop
 from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import remove_readout_oversampling
-from kdrift.data.measured import Sampling, common_mask, is_by_columns
+from kdrift.data.measured import Marks, Sampling, common_mask, is_by_columns, magnitudes
 from kdrift.data.store import find_stored_volume
-from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, ReadOptions, Volume, VolumeInfo
+from kdrift.data.volume import AS_THE_FILE_SAYS, BoolArray, FloatArray, Volume, VolumeInfo
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.mask_place import check_mask
 from kdrift.mri.unit import unit_of
 from kdrift.recon.given_maps import noise_doubts, read_coils, read_maps
-from kdrift.recon.reference import ReferenceFit, fit_reference
+from kdrift.recon.reference import ReferenceFit, reference_of
 from kdrift.recon.request import AcquisitionRequest
+from kdrift.recon.seen import Doubts, Seen
 from kdrift.recon.slices import Coils, RawSlice
 from kdrift.recon.undersample import Kept, crop_rows, given_mask, keep
 
 _SAME = "give maps of all coils as measured, of the matrix before or after readout oversampling is removed"
 _LAST = "their axes are probably row,col,coil: store them coils first, --axes is of the k-space alone"
-AS_STORED = "figures are against the image that the file stores: right where that is the truth"
-COMPUTED = (
-    "the target in the store was computed of this k-space, so it is no reference of its own (if the source has one,"
-    " convert it again)"
-)
 
 
 @dataclass(frozen=True)
-class Acquisition:
-    """Some slices of a volume, ready to be reconstructed."""
+class AcquisitionFacts:
+    """What results tell of the slices of a volume besides their images."""
 
     info: VolumeInfo
     slice_indices: list[int]
-    kspace: Tensor
-    """Complex `(slice, coil, row, col)`, zero where not sampled."""
     mask: Tensor
     """Boolean `(row, col)`, or `(slice, row, col)` where slices differ."""
     sampling: str
@@ -55,24 +50,32 @@ class Acquisition:
     """Rows and columns results are cropped to."""
     reference_fit: ReferenceFit | None = None
     """How a stored reference resembles the k-space; None: none is stored."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was guessed, chosen, left out or is doubtful, those of the reader first."""
+
+    def crop(self, images: Tensor) -> Tensor:
+        """Cut the centre of `(*batch, row, col)` to `image_shape`."""
+        return torch.from_numpy(centre_crop(images.numpy(), *self.image_shape).copy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition(AcquisitionFacts):
+    """Some slices of a volume, ready to be reconstructed."""
+
+    kspace: Tensor
+    """Complex `(slice, coil, row, col)`, zero where not sampled."""
     smaps: Tensor | None = None
     """Coil maps that were given, `(slice, [set,] coil, row, col)`; None: they are to be estimated."""
     calibration: Tensor | None = None
     """Separate calibration data like `kspace`, for coil maps alone."""
     coils: Coils = field(default_factory=Coils)
     """What is known and asked of the coils."""
-    notes: tuple[str, ...] = ()
-    """Sentences on what was guessed, chosen, left out or is doubtful, those of the reader first."""
 
     def raw(self, position: int) -> RawSlice:
         """Return one of the slices, by its position in `slice_indices`."""
         smaps, calibration = (None if x is None else x[position] for x in (self.smaps, self.calibration))
         mask = self.mask if self.mask.ndim == 2 else self.mask[position]
         return RawSlice(self.slice_indices[position], self.kspace[position], mask, smaps, calibration, self.coils)
-
-    def crop(self, images: Tensor) -> Tensor:
-        """Cut the centre of `(*batch, row, col)` to `image_shape`."""
-        return torch.from_numpy(centre_crop(images.numpy(), *self.image_shape).copy())
 
 
 def load_acquisition(request: AcquisitionRequest) -> Acquisition:
@@ -87,113 +90,192 @@ def load_acquisition(request: AcquisitionRequest) -> Acquisition:
     k-space with these axes, a draw for data that have gaps, a mask, coil maps or a noise covariance that do not fit,
     and a file that cannot be read (`BadVolume`, which names it).
     """
-    source = request.source
-    with _open(source, request.how) as opened:
-        info = opened.info
-        if info.kind != "kspace":
-            raise ValueError(f"{source} holds images: make k-space from it with kdrift simulate")
-        chosen = range(info.num_slices)[request.chosen]
-        if not chosen:
-            raise ValueError(f"{source} has {info.num_slices} slices; none is in the range asked for")
-        beyond = request.chosen.stop is not None and request.chosen.stop > info.num_slices
-        asked = (f"slices {request.slices} were asked for, there are {info.num_slices}",) if beyond else ()
-        declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes
-        if limit is not None and declared > limit:
-            raise ValueError(
-                f"{source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most {limit >> 20}"
-                " MiB are read: ask for fewer slices"
-            )
-        start, stop = chosen[0], chosen[-1] + 1
-        kspace = torch.tensor(opened.read_kspace(start, stop))  # a copy: what a file maps into memory is read-only
-        doubts, sampling = opened.doubts(kspace.numpy(), start), opened.sampling(kspace.numpy(), start)
-        given = given_mask(request, info)
-        if given is not None and given.ndim == 3:
-            given = given[start:stop]
-        coils, calibrated = read_coils(request, opened), opened.read_calibration(start, stop)
-        if request.noise_cov is None:  # that may be in any unit
-            doubts += noise_doubts(coils, kspace)
-        smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
-        kspace, sampling, given = _without_oversampling(kspace, sampling, given, info.recon_rows)
-        calibration = None
-        if calibrated is not None:
-            calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, kspace.shape[-2])))
-        kspace = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
-        if given is not None and request.mask is not None:
-            name, stated = f"the mask {request.mask.file}", request.centred is True
-            doubts += check_mask(kspace.numpy(), given, name, stated=stated)
-        if smaps is not None:
-            smaps = _fitted(smaps, kspace, info.rows)
-        kept = keep(sampling, request.mask, given, source)
-        reference = _reference(opened, chosen, kspace, sampling, kept)
-    mask = torch.from_numpy(np.array(common_mask(kept.mask)))
-    kspace = torch.where(mask if mask.ndim == 2 else mask[:, None], kspace, 0)
-    text = kept.text
-    if sampling.is_complete and not kept.is_retrospective and reference.images is None:
-        text += ": there is no reference to compare with"
-    notes = (*info.notes, *asked, *doubts, *sampling.notes, *kept.notes, *reference.notes)
+    with open_source(request) as opened:
+        chosen = _chosen(opened, request)
+        read = _read(opened, request, chosen)
+        facts = _facts(opened, request, chosen, read.seen, read.sampling, read.kept)
     return Acquisition(
-        info=info, slice_indices=list(chosen), kspace=kspace, mask=mask, sampling=text,
-        net_acceleration=kept.net_acceleration, reference=reference.images, reference_definition=reference.definition,
-        image_shape=_image_shape(info, kspace), reference_fit=reference.fit, smaps=smaps, calibration=calibration,
-        coils=coils, notes=tuple(dict.fromkeys(notes)),
-    )  # fmt: skip
+        **vars(facts), kspace=read.kspace, smaps=read.smaps, calibration=read.calibration, coils=read.coils
+    )
+
+
+def read_slice(opened: Volume, request: AcquisitionRequest, index: int) -> tuple[RawSlice, Seen]:
+    """Read one slice of an open volume, as `load_acquisition` does; return it and what was seen of its k-space.
+
+    Raises ValueError as that does.
+    """
+    read = _read(opened, request, range(index, index + 1))
+    smaps, calibration = (None if x is None else x[0] for x in (read.smaps, read.calibration))
+    mask = torch.from_numpy(np.array(common_mask(read.kept.mask)))
+    return RawSlice(index, read.kspace[0], mask, smaps, calibration, read.coils), read.seen
+
+
+def see_slice(opened: Volume, request: AcquisitionRequest, index: int) -> Seen:
+    """Read one slice of an open volume for what is to be seen of it alone, also where it cannot be reconstructed."""
+    return _look(opened, request, range(index, index + 1), judge=False).seen
+
+
+def join_slices(opened: Volume, request: AcquisitionRequest, parts: Sequence[Seen]) -> AcquisitionFacts:
+    """Return what `load_acquisition` would tell of slices that were read one by one; no k-space is read again."""
+    chosen, seen = _chosen(opened, request), Seen.join(parts)
+    sampling, given = _sampled(opened, request, chosen, seen.marks)
+    kept = keep(sampling, request.mask, given, request.source)
+    return _facts(opened, request, chosen, seen, sampling, kept)
+
+
+def open_source(request: AcquisitionRequest) -> Volume:
+    """Open the k-space that a request names; nothing but what its header says is read yet.
+
+    Raises ValueError for images instead of k-space, and a file that cannot be read.
+    """
+    source, how = request.source, request.how
+    opened: Volume | None = find_stored_volume(source)
+    if opened is None:
+        opened = open_volume(source, how)
+    elif how != AS_THE_FILE_SAYS:
+        raise ValueError(f"{source} is a volume of a store: select, axes and centred are said when it is converted")
+    if opened.info.kind != "kspace":
+        opened.close()
+        raise ValueError(f"{source} holds images: make k-space from it with kdrift simulate")
+    return opened
 
 
 @dataclass(frozen=True)
-class _Reference:
-    images: Tensor | None = None
-    definition: str = ""
-    fit: ReferenceFit | None = None
-    notes: tuple[str, ...] = ()
+class _Looked:
+    """K-space `(slice, coil, row, col)` of all that was measured, without readout oversampling."""
+
+    kspace: Tensor
+    sampling: Sampling
+    given: BoolArray | None
+    coils: Coils
+    seen: Seen
 
 
-def _reference(opened: Volume, chosen: range, kspace: Tensor, sampling: Sampling, kept: Kept) -> _Reference:
-    """Return what figures are against: what the file stores, compared with its k-space, else what a mask left out."""
-    info, shape = opened.info, _image_shape(opened.info, kspace)
-    computed = (COMPUTED,) if info.has_reference and not opened.is_truth_stored else ()
-    if not (opened.is_truth_stored or kept.is_retrospective):
-        return _Reference(notes=computed)
+@dataclass(frozen=True)
+class _Read:
+    kspace: Tensor
+    sampling: Sampling
+    kept: Kept
+    smaps: Tensor | None
+    calibration: Tensor | None
+    coils: Coils
+    seen: Seen
+
+
+def _chosen(opened: Volume, request: AcquisitionRequest) -> range:
+    """Return the slices that are asked for."""
+    info = opened.info
+    chosen = range(info.num_slices)[request.chosen]
+    if not chosen:
+        raise ValueError(f"{request.source} has {info.num_slices} slices; none is in the range asked for")
+    declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes
+    if limit is not None and declared > limit:
+        raise ValueError(
+            f"{request.source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most"
+            f" {limit >> 20} MiB are read: ask for fewer slices"
+        )
+    return chosen
+
+
+def _look(opened: Volume, request: AcquisitionRequest, chosen: range, judge: bool) -> _Looked:
+    """Read slices, remove readout oversampling, and see what they hold; with `judge` raise what is wrong with them, as
+    with the strongest slice of a volume."""
+    start = chosen[0]
+    kspace = torch.tensor(opened.read_kspace(start, chosen[-1] + 1))  # a copy: what a file maps is read-only
+    levels = magnitudes(kspace.numpy())
+    doubts = Doubts.found(float(levels.max()), lambda: opened.doubts(kspace.numpy(), start), judge)
+    marks, coils = Marks.of(levels), read_coils(request, opened)
+    sampling, given = _sampled(opened, request, chosen, marks)
+    if request.noise_cov is None:  # that may be in any unit
+        doubts = replace(doubts, sentences=(*doubts.sentences, *noise_doubts(coils, kspace)))
+    rows = sampling.measured.shape[-2]
+    if rows < kspace.shape[-2]:
+        kspace = torch.from_numpy(remove_readout_oversampling(kspace.numpy(), rows))
+    measured = torch.where(torch.from_numpy(sampling.measured)[:, None], kspace, 0)
+    mask_doubts = Doubts()
+    if given is not None and request.mask is not None:
+        name, stated = f"the mask {request.mask.file}", request.centred is True
+        mask_doubts = Doubts.found(
+            float(measured.abs().max()), lambda: check_mask(measured.numpy(), given, name, stated=stated), judge
+        )
+    shown = None
+    if opened.is_truth_stored or request.mask is not None:
+        shown = np.stack([_shown(each, opened.info) for each in measured])  # one by one: less memory
+    return _Looked(measured, sampling, given, coils, Seen(marks, doubts, mask_doubts, shown))
+
+
+def _read(opened: Volume, request: AcquisitionRequest, chosen: range) -> _Read:
+    """Read slices and undersample them, with what belongs to them."""
+    looked, start, stop = _look(opened, request, chosen, judge=True), chosen[0], chosen[-1] + 1
+    kspace, rows = looked.kspace, looked.kspace.shape[-2]
+    calibration, calibrated = None, opened.read_calibration(start, stop)
+    if calibrated is not None:
+        calibration = torch.from_numpy(np.array(remove_readout_oversampling(calibrated, rows)))
+    smaps = read_maps(request.smaps, opened, start, stop) if request.smaps is not None else None
+    if smaps is not None:
+        smaps = _fitted(smaps, kspace, opened.info.rows)
+    kept = keep(looked.sampling, request.mask, looked.given, request.source)
+    mask = torch.from_numpy(np.array(common_mask(kept.mask)))
+    kspace = torch.where(mask if mask.ndim == 2 else mask[:, None], kspace, 0)
+    return _Read(kspace, looked.sampling, kept, smaps, calibration, looked.coils, looked.seen)
+
+
+def _shown(kspace: Tensor, info: VolumeInfo) -> FloatArray:
+    """Return the root sum of squares of one slice `(coil, row, col)`, cropped."""
     unit = unit_of(kspace)  # of which squares stay in the range of float32
-    shown = centre_crop((unit * rss(ifft2c(kspace / unit))).numpy(), *shape)
-    if not opened.is_truth_stored:
-        definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
-        return _Reference(torch.from_numpy(shown.copy()), definition, notes=computed)
-    stored = centre_crop(opened.read_image(chosen[0], chosen[-1] + 1), *shape)
-
-    def other(index: int) -> FloatArray:
-        return centre_crop(opened.read_image(index, index + 1)[0], *shape)
-
-    fit = fit_reference(shown, stored, chosen, other, info.num_slices, sampling.measured)
-    notes = [] if kept.is_retrospective else [AS_STORED]
-    if fit is not None and fit.doubts:
-        notes = [*fit.doubts, "figures are against the reference as stored, and are doubtful"]
-    elif fit is not None and not fit.judged:
-        notes.append("too little of the middle of k-space was measured to tell whether the stored reference fits it")
-    return _Reference(torch.from_numpy(stored.copy()), "stored reconstruction", fit, tuple(notes))
+    return centre_crop((unit * rss(ifft2c(kspace / unit))).numpy(), *_image_shape(info, kspace.shape[-2])).copy()
 
 
-def _image_shape(info: VolumeInfo, kspace: Tensor) -> tuple[int, int]:
-    rows, cols = kspace.shape[-2:]
-    return min(info.recon_rows, rows), min(info.recon_cols, cols)
+def _facts(
+    opened: Volume, request: AcquisitionRequest, chosen: range, seen: Seen, sampling: Sampling, kept: Kept
+) -> AcquisitionFacts:
+    """Return what is told of slices by what was seen of them, and by the reference that the file stores."""
+    info = opened.info
+    beyond = request.chosen.stop is not None and request.chosen.stop > info.num_slices
+    asked = (f"slices {request.slices} were asked for, there are {info.num_slices}",) if beyond else ()
+    shape = _image_shape(info, sampling.measured.shape[-2])
+    reference = reference_of(opened, chosen, seen.shown, shape, sampling, kept)
+    text = kept.text
+    if sampling.is_complete and not kept.is_retrospective and reference.images is None:
+        text += ": there is no reference to compare with"
+    doubts = (*seen.doubts.told, *seen.mask_doubts.told)
+    notes = (*info.notes, *asked, *doubts, *sampling.notes, *kept.notes, *reference.notes)
+    return AcquisitionFacts(
+        info=info, slice_indices=list(chosen), mask=torch.from_numpy(np.array(common_mask(kept.mask))), sampling=text,
+        net_acceleration=kept.net_acceleration, reference=reference.images, reference_definition=reference.definition,
+        image_shape=shape, reference_fit=reference.fit,
+        notes=tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
 
 
-def _without_oversampling(
-    kspace: Tensor, sampling: Sampling, given: BoolArray | None, recon_rows: int
-) -> tuple[Tensor, Sampling, BoolArray | None]:
-    """Remove readout oversampling where whole readout lines were measured and are kept."""
-    rows = kspace.shape[-2]
+def _image_shape(info: VolumeInfo, rows: int) -> tuple[int, int]:
+    """Return the size of images of k-space with so many rows."""
+    return min(info.recon_rows, rows), min(info.recon_cols, info.cols)
+
+
+def _sampled(
+    opened: Volume, request: AcquisitionRequest, chosen: range, marks: Marks
+) -> tuple[Sampling, BoolArray | None]:
+    """Return what was measured and what a mask file marks, on the rows that removing readout oversampling leaves.
+
+    It is removed where whole readout lines were measured and are kept.
+    """
+    sampling, given, info = opened.sampling_of(marks, chosen[0]), given_mask(request, opened.info), opened.info
+    if given is not None and given.ndim == 3:
+        given = given[chosen[0] : chosen[-1] + 1]
+    rows, recon_rows = info.rows, info.recon_rows
     masks = [] if given is None or given.ndim == 1 else [given.reshape(-1, *given.shape[-2:])]
     whole = [mask for mask in masks if mask.shape[-2] == rows]
     if rows <= recon_rows or not all(is_by_columns(mask) for mask in (sampling.measured, *whole)):
         if len(whole) < len(masks):
             raise ValueError(f"the mask has {masks[0].shape[-2]} rows, k-space has {rows}")
-        return kspace, sampling, given
+        return sampling, given
     if whole:
         given = crop_rows(whole[0], recon_rows)
     fewer = replace(
         sampling, measured=crop_rows(sampling.measured, recon_rows), positions=sampling.positions * recon_rows // rows
     )
-    return torch.from_numpy(remove_readout_oversampling(kspace.numpy(), recon_rows)), fewer, given
+    return fewer, given
 
 
 def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
@@ -207,12 +289,3 @@ def _fitted(smaps: Tensor, kspace: Tensor, measured_rows: int) -> Tensor:
             f" {_LAST if smaps.shape[-1] == len(kspace[0]) else _SAME}"
         )
     return smaps
-
-
-def _open(source: str, how: ReadOptions) -> Volume:
-    stored = find_stored_volume(source)
-    if stored is None:
-        return open_volume(source, how)
-    if how != AS_THE_FILE_SAYS:
-        raise ValueError(f"{source} is a volume of a store: select, axes and centred are said when it is converted")
-    return stored

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from kdrift.data.centring import centre_crop, fft_centred, ifft_centred
-from kdrift.data.measured import BoolArray
+from kdrift.data.measured import BoolArray, Sampling
+from kdrift.data.volume import FloatArray, Volume
+from kdrift.recon.undersample import Kept
 
 Images = npt.NDArray[np.float64]
 
@@ -44,6 +48,11 @@ _TURNS: dict[str, Callable[[Images], Images]] = {
     "transposed over the other diagonal": lambda x: x.swapaxes(-2, -1)[..., ::-1, ::-1],
 }
 """What a reference may be of the image, in words, and what makes the image of it."""
+AS_STORED = "figures are against the image that the file stores: right where that is the truth"
+COMPUTED = (
+    "the target in the store was computed of this k-space, so it is no reference of its own (if the source has one,"
+    " convert it again)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,45 @@ class _Match:
     slice: int
     turn: str = ""
     shift: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What figures are against."""
+
+    images: Tensor | None = None
+    """`(slice, row, col)`; None: nothing."""
+    definition: str = ""
+    """How they were made."""
+    fit: ReferenceFit | None = None
+    notes: tuple[str, ...] = ()
+
+
+def reference_of(
+    opened: Volume, chosen: range, shown: FloatArray | None, shape: tuple[int, int], sampling: Sampling, kept: Kept
+) -> Reference:
+    """Return what figures of images of a `shape` are against: what the file stores, compared with `shown`, the image of
+    its k-space; else that, where a mask left measured positions out."""
+    info = opened.info
+    computed = (COMPUTED,) if info.has_reference and not opened.is_truth_stored else ()
+    if not (opened.is_truth_stored or kept.is_retrospective):
+        return Reference(notes=computed)
+    assert shown is not None
+    if not opened.is_truth_stored:
+        definition = f"rss of {'full k-space' if sampling.is_complete else 'the k-space as measured'}"
+        return Reference(torch.from_numpy(shown), definition, notes=computed)
+    stored = centre_crop(opened.read_image(chosen[0], chosen[-1] + 1), *shape)
+
+    def other(index: int) -> FloatArray:
+        return centre_crop(opened.read_image(index, index + 1)[0], *shape)
+
+    fit = fit_reference(shown, stored, chosen, other, info.num_slices, sampling.measured)
+    notes = [] if kept.is_retrospective else [AS_STORED]
+    if fit is not None and fit.doubts:
+        notes = [*fit.doubts, "figures are against the reference as stored, and are doubtful"]
+    elif fit is not None and not fit.judged:
+        notes.append("too little of the middle of k-space was measured to tell whether the stored reference fits it")
+    return Reference(torch.from_numpy(stored.copy()), "stored reconstruction", fit, tuple(notes))
 
 
 def fit_reference(

@@ -16,7 +16,7 @@ from torch import Tensor
 from kdrift.data.formats import open_volume
 from kdrift.data.geometry import Matrix
 from kdrift.data.volume import ReadOptions
-from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.outputs.image_set import place_of
 from kdrift.recon.regions import Region
 from kdrift.recon.result import ReconstructionResult
@@ -29,9 +29,9 @@ _OFF_GRID = 0.1
 Labels = npt.NDArray[np.int64]
 
 
-def acquired_regions(texts: Sequence[str], acquisition: Acquisition) -> list[Region]:
+def acquired_regions(texts: Sequence[str], acquisition: AcquisitionFacts) -> list[Region]:
     """Return the regions of `read_regions` for the slices of an acquisition, on the matrix of its k-space."""
-    (rows, cols), shape = acquisition.kspace.shape[-2:], acquisition.image_shape
+    (rows, cols), shape = acquisition.mask.shape[-2:], acquisition.image_shape
     affine = place_of(acquisition.info, *shape)[0].affine_lps(*shape)
     found = read_regions(texts, shape, acquisition.slice_indices, acquisition.info.num_slices, affine)
     top, left = rows // 2 - shape[0] // 2, cols // 2 - shape[1] // 2  # as `centre_crop` cuts

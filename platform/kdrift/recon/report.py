@@ -17,7 +17,7 @@ import torch
 
 from kdrift.measures.metrics import METRICS, WINDOW
 from kdrift.notice import RESEARCH_ONLY
-from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.outputs import remove_output, write_outputs
 from kdrift.recon.outputs.image_set import ImageSet, place_of
 from kdrift.recon.panel import save_panel
@@ -43,7 +43,7 @@ PACKAGES = ("kdrift", "torch", "numpy", "scipy", "sigpy", "h5py")
 
 def save_result(
     out: Path,
-    acquisition: Acquisition,
+    acquisition: AcquisitionFacts,
     result: ReconstructionResult,
     *,
     keep_smaps: bool = False,
@@ -110,7 +110,7 @@ def _read_report(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def image_set(acquisition: Acquisition, result: ReconstructionResult) -> tuple[ImageSet, tuple[str, ...]]:
+def image_set(acquisition: AcquisitionFacts, result: ReconstructionResult) -> tuple[ImageSet, tuple[str, ...]]:
     """Return what outputs are written from, and notes on what of their geometry is a guess."""
     geometry, notes = place_of(acquisition.info, *acquisition.image_shape)
     images = {"mean": result.mean} | ({"std": result.std} if result.nfe else {})
@@ -149,7 +149,7 @@ def check_outputs(out: Path, source: str) -> None:
     check_folder(out, RESULTS)
 
 
-def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
+def measurements(acquisition: AcquisitionFacts, result: ReconstructionResult) -> dict[str, Any]:
     """Return quality (where there is a reference), cost, configuration and versions as plain values."""
     info = acquisition.info
     report: dict[str, Any] = {
@@ -191,7 +191,7 @@ def measurements(acquisition: Acquisition, result: ReconstructionResult) -> dict
     return report
 
 
-def _quality(acquisition: Acquisition, result: ReconstructionResult, report: dict[str, Any]) -> dict[str, Any]:
+def _quality(acquisition: AcquisitionFacts, result: ReconstructionResult, report: dict[str, Any]) -> dict[str, Any]:
     """Return the figures against the reference, of the slices that did not fail and whose reference is not zero.
 
     A figure that cannot be told is left out; what is left out is noted.
@@ -239,7 +239,7 @@ def _by_slice(
 
 def _write_h5(
     path: Path,
-    acquisition: Acquisition,
+    acquisition: AcquisitionFacts,
     result: ReconstructionResult,
     report: dict[str, Any],
     keep_smaps: bool,
@@ -277,7 +277,7 @@ def _write_h5(
                 file.attrs[key] = acquisition.info.attrs[key]
 
 
-def describe_panel(acquisition: Acquisition, result: ReconstructionResult, position: int) -> dict[str, Any]:
+def describe_panel(acquisition: AcquisitionFacts, result: ReconstructionResult, position: int) -> dict[str, Any]:
     """Return what `panel_figure` shows of one slice, by its position among those reconstructed."""
     config, index = result.config, acquisition.slice_indices[position]
     label = " ".join(part for part in (config["method"], config["preset"]) if part)

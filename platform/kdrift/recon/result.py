@@ -17,7 +17,7 @@ from kdrift.trust.verdict import Level, Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kdrift.recon.acquisition import Acquisition
+    from kdrift.recon.acquisition import AcquisitionFacts
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,16 +193,16 @@ class ReconstructionResult:
         said = "<br>".join(map(html.escape, (repr(self), *(self.verdict_lines if self.nfe else ()))))
         return f'<p>{said}</p><img src="data:image/png;base64,{picture}" style="max-width:100%">'
 
-    def _acquisition(self) -> Acquisition:
+    def _acquisition(self) -> AcquisitionFacts:
         """Return what the report says of arrays that came from no file."""
         from kdrift.data.volume import VolumeInfo
-        from kdrift.recon.acquisition import Acquisition
+        from kdrift.recon.acquisition import AcquisitionFacts
 
         slices, rows, cols = self.mean.shape
         coils = self.smaps.shape[-3] if self.smaps is not None else 1
         info = VolumeInfo("array", "kspace", slices, coils, rows, cols, rows, cols)
         sampling = f"as given, {self.net_acceleration:.2f}x net"
-        return Acquisition(
-            info=info, slice_indices=list(self.numbers), kspace=self.mean, mask=self.mask, sampling=sampling,
+        return AcquisitionFacts(
+            info=info, slice_indices=list(self.numbers), mask=self.mask, sampling=sampling,
             net_acceleration=self.net_acceleration, reference=None, reference_definition="", image_shape=(rows, cols),
         )  # fmt: skip

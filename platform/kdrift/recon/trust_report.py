@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from kdrift.recon.acquisition import Acquisition
+from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.result import ReconstructionResult
 from kdrift.trust.uncertainty import DEFINITIONS, object_mask, summary
 from kdrift.trust.verdict import Verdict, worst
 
 
-def trust_entries(acquisition: Acquisition, result: ReconstructionResult) -> dict[str, Any]:
+def trust_entries(acquisition: AcquisitionFacts, result: ReconstructionResult) -> dict[str, Any]:
     """Return the verdicts, the level of the intervals, and the regions that were asked for."""
     verdicts = {index: _plain(verdict) for index, verdict in result.verdicts.items()}
     for position, index in enumerate(acquisition.slice_indices):

@@ -30,7 +30,7 @@ def on_node(node: str, function: Callable[..., T], *words: Any) -> T:
     import ray
 
     try:
-        found: T = ray.get(_sent(node, function, *words))
+        found: T = ray.get(begun(node, function, *words))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     return found
@@ -51,17 +51,13 @@ def check_shared(folder: Path, echo: Callable[[str], None]) -> None:
     import ray
 
     here = this_node()
-    others = {
-        node["NodeID"]: str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU", 0)
-    }
+    others = {node: name for node, name in working_nodes().items() if node != here}
     if not others:
         return
     word = uuid.uuid4().hex
     probe = folder / f".probe-{word[:12]}"
     probe.write_text(word)
-    calls = {_sent(node, _answer, probe, word): (node, name) for node, name in others.items()}
+    calls = {begun(node, _answer, probe, word): (node, name) for node, name in others.items()}
     try:
         ready, late = ray.wait(list(calls), num_returns=len(calls), timeout=PROBE_S)
         for call in late:
@@ -83,8 +79,19 @@ def check_shared(folder: Path, echo: Callable[[str], None]) -> None:
                 path.unlink()
 
 
-def _sent(node: str, function: Callable[..., Any], *words: Any) -> Any:
-    """Begin a call on a node."""
+def working_nodes() -> dict[str, str]:
+    """Return the names of the nodes that have CPUs to work with, by their ids."""
+    import ray
+
+    return {
+        node["NodeID"]: str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0)
+    }
+
+
+def begun(node: str, function: Callable[..., Any], *words: Any) -> Any:
+    """Begin a call on a node, beside whatever else that does; return Ray's reference of its result."""
     import ray
 
     return ray.remote(function).options(max_retries=0, **_there(node)).remote(*words)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kdrift.data.data_config import DataConfig
+from kdrift.data.dataset import TrainingImages
+from kdrift.data.half_precision import Precision
 from kdrift.training.cost import Cost
 from kdrift.training.train_config import TrainConfig
 
 GIB = 2**30
 COMPLEX_BYTES = 8
-"""Bytes of a pixel of a stored complex image; a real one has half."""
+"""Bytes of a pixel of a stored complex image; a real one has half, and half precision half of both."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Rates:
     loader_images: float = 2849.0
     """Training images of 96 x 96 that one CPU core reads from memory and augments in a second."""
     read_mb: float = 500.0
-    """MB/s that all nodes together read from where the store lies; it bounds the first reading of what memory holds."""
+    """MB/s that all nodes together read from where the store lies."""
     scaling: float = 0.86
     """Images/s of two workers over twice those of one; taken for any number."""
 
@@ -69,6 +72,60 @@ class ClusterSpec:
 
 
 @dataclass(frozen=True)
+class DataSize:
+    """What a training reads of its stores."""
+
+    slice_bytes: float
+    """Bytes of a slice."""
+    num_slices: int | None = None
+    """Slices of the training split; None: the stores are not there yet."""
+    num_volumes: int = 0
+    in_memory: bool = True
+    """Whether a worker keeps what it has read (`data.cache_mib`)."""
+    by_volume: bool = False
+    """Whether a volume is read as a whole, at the first of its slices, since its scale needs all of it."""
+
+    @classmethod
+    def of(cls, config: DataConfig) -> DataSize:
+        """Look into the stores.
+
+        Raises ValueError or OSError where one is not there, or they hold no images of the training split.
+        """
+        data = TrainingImages(config, "train")
+        slice_bytes = sum(each.num_bytes for each in data.volumes) / data.num_slices
+        by_volume = config.normalise == "volume"
+        return cls(slice_bytes, data.num_slices, len(data.volumes), data.in_memory, by_volume)
+
+    @classmethod
+    def assumed(cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0) -> DataSize:
+        """Assume images of `config.crop` of stores that are not there yet, and how many there will be, where known.
+
+        Raises ValueError where volumes and slices are not both known or both not.
+        """
+        if bool(volumes) != bool(slices) or not 0 <= volumes <= slices:
+            raise ValueError(f"got {volumes} volumes and {slices} slices in all, expected both, or neither")
+        value_bytes = COMPLEX_BYTES if config.wants_phase else COMPLEX_BYTES / 2
+        slice_bytes = value_bytes * config.crop**2 / (2 if precision == "float16" else 1)
+        if not slices:
+            return cls(slice_bytes)
+        in_memory = slices * value_bytes / 2 * config.crop**2 <= config.cache_mib * 2**20
+        return cls(slice_bytes, slices, volumes, in_memory, config.normalise == "volume")
+
+    def read_bytes(self, images: int, workers: int) -> float:
+        """Return what the workers read for so many training images together, each for itself.
+
+        One that draws n times from N has seen N (1 - exp(-n / N)) of them. Without stores it is a slice an image.
+        """
+        if self.num_slices is None:
+            return images * self.slice_bytes
+        drawn = images / workers
+        units = self.num_volumes if self.by_volume else self.num_slices
+        first = self.num_slices * -math.expm1(-drawn / units)
+        again = 0.0 if self.in_memory else drawn
+        return workers * self.slice_bytes * (first + again if self.by_volume or self.in_memory else again)
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """The answer."""
 
@@ -81,6 +138,8 @@ class TrainingPlan:
     limits: dict[str, float]
     """Images/s that each part allows: GPUs, CPUs that load, storage."""
     hours: float
+    data_gib: float | None
+    """What is read of the stores, once; None: they are not there yet."""
     checkpoint_gib: float
     """Size of all kept checkpoints."""
     money: float | None
@@ -98,7 +157,7 @@ class TrainingPlan:
         return min(self.limits.values())
 
 
-def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec) -> TrainingPlan:
+def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec, data: DataSize) -> TrainingPlan:
     """Return what a training takes on a cluster, by the measured rates."""
     notes, rates = list[str](), cluster.rates
     workers = min(cluster.num_gpus, config.batch_size)
@@ -119,13 +178,13 @@ def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec) -> Trai
     scaling = rates.scaling if workers > 1 else 1.0
     pixels = config.data.crop**2 / 96**2
     cores = max(1, cluster.nodes * cluster.cpus - workers)
-    value_bytes = COMPLEX_BYTES if config.data.wants_phase else COMPLEX_BYTES / 2
+    images = config.total_images
     limits = {
         "GPUs": workers * scaling * rates.tflops * 1e12 / cost.flop,
         "CPUs that load": cores * rates.loader_images / pixels,
-        "storage": rates.read_mb * 1e6 / (value_bytes * config.data.crop**2),
+        "storage": rates.read_mb * 1e6 * images / data.read_bytes(images, workers),
     }
-    hours = config.total_images / min(limits.values()) / 3600
+    hours = images / min(limits.values()) / 3600
     checkpoint = cost.parameters * 16 * config.checkpoint.keep / GIB
     money = None if cluster.price is None else cluster.price * cluster.num_gpus * hours
     if money is None:
@@ -133,6 +192,6 @@ def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec) -> Trai
     elif cluster.storage_price is not None:
         money += cluster.storage_price * checkpoint * hours / 730
     return TrainingPlan(
-        workers, at_a_time, (cost.model_bytes + at_a_time * image_bytes) / GIB, limits, hours, checkpoint, money,
-        tuple(notes),
+        workers, at_a_time, (cost.model_bytes + at_a_time * image_bytes) / GIB, limits, hours,
+        None if data.num_slices is None else data.num_slices * data.slice_bytes / GIB, checkpoint, money, tuple(notes),
     )  # fmt: skip

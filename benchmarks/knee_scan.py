@@ -1,4 +1,4 @@
-"""A volume of fastMRI's layout and sizes: oversampled readout, many coils, the reference at 320 x 320."""
+"""A synthetic volume of fastMRI's layout and sizes: oversampled readout, many coils, the reference at 320 x 320."""
 
 from __future__ import annotations
 
