@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -26,6 +25,7 @@ from kdrift.prior.bundle import load_prior
 from kdrift.runs.seeds import derive_seed
 from kdrift.training.denoised import autocast
 from kdrift.training.objectives import objective_of
+from kdrift.training.together import mean_over_ranks
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 
@@ -83,10 +83,10 @@ class Hooks:
     """Called with (images, loss, images/s) after every step."""
     metrics: Callable[[int, dict[str, float]], None] = _ignore
     """Called with (images, values by name)."""
-    preview: Callable[[TrainState], None] = _ignore
+    preview: Callable[[TrainState], object] = _ignore
     """Called after each validation."""
     checkpoint: Callable[[TrainState], None] = _ignore
-    """Called when a checkpoint is due."""
+    """Called when a checkpoint is due; the state goes on changing when it returns."""
 
 
 @dataclass
@@ -174,11 +174,11 @@ def fit(
 ) -> None:
     """Train `state` from its position to `config.total_images`.
 
-    `validation` are `(image, channel, row, col)` images that training never sees, or None.
+    `validation` are `(image, channel, row, col)` images that training never sees, the same on every rank, or None.
     `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
 
     Every rank takes its part of each batch, `hardware.images_at_a_time` at once, so that neither the number of workers
-    nor that setting changes the step.
+    nor that setting changes the step. Validation is shared too, and its figures do not depend on how many they are.
 
     Raises ValueError if a batch has fewer images than there are workers, and NonFiniteLossError before the optimiser
     steps: nothing has been reported or written for the step.
@@ -246,7 +246,7 @@ def fit(
             last = after >= config.total_images
             if last or _due(config.monitoring.log_every_images, before, after):
                 values = {
-                    "train/loss": _mean_over_ranks(meter.loss / meter.steps, device),
+                    "train/loss": mean_over_ranks(meter.loss / meter.steps, device),
                     "train/learning_rate": rate,
                     "train/gradient_norm": norm,
                     "train/images_per_second": meter.images_per_second(),
@@ -255,10 +255,9 @@ def fit(
                 meter = _Meter()
             if last or _due(config.monitoring.validate_every_images, before, after):
                 started = time.monotonic()
-                if rank == 0:  # the others wait for it at the next step
-                    if validation is not None:
-                        hooks.metrics(after, objective.validate(state.ema, validation, device))
-                    hooks.preview(state)
+                if validation is not None:
+                    hooks.metrics(after, objective.validate(state.ema, validation, device))
+                hooks.preview(state)
                 meter.since += time.monotonic() - started
             if last or _due(config.checkpoint.every_images, before, after):
                 hooks.checkpoint(state)
@@ -266,11 +265,3 @@ def fit(
 
 def _due(every: int, before: int, after: int) -> bool:
     return after // every > before // every
-
-
-def _mean_over_ranks(value: float, device: torch.device) -> float:
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = torch.tensor(value, device=device)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
