@@ -48,7 +48,7 @@ def search_of(images: Path, /, **changes: Any) -> TrainingSearchConfig:
         "budget_images": 256,
         "num_reports": 4,
         "num_trials": 6,
-        "reduction_factor": 2.0,
+        "reduction_factor": 4.0,
         "cpus_per_trial": 0.9,
     }
     return parse(TrainingSearchConfig, {**values, **changes})

@@ -10,6 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kdrift.training.sharding import whole
+
 
 class CheckpointWriter:
     """Gives copies of a state to `write(content, images)`, one at a time, in a thread of its own.
@@ -51,7 +53,7 @@ class CheckpointWriter:
 
 
 def host_copy(value: Any) -> Any:
-    """Return a copy of nested dicts, lists and tuples with their tensors copied to host memory.
+    """Return a copy of nested dicts, lists and tuples with their tensors, whole, copied to host memory.
 
     Those of a GPU go into pinned memory, all at once, and are there when this returns.
     """
@@ -63,6 +65,7 @@ def host_copy(value: Any) -> Any:
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
+        value = whole(value)
         target = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
         return target.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):

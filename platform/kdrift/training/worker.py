@@ -21,6 +21,7 @@ from kdrift.training.denoised import uses_bfloat16
 from kdrift.training.desk import Desk, checkpoint_of, desk_of
 from kdrift.training.loop import Hooks, NonFiniteLossError, TrainState, fit, new_state
 from kdrift.training.objectives import Sheets, held_out_images, objective_of
+from kdrift.training.sharding import give_parts, shard
 from kdrift.training.together import from_first, in_group
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.watch import ProgressWriter
@@ -43,23 +44,27 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     if found:
         state.load_state_dict(loaded[1] if loaded is not None else checkpoint_of(job, found))
     del loaded
+    if config.hardware.sharding == "full" and in_group():
+        shard(state, device)
     # not read by all: each of them would read whole volumes
     validation = from_first(held_out_images(config) if rank == 0 else None, device)
 
     def wrap(network: nn.Module) -> nn.Module:
         if config.hardware.compile:
             network.compile()
+        if state.skeleton is not None:
+            return network
         return ray.train.torch.prepare_model(
             network, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
         )
 
     def draw(state: TrainState) -> Sheets:
-        return objective_of(config).sheets(state.ema, validation, device)
+        return objective_of(config).sheets(state.averaged(), validation, device)
 
     group, data = _group(config, device, job["threads"]), TrainingImages(config.data, "train", config.seed)
     stopped = None
     with ExitStack() as closing:
-        hooks = Hooks(preview=draw)
+        hooks = Hooks(preview=draw, checkpoint=lambda state: give_parts(state.state_dict()))
         if desk is not None:
             closing.callback(desk.close)
             hooks = closing.enter_context(_reporting(desk, job, state.images, group, draw))
