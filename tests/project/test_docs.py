@@ -92,7 +92,7 @@ def check_meaning(parsed: Parsed, made: set[str]) -> None:
     if verb in CONFIGS and options.config:
         if options.config not in made:
             config = CONFIGS[verb](find_config(verb, options.config), options.set)
-            made |= {config.name} if verb == "tune" else set()
+            made |= {config.name, f"{options.out}/train.yaml"} if verb == "tune" else set()
     elif verb == "plan":
         load_config(TrainConfig, find_config("train", options.config), options.set)
         load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
