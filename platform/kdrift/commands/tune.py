@@ -35,7 +35,7 @@ def run(options: Options) -> int:
     if config.pareto:
         print(table(config, result.figures, pareto_front(config, result.trials)), end="")
     first = result.trials[0]
-    print(f"start:  {config.measure} {first.value:.5g}  {first.settings}")
+    print(f"start:  {config.measure} {f'{first.value:.5g}' if first.rows else 'failed'}  {first.settings}")
     print(f"best:   {config.measure} {result.best.value:.5g}  {result.best.settings}")
     for path in result.written:
         print(f"written: {home_of(out).shown(path)}")

@@ -61,10 +61,11 @@ class TrainingSubject:
         """Write the training with the settings of the best trial, as long as it was to be, to the search's folder."""
         config, path = self._config, self._out / FOUND
         found = absolute(config.with_settings(best.settings))
+        before = f"{trials[0].value:.5g}" if trials[0].rows else "it failed"
         how = (
             f"# Found by the search {config.name} of kdrift tune (MLflow run {run_id}): trial {best.number} of"
             f" {len(trials)},\n# {config.objective} {best.value:.5g} after {config.budget_images} images;"
-            f" with the settings that it started from {trials[0].value:.5g}.\n"
+            f" with the settings that it started from {before}.\n"
         )
         write_text(path, how + yaml.safe_dump(to_dict(found), sort_keys=False))
         return found, [path]
