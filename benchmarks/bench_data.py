@@ -1,4 +1,5 @@
-"""Conversion against a bare h5py-read plus zarr-write of the same bytes, and the training loader's rate.
+"""Conversion against a bare h5py-read plus zarr-write of the same bytes, and the training loader's rate, with what it
+draws for AK-Diffusion's priors too.
 
 Both sides are warmed up and alternate in one run. Run `python -m benchmarks.bench_data [--quick]` from the
 repository's root.
@@ -17,6 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 import zarr
 
 from benchmarks.table import main
@@ -25,6 +27,10 @@ from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import TrainingImages
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.store import open_store
+from kdrift.mri.birdcage import maps_of
+from kdrift.runs.config import load_config
+from kdrift.runs.config_names import find_config
+from kdrift.training.train_config import TrainConfig
 
 COMMAND = "python -m benchmarks.bench_data"
 TRAINING_IMAGES_PER_S = 15.0
@@ -39,6 +45,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
         files = _write_scans(root / "scans", volumes, slices, size)
         rows = _conversion(root, files, rounds=3 if quick else 5)
         rows += _loader(root, 300 if quick else 2000)
+        rows += _attenuated(root, 20 if quick else 100)
     return rows
 
 
@@ -149,6 +156,36 @@ def _loader(root: Path, num_images: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _attenuated(root: Path, num_images: int) -> list[dict[str, Any]]:
+    """What the loader does for an image of 320 x 320 seen by 15 coils, and what the device does once it has it."""
+    scans = DataConfig(stores=[str(root / "images.npy")], crop=320, images="complex", augment_phase="smooth")
+    images = TrainingImages(scans)
+    config = load_config(TrainConfig, find_config("train", "fastmri_knee_ak"))
+    noise, coils = config.noise, config.noise.attenuated.num_coils
+    images.batch(range(64))
+    torch.set_num_threads(1)
+    started = time.process_time()
+    for number in range(num_images):
+        shape = images.batch([number]).shape[1:]
+        *_, place, mix = noise.process.draw(noise, "residual", 0, [number], shape)
+    loaded = time.process_time()
+    for _ in range(num_images):
+        maps_of(place, mix, 320, 320)
+    made = time.process_time() - loaded
+    rate, with_maps = num_images / (loaded - started), num_images / (loaded - started + made)
+    return [
+        {
+            "name": f"loader of AK-Diffusion, {coils} coils at 320 x 320, one core",
+            "value": round(rate),
+            "unit": "images/s",
+            "baseline": f"with the coil maps made on that core too {with_maps:.0f} images/s",
+            "ratio": round(rate / with_maps, 1),
+            "target": ">= 100 images/s",
+            "command": COMMAND,
+        }
+    ]
 
 
 if __name__ == "__main__":

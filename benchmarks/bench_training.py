@@ -1,4 +1,5 @@
-"""A training step: ours (bfloat16 where native, channels_last, tuned malloc) against a plain float32 loop.
+"""A training step: ours (bfloat16 where native, channels_last, tuned malloc) against a plain float32 loop; and how
+long a checkpoint stops the training, against writing it at once.
 
 Same network, batch, loss and threads. Each variant runs in a process of its own, because malloc is set
 up once a process; the rounds alternate. Run `python benchmarks/bench_training.py [--quick]` from the root.
@@ -13,10 +14,12 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,8 @@ from kdrift.networks import build_network
 from kdrift.runs.config import parse
 from kdrift.runs.hardware import worker_environment
 from kdrift.sde.white_noise import draw_white, edm_loss
+from kdrift.training.checkpoint import save_checkpoint
+from kdrift.training.checkpoint_writer import CheckpointWriter
 from kdrift.training.loop import Hooks, fit, new_state
 from kdrift.training.train_config import HardwareConfig, TrainConfig
 
@@ -73,7 +78,39 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
                     "command": COMMAND,
                 }
             )
+        rows.append(_stall(name, rounds=3 if quick else 9))
     return rows
+
+
+def _stall(name: str, rounds: int) -> dict[str, Any]:
+    """How long the training stands still for a checkpoint, of this network trained for one step."""
+    config, size = _config(name, compiled=False)
+    state = new_state(config, torch.device("cpu"))
+    once = replace(config, total_images=config.batch_size)
+    fit(once, state, RandomImages(size), Hooks(), device=torch.device("cpu"))  # the optimiser's state is there
+    waits: dict[str, list[float]] = {"at once": [], "behind": []}
+    with tempfile.TemporaryDirectory(prefix="kdrift-bench-") as folder:
+
+        def write(content: dict[str, Any], images: int) -> None:
+            save_checkpoint(Path(folder), content, images=images, keep=2)
+
+        with CheckpointWriter(write) as writer:
+            for number in range(2 * rounds):
+                started = time.perf_counter()
+                (writer.submit if number % 2 else write)(state.state_dict(), number)
+                waits["behind" if number % 2 else "at once"].append(time.perf_counter() - started)
+                writer.wait()
+        megabytes = (Path(folder) / f"images_{2 * rounds - 1:012d}" / "state.pt").stat().st_size / 1e6
+    at_once, behind = (statistics.median(values) for values in waits.values())
+    return {
+        "name": f"stop of the training for a checkpoint of {megabytes:.0f} MB, {name}",
+        "value": round(behind * 1e3, 1),
+        "unit": "ms",
+        "baseline": f"written at once {at_once * 1e3:.1f} ms",
+        "ratio": round(at_once / behind, 1),
+        "target": ">= 5",
+        "command": COMMAND,
+    }
 
 
 def _in_process(variant: str, name: str, steps: int) -> list[float]:

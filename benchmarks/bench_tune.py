@@ -35,7 +35,7 @@ REPORTED = {"study1_T2W_sim": (18, 26), "study1_FLAIR_sim": (20, 28)}
 """Volumes of patient 12 and slices of each."""
 
 
-def search(config: TuneConfig, folder: Path, name: str, quick: bool) -> tuple[TuneResult, float]:
+def search(config: TuneConfig, folder: Path, name: str, quick: bool) -> tuple[TuneResult[Preset], float]:
     """Run one search and return it with its minutes; none starts from what another found."""
     os.environ["KDRIFT_PRESETS"] = str(folder / name / "presets")
     data = replace(config.data, sources=[str(folder / "patient09.zarr")])
@@ -93,8 +93,8 @@ def run(quick: bool = False) -> list[Row]:
     rows.append(row(f"{trials} trials of annealed by held-out k-space", minutes, "min", None, None, ""))
     steps = annealed.settings["num_steps"]
     untuned = reported(folder, annealed, named("annealed", "tuned", num_steps=steps), quick, 4)
-    first = reported(folder, annealed, by_psnr.preset, quick, 4)
-    second = reported(folder, annealed, by_heldout.preset, quick, 4)
+    first = reported(folder, annealed, by_psnr.winner, quick, 4)
+    second = reported(folder, annealed, by_heldout.winner, quick, 4)
     rows += [
         row("annealed, patient 12: found by PSNR against the shipped preset", first, "dB", untuned, None, "above"),
         row("annealed, patient 12: by held-out against by PSNR", second, "dB", first, None, "within 0.3 dB"),
@@ -102,7 +102,7 @@ def run(quick: bool = False) -> list[Row]:
     by_psnr, minutes = search(hybrid, folder, "hybrid-psnr", quick)
     rows.append(row(f"{trials} trials of the hybrid, N = 50", minutes, "min", 30.0, minutes / 30, "< 30 min"))
     paper = reported(folder, hybrid, named(hybrid.method, "paper", num_steps=50), quick, 1)
-    found = reported(folder, hybrid, by_psnr.preset, quick, 1)
+    found = reported(folder, hybrid, by_psnr.winner, quick, 1)
     rows.append(row("hybrid, patient 12: tuned against paper at N = 50", found, "dB", paper, None, "above"))
     return rows
 

@@ -11,7 +11,8 @@ import importlib
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ from kdrift.runs.config import load_config, parse, parse_override, to_dict
 from kdrift.runs.config_names import RECIPES, find_config
 from kdrift.training.cluster_plan import ClusterSpec
 from kdrift.training.train_config import TrainConfig
-from kdrift.tuning.tune_config import TuneConfig
+from kdrift.tuning.load import load_search
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 IDS = [page.name for page in PAGES]
-CONFIGS: dict[str, type] = {
-    "convert": ConvertConfig,
-    "train": TrainConfig,
-    "tune": TuneConfig,
-    "reconstruct": BatchConfig,
-    "evaluate": EvaluateConfig,
-    "calibrate": CalibrateConfig,
+CONFIGS: dict[str, Callable[[Path, Sequence[str]], Any]] = {
+    "convert": partial(load_config, ConvertConfig),
+    "train": partial(load_config, TrainConfig),
+    "tune": load_search,
+    "reconstruct": partial(load_config, BatchConfig),
+    "evaluate": partial(load_config, EvaluateConfig),
+    "calibrate": partial(load_config, CalibrateConfig),
 }
 
 
@@ -90,8 +91,8 @@ def check_meaning(parsed: Parsed, made: set[str]) -> None:
         return
     if verb in CONFIGS and options.config:
         if options.config not in made:
-            config = load_config(CONFIGS[verb], find_config(verb, options.config), options.set)
-            made |= {config.name} if verb == "tune" else set()
+            config = CONFIGS[verb](find_config(verb, options.config), options.set)
+            made |= {config.name, f"{options.out}/train.yaml"} if verb == "tune" else set()
     elif verb == "plan":
         load_config(TrainConfig, find_config("train", options.config), options.set)
         load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)

@@ -10,7 +10,6 @@ import pytest
 from benchmarks import road
 
 from kdrift.cli import parse
-from kdrift.runs.config import load_config
 from test_demo import ray_processes
 from test_docs import CONFIGS
 
@@ -25,7 +24,7 @@ def test_every_job_parses_and_its_configuration_is_valid(tmp_path: Path) -> None
         assert (parsed.submit, parsed.job_name) == ("http://127.0.0.1:1", "x")
         verbs.append(parsed.verb)
         if parsed.options.config:
-            load_config(CONFIGS[parsed.verb], REPOSITORY / parsed.options.config, parsed.options.set)
+            CONFIGS[parsed.verb](REPOSITORY / parsed.options.config, parsed.options.set)
     assert verbs == ["convert", "convert", "train", "tune", "reconstruct", "evaluate"]
 
 

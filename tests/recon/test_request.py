@@ -28,7 +28,8 @@ from kdrift.recon.sampling import run_chunk
 from kdrift.recon.slices import RawSlice, SliceData
 from kdrift.runs.config import parse
 from kdrift.tuning.objective import load_cases
-from kdrift.tuning.tune_config import Axis, TuneConfig, TuneData
+from kdrift.tuning.search_config import Axis
+from kdrift.tuning.tune_config import TuneConfig, TuneData
 from kdrift_serve.job_request import JobRequest, load
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
@@ -99,7 +100,9 @@ def evaluation(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
 def tuning(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
     data = TuneData(sources=[str(folder / "store.zarr")], volumes=["small"], mask=MASK, slices=(1, 2), **options)
     plan = _plan()
-    (case,) = load_cases(TuneConfig("cg_sense", {"max_iter": Axis(low=2, high=20, integer=True)}, data), plan)
+    (case,) = load_cases(
+        TuneConfig(method="cg_sense", space={"max_iter": Axis(low=2, high=20, integer=True)}, data=data), plan
+    )
     return _image(plan, case.data)
 
 
@@ -165,7 +168,9 @@ def test_axes_centring_and_mask_files_are_options_everywhere(entrance: Any, fold
     elif entrance is tuning:
         data = TuneData(sources=[str(source)], **options)
         plan = _plan()
-        (case,) = load_cases(TuneConfig("cg_sense", {"max_iter": Axis(low=2, high=20, integer=True)}, data), plan)
+        (case,) = load_cases(
+            TuneConfig(method="cg_sense", space={"max_iter": Axis(low=2, high=20, integer=True)}, data=data), plan
+        )
         found = _image(plan, case.data)
     else:
         found = _of_raw(load_acquisition(AcquisitionRequest(source=str(source), **options)).raw(0))

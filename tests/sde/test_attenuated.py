@@ -15,7 +15,7 @@ from torch import Tensor
 from kdrift.data.dataset import TrainingImages
 from kdrift.methods import Measurement
 from kdrift.methods.samplers.ak_diffusion import AKDiffusionOptions, correct
-from kdrift.mri.birdcage import random_coil_maps
+from kdrift.mri.birdcage import FIELD_OF_VIEW, HEIGHT, birdcage_maps, draw_coils, maps_of, random_coil_maps
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.mri.low_rank import LowRankOperator, annihilation_filters, low_rank_operator
 from kdrift.networks import NetworkConfig, build_network
@@ -196,6 +196,35 @@ def test_random_maps_are_normalised_and_vary() -> None:
     assert all(np.abs(maps[0] - other).max() > 0.2 for other in maps[1:])
 
 
+def window_of_birdcage(num_coils: int, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    """What `random_coil_maps` is, put together of whole maps in double precision."""
+    wide = rng.uniform(*FIELD_OF_VIEW)
+    full = round(max(rows, cols) * wide)
+    maps = birdcage_maps(num_coils, full, full, z=rng.uniform(-HEIGHT, HEIGHT)).astype(np.complex128)
+    top, left = int(rng.integers(full - rows + 1)), int(rng.integers(full - cols + 1))
+    maps = np.rot90(maps, int(rng.integers(4)), axes=(1, 2))[:, top : top + rows, left : left + cols]
+    maps = maps * np.exp(1j * rng.uniform(-np.pi, np.pi, (num_coils, 1, 1)))
+    if rng.integers(2):
+        gaussian = rng.standard_normal((2, num_coils, num_coils))
+        maps = np.einsum("vc,cyx->vyx", np.linalg.qr(gaussian[0] + 1j * gaussian[1])[0], maps)
+    return maps
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 24), (4, 20, 31), (15, 33, 16), (27, 16, 16)])
+def test_random_maps_are_windows_of_the_birdcage(shape: tuple[int, int, int]) -> None:
+    """Whatever the turn, the window, the mix and the number of rings; alone, and with others in a batch."""
+    expected = [window_of_birdcage(*shape, np.random.default_rng(seed)) for seed in range(16)]
+    drawn = [draw_coils(*shape, np.random.default_rng(seed)) for seed in range(16)]
+    place, mix = (torch.stack(each) for each in zip(*drawn, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):  # as in a training step
+        together = maps_of(place, mix, *shape[1:])
+    assert together.dtype == torch.complex64
+    for number, one in enumerate(expected):
+        found = random_coil_maps(*shape, np.random.default_rng(number))
+        np.testing.assert_allclose(found, one, atol=3e-6)
+        torch.testing.assert_close(together[number], torch.from_numpy(found), rtol=0, atol=1e-6)
+
+
 def ak_config(images: Path, **changes: Any) -> TrainConfig:
     base = to_dict(tiny_config(images))
     base["data"] |= {"images": "complex", "augment_phase": "smooth"}
@@ -221,7 +250,8 @@ def test_drawn_batches_do_not_depend_on_the_split(images: Path, coil_noise: bool
     whole, parts = draw(range(8)), [draw(range(3)), draw(range(3, 8))]
     for together, *pieces in zip(whole, *parts, strict=True):
         assert torch.equal(together, torch.cat(pieces))
-    sigma, noise, b, smaps = whole
+    sigma, noise, b, place, mix = whole
+    smaps = maps_of(place, mix, 16, 16)
     assert noise.shape[1] == (1 if coil_noise else 2)
     gain = smaps.abs().square().sum(1).sqrt()
     assert float((gain - gain[:, :1, :1]).abs().max()) < 1e-5
@@ -249,7 +279,8 @@ def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
     config = AttenuationConfig(num_coils=3, b_max=1.5, gain=(0.5, 0.9))
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(32, 2, 16, 16, generator=generator)
-    sigma, noise, b, smaps = drawn_from(config)
+    sigma, noise, b, place, mix = drawn_from(config)
+    smaps = maps_of(place, mix, 16, 16)
     clean = smaps * torch.complex(image[:, 0], image[:, 1])[:, None]
 
     def known(x: Tensor, level: Tensor) -> Tensor:
@@ -260,7 +291,7 @@ def test_loss_of_the_exact_model_is_the_noise_it_leaves() -> None:
         restored = ifft2c(fft2c(torch.complex(x[:, 0], x[:, 1])) / window)
         return torch.view_as_real(restored).movedim(-1, 1)
 
-    drawn = (image, sigma, noise, b, smaps)
+    drawn = (image, sigma, noise, b, place, mix)
     assert float(loss_of(known, config, *drawn)) < 1e-9
     windows = gaussian_window(16, 16, b[:, None, None])
     expected = float((1 / (windows**2).mean((1, 2))).mean())

@@ -21,7 +21,7 @@ from training_helpers import tiny_config, write_images
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-IMAGES = 5400
+IMAGES = 14400
 
 
 def wait_for(path: Path, images: int, workers: int, over: threading.Event, seconds: float = 240) -> None:

@@ -98,7 +98,7 @@ def test_ak_is_conditioned_on_level_and_attenuation(organ: str) -> None:
     sigma, b = drawn[0].double(), drawn[2].double()
     time = (sigma / 0.01).log() / math.log(100)
     assert torch.allclose(b, 0.5 * 48**time, rtol=1e-5)
-    assert drawn[3].shape[1] == config.noise.attenuated.num_coils >= 15
+    assert drawn[4].shape[1] == config.noise.attenuated.num_coils >= 15
 
 
 def test_costs_are_counted() -> None:
@@ -194,7 +194,7 @@ def test_from_files_to_an_image(name: str, stores: dict[str, Path], tmp_path: Pa
     made = load_prior(out / "prior")
     assert made.info.images == 50 * batch
     assert [volume.name for volume in made.info.data[0].validation] == ["multicoil_val_file1000001"]
-    assert not METHODS[METHOD[prior]].refusal("it", made.noise, made.network_config.images)
+    assert not METHODS[METHOD[prior]].refusal("it", made.task, made.network_config.images)
     scan = store.parent / organ / "multicoil_val" / "file1000001.h5"
     words = ["reconstruct", str(scan), "--slices", "4", "--mask", "equispaced", "--acceleration", "4", "--no-check"]
     words += ["--prior", str(out / "prior"), "--method", METHOD[prior], "--samples", "1", "--out", str(tmp_path / "r")]

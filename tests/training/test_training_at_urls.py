@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from kdrift.prior.bundle import find_prior, load_prior
 from kdrift.runs.config import to_dict
 from kdrift.runs.home import working_folder
-from kdrift.training.desk import on_cpu
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.trainer import TrainResult, train
 from node_helpers import node_apart, switch_off
@@ -89,14 +87,6 @@ def test_a_training_whose_driver_was_killed_goes_on_on_another_machine(
     result = trained(replace(config, total_images=newest + 48), url, resume=True)
     start = server.read_json(f"{url}/workers.json")["from_image"]
     assert newest <= start <= result.images
-
-
-def test_what_goes_to_another_node_is_on_the_cpu() -> None:
-    state = {"network": {"w": torch.ones(2, requires_grad=True)}, "groups": [{"step": torch.tensor(1.0)}, 3], "a": (1,)}
-    found = on_cpu(state)
-    assert not found["network"]["w"].requires_grad
-    assert found["groups"][1] == 3
-    assert found["a"] == (1,)
 
 
 def test_a_training_on_a_node_that_does_not_see_the_working_folder(

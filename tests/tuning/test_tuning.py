@@ -22,12 +22,15 @@ from kdrift.prior.bundle import load_prior
 from kdrift.recon.chunks import Chunk
 from kdrift.recon.plan import Plan
 from kdrift.recon.sampling import run_chunk
-from kdrift.runs.config import load_config, parse, to_dict
+from kdrift.runs.config import parse, to_dict
 from kdrift.runs.run_folder import check_same
 from kdrift.tuning.journal import Journal, TrialRecord
+from kdrift.tuning.load import load_search
+from kdrift.tuning.method_search import MethodSubject
 from kdrift.tuning.objective import evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, pareto_front, table
-from kdrift.tuning.tune_config import MAY_CHANGE, Axis, TuneConfig, check_space, start_point
+from kdrift.tuning.search_config import MAY_CHANGE, Axis, start_point
+from kdrift.tuning.tune_config import TuneConfig, check_space
 from recon_helpers import resolve
 from tuning_helpers import tiny_search, write_inputs
 
@@ -42,11 +45,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/tune").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_searches_are_valid(path: Path) -> None:
-    config = load_config(TuneConfig, path)
-    start = find_preset(config.method, config.preset)
-    check_space(config, start)
-    assert start_point(config, start)
-    assert "patient12*" in config.data.exclude
+    config = load_search(path)
+    if isinstance(config, TuneConfig):
+        start = find_preset(config.method, config.preset)
+        check_space(config, start)
+        assert start_of(config, start)
+    data = config.data if isinstance(config, TuneConfig) else config.train.data
+    assert "patient12*" in data.exclude
+
+
+def start_of(config: TuneConfig, start: Preset) -> dict[str, Any]:
+    """Return the first trial of a search that starts from a preset."""
+    options = parse(METHODS[config.method].options, {**start.settings, **config.settings})
+    return start_point(config.space, to_dict(options))
 
 
 def test_mistakes_are_named(inputs: Inputs) -> None:
@@ -57,6 +68,7 @@ def test_mistakes_are_named(inputs: Inputs) -> None:
         ({"space": {"eta": {"low": 1, "high": 0}}}, "low <= high"),
         ({"space": {"eta": {"low": 0, "high": 1, "log": True}}}, "above 0 where log"),
         ({"space": {"eta": {"low": 0, "choices": [1]}}}, "not both"),
+        ({"space": {"eta": {"choices": [[1, 2]]}}}, "choices are numbers, words"),
         ({"space": {"num_steps": {"choices": [4]}}}, "'num_steps' is in both"),
         ({"space": {}}, "space is empty"),
         ({"method": "anealed"}, "did you mean 'annealed'"),
@@ -88,11 +100,11 @@ def test_start_is_moved_into_the_space(inputs: Inputs) -> None:
         "coupling": {"choices": ["combine", "broadcast"]},
     }
     config = tiny_search(*inputs, method="score_mri_hybrid", settings={}, space=space)
-    found = start_point(config, find_preset("score_mri_hybrid", "released"))
+    found = start_of(config, find_preset("score_mri_hybrid", "released"))
     assert found == {"sense_interval": 9, "lambda_steps": 20, "coupling": "broadcast"}  # 500 steps: drawn
-    found = start_point(config, find_preset("score_mri_hybrid", "paper"))
+    found = start_of(config, find_preset("score_mri_hybrid", "paper"))
     assert found == {"coupling": "combine"}  # 2000 steps, no interval and no lambda_steps: drawn
-    found = start_point(config, find_preset("score_mri_hybrid", "released"))
+    found = start_of(config, find_preset("score_mri_hybrid", "released"))
     assert isinstance(found["sense_interval"], int)
     assert Axis(low=2, high=5, integer=True).ends == [2, 5]
 
@@ -256,7 +268,7 @@ def test_best_and_front(inputs: Inputs) -> None:
     trials = [trial(1, 20, 2), trial(2, 25, 3), trial(3, 24, 4), trial(4, 30, 9), trial(5, 40, 1, "stopped")]
     assert choose_best(config, trials).number == 4
     assert [t.number for t in pareto_front(config, trials)] == [1, 2, 4]
-    lines = table(config, trials).splitlines()
+    lines = table(config, MethodSubject.figures, trials).splitlines()
     assert lines[0] == "trial,state,noise_scale,prior_sigma,psnr,seconds,slices"
     assert lines[5].startswith("5,stopped,1.0,0.5,40")
     assert choose_best(replace(config, objective="nmse"), trials).number == 1

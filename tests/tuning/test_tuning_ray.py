@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from kdrift.cli import main
-from kdrift.methods.presets import find_preset, read_preset
+from kdrift.methods.presets import Preset, find_preset, read_preset
 from kdrift.runs import tracking
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import read_json
@@ -48,7 +48,7 @@ class Searched:
     """A search by PSNR with one worker killed."""
 
     config: TuneConfig
-    result: TuneResult
+    result: TuneResult[Preset]
     out: Path
     killed: list[int]
     lines: list[str]
@@ -147,7 +147,7 @@ def test_the_winner_is_a_preset_with_its_provenance(searched: Searched) -> None:
     assert copy == searched.out / "annealed.yaml"
     assert mine.read_text() == copy.read_text()
     preset = read_preset(mine, "annealed")
-    assert preset == searched.result.preset
+    assert preset == searched.result.winner
     assert preset.settings["noise_scale"] == searched.result.best.settings["noise_scale"]
     assert preset.settings["num_steps"] == 8
     found = preset.provenance
@@ -170,7 +170,7 @@ def test_a_folder_holds_one_search_and_a_finished_one_resumes_to_itself(searched
     again = tune(searched.config, searched.out, resume=True, echo=lambda line: None)
     assert again.run_id == searched.result.run_id
     assert again.trials == searched.result.trials
-    assert find_preset("annealed", searched.config.name).settings == again.preset.settings
+    assert find_preset("annealed", searched.config.name).settings == again.winner.settings
     assert find_preset("annealed").name == "tuned"  # until it is chosen
     with pytest.raises(ValueError, match="a trial needs 64 CPU, the Ray cluster has 2"):
         tune(replace(searched.config, num_trials=9, cpus_per_trial=64.0), searched.out, resume=True)
@@ -253,7 +253,7 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 7
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert find_preset("annealed", config.name) == result.preset
+    assert find_preset("annealed", config.name) == result.winner
 
 
 def test_a_large_cluster_does_not_draw_all_trials_at_once(cluster: None, inputs: Inputs, tmp_path: Path) -> None:

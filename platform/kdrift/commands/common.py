@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Group, Parameter
@@ -13,9 +14,10 @@ from cyclopts import Group, Parameter
 T = TypeVar("T")
 if TYPE_CHECKING:
     from kdrift.training.train_config import TrainConfig
+    from kdrift.tuning.training_config import TrainingSearchConfig
     from kdrift.tuning.tune_config import TuneConfig
 
-    Config = TypeVar("Config", TrainConfig, TuneConfig)
+    Config = TypeVar("Config", bound=TrainConfig | TuneConfig | TrainingSearchConfig)
 
 ConfigName = Annotated[str, Parameter(metavar="NAME|FILE")]
 """A configuration, of `kdrift list configs` or a file."""
@@ -58,12 +60,11 @@ class RunOptions:
     """MLflow tracking URI; by default SQLite in the output folder."""
 
 
-def load_run(options: RunOptions, verb: str, kind: type[Config]) -> tuple[Config, str]:
-    """Return the configuration and the output folder or URL of a run."""
-    from kdrift.runs.config import load_config
+def load_run(options: RunOptions, verb: str, load: Callable[[Path, tuple[str, ...]], Config]) -> tuple[Config, str]:
+    """Return the configuration, by `load(file, overrides)`, and the output folder or URL of a run."""
     from kdrift.runs.config_names import find_config
 
-    config = load_config(kind, find_config(verb, options.config), options.set)
+    config = load(find_config(verb, options.config), options.set)
     if options.name:
         config = replace(config, name=options.name)
     return config, options.out or f"runs/{verb}/{config.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,6 +21,7 @@ class Options(RunOptions):
 
 def run(options: Options) -> int:
     """Train and print where things are."""
+    from kdrift.runs.config import load_config
     from kdrift.runs.home import home_of
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
@@ -28,7 +30,7 @@ def run(options: Options) -> int:
     from kdrift.training.workers import parse_workers
 
     workers = parse_workers(options.workers)
-    config, out = load_run(options, "train", TrainConfig)
+    config, out = load_run(options, "train", partial(load_config, TrainConfig))
     result = run_resumable(train, config, out, options, "from the last checkpoint", workers=workers)
     if result is None:
         return 130

@@ -1,4 +1,4 @@
-"""`kdrift tune`: search a method's settings on Ray Tune; the best become a preset."""
+"""`kdrift tune`: search settings on Ray Tune, of a method or of a training, and keep the best."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from kdrift.commands.common import RunOptions, load_run, run_resumable
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
-    """Search a method's settings on Ray Tune; log to MLflow; write the best as a preset under the search's name.
+    """Search settings on Ray Tune, of a method or of a training (a configuration with a section train); log to MLflow.
 
-    It is used where it is named (--preset NAME), and by default only after kdrift presets use METHOD NAME.
+    A method's best become a preset under the search's name. It is used where it is named (--preset NAME), and by
+    default only after kdrift presets use METHOD NAME. A training's best become a configuration for kdrift train.
     """
 
 
@@ -21,24 +22,27 @@ def run(options: Options) -> int:
     from kdrift.runs.home import home_of
     from kdrift.runs.progress import format_seconds
     from kdrift.runs.tracking import ui_command
+    from kdrift.tuning.load import load_search
     from kdrift.tuning.outcome import pareto_front, table
     from kdrift.tuning.search import tune
     from kdrift.tuning.tune_config import TuneConfig
 
-    config, out = load_run(options, "tune", TuneConfig)
+    config, out = load_run(options, "tune", load_search)
     result = run_resumable(tune, config, out, options, "with the search")
     if result is None:
         return 130
     print(f"{len(result.trials)} trials in {format_seconds(result.seconds)}")
     if config.pareto:
-        print(table(config, pareto_front(config, result.trials)), end="")
+        print(table(config, result.figures, pareto_front(config, result.trials)), end="")
     first = result.trials[0]
-    print(f"start:  {config.objective} {first.value:.5g}  {first.settings}")
-    print(f"best:   {config.objective} {result.best.value:.5g}  {result.best.settings}")
+    print(f"start:  {config.measure} {f'{first.value:.5g}' if first.rows else 'failed'}  {first.settings}")
+    print(f"best:   {config.measure} {result.best.value:.5g}  {result.best.settings}")
     for path in result.written:
         print(f"written: {home_of(out).shown(path)}")
     print(f"runs:   {ui_command(result.tracking_uri)}")
-    if preset_folder() is not None:
-        print(f"use it: --method {config.method} --preset {result.preset.name}; by default after")
-        print(f"        kdrift presets use {config.method} {result.preset.name}")
+    if not isinstance(config, TuneConfig):
+        print(f"use it: kdrift train --config {result.written[0]}")
+    elif preset_folder() is not None:
+        print(f"use it: --method {config.method} --preset {config.name}; by default after")
+        print(f"        kdrift presets use {config.method} {config.name}")
     return 0

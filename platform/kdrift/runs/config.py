@@ -59,8 +59,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:
     """Set dotted `key=value` overrides in nested mappings."""
-    for override in overrides:
-        key, value = parse_override(override)
+    apply_settings(values, dict(map(parse_override, overrides)))
+
+
+def apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Set values in nested mappings by their dotted keys."""
+    for key, value in settings.items():
         *parents, last = key.split(".")
         section = values
         for parent in parents:

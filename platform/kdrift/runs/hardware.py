@@ -20,6 +20,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def set_up(device: torch.device, threads: int) -> None:
+    """Make this process ready to train on a device: threads, and on a GPU the fast paths of its arithmetic."""
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+
+
 def asks_freely(device: torch.device) -> bool:
     """Whether a loop may ask for a value at every step: an accelerator that works ahead would have to be waited for."""
     return device.type == "cpu"

@@ -36,11 +36,14 @@ def on_node(node: str, function: Callable[..., T], *words: Any) -> T:
     return found
 
 
-def actor_on(node: str, kind: type, *words: Any) -> Any:
-    """Return an actor of a class on a node, beside whatever else that node does; it ends with this process."""
+def actor_on(node: str, kind: type, *words: Any, max_concurrency: int = 1) -> Any:
+    """Return an actor of a class on a node, beside whatever else that node does; it ends with this process.
+
+    It does up to `max_concurrency` calls at once, in threads.
+    """
     import ray
 
-    return ray.remote(kind).options(**_there(node)).remote(*words)
+    return ray.remote(kind).options(max_concurrency=max_concurrency, **_there(node)).remote(*words)
 
 
 def check_shared(folder: Path, echo: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrift.mri.birdcage import random_coil_maps
+from kdrift.mri.birdcage import draw_coils, maps_of
 from kdrift.mri.coils import combine
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.runs.seeds import numpy_rng, torch_generator
@@ -68,14 +68,15 @@ class AttenuatedNoise(NoiseProcess):
     ) -> tuple[Tensor, ...]:
         """Draw levels, noise and coils for each image `shape` (2, row, col), a pure function of (seed, image index).
 
-        Returns sigma `(batch,)`, unit noise complex `(batch, 1 | coil, row, col)`, b `(batch,)`, and coil maps `(batch,
-        coil, row, col)`, whose root sum of squares is the item's gain.
+        Returns sigma `(batch,)`, unit noise complex `(batch, 1 | coil, row, col)`, b `(batch,)`, and what `maps_of`
+        makes the coil maps of, on the device that trains: `(batch, 3, 3)` and `(batch, coil, coil)`. Their root sum of
+        squares is the item's gain.
         """
         how = config.attenuated
         rows, cols = shape[-2:]
         count, coils, last = len(indices), how.num_coils, how.num_times - 1
         sigma, b = torch.empty(count), torch.empty(count)
-        smaps = torch.empty(count, coils, rows, cols, dtype=torch.complex64)
+        place, mix = torch.empty(count, 3, 3), torch.empty(count, coils, coils, dtype=torch.complex64)
         noise = torch.empty(count, 1 if how.coil_noise else coils, rows, cols, 2)
         for position, index in enumerate(map(int, indices)):
             rng = numpy_rng("attenuation", seed, index)
@@ -86,9 +87,10 @@ class AttenuatedNoise(NoiseProcess):
             sde = AttenuatedSDE(self.sigma_min, top, self.b_min, self.b_max)
             sigma[position], b[position] = sde.sigma(time), sde.b(time)
             gain = np.exp(rng.uniform(*np.log(how.gain)))
-            smaps[position] = torch.from_numpy(gain * random_coil_maps(coils, rows, cols, rng))
+            place[position], unitary = draw_coils(coils, rows, cols, rng)
+            mix[position] = unitary * float(gain)
             noise[position].normal_(generator=torch_generator("noise", seed, index))
-        return sigma, torch.view_as_complex(noise), b, smaps
+        return sigma, torch.view_as_complex(noise), b, place, mix
 
     def loss(
         self, config: NoiseConfig, network: Network, network_config: NetworkConfig, image: Tensor, *drawn: Tensor
@@ -100,8 +102,9 @@ class AttenuatedNoise(NoiseProcess):
         last times is a few samples of k-space. With `loss_under_attenuation` off, G_t is left out of both. `image` is
         `(batch, 2, row, col)`.
         """
-        how, (sigma, noise, b, smaps) = config.attenuated, drawn
+        how, (sigma, noise, b, place, mix) = config.attenuated, drawn
         rows, cols = image.shape[-2:]
+        smaps = maps_of(place, mix, rows, cols)
         level, window = sigma[:, None, None, None], gaussian_window(rows, cols, b[:, None, None, None])
         clean = smaps * as_complex(image)[:, None]
         noisy = ifft2c(window * fft2c(clean)) + level * (smaps * noise if how.coil_noise else noise)

@@ -10,6 +10,7 @@ from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.sde import NoiseConfig
 from kdrift.sde.process import Network, project_channels
 from kdrift.sde.white_noise import draw_white, own_scale
+from kdrift.training.together import together
 from kdrift.training.train_config import TrainConfig
 
 _VALIDATION_BATCH = 8
@@ -28,19 +29,30 @@ def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 @torch.no_grad()
 def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
-    """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level."""
+    """Fraction of the noise's power left after denoising `(image, channel, row, col)`, for each level.
+
+    The workers of a training share the work; the figures do not depend on how many there are.
+    """
     process, returns = config.noise.process, config.network.returns
     scaled = own_scale(network, config.network, process.projection())
-    sums = dict.fromkeys(config.monitoring.validation_sigmas, 0.0)
-    for start in range(0, len(images), _VALIDATION_BATCH):
-        image = images[start : start + _VALIDATION_BATCH]
-        indices = range(start, start + len(image))  # the same noise every time, so that values compare
-        _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
-        for sigma in sums:
+    sigmas, batches = config.monitoring.validation_sigmas, torch.split(images, _VALIDATION_BATCH)
+
+    def measure(numbers: range) -> Tensor:
+        left = []
+        for number in numbers:  # of a batch of images at a level, always the same ones, however they are shared
+            batch, level = divmod(number, len(sigmas))
+            image, first = batches[batch], batch * _VALIDATION_BATCH
+            indices = range(first, first + len(image))  # the same noise every time, so that values compare
+            _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
             with autocast(config, device):
-                left = noise_left(scaled, returns, image.to(device), sigma, noise.to(device), config.noise)
-            sums[sigma] += left * len(image)
-    return {f"validation/noise_left_sigma_{sigma:g}": total / len(images) for sigma, total in sums.items()}
+                on_device = image.to(device), sigmas[level], noise.to(device)
+                left.append(noise_left(scaled, returns, *on_device, config.noise))
+        return torch.tensor(left, dtype=torch.float64)
+
+    found = together(len(batches) * len(sigmas), (), measure, device).reshape(len(batches), len(sigmas))
+    weights = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+    means = (weights @ found / len(images)).tolist()
+    return {f"validation/noise_left_sigma_{sigma:g}": mean for sigma, mean in zip(sigmas, means, strict=True)}
 
 
 def denoise(network: Network, returns: Returns, x: Tensor, sigma: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Desk:
             self._outbox.file(path, "previews")
 
     def checkpoint(self, content: dict[str, Any], images: int, keep: int) -> None:
-        """Write a checkpoint, and remove all but the `keep` newest ones."""
+        """Write a checkpoint, and remove all but the `keep` newest ones. The only call that may run beside another."""
         save_checkpoint(self._out / "checkpoints", content, images=images, keep=keep)
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Desk:
 
 
 class _Far:
-    """A desk on another node: each call waits for it."""
+    """A desk on another node: each call waits for it. What it is given is on the CPU: that node may have no GPU."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -78,23 +78,15 @@ class _Far:
     def __getattr__(self, name: str) -> Any:
         import ray
 
-        return lambda *words: ray.get(getattr(self._actor, name).remote(*map(on_cpu, words)))
-
-
-def on_cpu(value: Any) -> Any:
-    """Return a value with the tensors in it, in dicts, lists and tuples, on the CPU: a desk's node may have no GPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: on_cpu(each) for key, each in value.items()}
-    return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
+        return lambda *words: ray.get(getattr(self._actor, name).remote(*words))
 
 
 def desk_of(job: dict[str, Any]) -> Desk:
     """Return the desk of a job: here, or on the node `job["node"]` whose disk the output is on. None: all see it."""
     if job["node"] in (None, this_node()):
         return Desk(job)
-    return cast("Desk", _Far(actor_on(job["node"], Desk, job)))
+    # two calls at once: figures and progress do not wait while a checkpoint is written
+    return cast("Desk", _Far(actor_on(job["node"], Desk, job, max_concurrency=2)))
 
 
 def checkpoint_of(job: dict[str, Any], path: str) -> dict[str, Any]:

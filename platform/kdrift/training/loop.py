@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -26,6 +25,8 @@ from kdrift.prior.bundle import load_prior
 from kdrift.runs.seeds import derive_seed
 from kdrift.training.denoised import autocast
 from kdrift.training.objectives import objective_of
+from kdrift.training.sharding import here, set_meeting, whole, whole_network
+from kdrift.training.together import mean_over_ranks
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
 
 
@@ -50,9 +51,15 @@ class TrainState:
     images: int = 0
     critic: nn.Module | None = None
     """What is trained against the network, by the second group of the optimiser's parameters."""
+    skeleton: nn.Module | None = None
+    """The network without weights, where those are in parts (`kdrift.training.sharding`)."""
+
+    def averaged(self) -> nn.Module:
+        """Return the network with the moving average of the weights; where they are in parts all workers must ask."""
+        return self.ema if self.skeleton is None else whole_network(self.ema, self.skeleton)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only."""
+        """Return tensors, in parts where the state is, and plain values only."""
         return {
             "network": self.network.state_dict(),
             "ema": self.ema.state_dict(),
@@ -62,7 +69,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` returned."""
+        """Take over a state that `state_dict` returned, both of them whole."""
         self.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -83,10 +90,10 @@ class Hooks:
     """Called with (images, loss, images/s) after every step."""
     metrics: Callable[[int, dict[str, float]], None] = _ignore
     """Called with (images, values by name)."""
-    preview: Callable[[TrainState], None] = _ignore
+    preview: Callable[[TrainState], object] = _ignore
     """Called after each validation."""
     checkpoint: Callable[[TrainState], None] = _ignore
-    """Called when a checkpoint is due."""
+    """Called when a checkpoint is due; the state goes on changing when it returns."""
 
 
 @dataclass
@@ -110,7 +117,8 @@ class _Meter:
 def new_state(config: TrainConfig, device: torch.device) -> TrainState:
     """Build network, moving average, optimiser and critic of a fresh run; the weights depend on the seed alone."""
     torch.manual_seed(derive_seed("weights", config.seed))
-    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    plain = config.hardware.sharding == "full" or not config.hardware.channels_last  # FSDP2 takes no other
+    layout = torch.contiguous_format if plain else torch.channels_last
     network = build_network(config.network)
     if config.init_from is not None:
         _start_from(network, config.init_from)
@@ -155,7 +163,7 @@ def update_ema(state: TrainState, config: OptimisationConfig, batch_size: int) -
     """Move the average by one batch; its half-life is counted in images and grows with the run at first."""
     halflife = min(config.ema_halflife_images, config.ema_rampup * state.images)
     average = get_ema_multi_avg_fn(0.5 ** (batch_size / max(halflife, 1e-9)))
-    average(list(state.ema.parameters()), list(state.network.parameters()), torch.tensor(0))
+    average(here(state.ema.parameters()), here(state.network.parameters()), torch.tensor(0))
     for target, source in zip(state.ema.buffers(), state.network.buffers(), strict=True):
         target.copy_(source)
 
@@ -174,11 +182,11 @@ def fit(
 ) -> None:
     """Train `state` from its position to `config.total_images`.
 
-    `validation` are `(image, channel, row, col)` images that training never sees, or None.
+    `validation` are `(image, channel, row, col)` images that training never sees, the same on every rank, or None.
     `wrap` makes the module that is called from the network whose parameters are trained (DDP, compilation).
 
     Every rank takes its part of each batch, `hardware.images_at_a_time` at once, so that neither the number of workers
-    nor that setting changes the step.
+    nor that setting changes the step. Validation is shared too, and its figures do not depend on how many they are.
 
     Raises ValueError if a batch has fewer images than there are workers, and NonFiniteLossError before the optimiser
     steps: nothing has been reported or written for the step.
@@ -203,9 +211,12 @@ def fit(
         for number, part in enumerate(parts):
             share = len(part[0]) * world_size / config.batch_size  # DDP takes the mean over ranks
             with ExitStack() as stack:
-                for module in modules if number + 1 < len(parts) else []:
-                    if isinstance(module, DistributedDataParallel):
-                        stack.enter_context(module.no_sync())  # ranks meet at the last part alone
+                last = number + 1 == len(parts)  # ranks meet there alone
+                for module in modules:
+                    if isinstance(module, DistributedDataParallel) and not last:
+                        stack.enter_context(module.no_sync())
+                    elif state.skeleton is not None:
+                        set_meeting(module, last)
                 with autocast(config, device):
                     loss = share * objective.loss(network, *part)
                 torch.autograd.backward(loss)
@@ -228,7 +239,7 @@ def fit(
             state.optimizer.zero_grad(set_to_none=True)
             value = accumulate(drawn)
             norms = [
-                float(nn.utils.clip_grad_norm_(group["params"], config.optimisation.clip_norm))
+                float(whole(nn.utils.clip_grad_norm_(group["params"], config.optimisation.clip_norm)))
                 for group in state.optimizer.param_groups
             ]
             norm = norms[0]
@@ -246,7 +257,7 @@ def fit(
             last = after >= config.total_images
             if last or _due(config.monitoring.log_every_images, before, after):
                 values = {
-                    "train/loss": _mean_over_ranks(meter.loss / meter.steps, device),
+                    "train/loss": mean_over_ranks(meter.loss / meter.steps, device),
                     "train/learning_rate": rate,
                     "train/gradient_norm": norm,
                     "train/images_per_second": meter.images_per_second(),
@@ -255,10 +266,9 @@ def fit(
                 meter = _Meter()
             if last or _due(config.monitoring.validate_every_images, before, after):
                 started = time.monotonic()
-                if rank == 0:  # the others wait for it at the next step
-                    if validation is not None:
-                        hooks.metrics(after, objective.validate(state.ema, validation, device))
-                    hooks.preview(state)
+                if validation is not None:
+                    hooks.metrics(after, objective.validate(state.averaged(), validation, device))
+                hooks.preview(state)
                 meter.since += time.monotonic() - started
             if last or _due(config.checkpoint.every_images, before, after):
                 hooks.checkpoint(state)
@@ -266,11 +276,3 @@ def fit(
 
 def _due(every: int, before: int, after: int) -> bool:
     return after // every > before // every
-
-
-def _mean_over_ranks(value: float, device: torch.device) -> float:
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = torch.tensor(value, device=device)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kdrift.data.dataset import TrainingImages
 from kdrift.training.denoised import validate
 from kdrift.training.preview import draw_denoised, draw_samples
 from kdrift.training.reconstruction import ReconstructionObjective
@@ -75,3 +76,13 @@ def objective_of(config: TrainConfig, critic: nn.Module | None = None) -> Traini
     return ReconstructionObjective(
         config.measurement, config.seed, config.batch_size, config.network.penalty_weight, critic
     )
+
+
+def held_out_images(config: TrainConfig) -> Tensor | None:
+    """Return the validation images of a run `(image, channel, row, col)`, None where it has none."""
+    if not config.data.validation or not config.monitoring.validation_images:
+        return None
+    images = TrainingImages(config.data, "validation", config.seed)
+    # what reconstructs is measured with the widest field of view of its training, a prior as sharp as images are
+    zoom = 1.0 if config.measurement is None else config.data.zoom[0]
+    return images.validation_batch(min(config.monitoring.validation_images, len(images)), zoom=zoom)

@@ -1,4 +1,7 @@
-"""Pictures of what a prior has learned so far: denoised validation images and unconditional samples."""
+"""Pictures of what a prior has learned so far: denoised validation images and unconditional samples.
+
+The workers of a training share the work.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from kdrift.sde import NoiseProcess
 from kdrift.sde.process import project_channels
 from kdrift.sde.white_noise import own_scale
 from kdrift.training.denoised import autocast, denoise
+from kdrift.training.together import together
 from kdrift.training.train_config import TrainConfig
 
 
@@ -37,17 +41,22 @@ def draw_samples(
     process = config.noise.process
     part, levels = process.projection(), noise_schedule(process, config.monitoring.sample_steps)
     scaled = own_scale(network, config.network, part)
-    x = project_channels(part, levels[0] * torch.randn(shape, generator=generator)).to(device)
+    start = project_channels(part, levels[0] * torch.randn(shape, generator=generator))
     if images is not None:
         known = images.repeat(-(-shape[0] // len(images)), 1, 1, 1)[: shape[0]]
-        x = x + process.kept(known, float(levels[0])).to(device)
-    for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
-        with autocast(config, device):
-            sigma = torch.full((len(x),), now, device=device)
-            denoised = denoise(scaled, config.network.returns, x, sigma)
-        seen = process.blur(denoised, now)
-        x = x + process.blur(denoised, after) - seen + (1 - after / now) * project_channels(part, seen - x)
-    return x.cpu()
+        start = start + process.kept(known, float(levels[0]))
+
+    def draw(numbers: range) -> Tensor:
+        x = start[list(numbers)].to(device)
+        for now, after in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+            with autocast(config, device):
+                sigma = torch.full((len(x),), now, device=device)
+                denoised = denoise(scaled, config.network.returns, x, sigma)
+            seen = process.blur(denoised, now)
+            x = x + process.blur(denoised, after) - seen + (1 - after / now) * project_channels(part, seen - x)
+        return x
+
+    return together(shape[0], shape[1:], draw, device).float()
 
 
 @torch.no_grad()
@@ -58,16 +67,20 @@ def draw_denoised(config: TrainConfig, network: nn.Module, images: Tensor, devic
     scaled = own_scale(network, config.network, part)
     chosen = [sigmas[0], sigmas[len(sigmas) // 2], sigmas[-1]] if sigmas else []
     generator = torch_generator("preview noise", config.seed)
-    tiles = []
-    for number, sigma in enumerate(chosen):
-        clean = images[number * len(images) // len(chosen)][None]
-        noise = project_channels(part, torch.randn(clean.shape, generator=generator))
-        noisy = process.blur(clean, sigma) + sigma * noise
-        with autocast(config, device):
-            level = torch.full((1,), sigma, device=device)
-            denoised = denoise(scaled, config.network.returns, noisy.to(device), level)
-        tiles += [noisy, denoised.cpu(), clean]
-    return torch.cat(tiles)
+    noises = [torch.randn((1, *images.shape[1:]), generator=generator) for _ in chosen]
+
+    def draw(numbers: range) -> Tensor:
+        rows = []
+        for number in numbers:
+            sigma, clean = chosen[number], images[number * len(images) // len(chosen)][None]
+            noisy = process.blur(clean, sigma) + sigma * project_channels(part, noises[number])
+            with autocast(config, device):
+                level = torch.full((1,), sigma, device=device)
+                denoised = denoise(scaled, config.network.returns, noisy.to(device), level)
+            rows.append(torch.cat([noisy, denoised.cpu(), clean]))
+        return torch.stack(rows)
+
+    return together(len(chosen), (3, *images.shape[1:]), draw, device).float().flatten(0, 1)
 
 
 def save_sheet(path: Path, images: Tensor, columns: int) -> None:

@@ -17,6 +17,7 @@ from kdrift.mri.fourier import ifft2c
 from kdrift.networks.reconstructor import peak
 from kdrift.runs.seeds import Stream
 from kdrift.sde.process import as_complex
+from kdrift.training.together import together
 
 
 @dataclass(frozen=True)
@@ -64,31 +65,39 @@ class ReconstructionObjective:
     @torch.no_grad()
     def validate(self, network: nn.Module, images: Tensor, device: torch.device) -> dict[str, float]:
         """Return mean SSIM and PSNR by image, of the network and of zero-filled, always of the same measurements."""
-        sums = dict.fromkeys(("ssim", "psnr", "zero_filled_ssim", "zero_filled_psnr"), 0.0)
-        for number in range(len(images)):
-            *measured, reference = (part.to(device) for part in self._validation(images, number))
-            for prefix, image in (
-                ("", network(*measured)),
-                ("zero_filled_", combine(ifft2c(measured[0]), measured[2])),
-            ):
-                most, difference = peak(reference), image.abs() - reference
-                sums[f"{prefix}ssim"] += float(similarity(reference, image.abs(), most).mean())
-                sums[f"{prefix}psnr"] += 10 * math.log10(
-                    float(most.square() / difference.square().mean().clamp(min=1e-20))
-                )
-        return {f"validation/{name}": total / len(images) for name, total in sums.items()}
+
+        def measure(numbers: range) -> Tensor:
+            figures = []
+            for number in numbers:
+                *measured, reference = (part.to(device) for part in self._validation(images, number))
+                row = []
+                for image in (network(*measured), combine(ifft2c(measured[0]), measured[2])):
+                    most, difference = peak(reference), image.abs() - reference
+                    row.append(float(similarity(reference, image.abs(), most).mean()))
+                    row.append(10 * math.log10(float(most.square() / difference.square().mean().clamp(min=1e-20))))
+                figures.append(row)
+            return torch.tensor(figures, dtype=torch.float64)
+
+        names = ("ssim", "psnr", "zero_filled_ssim", "zero_filled_psnr")
+        means = together(len(images), (len(names),), measure, device).mean(0).tolist()
+        return {f"validation/{name}": mean for name, mean in zip(names, means, strict=True)}
 
     @torch.no_grad()
     def sheets(self, network: nn.Module, images: Tensor | None, device: torch.device) -> dict[str, tuple[Tensor, int]]:
         """Return rows of three magnitudes: zero-filled, network, reference."""
         if images is None:
             return {}
-        tiles = list[Tensor]()
-        for row in range(min(3, len(images))):
-            measured = [part.to(device) for part in self._validation(images, row * len(images) // 3)]
-            zero_filled, image = combine(ifft2c(measured[0]), measured[2]), network(*measured[:3])
-            tiles += [part.abs().cpu() for part in (zero_filled, image, measured[3])]
-        return {"reconstructed": (torch.cat(tiles)[:, None], 3)}
+
+        def draw(numbers: range) -> Tensor:
+            rows = list[Tensor]()
+            for number in numbers:
+                measured = [part.to(device) for part in self._validation(images, number * len(images) // 3)]
+                zero_filled, image = combine(ifft2c(measured[0]), measured[2]), network(*measured[:3])
+                rows.append(torch.cat([part.abs() for part in (zero_filled, image, measured[3])]))
+            return torch.stack(rows)
+
+        tiles = together(min(3, len(images)), (3, *images.shape[-2:]), draw, device).float()
+        return {"reconstructed": (tiles.flatten(0, 1)[:, None], 3)}
 
     def _validation(self, images: Tensor, number: int) -> tuple[Tensor, ...]:
         one = ReconstructionObjective(self.config, self.seed, 1)  # each image has coils of its own

@@ -65,6 +65,10 @@ class HardwareConfig:
     """Keep activations and weights in NHWC order."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    sharding: Literal["none", "full"] = "none"
+    """`full` spreads weights, gradients, moving average and optimiser over the workers (FSDP2), each layer's weights
+    gathered while it computes: for networks whose 20 bytes a parameter are too many for one GPU's memory. The steps are
+    those of `none`, where each worker has all of them; weights are not in NHWC order then."""
 
     def __post_init__(self) -> None:
         for name, least in (("cpus", 1), ("gpus", 0), ("images_at_a_time", 1)):
@@ -73,6 +77,8 @@ class HardwareConfig:
                 raise ValueError(f"hardware.{name} must be null or {least} and more, got {value}")
         if self.accelerator_type is not None and self.gpus == 0:
             raise ValueError(f"hardware.accelerator_type {self.accelerator_type} asks for a GPU, hardware.gpus is 0")
+        if self.sharding == "full" and self.compile:
+            raise ValueError("hardware.sharding full takes no hardware.compile: set one of them back")
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,9 @@ class TrainConfig:
                 f" {'reconstructs: give' if self.network.reconstructs else 'is a score network: leave out'} the section"
                 " measurement, its masks, coils and loss"
             )
+        critic = self.measurement.critic if self.measurement is not None else None
+        if self.hardware.sharding == "full" and critic is not None:
+            raise ValueError("hardware.sharding full takes no measurement.critic: set one of them back")
         channels = 2 if self.data.images == "complex" else 1
         if self.network.channels != channels:
             raise ValueError(

@@ -79,7 +79,7 @@ def _train(
     quiet: bool, echo: Callable[[str], None],
 ) -> TrainResult:  # fmt: skip
     started, out = time.monotonic(), home.folder
-    config = _absolute(config)
+    config = absolute(config)
     fewest, most = fewest_and_most(workers)
     if not 1 <= fewest <= most <= config.batch_size:
         raise ValueError(f"expected 1 to batch_size {config.batch_size} workers, got {workers}")
@@ -129,7 +129,7 @@ def _train(
     return TrainResult(bundle, outcome["images"], time.monotonic() - started, run.uri, run.run_id, model)
 
 
-def _absolute(config: TrainConfig) -> TrainConfig:
+def absolute(config: TrainConfig) -> TrainConfig:
     """Make local stores and files absolute: workers run in a folder of their own."""
     stores = [store if "://" in store else str(Path(store).resolve()) for store in config.data.stores]
     measurement = config.measurement

@@ -1,1 +1,1 @@
-"""Search of a method's settings on Ray Tune."""
+"""Searches on Ray Tune, of a method's settings and of a training's."""

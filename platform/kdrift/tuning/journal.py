@@ -24,9 +24,9 @@ class TrialRecord:
     settings: dict[str, Any]
     """Values of the settings that are searched."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Means after each slice, as `evaluate_slices` yields them."""
+    """Figures that it reported, the last as they stand."""
     state: State = "unfinished"
-    """`complete`: saw all slices; `stopped`: early, by ASHA."""
+    """`complete`: came to its end; `stopped`: early, by ASHA."""
 
     @property
     def key(self) -> str:
@@ -35,13 +35,23 @@ class TrialRecord:
 
     @property
     def value(self) -> float:
-        """The objective, mean over the slices seen."""
+        """The objective, as it was reported last."""
         return float(self.rows[-1]["value"])
 
     @property
     def is_done(self) -> bool:
         """Whether it needs not run (again)."""
         return self.state in ("complete", "stopped")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its settings came to nothing."""
+        return bool(self.rows and self.rows[-1].get("diverged"))
+
+    @property
+    def came_through(self) -> bool:
+        """Whether it can be chosen."""
+        return self.state == "complete" and not self.diverged
 
 
 class Journal:
@@ -61,7 +71,7 @@ class Journal:
         return self.trials[number]
 
     def report(self, number: int, row: dict[str, Any]) -> None:
-        """Take note of a trial's means after one more slice."""
+        """Take note of what a trial reported."""
         self._write({"event": "report", "number": number, "row": row})
 
     def end(self, number: int, state: State) -> None:

@@ -11,20 +11,19 @@ from ray.tune import Callback
 from kdrift.runs.outbox import Outbox
 from kdrift.runs.progress import Meter
 from kdrift.tuning.journal import Journal, State, TrialRecord
-from kdrift.tuning.tune_config import TuneConfig
-
-FIGURES = ("value", "psnr", "ssim", "nmse", "heldout", "seconds", "nfe", "slices")
+from kdrift.tuning.search_config import SearchConfig, Subject
 
 
 class Recorder(Callback):
     """Keeps the journal and the child runs of one search; all of it on the driver."""
 
     def __init__(
-        self, config: TuneConfig, journal: Journal, outbox: Outbox, artifacts: Path, num_slices: int,
+        self, config: SearchConfig[Any], subject: Subject[Any], journal: Journal, outbox: Outbox, artifacts: Path,
         meter: Meter, echo: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._config, self._journal, self._outbox, self._artifacts = config, journal, outbox, artifacts
-        self._num_slices, self._meter, self._echo = num_slices, meter, echo
+        self._unit, self._length, self._figures = subject.unit, subject.length, ("value", *subject.figures)
+        self._meter, self._echo = meter, echo
         self._numbers: dict[str, int] = {}
         unfinished = sum(not trial.is_done for trial in journal.trials.values())
         self._before = max(journal.trials, default=0) - unfinished  # those come first, with the numbers that they have
@@ -49,18 +48,18 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Note the means after one more slice."""
+        """Note what a trial has reported."""
         record = self._record(trial)
-        row = {name: float(result[name]) for name in FIGURES if name in result}
+        row = {name: float(result[name]) for name in self._figures if name in result}
         self._journal.report(record.number, {**row, "pid": result["pid"]})
-        self._outbox.metrics(row, int(row["slices"]), record.key)
+        self._outbox.metrics(row, int(row[self._unit]), record.key)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run of a trial that saw all slices or was stopped early."""
+        """Close the run of a trial that came to its end or was stopped early."""
         record = self._record(trial)
-        slices = int(record.rows[-1]["slices"])
-        state: State = "complete" if slices >= self._num_slices else "stopped"
-        reason = "" if state == "complete" else f"by ASHA after {slices} of {self._num_slices} slices"
+        seen = int(record.rows[-1][self._unit])
+        state: State = "complete" if seen >= self._length else "stopped"
+        reason = "" if state == "complete" else f"by ASHA after {seen} of {self._length} {self._unit}"
         self._outbox.finish("FINISHED", reason, record.key)
         self._journal.end(record.number, state)  # last: until then a driver that was killed does the trial again
         self._show(record)
@@ -82,16 +81,17 @@ class Recorder(Callback):
 
     def _show(self, record: TrialRecord) -> None:
         config, done = self._config, [trial for trial in self._journal.trials.values() if trial.is_done]
-        whole = [trial.value for trial in done if trial.state == "complete"]
+        whole = [trial.value for trial in done if trial.came_through]
         best = "none yet"
         if whole:
             found = (max if config.higher_is_better else min)(whole)
             best = f"{found:.5g}"
             self._outbox.metrics({"best": found}, len(done))  # the curve of the search, on its own run
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
-        after = "" if record.state == "complete" else f" (stopped after {record.rows[-1]['slices']:.0f} slices)"
-        self._echo(f"trial {record.number}: {config.objective} {record.value:.5g}{after}  {shown}")
-        self._meter.update(len(done), note=f"best {config.objective} {best}")
+        stopped = f" (stopped after {record.rows[-1][self._unit]:.0f} {self._unit})"
+        after = " (diverged)" if record.diverged else "" if record.state == "complete" else stopped
+        self._echo(f"trial {record.number}: {config.measure} {record.value:.5g}{after}  {shown}")
+        self._meter.update(len(done), note=f"best {config.measure} {best}")
 
 
 def _short(value: Any) -> str:

@@ -9,13 +9,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdrift.runs.seeds import derive_seed
 from kdrift.tuning.journal import Journal
-from kdrift.tuning.tune_config import Axis, TuneConfig
+from kdrift.tuning.search_config import Axis, SearchConfig
 
 STARTUP = 8
 """Trials drawn at random before TPE has enough to go by, at most a third of all."""
 
 
-def searcher(config: TuneConfig, start: dict[str, Any], journal: Journal) -> OptunaSearch:
+def searcher(config: SearchConfig[Any], start: dict[str, Any], journal: Journal) -> OptunaSearch:
     """Return the search algorithm: the start first, then unfinished trials, then what Optuna suggests."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {name: distribution(axis) for name, axis in config.space.items()}
