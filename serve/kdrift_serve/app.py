@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from ray import serve
@@ -11,6 +12,7 @@ from kdrift.prior.pinned import pin_prior
 from kdrift.runs.config import parse
 from kdrift.runs.hardware import worker_environment
 from kdrift_serve.ingress import Ingress
+from kdrift_serve.planner import Planner
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import ServeConfig
 
@@ -24,7 +26,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def build_application(config: ServeConfig) -> Application:
-    """Return the application: one ingress, and samplers that each run one chunk at a time."""
+    """Return the application: ingresses, one planner, and samplers that each do one thing at a time."""
     priors = {name: pin_prior(reference, config.tracking_uri) for name, reference in config.priors.items()}
     lifetime: dict[str, Any] = {
         "health_check_period_s": 2,
@@ -43,11 +45,13 @@ def build_application(config: ServeConfig) -> Application:
         ray_actor_options=resources,
         **lifetime,
     )(Sampler)
+    # an SQLite file is for the processes of one machine
+    here = {"node:__internal_head__": 0.001} if config.database is None else {}
+    light = {"num_cpus": 0, "resources": here, "runtime_env": {"env_vars": worker_environment(1)}}
+    planner = serve.deployment(name="Planner", num_replicas=1, ray_actor_options=light, **lifetime)(Planner)
     ingress = serve.deployment(
-        name="Ingress",
-        num_replicas=1,
-        max_ongoing_requests=256,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": worker_environment(1)}},
-        **lifetime,
+        name="Ingress", num_replicas=config.ingresses, max_ongoing_requests=1024, ray_actor_options=light, **lifetime
     )(serve.ingress()(Ingress))
-    return ingress.bind(config, priors, samplers.bind(config.samplers, priors))
+    service = uuid.uuid4().hex
+    runs = planner.bind(config, service, priors, samplers.bind(config.samplers, priors, config.storage))
+    return ingress.bind(config, service, priors, runs)

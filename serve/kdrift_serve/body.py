@@ -1,38 +1,92 @@
-"""Bodies of requests: refused by their announced size, cut off at the limit, never held in memory when large."""
+"""Bodies of requests: refused by their announced size, cut off at the limit or when they stall, never held in memory
+when large."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fastapi import Request
 
 from kdrift_serve.problems import Problem
+from kdrift_serve.serve_config import Limits
+
+WINDOW_S = 10.0
+"""Over which an upload has to be fast enough, and within which a JSON body has to be there."""
+
+
+class Receiving:
+    """Places for uploads that are received at a time, at most half of them of one key."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, Counter[str]()
+
+    @contextlib.contextmanager
+    def place(self, key: str) -> Iterator[None]:
+        """Hold a place for the block. Raises `Problem` (429) when none is free."""
+        if self._held.total() >= self._most or self._held[key] >= max(1, self._most // 2):
+            raise Problem(429, "too many uploads are under way: try again in 10 s", {"Retry-After": "10"})
+        self._held[key] += 1
+        try:
+            yield
+        finally:
+            self._held[key] -= 1
 
 
 async def read_json(http: Request, limit: int) -> bytes:
-    """Read a body into memory, at most one part beyond `limit`. Raises `Problem` (400, 413)."""
+    """Read a body into memory, at most one part beyond `limit`. Raises `Problem` (400, 408, 413)."""
     body = bytearray()
     _check_declared(http, limit, "JSON")
-    async for part in http.stream():
-        body += part
-        if len(body) > limit:
-            break  # the parser of the JSON says so
+    try:
+        async with asyncio.timeout(WINDOW_S):
+            async for part in http.stream():
+                body += part
+                if len(body) > limit:
+                    break  # the parser of the JSON says so
+    except TimeoutError:
+        raise Problem(408, f"the JSON did not come within {WINDOW_S:g} s") from None
     return bytes(body)
 
 
-async def receive_file(http: Request, target: Path, limit: int) -> None:
-    """Write the body to a file. Raises `Problem` (400, 413)."""
+async def receive_file(http: Request, target: Path, limits: Limits) -> None:
+    """Write the body to a file. Raises `Problem` (400, 408, 413), and OSError where the disk is full."""
+    limit = limits.upload_mb << 20
     declared, received = _check_declared(http, limit, "upload"), 0
     with target.open("wb") as file:
-        async for part in http.stream():
+        async for part in _fast_enough(http, limits.upload_kb_s * 1024):
             received += len(part)
             if received > limit:
                 raise _too_large(limit, "upload")
-            file.write(part)
+            await asyncio.to_thread(file.write, part)
     if received == 0:
         raise Problem(400, "the body is empty: send the file as the body of the request")
     if declared is not None and received != declared:
         raise Problem(400, f"the upload is truncated: {declared} bytes were announced, {received} came")
+
+
+async def _fast_enough(http: Request, least: float) -> AsyncIterator[bytes]:
+    """Yield the parts of a body that comes with at least `least` bytes a second."""
+    parts = aiter(http.stream())
+    began, came = time.monotonic(), 0
+    while True:
+        try:
+            async with asyncio.timeout(WINDOW_S):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise Problem(408, f"the upload stalled for {WINDOW_S:g} s") from None
+        came += len(part)
+        seconds = time.monotonic() - began
+        if seconds > WINDOW_S:
+            if came < least * seconds:
+                raise Problem(408, f"the upload is slower than {least / 1024:g} KiB/s")
+            began, came = time.monotonic(), 0
+        yield part
 
 
 def _check_declared(http: Request, limit: int, what: str) -> int | None:

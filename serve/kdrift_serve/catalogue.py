@@ -16,7 +16,7 @@ from kdrift_serve.job_request import serving, without_folders
 
 def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
     """Return methods and masks that a request may name; each sampler with the priors it can use, classical methods with
-    none."""
+    none; and which methods draw samples, which are a trained network, and which need none."""
     methods = {
         name: {
             "summary": method.summary,
@@ -29,8 +29,13 @@ def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
         }
         for name, method in METHODS.items()
     }
+    kinds = {
+        "samplers": [name for name, method in METHODS.items() if method.samples],
+        "learned": [name for name, method in METHODS.items() if method.needs_prior and not method.samples],
+        "classical": [name for name, method in METHODS.items() if not method.needs_prior],
+    }
     masks = {name: f"{kind.definition} ({kind.dims}-D)" for name, kind in KINDS.items()}
-    return {"methods": methods, "masks": masks}
+    return {"methods": methods, **kinds, "masks": masks}
 
 
 def _default_preset(method: str) -> dict[str, Any]:

@@ -1,30 +1,31 @@
-"""HTTP: everything a client sees. Checks come first; a request that is accepted becomes a job of the planner."""
+"""A replica that answers HTTP: it checks a request, has its data read, and puts it into the table of jobs."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from ray.serve.handle import DeploymentHandle
 
-from kdrift.data.formats.fastmri import write_fastmri
-from kdrift.data.phantom import phantom_volume
-from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
-from kdrift_serve import auth, problems
-from kdrift_serve.body import read_json, receive_file
+from kdrift_serve import auth
+from kdrift_serve.body import Receiving, read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
+from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_request import (
     MAX_JSON_BYTES,
     JobRequest,
@@ -33,147 +34,199 @@ from kdrift_serve.job_request import (
     choose_prior,
     from_json,
     from_query,
-    load,
+    given_files,
     resolve_plan,
     upload_name,
 )
-from kdrift_serve.pictures import Kind, picture
+from kdrift_serve.job_table import JobTable, QueueFull, StateLost
+from kdrift_serve.job_watch import Watch
+from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import Sampler
+from kdrift_serve.readers import Found, Readers, Unreadable
+from kdrift_serve.reading import Reading
+from kdrift_serve.sampler import RESULT
 from kdrift_serve.serve_config import ServeConfig
-from kdrift_serve.storage import ACTIVE, OUTPUTS_ZIP, Job, JobFolder
+from kdrift_serve.spool import SCAN
 
-PAGE = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
-    " connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 EXAMPLE_NAME = "phantom"
-MAX_WAIT_S = 60.0
-"""How long a request for a status may wait for the end of the job."""
+ALIVE_S = 2.0
+PATIENTS_DATA = {"Cache-Control": "no-store"}
+"""Sent with whatever tells of a scan: nothing in between keeps it."""
 
 
 class Ingress:
-    """The one replica that answers HTTP and owns the jobs."""
-
-    _planner: Planner
-    """Made with the application."""
+    """Answers HTTP. All that it knows of jobs is in the table, so that there may be several."""
 
     def __init__(
-        self, config: ServeConfig, priors: dict[str, PinnedPrior], samplers: DeploymentHandle[Sampler]
+        self, config: ServeConfig, service: str, priors: dict[str, PinnedPrior], planner: DeploymentHandle[Planner]
     ) -> None:
-        self._config, self._pinned = config, priors
+        del planner  # bound, so that Serve runs it: what is asked of it goes through the table
+        self._config, self._service, self._pinned = config, service, priors
         self._keys = auth.load_keys(config.auth)
         self._roots = [Path(root).expanduser() for root in config.roots]
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
-        self._store = JobFolder(config.storage)
-        self._samplers = samplers
-        self._checking = asyncio.Semaphore(2)
+        self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
+        self._receiving = Receiving(config.limits.uploads)
+        self._own = uuid.uuid4().hex
+        """Whose jobs are those whose data are read here."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve calls this once the replica is made."""
-        self._planner = Planner(self._config, self._store, self._samplers)
+        from kdrift_serve.routes import create_app
+
+        self._watch, self._readers = Watch(self._table), Readers()
+        self._living = asyncio.create_task(self._live())
         return create_app(self)
 
-    def authenticate(self, request: Request) -> None:
-        """Let a request through or raise a `Problem`."""
-        auth.check(self._keys, request)
+    async def _live(self) -> None:
+        """Say that this process lives, and have the process ready that reads data."""
+        await self._readers.start()
+        while True:
+            with contextlib.suppress(StateLost):  # whoever needs the table is told
+                await asyncio.to_thread(self._table.live, self._own, version("kdrift"))
+            await asyncio.sleep(ALIVE_S)
 
-    async def create(self, http: Request) -> Response:
+    def authenticate(self, request: Request) -> auth.Caller:
+        """Return who asks, or raise a `Problem`."""
+        return auth.check(self._keys, request)
+
+    # --- new jobs -----------------------------------------------------------------------------------------------------
+
+    async def create(self, http: Request, caller: auth.Caller) -> Response:
         """Take on a job from an upload, a path or the example: 202."""
         kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("application/json", "application/octet-stream"):
             raise Problem(
                 415, f"expected application/octet-stream (a file) or application/json, got {kind or 'nothing'!r}"
             )
-        with self._planner.admission():
-            job_id = uuid.uuid4().hex
-            try:
-                if kind == "application/json":
-                    request = from_json(await read_json(http, MAX_JSON_BYTES))
-                else:
-                    request = from_query(http.query_params.multi_items())
-                plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are read
-                if kind == "application/json":
-                    source, name = await self._named_source(request, job_id)
-                else:
-                    source, name = await self._uploaded(http, request, job_id)
-                job = await self._accepted(request, plan, job_id, source, name)
-            except BaseException:
-                self._store.remove(job_id)
-                raise
-        return JSONResponse(self.view(job), 202, {"Location": f"/v1/reconstructions/{job_id}"})
+        if kind == "application/json":
+            request = from_json(await read_json(http, MAX_JSON_BYTES))
+        else:
+            request = from_query(http.query_params.multi_items())
+        plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are received
+        folder = await asyncio.to_thread(self._files.temporary, self._own)
+        try:
+            if kind == "application/json":
+                source, name = self._named_source(request)
+            else:
+                source, name = await self._uploaded(http, request, caller, folder)
+            job = Job(uuid.uuid4().hex, "reading", name, caller.name, self._own, created=time.time())
+            async with self._place(job):
+                job = await self._read(request, plan, job, source, folder)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        return JSONResponse(await self.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA})
 
-    async def _named_source(self, request: JobRequest, job_id: str) -> tuple[Path, str]:
+    @asynccontextmanager
+    async def _place(self, job: Job) -> AsyncIterator[None]:
+        """Hold a place in the queue while a request is read; given back, with what it left, where it is refused.
+
+        Raises `Problem` (429) when all are taken.
+        """
+        limits = self._config.limits
+        if await asyncio.to_thread(self._table.size_of, job.key) > limits.key_mb << 20:
+            raise Problem(
+                429, f"the jobs of this key hold more than {limits.key_mb} MiB: delete some", {"Retry-After": "60"}
+            )
+        try:
+            await asyncio.to_thread(self._table.reserve, job, most=limits.jobs, most_of_key=limits.jobs_a_key)
+        except QueueFull as full:
+            wait = str(await asyncio.to_thread(self._wait_s))
+            whose = " of this key" if full.own else ""
+            text = f"{full.queued} jobs{whose} wait already: try again in about {wait} s"
+            raise Problem(429, text, {"Retry-After": wait}) from None
+        try:
+            yield
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(self._forget, job.id))
+            raise
+
+    def _wait_s(self) -> int:
+        """Return in about how many seconds a place is free."""
+        running = self._table.newest(None, count=50, state="running")
+        left = [job.progress["seconds_left"] for job in running if job.progress.get("seconds_left")]
+        return max(1, min(600, round(min(left, default=10.0))))
+
+    def _forget(self, job_id: str) -> None:
+        self._table.remove([job_id])
+        self._files.remove(job_id)
+
+    def _named_source(self, request: JobRequest) -> tuple[str | None, str]:
         if request.name is not None or (request.path is None) == (request.example is None):
             raise Problem(422, 'expected either "path" or "example" in the JSON, and no "name"')
         if request.path is not None:
-            return allowed_path(request.path, self._roots), request.path
-        target = self._store.upload_folder(job_id) / f"{EXAMPLE_NAME}.h5"
-        await asyncio.to_thread(write_example, target)
-        return target, EXAMPLE_NAME
+            return str(allowed_path(request.path, self._roots)), request.path
+        return None, EXAMPLE_NAME
 
-    async def _uploaded(self, http: Request, request: JobRequest, job_id: str) -> tuple[Path, str]:
+    async def _uploaded(self, http: Request, request: JobRequest, caller: auth.Caller, folder: Path) -> tuple[str, str]:
         if request.path is not None or request.example is not None:
             raise Problem(422, "a file is uploaded: leave out path and example, or send them as application/json")
         name = upload_name(request.name)
-        target = self._store.upload_folder(job_id) / name
-        await receive_file(http, target, self._config.limits.upload_mb << 20)
-        return target, name
+        target = folder / "upload" / name
+        target.parent.mkdir(mode=0o700)
+        with self._receiving.place(caller.name):
+            await receive_file(http, target, self._config.limits)
+        return str(target), name
 
-    async def _accepted(self, request: JobRequest, plan: ResolvedPlan, job_id: str, source: Path, name: str) -> Job:
-        """Read the data, once, so that what is wrong with them is told now, and hand the job on."""
-        async with self._checking:
-            try:
-                acquisition = await asyncio.to_thread(load, request, source, name, self._roots, self._config.limits)
-                slices, coils = acquisition.kspace.shape[:2]
-                check_cost(plan, slices, min(coils, request.virtual_coils or coils), self._config.limits)
-            except ValueError as error:
-                raise Problem(422, str(error)) from None
-        self._store.drop_upload(job_id)
+    async def _read(self, request: JobRequest, plan: ResolvedPlan, job: Job, source: str | None, folder: Path) -> Job:
+        """Have the data read, so that what is wrong with them is told now, and put the job into the queue."""
+        limits, out = self._config.limits, folder / SCAN
+        given_files(request, self._roots)
+        out.mkdir(mode=0o700)
+        roots = [str(root) for root in self._roots]
+        reading = Reading(to_dict(request), source, job.name, roots, limits.kspace_mb, limits.read_seconds, str(out))
+        try:
+            found = await self._readers.read(reading)
+            check_cost(plan, len(found.slices), min(found.coils, request.virtual_coils or found.coils), limits)
+        except (Unreadable, ValueError) as error:
+            raise Problem(422, str(error)) from None
+        size = await asyncio.to_thread(_size, out)
+        await asyncio.to_thread(self._files.put_all, job.id, SCAN, out)
+        return await asyncio.to_thread(self._queue, request, plan, replace(job, size=size), found)
+
+    def _queue(self, request: JobRequest, plan: ResolvedPlan, job: Job, found: Found) -> Job:
         served = choose_prior(request, self._priors)
         prior = self._pinned[served].describe() if plan.prior else {}
-        request = replace(request, prior=served if plan.prior else request.prior)
-        job = Job(
-            id=job_id, state="queued", name=name, owner=self._planner.owner, request=to_dict(request), prior=prior,
-            config=plan.config | ({"prior": prior} if prior else {}), sampling=acquisition.sampling,
-            slices=acquisition.slice_indices, notes=list(acquisition.notes),
+        job = replace(
+            job, request=to_dict(replace(request, prior=served if plan.prior else request.prior)), prior=prior,
+            config=plan.config | ({"prior": prior} if prior else {}),
+            sampling=found.sampling, slices=found.slices, notes=found.notes,
         )  # fmt: skip
-        self._planner.submit(job, plan, served, acquisition)
-        return job
+        self._table.hand_over(job, self._service)
+        return replace(job, state="queued", service=self._service)
 
-    def find(self, job_id: str) -> Job:
+    # --- what became of them ------------------------------------------------------------------------------------------
+
+    async def find(self, job_id: str, caller: auth.Caller) -> Job:
         """Return a job or raise a `Problem` (404)."""
-        job = self._planner.find(job_id)
-        if job is None:
+        caller.need("read")
+        job = await asyncio.to_thread(self._table.get, job_id)
+        if job is None or job.state == "reading" or not caller.may_see(job.key):
             raise Problem(404, "there is no reconstruction of this id")
         return job
 
-    def result(self, job_id: str, name: str) -> tuple[Job, Path]:
+    async def result(self, job_id: str, name: str, caller: auth.Caller) -> tuple[Job, Path]:
         """Return a result file or raise a `Problem` (404, 409)."""
-        job = self.find(job_id)
+        job = await self.find(job_id, caller)
         if job.state != "done":
             why = f": {job.detail}" if job.detail else ", ask for its status"
             raise Problem(409, f"this reconstruction is {job.state}{why}")
-        path = self._store.result(job_id, name)
+        path = await asyncio.to_thread(self._files.get, job_id, f"{RESULT}/{name}")
         if path is None:
             raise Problem(404, "this result was deleted")
         return job, path
 
-    def view(self, job: Job) -> dict[str, Any]:
+    async def view(self, job: Job) -> dict[str, Any]:
         """Return a job as clients see it."""
         values = asdict(job)
-        del values["owner"]
+        for name in ("key", "service", "cancel", "size", "changed"):
+            del values[name]
         base = f"/v1/reconstructions/{job.id}"
-        values["progress"] = self._planner.progress(job.id) if job.state in ACTIVE else None
+        if job.state == "queued":
+            values["progress"] = {**job.progress, "jobs_ahead": await asyncio.to_thread(self._table.ahead_of, job)}
+        elif job.state not in ACTIVE:
+            values["progress"] = None
         values["links"] = {"self": base}
         if job.state == "done":
             names = ["result", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(job.report.get("outputs"))
@@ -181,89 +234,36 @@ class Ingress:
         found: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)  # JSON has no infinity
         return found
 
-    async def status(self, job_id: str, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> Response:
-        """Show a job, at once or when it has ended."""
-        await self._planner.wait(job_id, wait)
-        return JSONResponse(self.view(self.find(job_id)))
+    async def wait(self, job_id: str, seconds: float, caller: auth.Caller) -> Job:
+        """Return a job, when it has ended or the time is over."""
+        job = await self.find(job_id, caller)
+        if job.state in ACTIVE and seconds > 0:
+            await self._watch.end(job_id, seconds)
+            job = await self.find(job_id, caller)
+        return job
 
-    async def cancel(self, job_id: str) -> Response:
+    async def cancel(self, job_id: str, caller: auth.Caller) -> Job:
         """Cancel a job or raise a `Problem` (404, 409)."""
-        job = self.find(job_id)
-        if self._planner.progress(job_id) is None:
-            raise Problem(409, f"this reconstruction is {job.state} already")
-        await self._planner.cancel(job_id)
-        return JSONResponse(self.view(self.find(job_id)))
+        job = await self.find(job_id, caller)
+        if not await asyncio.to_thread(self._table.ask_to_cancel, job_id):
+            raise Problem(409, f"this reconstruction is {(await self.find(job_id, caller)).state} already")
+        await self._watch.end(job_id, 10)
+        job = await self.find(job_id, caller)
+        return job
 
-    async def priors(self) -> Response:
-        """List the priors that are served, the default first."""
-        return JSONResponse(list_priors(self._priors, self._pinned))
+    def priors(self) -> list[dict[str, Any]]:
+        """Return the priors that are served, the default first."""
+        return list_priors(self._priors, self._pinned)
 
-    async def methods(self) -> Response:
-        """List what a request may name: samplers, classical methods and masks."""
-        return JSONResponse(list_methods(self._priors))
+    def methods(self) -> dict[str, Any]:
+        """Return what a request may name: samplers, classical methods and masks."""
+        return list_methods(self._priors)
 
-    async def health(self) -> Response:
-        """Say that the service answers, whether it asks for keys, and how busy it is."""
-        jobs = self._planner.counts()
-        return JSONResponse({"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs})
-
-
-def create_app(service: Ingress) -> FastAPI:
-    """Return the routes of the service."""
-    app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
-    problems.install(app)
-    api = APIRouter(prefix="/v1", dependencies=[Depends(service.authenticate)])
-    api.post("/reconstructions")(service.create)
-    api.get("/reconstructions/{job_id}")(service.status)
-    api.delete("/reconstructions/{job_id}")(service.cancel)
-    api.get("/priors")(service.priors)
-    api.get("/methods")(service.methods)
-    app.get("/v1/health")(service.health)
-
-    @api.get("/reconstructions/{job_id}/result")
-    async def result(job_id: str) -> Response:
-        job, path = service.result(job_id, "reconstruction.h5")
-        filename = f"{Path(job.name).stem}-reconstruction.h5"
-        return FileResponse(path, media_type="application/x-hdf5", filename=filename)
-
-    @api.get(f"/reconstructions/{{job_id}}/{OUTPUTS_ZIP}")
-    async def outputs(job_id: str) -> Response:
-        job, path = service.result(job_id, OUTPUTS_ZIP)
-        return FileResponse(path, media_type="application/zip", filename=f"{Path(job.name).stem}-{OUTPUTS_ZIP}")
-
-    @api.get("/reconstructions/{job_id}/panel.png")
-    async def panel(job_id: str) -> Response:
-        return FileResponse(service.result(job_id, "panel.png")[1], media_type="image/png")
-
-    def image_route(kind: Kind) -> Callable[..., Any]:
-        async def image(job_id: str, slice: int = 0) -> Response:
-            _, path = service.result(job_id, "reconstruction.h5")
-            try:
-                png, top = await asyncio.to_thread(picture, path, kind, slice)
-            except ValueError as error:
-                raise Problem(422, str(error)) from None
-            return Response(png, media_type="image/png", headers={"X-Kdrift-Top": f"{top:.6g}"})
-
-        return image
-
-    for kind in ("mean", "std"):
-        api.add_api_route(f"/reconstructions/{{job_id}}/{kind}.png", image_route(kind))
-
-    def page_route(name: str, kind: str) -> Callable[..., Any]:
-        content = files("kdrift_serve").joinpath("page", name).read_text().replace("{{ research only }}", RESEARCH_ONLY)
-
-        async def page() -> Response:
-            return Response(content, media_type=kind, headers=PAGE_HEADERS)
-
-        return page
-
-    for path, (name, media_type) in PAGE.items():
-        app.add_api_route(path, page_route(name, media_type))
-    app.include_router(api)
-    return app
+    async def health(self) -> dict[str, Any]:
+        """Return that the service answers, whether it asks for keys, and how busy it is."""
+        jobs = await asyncio.to_thread(self._table.counts)
+        return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}
 
 
-def write_example(target: Path) -> None:
-    """Write the built-in example: one slice of the head phantom, simulated."""
-    phantom = phantom_volume(1, 192, 192, 8, seed=1)
-    write_fastmri(target, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

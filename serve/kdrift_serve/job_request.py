@@ -59,7 +59,7 @@ def from_json(body: bytes) -> JobRequest:
     if len(body) > MAX_JSON_BYTES:
         raise Problem(413, f"the JSON is over {MAX_JSON_BYTES >> 10} KiB; k-space goes as a file, not as JSON")
     try:
-        values = json.loads(body)
+        values = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not valid JSON") from None
     if not isinstance(values, dict):
@@ -83,10 +83,20 @@ def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
         if last in place:
             raise Problem(422, f"{key[:80]} is given twice")
         try:
-            place[last] = json.loads(text)
+            place[last] = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             place[last] = text
     return _parse(values)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises `Problem` (422) for a key that it has twice: which one is meant nobody knows."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Problem(422, f"{twice[:80]!r} is given twice")
+    return found
 
 
 def _parse(values: Mapping[str, Any]) -> JobRequest:
@@ -111,6 +121,8 @@ def _check_finite(values: Any, where: str = "request") -> None:
         raise ValueError(f"{where} is {values}, expected a finite number")
     if isinstance(values, str) and "\x00" in values:
         raise ValueError(f"{where} holds a NUL character")
+    if isinstance(values, str) and any("\ud800" <= letter <= "\udfff" for letter in values):
+        raise ValueError(f"{where} holds half a character (a lone surrogate)")
     for key, value in values.items() if isinstance(values, dict) else ():
         _check_finite(value, f"{where}: {key}")
 
@@ -223,17 +235,26 @@ def _refusal(method: Method, name: str, prior: Prior) -> str:
     return method.refusal(name, prior.task, prior.network_config.images)
 
 
-def load(request: JobRequest, source: Path, shown: str, roots: list[Path], limits: Limits) -> Acquisition:
-    """Read and undersample what a request asks for. Raises ValueError with a sentence that names the file `shown`."""
+def given_files(request: JobRequest, roots: list[Path]) -> dict[str, str]:
+    """Return the paths of the files that a request names beside its data. Raises `Problem` as `allowed_path` does."""
     given = {
         "noise_cov": request.noise_cov, "noise_scan": request.noise_scan,
         "smaps": None if request.smaps == STORED else request.smaps,
         "mask": request.mask.file if request.mask else None,
     }  # fmt: skip
-    allowed: dict[str, Any] = {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+    return {name: str(allowed_path(path, roots)) for name, path in given.items() if path is not None}
+
+
+def load(request: JobRequest, source: Path, shown: str, roots: list[Path], max_bytes: int) -> Acquisition:
+    """Read and undersample what a request asks for, at most `max_bytes` of k-space.
+
+    Raises ValueError with a sentence that names the file `shown`, and `Problem` for files beside it that may not be
+    read.
+    """
+    allowed: dict[str, Any] = given_files(request, roots)
     changes = allowed | ({"mask": MaskRequest(file=allowed["mask"])} if "mask" in allowed else {})
     try:
-        acquisition = load_acquisition(request.of(str(source), max_bytes=limits.kspace_mb << 20, **changes))
+        acquisition = load_acquisition(request.of(str(source), max_bytes=max_bytes, **changes))
     except ValueError as error:
         text = str(error)
         for name, path in allowed.items():

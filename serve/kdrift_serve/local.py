@@ -14,6 +14,7 @@ from dataclasses import replace
 from kdrift.runs.cluster import ray_session
 from kdrift_serve.app import build_application
 from kdrift_serve.auth import is_loopback_host, load_keys
+from kdrift_serve.front import ENVIRONMENT
 from kdrift_serve.serve_config import HttpOptions, ServeConfig
 
 OBJECT_STORE_BYTES = 512 << 20
@@ -57,6 +58,7 @@ def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event
     # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
+    os.environ.update(ENVIRONMENT)
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from kdrift_serve.job_table import DiskFull, StateLost
+
 logger = logging.getLogger("ray.serve")
 _LONGEST = 600
 
@@ -38,6 +40,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
         return answer(error.status, error.detail, error.headers)
+
+    @app.exception_handler(StateLost)
+    async def state_lost(request: Request, error: StateLost) -> JSONResponse:
+        logger.error("%s", error)
+        if isinstance(error, DiskFull):
+            return answer(507, f"{error}: nothing was kept of this request")
+        return answer(503, f"{error}: try again", {"Retry-After": "10"})
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:

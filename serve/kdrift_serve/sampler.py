@@ -1,28 +1,44 @@
-"""The processes that compute: each prepares slices and runs chunks of chains, one at a time, in one thread."""
+"""The processes that compute: each prepares slices, runs chunks of chains and writes results, one at a time, in one
+thread."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+import zipfile
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 
+from kdrift.evaluation.faults import Fault
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
-from kdrift.recon.gather import SliceFacts
+from kdrift.recon.gather import SliceFacts, gather
+from kdrift.recon.guard import Diverged
+from kdrift.recon.merge import merge_chunks
+from kdrift.recon.outputs import read_outputs
+from kdrift.recon.report import save_result
 from kdrift.recon.resolved import ResolvedPlan
+from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import choose_device, run_chunk
-from kdrift.recon.slices import RawSlice, SliceData
+from kdrift.recon.slice_file import read_outcome, write_failure, write_slice
+from kdrift.recon.slices import SliceData
+from kdrift_serve.job_files import JobFiles
+from kdrift_serve.jobs import OUTPUTS_ZIP, Job, SliceVerdict
 from kdrift_serve.serve_config import SamplerConfig
+from kdrift_serve.spool import HEADER, SCAN, read_acquisition, read_slice, slice_file
 
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
 SERVE_NAMESPACE = "serve"
+SLICES, RESULT = "slices", "result"
 Steps = tuple[int, int]
 """Steps of a chunk: done, and in all."""
 
@@ -31,17 +47,45 @@ class Stopped(Exception):
     """Nobody waits for the chunk any more."""
 
 
-class Sampler:
-    """One replica. It is deployed with `max_ongoing_requests=1`: the next request goes to one that is free."""
+class DeviceFailed(RuntimeError):
+    """An accelerator raises errors: this process is not to be used again."""
 
-    def __init__(self, config: SamplerConfig, priors: dict[str, PinnedPrior]) -> None:
+
+Prepared = tuple[SliceData, SliceFacts]
+"""A slice that is ready, and what its result tells of it."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished job has."""
+
+    report: dict[str, Any]
+    verdicts: dict[str, SliceVerdict]
+    size: int
+
+
+class Sampler:
+    """One replica. It is deployed with `max_ongoing_requests=1`: the next request goes to one that is free.
+
+    What cannot be done as asked is returned as a sentence; what is raised may succeed elsewhere.
+    """
+
+    def __init__(self, config: SamplerConfig, priors: dict[str, PinnedPrior], storage: str) -> None:
         self._device = choose_device(config.device)
         self._priors = {name: load_pinned(pinned, self._device) for name, pinned in priors.items()}
+        self._files = JobFiles(storage)
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
+        self._failed = ""
 
-    async def prepare(self, plan: ResolvedPlan, prior: str, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
-        """Estimate coil maps, noise and scale of one slice; one that cannot be reconstructed as asked gives why."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare, plan, prior, raw)
+    def check_health(self) -> None:
+        """Raise where the device has failed: Serve then replaces this process."""
+        if self._failed:
+            raise DeviceFailed(self._failed)
+
+    async def prepare(self, plan: ResolvedPlan, prior: str, job_id: str, position: int) -> Prepared | str:
+        """Estimate coil maps, noise and scale of one slice of a job, by its position among those chosen."""
+        found: Prepared | str = await self._do(self._prepare, plan, prior, job_id, position)
+        return found
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
@@ -53,7 +97,7 @@ class Sampler:
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
         stop = threading.Event()
         steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
-        running = loop.run_in_executor(self._thread, self._run_chunk, plan, prior, data, chunk, steps)
+        running = loop.run_in_executor(self._thread, self._told, self._run_chunk, plan, prior, data, chunk, steps)
         running.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -63,24 +107,94 @@ class Sampler:
             stop.set()
             await asyncio.wait([running])
 
-    def _prepare(self, plan: ResolvedPlan, prior: str, raw: RawSlice) -> tuple[SliceData, SliceFacts] | str:
-        began = time.perf_counter()
+    async def finish_slice(
+        self, job_id: str, index: int, facts: SliceFacts | str, results: Sequence[ChunkResult]
+    ) -> None:
+        """Merge the chunks of a slice and write it, or why there is none (`facts` is then a sentence)."""
+        if isinstance(facts, str):
+            await self._do(self._write_failure, job_id, index, facts)
+        else:
+            await self._do(self._write_slice, job_id, facts, results)
+
+    async def finish(self, job: Job, plan: ResolvedPlan, seconds: float) -> Done | str:
+        """Put the slices of a job together and write its results."""
+        found: Done | str = await self._do(self._finish, job, plan, seconds)
+        return found
+
+    async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._told, work, *arguments)
+
+    def _told(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do the work; what its data are to blame for is a sentence, a device that fails is not used again."""
         try:
-            data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
+            return work(*arguments)
         except ValueError as error:
             return str(error)
+        except RuntimeError as error:
+            fault = Fault.of(error)
+            if fault.kind == "device":
+                self._failed = fault.reason
+                raise DeviceFailed(fault.reason) from None
+            raise
+
+    def _prepare(self, plan: ResolvedPlan, prior: str, job_id: str, position: int) -> Prepared:
+        began = time.perf_counter()
+        header, path = (self._file(job_id, f"{SCAN}/{name}") for name in (HEADER, slice_file(position)))
+        raw = read_slice(header, path)
+        data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
+
+    def _file(self, job_id: str, name: str) -> Path:
+        path = self._files.get(job_id, name)
+        if path is None:
+            raise ValueError("the data of this job are gone: send it again")
+        return path
 
     def _prior(self, plan: ResolvedPlan, name: str) -> Prior | None:
         return self._priors[name] if plan.prior else None
 
     def _run_chunk(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
-    ) -> ChunkResult | str:
-        try:
-            return run_chunk(plan, self._prior(plan, prior), data.to(self._device), chunk, steps)
-        except ValueError as error:
-            return str(error)
+    ) -> ChunkResult:
+        return run_chunk(plan, self._prior(plan, prior), data.to(self._device), chunk, steps)
+
+    def _write_slice(self, job_id: str, facts: SliceFacts, chunks: Sequence[ChunkResult]) -> None:
+        with self._files.filling(job_id, SLICES) as folder:
+            path = folder / slice_file(facts.index)
+            try:
+                write_slice(path, facts, merge_chunks(chunks))
+            except Diverged as error:
+                write_failure(path, str(error))
+
+    def _write_failure(self, job_id: str, index: int, reason: str) -> None:
+        with self._files.filling(job_id, SLICES) as folder:
+            write_failure(folder / slice_file(index), reason)
+
+    def _finish(self, job: Job, plan: ResolvedPlan, seconds: float) -> Done:
+        acquisition = read_acquisition(self._file(job.id, f"{SCAN}/{HEADER}"))
+        slices = {index: read_outcome(self._file(job.id, f"{SLICES}/{slice_file(index)}")) for index in job.slices}
+        result = gather(slices, acquisition.mask, job.config, seconds=seconds)
+        outputs = read_outputs(job.request.get("output", "h5"))
+        with self._files.filling(job.id, RESULT) as folder:
+            report = save_result(folder, acquisition, result, outputs=outputs)
+            if report["outputs"]:
+                _archive(folder, report["outputs"])
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Done(report, _verdicts(result), size)
+
+
+def _archive(folder: Path, outputs: Sequence[str]) -> None:
+    """Put the outputs into one archive beside them."""
+    with zipfile.ZipFile(folder / OUTPUTS_ZIP, "w") as archive:
+        for name in outputs:
+            path = folder / name
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                archive.write(file, file.relative_to(folder))
+
+
+def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:
+    found = {index: result.verdict_of(index) for index in result.numbers if result.nfe}
+    return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in found.items()}
 
 
 def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]) -> Callable[[int, int], None]:

@@ -10,6 +10,7 @@ from typing import Any
 from kdrift.prior.bundle import shipped_priors
 from kdrift.recon.plan import DEFAULT_PRIOR
 from kdrift.runs.config import apply_overrides, load_config, parse, to_dict
+from kdrift.runs.remote import is_url
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class AuthConfig:
     keys_env: str = "KDRIFT_API_KEYS"
     """Environment variable of the service with the keys, separated by blanks or commas."""
     keys_file: str | None = None
-    """File with one key a line, beside or instead of the variable."""
+    """YAML file of named keys, beside or instead of the variable; read again when it changes, so that keys come and go
+    without a restart. Under `keys` a list: `name`, `sha256` of the key, `scopes` (`read`, `submit`, `admin`; by default
+    the first two), `expires` (a day)."""
     keyless_on_loopback: bool = False
     """Where there are no keys: answer requests that reach the service on a loopback address, refuse all others. Without
     this, a service without keys does not start."""
@@ -49,6 +52,10 @@ class Limits:
 
     upload_mb: int = 256
     """Size of an uploaded file in MiB."""
+    uploads: int = 64
+    """Uploads that an ingress receives at a time; one key may have half of them. A request beyond is answered 429."""
+    upload_kb_s: float = 8.0
+    """An upload that is slower than this, in KiB/s over any 10 s, is cut off (408)."""
     kspace_mb: int = 2048
     """k-space of the slices of a request in MiB, as its header declares it."""
     samples: int = 64
@@ -63,25 +70,32 @@ class Limits:
     """Largest whole number among the settings of a method: steps, iterations of a solver."""
     job_seconds: float = 86400.0
     """A job that runs longer is stopped."""
-    running: int = 1
-    """Jobs that run at a time."""
-    held_mb: int = 4096
-    """k-space of all jobs that wait or run, in MiB; it is read once, when a job is accepted. A request beyond is
-    answered 429."""
-    queued: int = 16
-    """Jobs that wait; a request beyond them is answered 429."""
+    read_seconds: float = 60.0
+    """How long the data of a request may take to be read."""
+    jobs: int = 17
+    """Jobs that are read, wait or run; a request beyond them is answered 429."""
+    jobs_a_key: int = 16
+    """Of these, jobs of one API key."""
+    key_mb: int = 100_000
+    """What the jobs of an API key may hold in storage, in MiB; a request beyond is answered 429."""
     retries: int = 3
-    """How often a chunk whose sampler died is run again."""
+    """How often work whose sampler died is done again."""
     kept_jobs: int = 1000
     """Finished jobs that are kept; the oldest are deleted with their results."""
+    kept_days: float = 30.0
+    """How long they are kept."""
+    kept_mb: int = 100_000
+    """What they may hold together, in MiB."""
 
     def __post_init__(self) -> None:
         least_1 = (
-            self.upload_mb, self.kspace_mb, self.held_mb, self.samples, self.batch_samples, self.evaluations,
-            self.job_evaluations, self.iterations, self.running, self.kept_jobs,
+            self.upload_mb, self.uploads, self.kspace_mb, self.samples, self.batch_samples, self.evaluations,
+            self.job_evaluations, self.iterations, self.jobs, self.jobs_a_key, self.key_mb, self.kept_jobs,
+            self.kept_mb,
         )  # fmt: skip
-        if min(least_1) < 1 or min(self.queued, self.retries) < 0 or not self.job_seconds > 0:
-            raise ValueError(f"expected limits of at least 1 (queued and retries 0), got {self}")
+        above_0 = self.job_seconds, self.read_seconds, self.kept_days, self.upload_kb_s
+        if min(least_1) < 1 or self.retries < 0 or not min(above_0) > 0:
+            raise ValueError(f"expected limits of at least 1 (retries 0), got {self}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,13 @@ class ServeConfig:
     tracking_uri: str | None = None
     """MLflow registry of `models:` priors."""
     storage: str = "~/.kdrift/serve"
-    """Folder of the jobs and their results, private to the service; on a cluster one that outlives the head node."""
+    """Where the data of jobs and their results are: a folder, on a cluster one that all nodes share, or a URL such as
+    s3://bucket/serve."""
+    database: str | None = None
+    """Where the table of jobs is: null: an SQLite file in `storage`, for services on one machine; or
+    postgresql+psycopg://USER@HOST/NAME (the password in PGPASSWORD), for services on several."""
+    ingresses: int = 1
+    """Processes that answer HTTP and read data."""
     roots: list[str] = field(default_factory=list)
     """Folders whose files a request may name by path."""
     samplers: SamplerConfig = field(default_factory=SamplerConfig)
@@ -105,6 +125,17 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.priors:
             raise ValueError("priors is empty: name at least one, such as {default: brain-complex}")
+        if self.ingresses < 1:
+            raise ValueError(f"expected ingresses of at least 1, got {self.ingresses}")
+        if self.database is None and is_url(self.storage):
+            raise ValueError(
+                f"storage is at {self.storage}: name a database, such as postgresql+psycopg://kdrift@db/kdrift"
+            )
+
+    @property
+    def database_url(self) -> str:
+        """Where the table of jobs is."""
+        return self.database or f"sqlite:///{Path(self.storage).expanduser().resolve() / 'jobs.sqlite'}"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ def test_wrong_values_name_key_and_value(tmp_path: Path) -> None:
         parse(Outer, {"inner": {"rate": "fast"}})
     with pytest.raises(ValueError, match=r"inner: .* got 3"):
         parse(Outer, {"inner": 3})
+    for values, sentence in (
+        ({"inner": {"rate": True}}, "inner.rate: expected a number, got true"),
+        ({"inner": {"sizes": [1, False]}}, "inner.sizes: .* got .1, false"),
+        ({"name": True}, "name: expected .*str.*, got true"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            parse(Outer, values)
     with pytest.raises(ValueError, match="key=value"):
         parse_override("rate")
     with pytest.raises(ValueError, match="not a section"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from kdrift_serve.serve_config import AuthConfig, ServeConfig, load_serve_file
 from serve_helpers import KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
+NO_KEYS = auth.Keys([], None)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "serve"
 
 
@@ -41,8 +43,10 @@ def test_unknown_and_wrong_values_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="unknown key 'sampler', did you mean 'samplers'"):
         build({"sampler": {}})
-    with pytest.raises(ValueError, match=r"limits\.queued"):
-        build({"limits": {"queued": "many"}})
+    with pytest.raises(ValueError, match=r"limits\.jobs"):
+        build({"limits": {"jobs": "many"}})
+    with pytest.raises(ValueError, match=r"storage is at s3://bucket/x: name a database"):
+        build({"storage": "s3://bucket/x"})
     with pytest.raises(ValueError, match="replicas and num_cpus of at least 1"):
         build({"samplers": {"replicas": 0}})
     with pytest.raises(ValueError, match="priors is empty"):
@@ -60,20 +64,58 @@ def request(server: str, host: str = "localhost", key: str = "") -> HTTPConnecti
     return HTTPConnection({"type": "http", "server": (server, 8000), "headers": headers})
 
 
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KDRIFT_API_KEYS", raising=False)
     with pytest.raises(ValueError, match="no API keys"):
         auth.load_keys(AuthConfig())
-    (tmp_path / "keys").write_text(f"{KEY}\n{KEY[::-1]}\n")
-    keys = auth.load_keys(AuthConfig(keys_file=str(tmp_path / "keys"), keyless_on_loopback=True))
-    assert len(keys) == 2
-    assert KEY.encode() not in keys
-    auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY[::-1]}"))
-    auth.check(keys, request("10.0.0.1", key=f"bearer  {KEY} "))
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys: [{{name: ward 3, sha256: {digest(KEY[::-1])}, scopes: [read]}}]\n")
+    monkeypatch.setenv("KDRIFT_API_KEYS", KEY)
+    keys = auth.load_keys(AuthConfig(keys_file=str(file), keyless_on_loopback=True))
+    assert KEY not in repr(keys)
+    assert auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}")).scopes == {"read", "submit"}
+    reader = auth.check(keys, request("10.0.0.1", key=f"bearer  {KEY[::-1]} "))
+    assert (reader.name, reader.scopes) == ("ward 3", {"read"})
+    reader.need("read")
+    with pytest.raises(Problem, match="403"):
+        reader.need("submit")
+    assert (reader.may_see("ward 3"), reader.may_see("ward 4")) == (True, False)
     for key in ("", "Bearer ", "Bearer wrong", f"Basic {KEY}"):
         with pytest.raises(Problem) as error:
             auth.check(keys, request("127.0.0.1", key=key))
         assert error.value.status == 401
+
+
+def test_keys_come_and_go_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KDRIFT_API_KEYS", raising=False)
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys: [{{name: a, sha256: {digest(KEY)}}}]")
+    keys = auth.load_keys(AuthConfig(keys_file=str(file)))
+    assert auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}")).name == "a"
+    file.write_text(f"keys: [{{name: a, sha256: {digest('another key of the ward')}, scopes: [admin]}}]")
+    with pytest.raises(Problem, match="not known"):
+        auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}"))
+    admin = auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward"))
+    admin.need("submit")
+    assert admin.may_see("b")
+    file.write_text("keys: [{")
+    assert auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward")).name == "a"
+    file.write_text(f"keys: [{{name: a, sha256: {digest(KEY)}, expires: 2020-01-01}}]")
+    with pytest.raises(Problem, match="expired on 2020-01-01"):
+        auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}"))
+    for text, sentence in (
+        (f"keys: [{{name: a, sha256: {KEY}}}]", "is no SHA-256"),
+        (f"keys: [{{name: a, sha256: {digest('x')}, scope: [read]}}]", "did you mean 'scopes'"),
+        (f"keys: [{{name: a/b, sha256: {digest('x')}}}]", "a key's name"),
+        (f"keys: [{{name: a, sha256: {digest('x')}}}, {{name: a, sha256: {digest('y')}}}]", "give each its own"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            auth.load_keys(AuthConfig(keys_file=str(file)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +128,7 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_without_keys_only_loopback_passes(server: str, host: str, passes: bool) -> None:
     if passes:
-        auth.check([], request(server, host))
+        auth.check(NO_KEYS, request(server, host))
         return
     with pytest.raises(Problem, match="403"):
-        auth.check([], request(server, host))
+        auth.check(NO_KEYS, request(server, host))

@@ -74,8 +74,9 @@ def test_restart_and_a_prior_from_the_registry(tmp_path: Path) -> None:
     with running(tmp_path / "two", args) as service:
         assert service.status(done)["state"] == "done"
         assert service.result(done) == content
-        assert service.status(lost)["state"] == "interrupted"
-        assert not list((tmp_path / "store").glob("*/upload")), "k-space of finished jobs is deleted"
+        status = service.wait(lost)
+        assert (status["state"], "does not serve the prior" in status["detail"]) == ("interrupted", True)
+        assert not list((tmp_path / "store").glob("*/scan")), "k-space of jobs that ended is deleted"
         assert service.client.get("/v1/priors").json()[0]["prior"]["version"] == "2"
         again = service.accepted(scan, plan=asked, mask=MASK)
         assert_same(service.result(again), library(scan, second, asked))

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import pickle
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from kdrift.recon.merge import merge_chunks
 from kdrift.recon.slices import RawSlice, prepare_slice
 from kdrift.runs import registry, tracking
 from kdrift.sde import HighFrequencyNoise, LowFrequencies
-from kdrift_serve.ingress import Ingress, create_app
+from kdrift_serve.ingress import Ingress
 from kdrift_serve.job_request import (
     allowed_path,
     check_cost,
@@ -37,42 +36,21 @@ from kdrift_serve.job_request import (
     resolve_plan,
     upload_name,
 )
+from kdrift_serve.job_watch import Watch
+from kdrift_serve.jobs import Job, SliceVerdict
 from kdrift_serve.pictures import picture
-from kdrift_serve.planner import Progress
 from kdrift_serve.problems import Problem
+from kdrift_serve.routes import create_app
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
-from kdrift_serve.storage import Job, JobFolder, SliceVerdict
 from serve_helpers import tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
 
 
 def job(**values: Any) -> Job:
-    fields: dict[str, Any] = {
-        "id": "a" * 32, "state": "done", "name": "n", "owner": "o", "request": {}, "prior": {},
-        "config": {}, "sampling": "full", "slices": [0],
-    }  # fmt: skip
+    fields: dict[str, Any] = {"id": "a" * 32, "state": "done", "name": "n", "key": "", "service": "s", "slices": [0]}
     return Job(**{**fields, **values})
-
-
-def test_jobs_in_a_folder(tmp_path: Path) -> None:
-    store = JobFolder(tmp_path / "jobs")
-    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
-    ids = [f"{number:032x}" for number in range(5)]
-    for number, name in enumerate(ids):
-        store.put(job(id=name, created=float(number), state="running" if number == 0 else "done"))
-    assert [each.id for each in store.jobs()] == ids
-    store.prune(2)
-    assert [each.id for each in store.jobs()] == [ids[0], *ids[3:]]
-    assert store.get(ids[0]) == job(id=ids[0], created=0.0, state="running")
-    for name in ("../../etc", "A" * 32, "a" * 31, f"{ids[0]}/../{ids[3]}", ids[1]):
-        assert store.get(name) is None
-    (tmp_path / "jobs" / ids[3] / "job.json").write_text("{")
-    assert store.get(ids[3]) is None
-    (store.upload_folder(ids[4]) / "scan.h5").write_text("x")
-    store.drop_upload(ids[4])
-    assert sorted(os.listdir(tmp_path / "jobs" / ids[4])) == ["job.json"]
 
 
 def test_names_and_paths(tmp_path: Path) -> None:
@@ -117,23 +95,6 @@ def test_query_options_are_json_or_text() -> None:
     assert found.plan.settings == {"num_steps": 3}
     assert found.mask is not None
     assert (found.name, found.mask.kind, found.slices) == ("a.h5", "random", (1, 2))
-
-
-def test_progress_is_of_all_slices_and_chunks() -> None:
-    progress = Progress(num_slices=2)
-    assert progress.view()["seconds_left"] is None
-    assert progress.view()["evaluations_total"] is None
-    samples, mean, check = Chunk((0, 8)), Chunk((0, 6), part="mean"), Chunk((0, 2), part="check")
-    progress.began, progress.costs = time.monotonic() - 10, {samples: 120, mean: 240, check: 70}
-    progress.shares = {samples: 1.0, mean: 0.25}
-    view = progress.view()
-    assert (view["evaluations_done"], view["evaluations_total"]) == (180, 860)
-    assert view["fraction"] == pytest.approx(180 / 860, abs=1e-4)
-    assert view["seconds_left"] == pytest.approx(10 * 680 / 180, rel=0.01)
-    progress.slices_done, progress.shares = 2, {}
-    assert progress.view()["seconds_left"] == 0
-    classical = Progress(num_slices=2, slices_done=1, began=time.monotonic() - 10, costs={samples: 0})
-    assert (classical.view()["fraction"], classical.view()["evaluations_total"]) == (0.5, None)
 
 
 def test_pinned_priors(tmp_path: Path) -> None:
@@ -193,7 +154,8 @@ def silly_plan(**values: Any) -> dict[str, Any]:
 
 
 def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
-    sampler = Sampler(SamplerConfig(device="cpu"), {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))})
+    pinned = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
+    sampler = Sampler(SamplerConfig(device="cpu"), pinned, str(tmp_path / "store"))
     phantom = torch.as_tensor(phantom_volume(1, 32, 32, 2, seed=1).kspace)[0]
     data = prepare_slice(RawSlice(4, phantom, torch.ones(32, 32, dtype=torch.bool)))
     data = dataclasses.replace(data, mask=data.mask & (torch.arange(32) % 2 == 0))
@@ -231,27 +193,15 @@ def test_all_chains_of_a_request_cost(tmp_path: Path) -> None:
         check_cost(coils, 1, 8, Limits(job_evaluations=7 * coils.evaluations(1)))
 
 
-@dataclasses.dataclass
-class Stored:
-    """In place of a planner: jobs that are finished."""
-
-    store: JobFolder
-
-    def find(self, job_id: str) -> Job | None:
-        return self.store.get(job_id)
-
-    def progress(self, job_id: str) -> None:
-        return None
-
-    async def wait(self, job_id: str, seconds: float) -> None:
-        return None
-
-
-def service(tmp_path: Path, **values: Any) -> Ingress:
+def service(tmp_path: Path, *jobs: Job) -> Ingress:
+    """An ingress of no planner, with jobs that are as they are."""
     priors = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
-    config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True), **values)
-    made = Ingress(config, priors, None)  # type: ignore[arg-type]
-    made._planner = Stored(JobFolder(tmp_path / "jobs"))  # type: ignore[assignment]
+    config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True))
+    made = Ingress(config, "s", priors, None)  # type: ignore[arg-type]
+    made._watch = Watch(made._table)
+    for each in jobs:
+        made._table.reserve(dataclasses.replace(each, state="reading"), most=9, most_of_key=9)
+        made._table.write(each)
     return made
 
 
@@ -268,9 +218,8 @@ def get(made: Ingress, path: str) -> httpx.Response:
 
 def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDRIFT_PRESETS", str(tmp_path / "presets"))
-    made = service(tmp_path)
     sentence = "slice 0: all 2 samples diverged, sample 0 at step 3 of 20: its values are not finite"
-    JobFolder(tmp_path / "jobs").put(job(state="failed", detail=sentence))
+    made = service(tmp_path, job(state="failed", detail=sentence))
     answer = get(made, f"/v1/reconstructions/{'a' * 32}/result")
     assert answer.status_code == 409
     assert answer.headers["content-type"] == "application/problem+json"
@@ -285,6 +234,11 @@ def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeyp
     assert "preset annealed/mine.yaml" in methods.json()["methods"]["annealed"]["fault"]
     assert methods.json()["methods"]["score_mri"]["priors"] == ["tiny"]
     assert str(tmp_path) not in methods.text
+    kinds = methods.json()
+    assert "annealed" in kinds["samplers"]
+    assert "varnet" in kinds["learned"]
+    assert "tv" in kinds["classical"]
+    assert {*kinds["samplers"], *kinds["learned"], *kinds["classical"]} == set(METHODS)
     with pytest.raises(Problem) as error:
         resolve_plan(from_json(b'{"example": "phantom", "plan": {"method": "annealed"}}'), made._priors, Limits())
     assert (error.value.status, str(tmp_path) in error.value.detail) == (422, False)
@@ -296,9 +250,7 @@ def test_a_job_without_a_number_is_still_told(tmp_path: Path) -> None:
     """A classical method that found no number has an infinite error, which JSON has no word for."""
     verdict = SliceVerdict("not trusted", "not trusted: TV predicts left-out k-space better", "tv")
     found = job(verdicts={"3": verdict}, report={"outputs": [], "errors": [1.0, math.inf, math.nan]})
-    JobFolder(tmp_path / "jobs").put(found)
-    assert JobFolder(tmp_path / "jobs").jobs()[0].verdicts == {"3": verdict}
-    answer = get(service(tmp_path), f"/v1/reconstructions/{'a' * 32}")
+    answer = get(service(tmp_path, found), f"/v1/reconstructions/{'a' * 32}")
     assert answer.status_code == 200
     assert answer.json()["report"]["errors"] == [1.0, None, None]
     assert answer.json()["verdicts"]["3"] == dataclasses.asdict(verdict)

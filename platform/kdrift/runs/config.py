@@ -113,6 +113,9 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"{where}: unknown key {prefix + str(key)!r}{suggest(str(key), known)}")
+        held = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(each, bool) for each in held) and not _takes_bool(hints[key]):
+            raise ValueError(f"{where}: {prefix}{key}: expected {_shown(hints[key])}, got {str(value).lower()}")
         inner = [hints[key], *typing.get_args(hints[key])]
         keyed = typing.get_origin(hints[key]) is dict and isinstance(value, Mapping)
         parts = value.items() if keyed else enumerate(value) if isinstance(value, (list, tuple)) else [("", value)]
@@ -120,6 +123,24 @@ def _check_keys(cls: Any, values: Any, where: str, prefix: str) -> None:
             for hint in inner:
                 if dataclasses.is_dataclass(hint) and isinstance(part, Mapping):
                     _check_keys(hint, part, where, f"{prefix}{key}." + (f"{name}." if name != "" else ""))
+
+
+def _takes_bool(hint: Any) -> bool:
+    """Whether an annotation has true and false among its values: numbers have not, though Python takes them for 1 and
+    0."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return any(isinstance(each, bool) for each in parts)
+    if parts:
+        return any(_takes_bool(each) for each in parts)
+    return hint in (bool, object, Any)
+
+
+def _shown(hint: Any) -> str:
+    """Return a type in words."""
+    if hint is int:
+        return "a whole number"
+    return "a number" if hint is float else str(hint).replace("None", "null")
 
 
 def _plain(value: Any) -> Any:

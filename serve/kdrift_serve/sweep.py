@@ -1,0 +1,35 @@
+"""Old jobs go, and what a process that died left behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_table import JobTable
+from kdrift_serve.serve_config import Limits
+
+
+def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:
+    """Delete finished jobs beyond the limits of number, age and size, the oldest first, files of no job, and what was
+    being received or written by a process that died."""
+    now, total, gone = time.time(), 0, list[str]()
+    for number, (job_id, changed, size) in enumerate(table.finished()):
+        total += size
+        too_old = now - changed > limits.kept_days * 86400
+        if number >= limits.kept_jobs or too_old or total > limits.kept_mb << 20:
+            gone.append(job_id)
+    table.remove(gone)
+    for job_id in {*gone, *_strays(table, files)}:
+        files.remove(job_id)
+    half = list(files.incoming.iterdir())
+    held = table.ids(held=True) | table.services()
+    for path in half:
+        if path.name[:32] not in held:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _strays(table: JobTable, files: JobFiles) -> set[str]:
+    """Return the ids of jobs that have files and are in no table: a job is in the table before it has files."""
+    found = files.jobs()
+    return found - table.ids() if found else set()
