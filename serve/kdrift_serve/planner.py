@@ -24,6 +24,7 @@ from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
 from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
+from kdrift_serve.metrics import Metrics
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import SLICES, Done, Sampler
 from kdrift_serve.serve_config import ServeConfig
@@ -46,6 +47,7 @@ class Planner:
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
         self._runs = JobRuns(samplers, config.samplers.replicas, config.limits.retries)
         self._running: dict[str, RunningJob] = {}
+        self._metrics = Metrics()
         self._tasks = [asyncio.get_running_loop().create_task(each()) for each in (self._look, self._tell, self._sweep)]
 
     async def check_health(self) -> None:
@@ -101,6 +103,7 @@ class Planner:
                 if changed:
                     await asyncio.to_thread(self._table.tell_progress, changed)
                 told = views
+                self._metrics.now(await asyncio.to_thread(self._table.counts), *self._runs.work)
 
     async def _sweep(self) -> None:
         """Delete jobs that are too old, too many or too large together, and files of none."""
@@ -162,7 +165,9 @@ class Planner:
             fields["detail"] = (
                 f"the reconstruction failed ({type(cause_of(error)).__name__}); the service's log has the details"
             )
-        await self._end(replace(entry.job, **fields, finished=time.time(), progress={}))
+        job = replace(entry.job, **fields, finished=time.time(), progress={})
+        self._metrics.ended(job)
+        await self._end(job)
         del self._running[entry.job.id]
 
     async def _end(self, job: Job) -> None:
