@@ -26,7 +26,8 @@ def serve_here(
     """Serve until SIGINT or SIGTERM, then stop the service and Ray.
 
     `metrics_port` is where Prometheus may read. On a loopback address no API keys are needed; where there are some,
-    they are asked for. Raises ValueError if there are none for another address, or a value cannot be used; OSError if the port is taken or the service does not start.
+    they are asked for. Raises ValueError if there are none for another address, or a value cannot be used; OSError if
+    the port is taken or the service does not start.
     """
     config = replace(config, auth=replace(config.auth, keyless_on_loopback=is_loopback_host(http.host)))
     keys = load_keys(config.auth)
