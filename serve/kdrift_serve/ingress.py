@@ -43,6 +43,7 @@ from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
+from kdrift_serve.quota import Quota
 from kdrift_serve.readers import Found, Readers, Unreadable
 from kdrift_serve.reading import Reading
 from kdrift_serve.sampler import RESULT
@@ -67,6 +68,7 @@ class Ingress:
         self._roots = [Path(root).expanduser() for root in config.roots]
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
+        self._quota = Quota(config.limits.requests_a_minute, config.limits.waiting)
         self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""
@@ -89,7 +91,9 @@ class Ingress:
 
     def authenticate(self, request: Request) -> auth.Caller:
         """Return who asks, or raise a `Problem`."""
-        return auth.check(self._keys, request)
+        caller = auth.check(self._keys, request)
+        self._quota.take(caller.name)
+        return caller
 
     # --- new jobs -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +242,8 @@ class Ingress:
         """Return a job, when it has ended or the time is over."""
         job = await self.find(job_id, caller)
         if job.state in ACTIVE and seconds > 0:
-            await self._watch.end(job_id, seconds)
+            with self._quota.wait(caller.name):
+                await self._watch.end(job_id, seconds)
             job = await self.find(job_id, caller)
         return job
 
