@@ -72,6 +72,8 @@ class Ingress:
         self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""
+        self._refused = set[str]()
+        """Jobs that are to be forgotten; those that the table did not let go of yet are tried again."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve calls this once the replica is made."""
@@ -87,6 +89,7 @@ class Ingress:
         while True:
             with contextlib.suppress(StateLost):  # whoever needs the table is told
                 await asyncio.to_thread(self._table.live, self._own, version("kdrift"))
+                await asyncio.to_thread(self._forget_refused)
             await asyncio.sleep(ALIVE_S)
 
     def authenticate(self, request: Request) -> auth.Caller:
@@ -143,7 +146,9 @@ class Ingress:
         try:
             yield
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._forget, job.id))
+            self._refused.add(job.id)
+            with contextlib.suppress(StateLost):
+                await asyncio.shield(asyncio.to_thread(self._forget_refused))
             raise
 
     def _wait_s(self) -> int:
@@ -152,9 +157,11 @@ class Ingress:
         left = [job.progress["seconds_left"] for job in running if job.progress.get("seconds_left")]
         return max(1, min(600, round(min(left, default=10.0))))
 
-    def _forget(self, job_id: str) -> None:
-        self._table.remove([job_id])
-        self._files.remove(job_id)
+    def _forget_refused(self) -> None:
+        for job_id in tuple(self._refused):
+            self._files.remove(job_id)
+            self._table.remove([job_id])
+            self._refused.discard(job_id)
 
     def _named_source(self, request: JobRequest) -> tuple[str | None, str]:
         if request.name is not None or (request.path is None) == (request.example is None):

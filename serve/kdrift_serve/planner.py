@@ -66,7 +66,7 @@ class Planner:
 
     async def _look(self) -> None:
         """Begin and cancel the jobs that the table says, and say that this service lives."""
-        lived = 0.0
+        lived, unreadable = 0.0, set[str]()
         while True:
             try:
                 if time.monotonic() - lived > 2:
@@ -79,11 +79,16 @@ class Planner:
                         logger.warning("took over %d jobs of a service that ended", len(taken))
                 for job_id, cancel in (await asyncio.to_thread(self._table.of_service, self.service)).items():
                     entry = self._running.get(job_id)
-                    if entry is None:
-                        job = await asyncio.to_thread(self._table.get, job_id)
+                    if entry is None and job_id not in unreadable:
+                        try:
+                            job = await asyncio.to_thread(self._table.get, job_id)
+                        except ValueError as error:
+                            logger.error("job %s is not run, its row cannot be read: %s", job_id, error)
+                            unreadable.add(job_id)
+                            continue
                         if job is not None and job.state in ACTIVE and job.service == self.service:
                             await self._begin(job)
-                    elif cancel and not entry.cancelled:
+                    elif entry is not None and cancel and not entry.cancelled:
                         entry.cancelled = True
                         assert entry.task is not None
                         entry.task.cancel()
