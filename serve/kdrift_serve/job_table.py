@@ -20,7 +20,7 @@ from kdrift.runs.config import parse
 from kdrift_serve.jobs import ACTIVE, Job
 
 SCHEMA = "0001"
-"""The version of the tables that this code reads and writes: the newest file of `migrations/versions`."""
+"""The version of the tables that this code reads and writes: the newest file of `_migrations/versions`."""
 VERSION_TABLE = "serve_version"
 """Where the database says which version its tables have: others may have tables of theirs in it."""
 EXPIRES_S = 10.0
@@ -29,7 +29,7 @@ _COLUMNS = ("id", "state", "key", "service", "created", "changed", "cancel", "si
 _HELD = ("reading", *ACTIVE)
 """States of jobs that take a place of the queue."""
 _LOCK = 7_214_331
-"""Of PostgreSQL's advisory locks, the one held while places are counted."""
+"""The one of PostgreSQL's advisory locks that is held while places are counted."""
 
 
 class StateLost(Exception):
@@ -303,7 +303,7 @@ def _upgrade(connection: sa.Connection) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "_migrations"))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()

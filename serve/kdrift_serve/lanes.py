@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 Rank = tuple[float, ...]
-"""Of two pieces of work of a key the one of lower rank is done first."""
+"""What is done first of two pieces of work of a key: the one of lower rank."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ JUDGED: Any = ("level", "method")
 
 
 class Metrics:
-    """Of one planner."""
+    """The metrics of one planner."""
 
     def __init__(self) -> None:
         self._jobs = Gauge("kdrift_jobs", "Jobs that wait and run.", tag_keys=("state",))

@@ -16,7 +16,7 @@ BURST_S = 10.0
 
 @dataclass
 class Quota:
-    """Of one ingress: each key has `a_minute` requests, evenly, and `waiting` that wait for the end of a job."""
+    """What each key may do at one ingress: `a_minute` requests, and `waiting` that wait for the end of a job."""
 
     a_minute: int
     waiting: int

@@ -79,7 +79,7 @@ class Limits:
     jobs: int = 17
     """Jobs that are read, wait or run; a request beyond them is answered 429."""
     jobs_a_key: int = 16
-    """Of these, jobs of one API key."""
+    """How many of these may be of one API key."""
     key_mb: int = 100_000
     """What the jobs of an API key may hold in storage, in MiB; a request beyond is answered 429."""
     retries: int = 3
