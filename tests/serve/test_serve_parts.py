@@ -163,7 +163,7 @@ def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
         request = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode())
         plan = resolve_plan(request, sampler._priors, Limits())
         chunks = [Chunk((0, 2), (coil, coil + 1)) for coil in range(2)]
-        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total: None) for chunk in chunks]
+        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total, show: None) for chunk in chunks]
         found = [pickle.loads(pickle.dumps(result)) for result in results]
         assert all(isinstance(result, ChunkResult) for result in found)
         if on_divergence == "error":
