@@ -45,7 +45,9 @@ def build_application(config: ServeConfig) -> Application:
         ray_actor_options=resources,
         **lifetime,
     )(Sampler)
-    light = {"num_cpus": 0, "runtime_env": {"env_vars": worker_environment(1)}}
+    # an SQLite file is for the processes of one machine
+    here = {"node:__internal_head__": 0.001} if config.database is None else {}
+    light = {"num_cpus": 0, "resources": here, "runtime_env": {"env_vars": worker_environment(1)}}
     planner = serve.deployment(name="Planner", num_replicas=1, ray_actor_options=light, **lifetime)(Planner)
     ingress = serve.deployment(
         name="Ingress", num_replicas=config.ingresses, max_ongoing_requests=1024, ray_actor_options=light, **lifetime

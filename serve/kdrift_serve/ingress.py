@@ -38,6 +38,8 @@ from kdrift_serve.job_request import (
     resolve_plan,
     upload_name,
 )
+from kdrift_serve.job_table import JobTable, QueueFull, StateLost
+from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
@@ -46,8 +48,6 @@ from kdrift_serve.reading import Reading
 from kdrift_serve.sampler import RESULT
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.spool import SCAN
-from kdrift_serve.table import JobTable, QueueFull, StateLost
-from kdrift_serve.watch import Watch
 
 EXAMPLE_NAME = "phantom"
 ALIVE_S = 2.0

@@ -20,7 +20,7 @@ from pathlib import Path
 from kdrift.runs.files import user_cache, whole_file
 from kdrift.runs.hint import one_line
 from kdrift.runs.remote import Remote, is_url
-from kdrift_serve.table import DiskFull, StateLost
+from kdrift_serve.job_table import DiskFull, StateLost
 
 _ID = re.compile(r"[0-9a-f]{32}")
 INCOMING = "incoming"

@@ -7,61 +7,32 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
-import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, WorkerCrashedError
-from ray.serve.exceptions import RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
-from kdrift.recon.chunks import Chunk, ChunkResult
-from kdrift.recon.gather import SliceFacts
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slice_file import has_images
-from kdrift.recon.slices import SliceData
 from kdrift.runs.config import parse
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_progress import Progress
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
-from kdrift_serve.jobs import Job
-from kdrift_serve.lanes import Lanes
+from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
+from kdrift_serve.job_table import JobTable, StateLost
+from kdrift_serve.jobs import ACTIVE, Job
 from kdrift_serve.problems import Problem
-from kdrift_serve.progress import Progress, SliceProgress
-from kdrift_serve.sampler import SLICES, DeviceFailed, Done, Prepared, Sampler
+from kdrift_serve.sampler import SLICES, Done, Sampler
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.spool import SCAN, slice_file
 from kdrift_serve.sweep import sweep
-from kdrift_serve.table import JobTable, StateLost
 
 logger = logging.getLogger("ray.serve")
 LOOK_S, TELL_S, SWEEP_S = 0.25, 0.5, 60.0
 """How often the table is looked at, progress is written, and old jobs are deleted."""
-FINISH, CHUNK, PREPARE = 0.0, 1.0, 2.0
-"""What a job does first: fewer slices lie prepared that way."""
-SAMPLER_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
-"""What Ray raises when the process of a replica has died."""
-T = TypeVar("T")
-
-
-class JobFailed(Exception):
-    """A job that has no result, and the sentence that says why."""
-
-
-@dataclass
-class _Running:
-    """A job that this service runs."""
-
-    job: Job
-    plan: ResolvedPlan
-    prior: str
-    """Served name of the prior; a classical method does not use it."""
-    progress: Progress
-    task: asyncio.Task[None] | None = None
-    cancelled: bool = False
 
 
 class Planner:
@@ -73,12 +44,8 @@ class Planner:
         self._config, self.service, self._pinned = config, service, priors
         self._priors: dict[str, Prior] = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
-        self._samplers = samplers
-        self._chunk_of = samplers.options(method_name="run", stream=True)
-        # a call that finds no free replica is tried again after a pause that grows: never make more than can run
-        self._lanes = Lanes(config.samplers.replicas)
-        self._running: dict[str, _Running] = {}
-        self._owner = ray.get_runtime_context().get_actor_name() or ""
+        self._runs = JobRuns(samplers, config.samplers.replicas, config.limits.retries)
+        self._running: dict[str, RunningJob] = {}
         self._tasks = [asyncio.get_running_loop().create_task(each()) for each in (self._look, self._tell, self._sweep)]
 
     async def check_health(self) -> None:
@@ -112,7 +79,7 @@ class Planner:
                     entry = self._running.get(job_id)
                     if entry is None:
                         job = await asyncio.to_thread(self._table.get, job_id)
-                        if job is not None:
+                        if job is not None and job.state in ACTIVE and job.service == self.service:
                             await self._begin(job)
                     elif cancel and not entry.cancelled:
                         entry.cancelled = True
@@ -158,7 +125,7 @@ class Planner:
         if config != job.config:
             note = "run with other settings than those it was accepted with, by another version of the service"
             job = replace(job, config=config, notes=[*job.notes, note])
-        entry = _Running(job, plan, prior, Progress(len(job.slices)))
+        entry = RunningJob(job, plan, prior, Progress(len(job.slices)))
         self._running[job.id] = entry
         entry.task = asyncio.create_task(self._keep(entry))
 
@@ -173,7 +140,7 @@ class Planner:
             request = replace(request, prior=None)
         return resolve_plan(request, self._priors, self._config.limits), choose_prior(request, self._priors)
 
-    async def _keep(self, entry: _Running) -> None:
+    async def _keep(self, entry: RunningJob) -> None:
         """Run a job and write down what became of it."""
         fields: dict[str, Any] = {"state": "failed"}
         try:
@@ -193,7 +160,7 @@ class Planner:
         except Exception as error:
             logger.exception("job %s failed", entry.job.id)
             fields["detail"] = (
-                f"the reconstruction failed ({type(_cause(error)).__name__}); the service's log has the details"
+                f"the reconstruction failed ({type(cause_of(error)).__name__}); the service's log has the details"
             )
         await self._end(replace(entry.job, **fields, finished=time.time(), progress={}))
         del self._running[entry.job.id]
@@ -213,24 +180,21 @@ class Planner:
                 logger.error("job %s is %s, which cannot be written down: %s", job.id, job.state, error)
                 await asyncio.sleep(1)
 
-    async def _run(self, entry: _Running) -> Done:
+    async def _run(self, entry: RunningJob) -> Done:
         job, progress = entry.job, entry.progress
         done = await asyncio.to_thread(self._done_before, job)
         progress.began_with = progress.slices_done = len(done)
-        before = 0.0 if job.started is None else time.time() - job.started
+        left = self._config.limits.job_seconds - (0.0 if job.started is None else time.time() - job.started)
         async with asyncio.timeout(None) as limit:
-            tasks = list[asyncio.Task[None]]()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for position, index in enumerate(job.slices):
-                        if index not in done:
-                            tasks.append(group.create_task(self._slice(entry, position, limit, before)))
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
-            seconds = time.time() - (entry.job.started or time.time())
-            found: Done | str = await self._again(
-                entry, FINISH, self._samplers.finish.remote, entry.job, entry.plan, seconds
-            )
+
+            async def began() -> None:
+                limit.reschedule(asyncio.get_running_loop().time() + left)
+                logger.info("job %s: %s", job.id, entry.plan.headline(self._config.samplers.device))
+                entry.job = replace(job, state="running", started=job.started or time.time())
+                with contextlib.suppress(StateLost):  # its end is written as well
+                    await asyncio.to_thread(self._table.write, entry.job)
+
+            found = await self._runs.run(entry, done, began)
         if isinstance(found, str):
             raise JobFailed(found)
         return found
@@ -241,103 +205,3 @@ class Planner:
         paths = {index: self._files.get(job.id, f"{SLICES}/{slice_file(index)}") for index in job.slices
                  if slice_file(index) in names}  # fmt: skip
         return {index for index, path in paths.items() if path is not None and has_images(path)}
-
-    async def _slice(self, entry: _Running, position: int, limit: asyncio.Timeout, before: float) -> None:
-        job, plan, index = entry.job, entry.plan, entry.job.slices[position]
-
-        async def prepare() -> Prepared | str:
-            await self._started(entry, limit, before)
-            found: Prepared | str = await self._samplers.prepare.remote(plan, entry.prior, job.id, position)
-            return found
-
-        prepared = await self._again(entry, PREPARE + position, prepare)
-        facts: SliceFacts | str = prepared if isinstance(prepared, str) else prepared[1]
-        results = list[ChunkResult]()
-        if not isinstance(prepared, str):
-            found = await self._chunks(entry, index, prepared[0])
-            said = [each for each in found if isinstance(each, str)]
-            if said:
-                facts = said[0]
-            else:
-                results = [each for each in found if not isinstance(each, str)]
-        await self._again(entry, FINISH, self._samplers.finish_slice.remote, job.id, index, facts, results)
-        entry.progress.running.pop(index, None)
-        entry.progress.slices_done += 1
-
-    async def _chunks(self, entry: _Running, index: int, data: SliceData) -> list[ChunkResult | str]:
-        """Run all chains of a slice."""
-        plan, coils = entry.plan, len(data.kspace)
-        here = entry.progress.running[index] = SliceProgress()
-        chunks = plan.split(coils, self._chunks_a_slice())
-        here.costs = {chunk: plan.evaluations(coils, chunk) for chunk in chunks}
-        entry.progress.evaluations = entry.progress.evaluations or here.total
-        chunks.sort(key=lambda chunk: -here.costs[chunk])  # the longest first, so that samplers end together
-        shared = await asyncio.to_thread(ray.put, data)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._again(entry, CHUNK, self._chunk, entry, shared, chunk, here))
-                    for chunk in chunks
-                ]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    def _chunks_a_slice(self) -> int:
-        """Return into how many chunks a slice is split: as many as keep all samplers busy with the slices there are."""
-        left = sum(entry.progress.num_slices - entry.progress.slices_done for entry in self._running.values())
-        return max(1, -(-self._config.samplers.replicas // max(1, left)))
-
-    async def _started(self, entry: _Running, limit: asyncio.Timeout, before: float) -> None:
-        """Note that a job has its first sampler."""
-        if entry.progress.began is not None:
-            return
-        entry.progress.began = time.monotonic()
-        limit.reschedule(asyncio.get_running_loop().time() + self._config.limits.job_seconds - before)
-        line = entry.plan.headline(self._config.samplers.device)
-        logger.info("job %s: %s", entry.job.id, line)
-        entry.job = replace(entry.job, state="running", started=entry.job.started or time.time())
-        with contextlib.suppress(StateLost):  # its end is written as well
-            await asyncio.to_thread(self._table.write, entry.job)
-
-    async def _chunk(self, entry: _Running, data: Any, chunk: Chunk, here: SliceProgress) -> ChunkResult | str:
-        """Run one chunk on whichever sampler is free."""
-        here.shares[chunk] = 0.0
-        response: Any = self._chunk_of.remote(entry.plan, entry.prior, data, chunk, self._owner)
-        try:
-            async for event in response:
-                if isinstance(event, tuple):
-                    here.shares[chunk] = event[0] / event[1]
-                else:
-                    found: ChunkResult | str = event
-                    return found
-        except BaseException:
-            response.cancel()
-            raise
-        raise RuntimeError("a sampler ended without a result")
-
-    async def _again(self, entry: _Running, rank: float, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Do the work of a replica in turn, again on another one where it died: seeded chains give the same answer."""
-        for attempt in range(self._config.limits.retries + 1):
-            try:
-                async with self._lanes.turn(entry.job.key, (entry.job.created, rank)):
-                    return await work(*arguments)
-            except (RayError, RequestCancelledError) as error:
-                if _is_cancelled():  # what the call says then is of no account
-                    raise asyncio.CancelledError from None
-                cause = _cause(error)
-                if not isinstance(error, SAMPLER_LOST) and not isinstance(cause, DeviceFailed):
-                    raise
-                logger.warning("a sampler was lost (%s: %s), attempt %d", type(cause).__name__, cause, attempt + 1)
-            await asyncio.sleep(0.2 * 2**attempt)
-        times = self._config.limits.retries + 1
-        raise JobFailed(f"the sampler died {times} times at this job: is it too large for its memory?")
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _cause(error: BaseException) -> BaseException:
-    return error.cause if isinstance(error, RayTaskError) and error.cause else error

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from kdrift_serve.table import DiskFull, StateLost
+from kdrift_serve.job_table import DiskFull, StateLost
 
 logger = logging.getLogger("ray.serve")
 _LONGEST = 600

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.runs.config import parse, to_dict
+from kdrift_serve.job_table import DiskFull
 from kdrift_serve.reading import ANSWER, Reading
-from kdrift_serve.table import DiskFull
 
 logger = logging.getLogger("ray.serve")
 LONGEST_ANSWER = 1 << 20

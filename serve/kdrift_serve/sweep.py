@@ -6,8 +6,8 @@ import shutil
 import time
 
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_table import JobTable
 from kdrift_serve.serve_config import Limits
-from kdrift_serve.table import JobTable
 
 
 def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from kdrift_serve import job_files
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_table import DiskFull, JobTable, StateLost
 from kdrift_serve.serve_config import Limits
 from kdrift_serve.sweep import sweep
-from kdrift_serve.table import DiskFull, JobTable, StateLost
 from s3_helpers import KEYS, Server
-from test_table import ME, queued
+from test_job_table import ME, queued
 
 ID = "a" * 32
 

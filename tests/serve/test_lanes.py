@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kdrift.recon.chunks import Chunk
+from kdrift_serve.job_progress import Progress, SliceProgress
+from kdrift_serve.job_table import JobTable
+from kdrift_serve.job_watch import Watch
 from kdrift_serve.lanes import Lanes
-from kdrift_serve.progress import Progress, SliceProgress
-from kdrift_serve.table import JobTable
-from kdrift_serve.watch import Watch
-from test_table import ME, queued
+from test_job_table import ME, queued
 
 
 def served(asked: list[tuple[str, float]], count: int, seconds: float = 0.01) -> list[str]:

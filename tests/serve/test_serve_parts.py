@@ -36,13 +36,13 @@ from kdrift_serve.job_request import (
     resolve_plan,
     upload_name,
 )
+from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import Job, SliceVerdict
 from kdrift_serve.pictures import picture
 from kdrift_serve.problems import Problem
 from kdrift_serve.routes import create_app
 from kdrift_serve.sampler import Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
-from kdrift_serve.watch import Watch
 from serve_helpers import tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies

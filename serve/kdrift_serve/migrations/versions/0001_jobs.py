@@ -10,7 +10,7 @@ down_revision = None
 def upgrade() -> None:
     """Make both."""
     op.create_table(
-        "jobs",
+        "serve_jobs",
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("state", sa.String(12), nullable=False),
         sa.Column("key", sa.String(80), nullable=False),
@@ -22,10 +22,10 @@ def upgrade() -> None:
         sa.Column("progress", sa.Text, nullable=False),
         sa.Column("facts", sa.Text, nullable=False),
     )
-    op.create_index("jobs_by_state", "jobs", ["state", "service"])
-    op.create_index("jobs_by_key", "jobs", ["key", "created"])
+    op.create_index("serve_jobs_by_state", "serve_jobs", ["state", "service"])
+    op.create_index("serve_jobs_by_key", "serve_jobs", ["key", "created"])
     op.create_table(
-        "services",
+        "serve_services",
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("seen", sa.Float(53), nullable=False),
         sa.Column("version", sa.String(40), nullable=False),

@@ -7,8 +7,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 
+from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE
-from kdrift_serve.table import JobTable, StateLost
 
 LOOK_S = 0.25
 Seen = tuple[str, float]

@@ -21,6 +21,8 @@ from kdrift_serve.jobs import ACTIVE, Job
 
 SCHEMA = "0001"
 """The version of the tables that this code reads and writes: the newest file of `migrations/versions`."""
+VERSION_TABLE = "serve_version"
+"""Where the database says which version its tables have: others may have tables of theirs in it."""
 EXPIRES_S = 10.0
 """A service that has not said for so long that it lives is taken for dead."""
 _COLUMNS = ("id", "state", "key", "service", "created", "changed", "cancel", "size", "progress", "facts")
@@ -63,8 +65,8 @@ class JobTable:
         try:
             with self._begin() as connection:
                 _upgrade(connection)
-                self._jobs = sa.Table("jobs", metadata, autoload_with=connection)
-                self._services = sa.Table("services", metadata, autoload_with=connection)
+                self._jobs = sa.Table("serve_jobs", metadata, autoload_with=connection)
+                self._services = sa.Table("serve_services", metadata, autoload_with=connection)
         except BaseException:
             self.close()
             raise
@@ -304,7 +306,7 @@ def _upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_revision()
+    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
     if found is not None and found not in known:
         raise ValueError(f"the table of jobs is of a newer kdrift (its version is {found}): upgrade this one")
     if found != SCHEMA:

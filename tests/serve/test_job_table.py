@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from kdrift_serve import table as table_module
+from kdrift_serve import job_table as table_module
+from kdrift_serve.job_table import SCHEMA, JobTable, QueueFull, StateLost
 from kdrift_serve.jobs import Job, SliceVerdict
-from kdrift_serve.table import SCHEMA, JobTable, QueueFull, StateLost
 from postgres_helpers import Postgres, postgres
 
 ME, OTHER = "a" * 32, "b" * 32
@@ -149,8 +149,8 @@ def test_a_table_of_a_newer_kdrift_is_refused(url: str) -> None:
     JobTable(url).close()
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one() == SCHEMA
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        assert connection.execute(sa.text("SELECT version_num FROM serve_version")).scalar_one() == SCHEMA
+        connection.execute(sa.text("UPDATE serve_version SET version_num = '9999'"))
     engine.dispose()
     with pytest.raises(ValueError, match=r"of a newer kdrift \(its version is 9999\)"):
         JobTable(url)
