@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ PREVIEW = "preview"
 PREVIEW_FILE = f"{PREVIEW}/preview.json"
 PREVIEW_S = 1.0
 """Seconds between two previews of a job, at least; between two looks at a chunk as well."""
+Shown = tuple[int, list[Look], Collection[Chunk]]
+"""The number of a slice, looks at its chunks, and all of its chunks."""
 
 
 @dataclass
@@ -42,36 +44,42 @@ class Preview:
 
     def take(self, index: int, look: Look) -> None:
         """Keep a look at a chunk of a slice, in place of the one before it."""
-        self.looks.setdefault(index, {})[look.chunk] = look
-        self._changed = True
+        if index in self.chunks:
+            self.looks.setdefault(index, {})[look.chunk] = look
+            self._changed = True
 
     def end(self, index: int) -> None:
         """Forget a slice that is done."""
         self.looks.pop(index, None)
         self.chunks.pop(index, None)
 
-    @property
-    def due(self) -> bool:
-        """Whether there is something new to show, and the last preview is old enough."""
-        return self._changed and time.monotonic() - self._made >= PREVIEW_S
-
-    def write(self, files: JobFiles, job_id: str) -> None:
-        """Make a preview of the first slice that runs and put it in the place of the one before. Raises `StateLost`."""
+    def newest(self) -> list[Shown]:
+        """Return what there is to show; nothing where it did not change, or the last preview is not old enough."""
+        if not self._changed or time.monotonic() - self._made < PREVIEW_S:
+            return []
         self._changed, self._made = False, time.monotonic()
-        for index in sorted(self.looks):
-            found = so_far(list(self.looks[index].values()), self.chunks.get(index, ()))
-            if found is not None:
-                values = {
-                    "version": self.version + 1,
-                    "slice": index,
-                    **_pictures(found.mean, found.std),
-                    "chains": found.chains,
-                    "data_residual": round(found.residual, 4),
-                }
-                with files.filling(job_id, PREVIEW) as folder:
-                    (folder / PREVIEW_FILE.rpartition("/")[2]).write_text(json.dumps(values))
-                self.version += 1
-                return
+        return [(index, list(looks.values()), self.chunks[index]) for index, looks in sorted(self.looks.items())]
+
+
+def write_preview(files: JobFiles, job_id: str, version: int, shown: Sequence[Shown]) -> bool:
+    """Make a preview of the first slice that has one, and put it in the place of the one before; False: none has.
+
+    Raises `StateLost`.
+    """
+    for index, looks, chunks in shown:
+        found = so_far(looks, chunks)
+        if found is not None:
+            values = {
+                "version": version,
+                "slice": index,
+                **_pictures(found.mean, found.std),
+                "chains": found.chains,
+                "data_residual": round(found.residual, 4),
+            }
+            with files.filling(job_id, PREVIEW) as folder:
+                (folder / PREVIEW_FILE.rpartition("/")[2]).write_text(json.dumps(values))
+            return True
+    return False
 
 
 def _pictures(mean: Tensor, std: Tensor) -> dict[str, str]:

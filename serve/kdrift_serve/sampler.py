@@ -155,9 +155,7 @@ class Sampler:
     def _prior(self, plan: ResolvedPlan, name: str) -> Prior | None:
         return self._priors[name] if plan.prior else None
 
-    def _run_chunk(
-        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Steps
-    ) -> ChunkResult:
+    def _run_chunk(self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Steps) -> ChunkResult:
         return run_chunk(plan, self._prior(plan, prior), data.to(self._device), chunk, steps)
 
     def _write_slice(self, job_id: str, facts: SliceFacts, chunks: Sequence[ChunkResult]) -> None:

@@ -36,7 +36,6 @@ from kdrift_serve.job_request import (
     resolve_plan,
     upload_name,
 )
-from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import Job, SliceVerdict
 from kdrift_serve.pictures import picture
 from kdrift_serve.problems import Problem
@@ -198,7 +197,6 @@ def service(tmp_path: Path, *jobs: Job) -> Ingress:
     priors = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
     config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True))
     made = Ingress(config, "s", priors, None)  # type: ignore[arg-type]
-    made._watch = Watch(made._table)
     for each in jobs:
         made._table.reserve(dataclasses.replace(each, state="reading"), most=9, most_of_key=9)
         made._table.write(each)
