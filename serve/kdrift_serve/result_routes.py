@@ -24,6 +24,7 @@ from kdrift_serve.problems import Problem
 RESULT_H5 = "reconstruction.h5"
 BYTES = "application/octet-stream"
 Form = Annotated[str, Query(description=f"What it is given as: {', '.join(FORMS)}.")]
+Position = Annotated[int, Query(description="Which slice, counted from 0 among those of the job.")]
 results = APIRouter(prefix="/reconstructions/{job_id}", tags=["results"])
 
 
@@ -77,7 +78,7 @@ async def panel(job_id: str, asks: Asks, service: Serves) -> Response:
 
 
 def _image_route(kind: Kind) -> Callable[..., Any]:
-    async def image(job_id: str, asks: Asks, service: Serves, slice: int = 0) -> Response:
+    async def image(job_id: str, asks: Asks, service: Serves, slice: Position = 0) -> Response:
         _, path = await service.answers.result(job_id, RESULT_H5, asks)
         try:
             png, top = await asyncio.to_thread(picture, path, kind, slice)

@@ -153,7 +153,8 @@ def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
 _SHOWN = [field.name for field in fields(Job) if field.name not in INTERNAL]
 Reconstruction = _of_job("Reconstruction", [*_SHOWN, "links"], "A job: one request and what became of it.")
 Brief = _of_job("Brief", list(BRIEF), "A job in a list.")
+_briefs: Any = GenericAlias(list, (Brief,))
 Listed = create_model(
     "Listed", __config__=ConfigDict(extra="forbid"), __doc__="The newest reconstructions first.",
-    reconstructions=(GenericAlias(list, (Brief,)), ...), links=(NextLink, ...),
+    reconstructions=(_briefs, ...), links=(NextLink, ...),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,11 +38,12 @@ def read_image_set(path: Path) -> ImageSet:
     return ImageSet(
         report["volume"], images, geometry, first,
         method_line(report["config"], report["nfe"], report["sampling"]), attrs,
-        tuple(_verdict(report["verdicts"].get(str(index))) for index in report["slices"]),
+        tuple(_verdict(report, str(index)) for index in report["slices"]),
     )  # fmt: skip
 
 
-def _verdict(values: dict[str, object] | None) -> Verdict:
-    if values is None:
-        return Verdict("not checked")
-    return Verdict(values["level"], tuple(values["reasons"]), given=values.get("given") or "")  # type: ignore[arg-type]
+def _verdict(report: dict[str, Any], index: str) -> Verdict:
+    values = report["verdicts"].get(index)
+    if index in report["failed"] or values is None:
+        return Verdict("not checked", ("the slice failed" if index in report["failed"] else "",))
+    return Verdict(values["level"], tuple(values["reasons"]), given=values.get("given") or "")
