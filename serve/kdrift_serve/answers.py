@@ -11,10 +11,10 @@ from typing import Any
 
 from kdrift_serve.auth import Caller
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_preview import PREVIEW_FILE
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
-from kdrift_serve.preview import PREVIEW_FILE
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import RESULT
 

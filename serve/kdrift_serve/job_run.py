@@ -18,11 +18,11 @@ from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.gather import SliceFacts
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
+from kdrift_serve.job_preview import Preview
 from kdrift_serve.job_progress import Progress, SliceProgress
 from kdrift_serve.jobs import Job
 from kdrift_serve.lanes import Lanes
 from kdrift_serve.pace import Measured
-from kdrift_serve.preview import Preview
 from kdrift_serve.sampler import DeviceFailed, Done, Prepared, Sampler
 
 logger = logging.getLogger("ray.serve")

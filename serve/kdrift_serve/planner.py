@@ -19,13 +19,13 @@ from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slice_file import has_images
 from kdrift.runs.config import parse
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_preview import PREVIEW, write_preview
 from kdrift_serve.job_progress import Progress
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
 from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
 from kdrift_serve.pace import Speeds
-from kdrift_serve.preview import PREVIEW, write_preview
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import SLICES, Done, Sampler
 from kdrift_serve.serve_config import ServeConfig

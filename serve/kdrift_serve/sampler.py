@@ -32,8 +32,8 @@ from kdrift.recon.sampling import Show, Steps, choose_device, run_chunk
 from kdrift.recon.slice_file import read_outcome, write_failure, write_slice
 from kdrift.recon.slices import SliceData
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_preview import PREVIEW_S
 from kdrift_serve.jobs import OUTPUTS_ZIP, Job, SliceVerdict
-from kdrift_serve.preview import PREVIEW_S
 from kdrift_serve.serve_config import SamplerConfig
 from kdrift_serve.spool import HEADER, SCAN, read_acquisition, read_slice, slice_file
 
