@@ -31,7 +31,7 @@ class Preview:
     """The newest looks at the chunks of one job, by slices, and how many previews were made of them."""
 
     version: int = 0
-    """Of the file: it grows with each; 0 where there is none yet."""
+    """What the file says it is: it grows with each; 0 where there is none yet."""
     looks: dict[int, dict[Chunk, Look]] = field(default_factory=dict)
     chunks: dict[int, Collection[Chunk]] = field(default_factory=dict)
     """All chunks of each slice that runs."""

@@ -67,7 +67,7 @@ class Measured:
     num_slices: int = 0
     evaluations: int = 0
     pixels: int = 0
-    """Of a slice."""
+    """Pixels of a slice."""
 
     def speed(self) -> Speed | None:
         """Return what that makes a pixel; None where nothing went through a network."""

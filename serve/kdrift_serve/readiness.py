@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from kdrift_serve.job_table import JobTable, StateLost
 
+logger = logging.getLogger("ray.serve")
 LOOK_S = 1.0
 """How long an answer stands, so that asking often costs nothing."""
 
@@ -35,13 +40,17 @@ class Readiness:
                 found["planner"] = "the planner of this service has not said for 10 s that it lives"
         except StateLost as error:
             found["table"] = str(error)
-        if not running_samplers():
-            found["sampler"] = "no sampler runs yet, or any more"
+        try:
+            if not running_samplers():
+                found["sampler"] = "no sampler runs yet, or any more"
+        except (RayError, RayServeException, KeyError) as error:
+            logger.error("Ray Serve does not tell of its samplers: %s", error)
+            found["sampler"] = "Ray Serve does not tell of its samplers"
         return found
 
 
 def running_samplers() -> int:
     """Return how many samplers Ray Serve says to run."""
     application = serve.status().applications[serve.get_replica_context().app_name]
-    states = application.deployments["Sampler"].replica_states
-    return sum(count for state, count in states.items() if state.value == "RUNNING")
+    states: Any = application.deployments["Sampler"].replica_states  # by the names of states, as Serve gives them
+    return int(states.get("RUNNING", 0))
