@@ -23,7 +23,9 @@ from kdrift_serve.problems import Problem
 
 RESULT_H5 = "reconstruction.h5"
 BYTES = "application/octet-stream"
-Form = Annotated[str, Query(description=f"What it is given as: {', '.join(FORMS)}.")]
+Form = Annotated[
+    str, Query(description=f"What it is given as: {', '.join(FORMS)}.", json_schema_extra={"enum": [*FORMS]})
+]
 Position = Annotated[int, Query(description="Which slice, counted from 0 among those of the job.")]
 results = APIRouter(prefix="/reconstructions/{job_id}", tags=["results"])
 
