@@ -29,6 +29,7 @@ ADDRESS = "http://127.0.0.1:8000"
 KEY_VARIABLE = "KDRIFT_API_KEY"
 ACTIVE = ("queued", "running")
 _POLL_S = 1.0
+_TRIES, _LONGEST_PAUSE_S = 5, 30.0
 _JOBS = "/v1/reconstructions"
 
 
@@ -189,14 +190,21 @@ class Client:
             address = found["links"]["next"]
 
     def _ask(self, method: str, path: str, **values: Any) -> httpx.Response:
-        """Ask the service. Raises `ServiceError` for whatever is no answer that was wanted."""
-        try:
-            answer = self._http.request(method, path, **values)
-        except httpx.HTTPError as error:
-            said = str(error) or type(error).__name__
-            raise ServiceError(f"the service at {self._http.base_url} does not answer: {said}") from None
-        if answer.is_success:
-            return answer
+        """Ask the service. Raises `ServiceError` for whatever is no answer that was wanted.
+
+        Asking too often is put right by waiting, for as long as the service says.
+        """
+        for _ in range(_TRIES):
+            try:
+                answer = self._http.request(method, path, **values)
+            except httpx.HTTPError as error:
+                said = str(error) or type(error).__name__
+                raise ServiceError(f"the service at {self._http.base_url} does not answer: {said}") from None
+            if answer.is_success:
+                return answer
+            if answer.status_code != 429 or method != "GET":
+                break
+            time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_PAUSE_S))
         try:
             sentence = str(answer.json()["detail"])
         except (ValueError, KeyError, TypeError):  # not of this service, but of what stands before it

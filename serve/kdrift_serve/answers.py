@@ -16,6 +16,7 @@ from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
 from kdrift_serve.problems import Problem
+from kdrift_serve.quota import Quota
 from kdrift_serve.sampler import RESULT
 
 logger = logging.getLogger("ray.serve")
@@ -30,7 +31,8 @@ CANCEL_S = 10.0
 class Answers:
     """Finds jobs for who asks, and says what became of them."""
 
-    def __init__(self, table: JobTable, files: JobFiles) -> None:
+    def __init__(self, table: JobTable, files: JobFiles, quota: Quota) -> None:
+        self.quota = quota
         self._table, self._files, self._watch = table, files, Watch(table)
 
     async def find(self, job_id: str, caller: Caller) -> Job:
@@ -95,7 +97,8 @@ class Answers:
         """Return a job, when it has ended or the time is over."""
         job = await self.find(job_id, caller)
         if job.state in ACTIVE and seconds > 0:
-            await self._watch.end(job_id, seconds)
+            with self.quota.wait(caller.name):
+                await self._watch.end(job_id, seconds)
             job = await self.find(job_id, caller)
         return job
 

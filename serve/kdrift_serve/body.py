@@ -19,26 +19,22 @@ WINDOW_S = 10.0
 """Over which an upload has to be fast enough, and within which a JSON body has to be there."""
 
 
-class Places:
-    """Places for what is done at a time, such as uploads: `most`, at most half of them of one key."""
+class Receiving:
+    """Places for uploads that are received at a time, at most half of them of one key."""
 
-    def __init__(self, most: int, what: str) -> None:
-        self._most, self._what, self._held = most, what, Counter[str]()
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, Counter[str]()
 
     @contextlib.contextmanager
     def place(self, key: str) -> Iterator[None]:
         """Hold a place for the block. Raises `Problem` (429) when none is free."""
-        self.check(key)
+        if self._held.total() >= self._most or self._held[key] >= max(1, self._most // 2):
+            raise Problem(429, "too many uploads are under way: try again in 10 s", {"Retry-After": "10"})
         self._held[key] += 1
         try:
             yield
         finally:
             self._held[key] -= 1
-
-    def check(self, key: str) -> None:
-        """Raise `Problem` (429) when no place is free."""
-        if self._held.total() >= self._most or self._held[key] >= max(1, self._most // 2):
-            raise Problem(429, f"too many {self._what} are under way: try again in 10 s", {"Retry-After": "10"})
 
 
 async def read_json(http: Request, limit: int) -> bytes:

@@ -30,7 +30,7 @@ PROBLEMS = {
     404: "there is no such reconstruction, file or result", 408: "the body stalled",
     409: "there is nothing to cancel or to delete, or the result is not there (yet)", 413: "the body is too large",
     415: "the body is of another type", 422: "an option or the data cannot be used",
-    429: "the queue, the share of the key, or the places for uploads are full: Retry-After says when to come back",
+    429: "the queue, a share of the key, or the places for uploads are full: Retry-After says when to come back",
     503: "the table of jobs or the storage does not answer", 507: "the disk is full",
 }  # fmt: skip
 
@@ -40,7 +40,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": f"#/components/schemas/{ProblemView.__name__}"}
     return {
         status: {"description": PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
-        for status in sorted({*statuses, 401, 403, 422, 503})
+        for status in sorted({*statuses, 401, 403, 422, 429, 503})
     }
 
 

@@ -23,7 +23,7 @@ from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 from kdrift_serve import auth
 from kdrift_serve.answers import Answers
-from kdrift_serve.body import Places, read_json, receive_file
+from kdrift_serve.body import Receiving, read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_request import (
@@ -43,6 +43,7 @@ from kdrift_serve.jobs import Job
 from kdrift_serve.pace import Pace, Speeds, check_steps
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
+from kdrift_serve.quota import Quota
 from kdrift_serve.readers import Found, Readers, Unreadable
 from kdrift_serve.readiness import Readiness
 from kdrift_serve.reading import Reading
@@ -51,8 +52,6 @@ from kdrift_serve.spool import SCAN
 
 EXAMPLE_NAME = "phantom"
 ALIVE_S = 2.0
-STREAMS = 128
-"""Streams of events that an ingress sends at a time; one key may have half of them."""
 PATIENTS_DATA = {"Cache-Control": "no-store"}
 """Sent with whatever tells of a scan: nothing in between keeps it."""
 
@@ -70,12 +69,14 @@ class Ingress:
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
         self._speeds = Speeds(self._table, config.samplers)
-        self._receiving = Places(config.limits.uploads, "uploads")
-        self.streams = Places(STREAMS, "streams of events")
-        self.answers = Answers(self._table, self._files)
+        self._quota = Quota(config.limits.requests_a_minute, config.limits.waiting)
+        self.answers = Answers(self._table, self._files, self._quota)
         self.readiness = Readiness(self._table, service)
+        self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""
+        self._refused = set[str]()
+        """Jobs that are to be forgotten; those that the table did not let go of yet are tried again."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve calls this once the replica is made."""
@@ -91,11 +92,14 @@ class Ingress:
         while True:
             with contextlib.suppress(StateLost):  # whoever needs the table is told
                 await asyncio.to_thread(self._table.live, self._own, version("kdrift"))
+                await asyncio.to_thread(self._forget_refused)
             await asyncio.sleep(ALIVE_S)
 
     def authenticate(self, request: Request) -> auth.Caller:
         """Return who asks, or raise a `Problem`."""
-        return auth.check(self._keys, request)
+        caller = auth.check(self._keys, request)
+        self._quota.take(caller.name)
+        return caller
 
     def temporary(self) -> Path:
         """Make and return a folder for what an answer is made in; whoever asked deletes it."""
@@ -153,7 +157,9 @@ class Ingress:
         try:
             yield
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._forget, job.id))
+            self._refused.add(job.id)
+            with contextlib.suppress(StateLost):
+                await asyncio.shield(asyncio.to_thread(self._forget_refused))
             raise
 
     def _wait_s(self) -> int:
@@ -162,9 +168,11 @@ class Ingress:
         left = [job.progress["seconds_left"] for job in running if job.progress.get("seconds_left")]
         return max(1, min(600, round(min(left, default=10.0))))
 
-    def _forget(self, job_id: str) -> None:
-        self._table.remove([job_id])
-        self._files.remove(job_id)
+    def _forget_refused(self) -> None:
+        for job_id in tuple(self._refused):
+            self._files.remove(job_id)
+            self._table.remove([job_id])
+            self._refused.discard(job_id)
 
     def _named_source(self, request: JobRequest) -> tuple[str | None, str]:
         if request.name is not None or (request.path is None) == (request.example is None):

@@ -63,6 +63,11 @@ class JobRuns:
         self._entries = list[RunningJob]()
         self._owner = ray.get_runtime_context().get_actor_name() or ""
 
+    @property
+    def work(self) -> tuple[int, int]:
+        """How many pieces of work wait for a sampler, and are done by one."""
+        return self._lanes.waiting, self._lanes.busy
+
     async def run(self, entry: RunningJob, done: Collection[int], began: Callable[[], Awaitable[None]]) -> Done | str:
         """Do the slices of a job that are not in `done`, and write its results; return what it has, or why nothing.
 

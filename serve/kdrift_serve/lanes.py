@@ -55,6 +55,11 @@ class Lanes:
         """How many pieces of work wait."""
         return len(self._waiting)
 
+    @property
+    def busy(self) -> int:
+        """How many samplers have work."""
+        return self._busy.total()
+
     def _give_back(self, key: str) -> None:
         self._busy[key] -= 1
         self._hand_out()

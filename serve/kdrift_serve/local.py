@@ -20,17 +20,20 @@ from kdrift_serve.serve_config import HttpOptions, ServeConfig
 OBJECT_STORE_BYTES = 512 << 20
 
 
-def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], None]) -> None:
+def serve_here(
+    http: HttpOptions, config: ServeConfig, *, metrics_port: int | None = None, echo: Callable[[str], None]
+) -> None:
     """Serve until SIGINT or SIGTERM, then stop the service and Ray.
 
-    On a loopback address no API keys are needed; where there are some, they are asked for. Raises ValueError if there
-    are none for another address, or a value cannot be used; OSError if the port is taken or the service does not start.
+    `metrics_port` is where Prometheus may read. On a loopback address no API keys are needed; where there are some,
+    they are asked for. Raises ValueError if there are none for another address, or a value cannot be used; OSError if
+    the port is taken or the service does not start.
     """
     config = replace(config, auth=replace(config.auth, keyless_on_loopback=is_loopback_host(http.host)))
     keys = load_keys(config.auth)
     _check_port(http)
     application = build_application(config)
-    with _ray(config.samplers.replicas * config.samplers.num_cpus, echo) as stop:
+    with _ray(config.samplers.replicas * config.samplers.num_cpus, metrics_port, echo) as stop:
         from ray import serve
         from ray.serve.config import HTTPOptions
 
@@ -53,7 +56,7 @@ def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], 
 
 
 @contextlib.contextmanager
-def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event]:
+def _ray(num_cpus: int, metrics_port: int | None, echo: Callable[[str], None]) -> Iterator[threading.Event]:
     """Start a private Ray for the block; yield an event that SIGINT and SIGTERM set."""
     # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
@@ -62,7 +65,9 @@ def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with ray_session("local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
+        with ray_session(
+            "local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, metrics_port=metrics_port, echo=echo
+        ):
             for number in before:  # only now: Ray sets handlers of its own
                 signal.signal(number, lambda *_: stop.set())
             yield stop

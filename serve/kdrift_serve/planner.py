@@ -25,6 +25,7 @@ from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
 from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
+from kdrift_serve.metrics import Metrics
 from kdrift_serve.pace import Speeds
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import SLICES, Done, Sampler
@@ -49,6 +50,7 @@ class Planner:
         self._speeds = Speeds(self._table, config.samplers)
         self._runs = JobRuns(samplers, config.samplers.replicas, config.limits.retries)
         self._running: dict[str, RunningJob] = {}
+        self._metrics = Metrics()
         loops = self._look, self._tell, self._show, self._sweep
         self._tasks = [asyncio.get_running_loop().create_task(each()) for each in loops]
 
@@ -68,7 +70,7 @@ class Planner:
 
     async def _look(self) -> None:
         """Begin and cancel the jobs that the table says, and say that this service lives."""
-        lived = 0.0
+        lived, unreadable = 0.0, set[str]()
         while True:
             try:
                 if time.monotonic() - lived > 2:
@@ -81,11 +83,16 @@ class Planner:
                         logger.warning("took over %d jobs of a service that ended", len(taken))
                 for job_id, cancel in (await asyncio.to_thread(self._table.of_service, self.service)).items():
                     entry = self._running.get(job_id)
-                    if entry is None:
-                        job = await asyncio.to_thread(self._table.get, job_id)
+                    if entry is None and job_id not in unreadable:
+                        try:
+                            job = await asyncio.to_thread(self._table.get, job_id)
+                        except ValueError as error:
+                            logger.error("job %s is not run, its row cannot be read: %s", job_id, error)
+                            unreadable.add(job_id)
+                            continue
                         if job is not None and job.state in ACTIVE and job.service == self.service:
                             await self._begin(job)
-                    elif cancel and not entry.cancelled:
+                    elif entry is not None and cancel and not entry.cancelled:
                         entry.cancelled = True
                         assert entry.task is not None
                         entry.task.cancel()
@@ -109,6 +116,7 @@ class Planner:
                 if changed:
                     await asyncio.to_thread(self._table.tell_progress, changed)
                 told = views
+                self._metrics.now(await asyncio.to_thread(self._table.counts), *self._runs.work)
 
     async def _show(self) -> None:
         """Write what the images of jobs look like so far."""
@@ -181,7 +189,9 @@ class Planner:
             fields["detail"] = (
                 f"the reconstruction failed ({type(cause_of(error)).__name__}); the service's log has the details"
             )
-        await self._end(replace(entry.job, **fields, finished=time.time(), progress={}))
+        job = replace(entry.job, **fields, finished=time.time(), progress={})
+        self._metrics.ended(job)
+        await self._end(job)
         del self._running[entry.job.id]
 
     async def _measure(self, entry: RunningJob, done: Done) -> None:

@@ -100,12 +100,12 @@ async def cancel(job_id: str, asks: Asks, service: Serves, results: Results = Fa
 async def follow(job_id: str, asks: Asks, service: Serves) -> Response:
     """Tell what becomes of a job as it happens, as server-sent events, until it has ended."""
     job = await service.answers.find(job_id, asks)
-    service.streams.check(asks.name)
+    service.answers.quota.check(asks.name)
     return StreamingResponse(_held(service, job, asks), media_type=MEDIA_TYPE, headers=PATIENTS_DATA)
 
 
 async def _held(service: Ingress, job: Job, asks: Caller) -> AsyncIterator[str]:
-    with service.streams.place(asks.name):
+    with service.answers.quota.wait(asks.name):
         async for text in events(service.answers, job, asks):
             yield text
 

@@ -214,7 +214,7 @@ def client_of(port: int, key: str | None) -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
 
 
-def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Service:
+def start(folder: Path, args: dict[str, Any], *, key: str | None = None, options: tuple[str, ...] = ()) -> Service:
     """Start `kdrift serve` and wait until it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "serve.log"
@@ -222,7 +222,7 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
     counting = str(Path(__file__).parent / "counting")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (counting, os.environ.get("PYTHONPATH"))))
     environment["KDRIFT_CALLS"] = str(folder / CALLS)
-    command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port))]
+    command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port)), *options]
     with log.open("a") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, text=True)
     service = Service(process, client_of(port, key), log)
@@ -237,8 +237,10 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
 
 
 @contextmanager
-def running(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Iterator[Service]:
-    service = start(folder, args, key=key)
+def running(
+    folder: Path, args: dict[str, Any], *, key: str | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Service]:
+    service = start(folder, args, key=key, options=options)
     try:
         yield service
     finally:

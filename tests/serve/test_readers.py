@@ -95,21 +95,27 @@ def test_more_memory_than_k_space_explains_is_refused(tmp_path: Path) -> None:
     assert size < 1 << 30
 
 
-def test_who_takes_too_long_or_leaves_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file whose reading takes minutes, by a mask that is drawn point by point."""
-    scan = tmp_path / "scan.h5"
-    with h5py.File(scan, "w") as file:
+SLOW: dict[str, Any] = {"mask": MaskRequest(kind="poisson", acceleration=4), "centred": True}
+"""A mask that is drawn point by point."""
+
+
+def large_file(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
         file.create_dataset("kspace", data=np.random.default_rng(0).normal(size=(1, 1, 1600, 1600)).astype("c8"))
-    slow = {"mask": MaskRequest(kind="poisson", acceleration=4), "centred": True}
+    return path
+
+
+def test_who_takes_too_long_or_leaves_is_ended(tmp_path: Path) -> None:
+    scan = large_file(tmp_path / "scan.h5")
 
     async def run(readers: Readers) -> None:
         await readers.read(asked(None, tmp_path / "warm", example="phantom"))
         assert readers._process is not None
         parent, began = psutil.Process(readers._process.pid), time.monotonic()
         with pytest.raises(Unreadable, match="reading it took longer than 2 s"):
-            await readers.read(asked(scan, tmp_path / "slow", seconds=2.0, **slow))
+            await readers.read(asked(scan, tmp_path / "slow", seconds=2.0, **SLOW))
         assert time.monotonic() - began < 8
-        leaving = asyncio.create_task(readers.read(asked(scan, tmp_path / "left", **slow)))
+        leaving = asyncio.create_task(readers.read(asked(scan, tmp_path / "left", **SLOW)))
         while not parent.children():
             await asyncio.sleep(0.05)
         leaving.cancel()
@@ -125,9 +131,9 @@ def test_who_takes_too_long_or_leaves_is_ended(tmp_path: Path, monkeypatch: pyte
 
 def test_what_breaks_down_is_told_or_replaced(tmp_path: Path) -> None:
     async def run(readers: Readers) -> None:
-        await readers.start()
+        await readers.read(asked(None, tmp_path / "warm", example="phantom"))
         assert readers._process is not None
-        waiting = asyncio.create_task(readers.read(asked(None, tmp_path / "one", example="phantom")))
+        waiting = asyncio.create_task(readers.read(asked(large_file(tmp_path / "scan.h5"), tmp_path / "one", **SLOW)))
         parent = psutil.Process(readers._process.pid)
         while not parent.children():
             await asyncio.sleep(0.01)

@@ -33,8 +33,10 @@ class Options:
     """MLflow registry of a models: prior."""
     samplers: Annotated[int | None, Parameter(metavar="N")] = None
     """Sampler processes; by default 1."""
-    storage: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Folder of jobs and results."""
+    storage: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Where jobs and results are."""
+    metrics_port: Annotated[int | None, Parameter(metavar="N")] = None
+    """Port at which Prometheus may read metrics; by default one of Ray's choice."""
 
 
 def run(options: Options) -> int:
@@ -53,11 +55,12 @@ def run(options: Options) -> int:
     given: dict[str, Any] = {
         "priors": prior and {Path(prior.removeprefix("models:/")).name.partition("@")[0]: prior},
         "tracking_uri": options.tracking_uri,
-        "storage": options.storage and str(options.storage),
+        "storage": options.storage,
     }
     serve_here(
         replace(http, **{key: value for key, value in address.items() if value is not None}),
         replace(config, **{key: value for key, value in given.items() if value is not None}),
+        metrics_port=options.metrics_port,
         echo=echo,
     )
     return 0
