@@ -20,7 +20,16 @@ from kdrift_serve.events import MEDIA_TYPE, events
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.jobs import Job
 from kdrift_serve.result_routes import results
-from kdrift_serve.views import CatalogueView, HealthView, Listed, PriorView, ReadyView, Reconstruction, ShownState
+from kdrift_serve.views import (
+    CatalogueView,
+    HealthView,
+    Listed,
+    NotReadyView,
+    PriorView,
+    ReadyView,
+    Reconstruction,
+    ShownState,
+)
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -135,12 +144,21 @@ async def health(service: Serves) -> Response:
 
 
 @open_to_all.get(
-    "/ready", response_model=ReadyView, responses={503: {"model": ReadyView, "description": "what is missing"}}
+    "/ready", response_model=ReadyView, responses={503: {"model": NotReadyView, "description": "what is missing"}}
 )
 async def ready(service: Serves) -> Response:
     """Tell whether a job that is sent now would be run: table, planner and sampler are there; needs no key."""
     missing = await service.readiness.missing()
-    return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+    if not missing:
+        return JSONResponse({"ready": True, "missing": {}})
+    content = {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "; ".join(missing.values()),
+    }
+    told = {**content, "ready": False, "missing": missing}
+    return JSONResponse(told, 503, media_type="application/problem+json")
 
 
 def create_app(service: Ingress) -> FastAPI:

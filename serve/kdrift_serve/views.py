@@ -136,6 +136,14 @@ class ProblemView(View):
     """A sentence: what was expected, what came, what to do."""
 
 
+class NotReadyView(ProblemView):
+    """That a job that is sent now would not be run: an error that says what is missing."""
+
+    ready: bool
+    missing: dict[str, str]
+    """What is missing of table, planner and sampler, and what is wrong with it."""
+
+
 def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
     docs, hints = field_docs(Job), get_type_hints(Job)
     own: dict[str, tuple[Any, str]] = {
