@@ -103,6 +103,17 @@ class JobFiles:
                     return None
             return path if path.is_file() else None
 
+    def read(self, job_id: str, name: str) -> bytes | None:
+        """Return what a file holds now, None where there is none; of a file at a URL no copy is kept."""
+        with _told():
+            if self._remote is not None:
+                with _away():
+                    return self._remote.read(f"{job_id}/{name}")
+            try:
+                return (self._folder / job_id / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
     def _forget_copies(self, used: str) -> None:
         """Delete copies of jobs that no process here has asked for lately, and note that one is asked for."""
         mine = self._folder / used

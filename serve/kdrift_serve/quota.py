@@ -40,10 +40,14 @@ class Quota:
     @contextlib.contextmanager
     def wait(self, key: str) -> Iterator[None]:
         """Count a request that waits, for the block. Raises `Problem` (429) where too many of its key do."""
-        if self._waiting[key] >= self.waiting:
-            raise Problem(429, f"{self.waiting} requests of this key wait already", {"Retry-After": "10"})
+        self.check(key)
         self._waiting[key] += 1
         try:
             yield
         finally:
             self._waiting[key] -= 1
+
+    def check(self, key: str) -> None:
+        """Raise `Problem` (429) where too many requests of a key wait already."""
+        if self._waiting[key] >= self.waiting:
+            raise Problem(429, f"{self.waiting} requests of this key wait already", {"Retry-After": "10"})

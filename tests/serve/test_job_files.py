@@ -66,6 +66,15 @@ def test_files_of_a_job(storage: str) -> None:
     assert files.jobs() == set()
 
 
+def test_a_file_that_is_replaced_is_read_as_it_is_now(storage: str, tmp_path: Path) -> None:
+    files, other = JobFiles(storage), JobFiles(storage)
+    assert other.read(ID, "preview/preview.json") is None
+    for content in (b"1", b"22"):
+        with files.filling(ID, "preview") as folder:
+            (folder / "preview.json").write_bytes(content)
+        assert other.read(ID, "preview/preview.json") == content
+
+
 def test_copies_of_what_is_elsewhere_do_not_stay(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
