@@ -15,8 +15,8 @@ from kdrift.runs.cluster import ray_session
 from kdrift_serve.app import build_application
 from kdrift_serve.auth import is_loopback_host, load_keys
 from kdrift_serve.front import ENVIRONMENT
-from kdrift_serve.mrd.mrd_process import api_key, beside, mrd_beside
 from kdrift_serve.mrd.mrd_config import MrdConfig
+from kdrift_serve.mrd.mrd_process import api_key, beside, mrd_beside
 from kdrift_serve.serve_config import HttpOptions, ServeConfig
 
 OBJECT_STORE_BYTES = 512 << 20

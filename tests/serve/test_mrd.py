@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ from ismrmrd.xsd import CreateFromDocument
 
 from kdrift.data.phantom import phantom_volume
 from kdrift.notice import RESEARCH_ONLY
-from kdrift_serve.mrd.mrd_config import MrdConfig
 from mrd_helpers import encoding, header, lines, write
 from serve_helpers import KEY, MASK, Service, assert_close, free_port, library, plan, running, tiny_prior
 
@@ -200,7 +198,8 @@ def test_a_classical_method_has_no_deviation_and_says_so(world: World) -> None:
     asked = {"plan": plan("tv", settings={"max_iter": 5}), "mask": MASK, "images": ["std", "mean"]}
     answer = world.scan(world.full, ConfigText(json.dumps(asked)))
     assert [image.meta["Image"] for image in answer.images] == ["mean"] * SLICES
-    assert "Verdict" not in answer.images[0].meta
+    meta = answer.images[0].meta
+    assert (meta["Verdict"], meta["VerdictReasons"]) == ("not checked", "tv draws no samples")
     assert "no std: this method" in answer.texts[0]
 
 
@@ -249,6 +248,10 @@ def begun(world: World, *, count: int = 0, **values: int) -> bytes:
     return sent
 
 
+def line_of(world: World) -> bytes:
+    return struct.pack("<H", 1008) + bytes(world.full.acquisitions[0].to_bytes())
+
+
 def config(text: str) -> bytes:
     return message(2, text.encode())
 
@@ -265,9 +268,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "entities": (message(3, ENTITY), "DOCTYPE"),
     "huge line": (lambda w: begun(w, number_of_samples=65535, active_channels=65535), "32767 MiB: at most 16 MiB"),
     "large line": (lambda w: begun(w, number_of_samples=4096, active_channels=100), "larger than 2 MiB"),
-    "many lines": (lambda w: begun(w) + w.full.acquisitions[0].to_bytes().join([b"\xf0\x03"] * 2000), "larger than 2 MiB"),
+    "many lines": (lambda w: begun(w, count=64) + line_of(w) * 2000, "larger than 2 MiB"),
     "waveform": (b"\x02\x04" + struct.pack("<H6xQIIIHHfH2x", 1, 0, 1, 1, 1, 65535, 65535, 1, 1), "larger than 2 MiB"),
-    "line before header": (lambda w: b"\xf0\x03" + w.full.acquisitions[0].to_bytes(), "came before the header"),
+    "line before header": (lambda w: line_of(w), "came before the header"),
     "image": (struct.pack("<H", 1022) + bytes(198), "message 1022 is an image"),
     "nothing": (CLOSE, "nothing to reconstruct"),
     "header alone": (lambda w: begun(w) + CLOSE, "nothing to reconstruct"),
@@ -288,7 +291,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown preset": (struct.pack("<H1024s", 1, b"quik.xml"), "did you mean 'quick'?"),
     "preset with folders": (struct.pack("<H1024s", 1, b"../mrd"), "no preset '../mrd'"),
     "unknown prior": (lambda w: config("prior: tyni") + begun(w, count=64) + CLOSE, "did you mean 'tiny'?"),
-    "one line": (lambda w: begun(w, count=1) + CLOSE, "mrd.h5"),
+    "one line": (lambda w: begun(w, count=1) + CLOSE, "the reconstruction failed: no fully sampled centre"),
 }  # fmt: skip
 
 
@@ -343,18 +346,6 @@ def test_there_are_so_many_connections_and_no_more(world: World) -> None:
     assert world.scan(world.full, ConfigFile("quick")).images
 
 
-def test_lines_lie_on_disk_while_they_come(world: World) -> None:
-    """Half of the limit is sent and then nothing: what has come is in a file of the server, and the server is small."""
-    half = begun(world, count=64) * 1
-    with world.connected() as connection:
-        connection.sendall(half)
-        time.sleep(1)
-        (folder,) = (world.store / "mrd").glob("*/*")
-        assert folder.stat().st_mode & 0o077 == 0
-        assert [path.name for path in folder.iterdir()] == ["scan.h5"]
-    assert world.left() == []
-
-
 def mrd_process(world: World) -> psutil.Process:
     children = psutil.Process(world.service.process.pid).children()
     (found,) = [child for child in children if "kdrift_serve.mrd" in " ".join(child.cmdline())]
@@ -366,41 +357,10 @@ def test_a_server_that_is_killed_is_started_again_without_what_was_left(world: W
         connection.sendall(begun(world, count=64))
         time.sleep(0.5)
         assert list((world.store / "mrd").glob("*/*"))
-        mrd_process(world).kill()
+        killed = mrd_process(world)
+        killed.kill()
+        psutil.wait_procs([killed], 10)
     listening(world)
     assert world.left() == []
     assert "it is started again" in world.service.log.read_text()
     assert world.scan(world.full, ConfigFile("quick")).images
-
-
-def test_backpressure_a_client_that_does_not_read_is_let_go(world: World) -> None:
-    """Images wait in the client's own buffers; a connection whose client reads nothing ends after the idle time."""
-    assert threading.active_count() < 50
-    with world.connected() as connection:
-        connection.sendall(struct.pack("<H1024s", 1, b"quick") + begun(world, count=64) + CLOSE)
-        time.sleep(2)
-    assert world.left() == []
-
-
-def test_other_hosts_need_to_be_allowed() -> None:
-    with pytest.raises(ValueError, match=r"MRD has no passwords, and on 0\.0\.0\.0 others than this machine"):
-        MrdConfig(host="0.0.0.0")
-    with pytest.raises(ValueError, match="allow: .*10.0.0.300"):
-        MrdConfig(allow=["10.0.0.300"])
-    config = MrdConfig(host="0.0.0.0", allow=["10.1.0.0/16", "fe80::1"])
-    assert all(map(config.allows, ("127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3", "fe80::1%eth0")))
-    assert not any(map(config.allows, ("10.2.0.1", "192.168.0.1", "::ffff:10.2.0.1", "fe80::2")))
-
-
-def test_a_scanner_needs_a_key_where_the_service_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdrift_serve.mrd.mrd_process import KEY_VARIABLE, api_key
-    from kdrift_serve.serve_config import ServeConfig
-
-    for name in (KEY_VARIABLE, "KDRIFT_API_KEYS"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match=f"set {KEY_VARIABLE}"):
-        api_key(ServeConfig())
-    monkeypatch.setenv("KDRIFT_API_KEYS", f"{KEY} other-key-of-some-length")
-    assert api_key(ServeConfig()) == KEY
-    monkeypatch.setenv(KEY_VARIABLE, "a-key-of-the-scanner")
-    assert api_key(ServeConfig()) == "a-key-of-the-scanner"

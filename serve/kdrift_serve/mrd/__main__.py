@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from kdrift.runs.config import load_config, parse
-from kdrift_serve.mrd.mrd_process import KEY_VARIABLE, READY
 from kdrift_serve.mrd.mrd_config import MrdConfig
+from kdrift_serve.mrd.mrd_process import KEY_VARIABLE, READY
 from kdrift_serve.mrd.server import MrdServer
 
 

@@ -66,29 +66,31 @@ class MrdServer:
         assert task is not None
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+        address = writer.get_extra_info("peername")[0]
         try:
-            await self._answer(reader, writer)
+            _keep_alive(writer)
+            await self._answer(reader, writer, address)
         except asyncio.CancelledError:  # the server stops
             writer.transport.abort()
-        except ConnectionError:
-            logger.info("a client hung up")
+        except OSError as error:  # of its socket: all others are answered
+            logger.info("the client at %s is gone: %s", address, error.strerror or error)
         finally:
             writer.close()
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         """Take a scan and send its images, or a sentence, and the close message."""
-        _keep_alive(writer)
         incoming = Incoming(reader, self._config.upload_mb << 20, self._config.idle_s)
         try:
-            self._check(writer)
+            self._check(address)
             async with self._folder() as folder:
                 scan = await self._receive(incoming, folder)
+                logger.info("a scan came from %s", address)
                 async for message in self._images(scan):
                     await self._send(writer, message)
         except Refused as refused:
-            logger.info("a scan was refused: %s", refused)
+            logger.info("what %s asks for was refused: %s", address, refused)
             said = str(refused)
         except ConnectionError:
             raise
@@ -105,8 +107,7 @@ class MrdServer:
         writer.write_eof()
         await incoming.drain(LINGER_S)
 
-    def _check(self, writer: asyncio.StreamWriter) -> None:
-        address = writer.get_extra_info("peername")[0]
+    def _check(self, address: str) -> None:
         if not self._config.allows(address):
             raise Refused("this server takes no scans from this address: its configuration has to allow it")
         if len(self._open) > self._config.scans:

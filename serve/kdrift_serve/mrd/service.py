@@ -58,7 +58,8 @@ class Service:
             if status["state"] == "done":
                 return status
             if status["state"] not in ("queued", "running"):
-                raise Refused(f"the reconstruction is {status['state']}: {status['detail'] or 'no reason is given'}")
+                became = "failed" if status["state"] == "failed" else f"was {status['state']}"
+                raise Refused(f"the reconstruction {became}: {status['detail'] or 'no reason is given'}")
 
     async def fetch(self, job_id: str, name: str, target: Path) -> None:
         """Write a file of a result to `target`."""
