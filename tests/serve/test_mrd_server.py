@@ -80,6 +80,25 @@ def test_a_large_scan_lies_on_disk_and_a_service_that_is_away_is_told(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_connections_end_with_the_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that sends, one that was refused and lingers, one whose scan waits for a service that is away."""
+    config = MrdConfig(port=free_port(), folder=str(tmp_path), service=NOWHERE)
+    line = struct.pack("<H", 1008) + bytes(acquisition(np.ones((1, 8), np.complex64), 0).to_bytes())
+    with contextlib.ExitStack() as stack:
+        with started(config):
+            ends = [stack.enter_context(connected(config)) for _ in range(3)]
+            for (connection, _), more in zip(ends, (b"", b"\xff\xff", line + CLOSE), strict=True):
+                connection.sendall(begun(8, 8) + more)
+            time.sleep(1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
+        for _, back in ends:
+            with contextlib.suppress(ConnectionResetError):
+                back.read()
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it does not read waits in its own buffers, no more than these is sent, and it has `idle_s` for it."""
     made = list[int]()

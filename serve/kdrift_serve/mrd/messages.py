@@ -20,7 +20,7 @@ LONGEST_LINE = 16 << 20
 """Bytes of an acquisition: 128 channels of 16384 samples."""
 LONGEST_TEXT = 64 << 10
 NAME_BYTES = 1024
-"""Of the message that names a configuration, filled up with zeros."""
+"""Bytes of the message that names a configuration: the name, filled up with zeros."""
 MESSAGE_S, SLOWEST = 20.0, 64 << 10
 """Once a message has begun, the rest of it comes within so many seconds, and one more for so many bytes of it."""
 _PIECE = 1 << 20

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ KEY_VARIABLE = "KDRIFT_MRD_KEY"
 READY = "ready"
 AGAIN_S = 10.0
 """A server that broke down is started again, at most so often."""
-_STOP_S = 10.0
+_START_S, _STOP_S = 120.0, 10.0
 
 
 def beside(mrd: MrdConfig, http: HttpOptions, config: ServeConfig) -> MrdConfig:
@@ -68,7 +69,8 @@ class MrdProcess:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._said)
             process.stdin.flush()
-        if process.stdout.readline().strip() != READY.encode():
+        told, _, _ = select.select([process.stdout], [], [], _START_S)
+        if not told or process.stdout.readline().strip() != READY.encode():
             self.stop()
             raise OSError("the MRD server did not start: the lines above say why")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kdrift.data.formats.header import read_header
 from kdrift.data.volume import BadVolume
-from kdrift_serve.mrd.images import image_messages, kinds_of, unpack_images
+from kdrift_serve.mrd.image_messages import image_messages, kinds_of, unpack_images
 from kdrift_serve.mrd.messages import Incoming, MessageId, Refused, close_message, text_message
 from kdrift_serve.mrd.mrd_config import MrdConfig
 from kdrift_serve.mrd.options import Asked, read_options, read_preset
@@ -61,11 +61,13 @@ class MrdServer:
             await self._service.close()
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._attend(reader, writer))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer a client, whatever becomes of its connection."""
         address = writer.get_extra_info("peername")[0]
         try:
             _keep_alive(writer)
@@ -169,7 +171,7 @@ class MrdServer:
                 elif number is MessageId.WAVEFORM:
                     await incoming.skip_waveform()
                 elif number is MessageId.TEXT:
-                    logger.info("a client says: %.200s", await incoming.text("a text"))
+                    logger.info("a client says: %.200r", await incoming.text("a text"))
                 else:
                     raise Refused(
                         f"message {number.value} is an image: expected acquisitions (1008), images are made here"
