@@ -25,11 +25,11 @@ from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
 from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
-from kdrift_serve.metrics import Metrics
 from kdrift_serve.pace import Speeds
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import SLICES, Done, Sampler
 from kdrift_serve.serve_config import ServeConfig
+from kdrift_serve.service_metrics import Metrics
 from kdrift_serve.spool import SCAN, slice_file
 from kdrift_serve.sweep import sweep
 

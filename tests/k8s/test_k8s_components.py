@@ -73,7 +73,7 @@ def test_the_dashboard_shows_metrics_that_the_service_has(resources: list[Manife
     shown = json.loads(board["data"]["dashboard.json"])
     expressions = " ".join(each["expr"] for panel in shown["panels"] for each in panel["targets"])
     asked = set(re.findall(r"ray_kdrift_\w+", expressions))
-    text = (K8S.parent / "serve" / "kdrift_serve" / "metrics.py").read_text()
+    text = (K8S.parent / "serve" / "kdrift_serve" / "service_metrics.py").read_text()
     known = {f"ray_{name}" for name in re.findall(r'"(kdrift_\w+)"', text)}
     assert {re.sub("_(total|bucket)$", "", name) for name in asked} == known
 

@@ -84,7 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         },
     }
     port = free_port()
-    with running(folder, args, key=KEY, options=("--metrics-port", str(port))) as service:
+    with running(folder, args, "--metrics-port", str(port), key=KEY) as service:
         yield World(service, prior, scan, volume, root, replica_pids(service), port)
 
 
