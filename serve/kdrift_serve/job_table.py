@@ -255,8 +255,8 @@ class JobTable:
         with self.begin() as connection:
             connection.execute(services.delete().where(services.c.seen < self._now - 100 * EXPIRES_S))
             found = list(connection.execute(sa.select(jobs.c.id, jobs.c.state).where(orphans)))
-            unread = [row.id for row in found if row.state == "reading"]
-            connection.execute(jobs.delete().where(jobs.c.id.in_(unread)))
+            gone = orphans & (jobs.c.state == "reading")
+            unread = [str(row.id) for row in connection.execute(jobs.delete().where(gone).returning(jobs.c.id))]
             taken = []
             for row in found:
                 if row.state != "reading":
