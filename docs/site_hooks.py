@@ -40,7 +40,7 @@ def modules(package: str) -> list[str]:
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if not parts[-1].startswith("_") or parts[-1] == "__init__":
+        if not any(part.startswith("_") and part != "__init__" for part in parts):
             found.append(name)
     return sorted(found)
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdrift.client import Client
     from kdrift.data.store import Store, open_store
     from kdrift.methods import METHODS
     from kdrift.methods.presets import Preset, find_preset, list_presets
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _WHERE = {
+    "Client": "client",
     "METHODS": "methods",
     "Plan": "recon.plan",
     "Preset": "methods.presets",
@@ -40,8 +42,8 @@ _WHERE = {
     "shipped_priors": "prior.bundle",
 }
 __all__ = [
-    "MASKS", "METHODS", "Plan", "Preset", "Prior", "PriorInfo", "ReconstructionResult", "ResolvedPlan", "Store",
-    "__version__", "find_preset", "list_presets", "load_prior", "make_mask", "open_store", "reconstruct",
+    "Client", "MASKS", "METHODS", "Plan", "Preset", "Prior", "PriorInfo", "ReconstructionResult", "ResolvedPlan",
+    "Store", "__version__", "find_preset", "list_presets", "load_prior", "make_mask", "open_store", "reconstruct",
     "shipped_priors",
 ]  # fmt: skip
 

@@ -53,7 +53,7 @@ class NamedKey:
     name: str
     """Shown in logs and metrics; jobs belong to it, so that a key can be replaced under the same name."""
     sha256: str
-    """Of the key, in hexadecimal: printf %s KEY | sha256sum."""
+    """Digest of the key, in hexadecimal: printf %s KEY | sha256sum."""
     scopes: tuple[Scope, ...] = ("read", "submit")
     """`read`: jobs and results of its own; `submit`: send and cancel; `admin`: both, for the jobs of all keys."""
     expires: date | None = None

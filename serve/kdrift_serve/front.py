@@ -122,9 +122,13 @@ class Front:
                 if _HARMLESS[0] not in dict(given):
                     given.append(_HARMLESS)
                 await send({**message, "headers": given})
-            elif message["type"] == "http.response.body" and (head or replaced is not None):
+                if head:  # the rest of an answer, which may never end, is not waited for
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif head:
+                pass
+            elif message["type"] == "http.response.body" and replaced is not None:
                 if not message.get("more_body", False):
-                    await send({"type": "http.response.body", "body": b"" if head else replaced, "more_body": False})
+                    await send({"type": "http.response.body", "body": replaced, "more_body": False})
             else:
                 await send(message)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 from kdrift_serve import auth
+from kdrift_serve.answers import Answers
 from kdrift_serve.body import Receiving, read_json, receive_file
 from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.job_files import JobFiles
@@ -39,13 +39,14 @@ from kdrift_serve.job_request import (
     upload_name,
 )
 from kdrift_serve.job_table import JobTable, QueueFull, StateLost
-from kdrift_serve.job_watch import Watch
-from kdrift_serve.jobs import ACTIVE, OUTPUTS_ZIP, Job
+from kdrift_serve.jobs import Job
+from kdrift_serve.pace import Pace, Speeds, check_steps
 from kdrift_serve.planner import Planner
 from kdrift_serve.problems import Problem
+from kdrift_serve.quota import Quota
 from kdrift_serve.readers import Found, Readers, Unreadable
+from kdrift_serve.readiness import Readiness
 from kdrift_serve.reading import Reading
-from kdrift_serve.sampler import RESULT
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.spool import SCAN
 
@@ -67,15 +68,21 @@ class Ingress:
         self._roots = [Path(root).expanduser() for root in config.roots]
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
+        self._speeds = Speeds(self._table, config.samplers)
+        self._quota = Quota(config.limits.requests_a_minute, config.limits.waiting)
+        self.answers = Answers(self._table, self._files, self._quota)
+        self.readiness = Readiness(self._table, service)
         self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""
+        self._refused = set[str]()
+        """Jobs that are to be forgotten; those that the table did not let go of yet are tried again."""
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve calls this once the replica is made."""
         from kdrift_serve.routes import create_app
 
-        self._watch, self._readers = Watch(self._table), Readers()
+        self._readers = Readers()
         self._living = asyncio.create_task(self._live())
         return create_app(self)
 
@@ -85,11 +92,18 @@ class Ingress:
         while True:
             with contextlib.suppress(StateLost):  # whoever needs the table is told
                 await asyncio.to_thread(self._table.live, self._own, version("kdrift"))
+                await asyncio.to_thread(self._forget_refused)
             await asyncio.sleep(ALIVE_S)
 
     def authenticate(self, request: Request) -> auth.Caller:
         """Return who asks, or raise a `Problem`."""
-        return auth.check(self._keys, request)
+        caller = auth.check(self._keys, request)
+        self._quota.take(caller.name)
+        return caller
+
+    def temporary(self) -> Path:
+        """Make and return a folder for what an answer is made in; whoever asked deletes it."""
+        return self._files.temporary(self._own)
 
     # --- new jobs -----------------------------------------------------------------------------------------------------
 
@@ -105,6 +119,8 @@ class Ingress:
         else:
             request = from_query(http.query_params.multi_items())
         plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are received
+        if request.max_seconds is not None:
+            check_steps(plan)
         folder = await asyncio.to_thread(self._files.temporary, self._own)
         try:
             if kind == "application/json":
@@ -116,7 +132,9 @@ class Ingress:
                 job = await self._read(request, plan, job, source, folder)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        return JSONResponse(await self.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA})
+        return JSONResponse(
+            await self.answers.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA}
+        )
 
     @asynccontextmanager
     async def _place(self, job: Job) -> AsyncIterator[None]:
@@ -139,7 +157,9 @@ class Ingress:
         try:
             yield
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self._forget, job.id))
+            self._refused.add(job.id)
+            with contextlib.suppress(StateLost):
+                await asyncio.shield(asyncio.to_thread(self._forget_refused))
             raise
 
     def _wait_s(self) -> int:
@@ -148,9 +168,11 @@ class Ingress:
         left = [job.progress["seconds_left"] for job in running if job.progress.get("seconds_left")]
         return max(1, min(600, round(min(left, default=10.0))))
 
-    def _forget(self, job_id: str) -> None:
-        self._table.remove([job_id])
-        self._files.remove(job_id)
+    def _forget_refused(self) -> None:
+        for job_id in tuple(self._refused):
+            self._files.remove(job_id)
+            self._table.remove([job_id])
+            self._refused.discard(job_id)
 
     def _named_source(self, request: JobRequest) -> tuple[str | None, str]:
         if request.name is not None or (request.path is None) == (request.example is None):
@@ -183,73 +205,32 @@ class Ingress:
             raise Problem(422, str(error)) from None
         size = await asyncio.to_thread(_size, out)
         await asyncio.to_thread(self._files.put_all, job.id, SCAN, out)
-        return await asyncio.to_thread(self._queue, request, plan, replace(job, size=size), found)
+        request, plan, notes = await asyncio.to_thread(self._fitted, request, plan, found)
+        job = replace(job, size=size, notes=[*found.notes, *notes])
+        return await asyncio.to_thread(self._queue, request, plan, job, found)
+
+    def _fitted(
+        self, request: JobRequest, plan: ResolvedPlan, found: Found
+    ) -> tuple[JobRequest, ResolvedPlan, list[str]]:
+        """Return the request with as many steps as its time is for, its plan, and what is to be said of it."""
+        if request.max_seconds is None:
+            return request, plan, []
+        speed = self._speeds.get(plan.prior.sha256, plan.plan.method) if plan.prior else None
+        pace = Pace(self._priors, self._config.limits, self._config.samplers.replicas)
+        request, plan, note = pace.fit(request, plan, found, speed)
+        return request, plan, [note]
 
     def _queue(self, request: JobRequest, plan: ResolvedPlan, job: Job, found: Found) -> Job:
         served = choose_prior(request, self._priors)
         prior = self._pinned[served].describe() if plan.prior else {}
         job = replace(
             job, request=to_dict(replace(request, prior=served if plan.prior else request.prior)), prior=prior,
-            config=plan.config | ({"prior": prior} if prior else {}),
-            sampling=found.sampling, slices=found.slices, notes=found.notes,
+            config=request.config(plan, prior), sampling=found.sampling, slices=found.slices,
         )  # fmt: skip
         self._table.hand_over(job, self._service)
         return replace(job, state="queued", service=self._service)
 
-    # --- what became of them ------------------------------------------------------------------------------------------
-
-    async def find(self, job_id: str, caller: auth.Caller) -> Job:
-        """Return a job or raise a `Problem` (404)."""
-        caller.need("read")
-        job = await asyncio.to_thread(self._table.get, job_id)
-        if job is None or job.state == "reading" or not caller.may_see(job.key):
-            raise Problem(404, "there is no reconstruction of this id")
-        return job
-
-    async def result(self, job_id: str, name: str, caller: auth.Caller) -> tuple[Job, Path]:
-        """Return a result file or raise a `Problem` (404, 409)."""
-        job = await self.find(job_id, caller)
-        if job.state != "done":
-            why = f": {job.detail}" if job.detail else ", ask for its status"
-            raise Problem(409, f"this reconstruction is {job.state}{why}")
-        path = await asyncio.to_thread(self._files.get, job_id, f"{RESULT}/{name}")
-        if path is None:
-            raise Problem(404, "this result was deleted")
-        return job, path
-
-    async def view(self, job: Job) -> dict[str, Any]:
-        """Return a job as clients see it."""
-        values = asdict(job)
-        for name in ("key", "service", "cancel", "size", "changed"):
-            del values[name]
-        base = f"/v1/reconstructions/{job.id}"
-        if job.state == "queued":
-            values["progress"] = {**job.progress, "jobs_ahead": await asyncio.to_thread(self._table.ahead_of, job)}
-        elif job.state not in ACTIVE:
-            values["progress"] = None
-        values["links"] = {"self": base}
-        if job.state == "done":
-            names = ["result", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(job.report.get("outputs"))
-            values["links"] |= {name: f"{base}/{name}" for name in names}
-        found: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)  # JSON has no infinity
-        return found
-
-    async def wait(self, job_id: str, seconds: float, caller: auth.Caller) -> Job:
-        """Return a job, when it has ended or the time is over."""
-        job = await self.find(job_id, caller)
-        if job.state in ACTIVE and seconds > 0:
-            await self._watch.end(job_id, seconds)
-            job = await self.find(job_id, caller)
-        return job
-
-    async def cancel(self, job_id: str, caller: auth.Caller) -> Job:
-        """Cancel a job or raise a `Problem` (404, 409)."""
-        job = await self.find(job_id, caller)
-        if not await asyncio.to_thread(self._table.ask_to_cancel, job_id):
-            raise Problem(409, f"this reconstruction is {(await self.find(job_id, caller)).state} already")
-        await self._watch.end(job_id, 10)
-        job = await self.find(job_id, caller)
-        return job
+    # --- what there is ------------------------------------------------------------------------------------------------
 
     def priors(self) -> list[dict[str, Any]]:
         """Return the priors that are served, the default first."""

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from kdrift_serve.job_table import DiskFull, StateLost
 
 _ID = re.compile(r"[0-9a-f]{32}")
 INCOMING = "incoming"
+COPIES_S = 3600.0
+"""How long copies of files at a URL stay on the disk of a process after it was asked for one."""
 
 
 class JobFiles:
@@ -90,6 +93,8 @@ class JobFiles:
             return None
         path = self._folder / job_id / name
         with _told():
+            if self._remote is not None:
+                self._forget_copies(job_id)
             if self._remote is not None and not path.is_file():
                 try:
                     with whole_file(path, mode=0o600) as temporary, _away():
@@ -97,6 +102,26 @@ class JobFiles:
                 except FileNotFoundError:
                     return None
             return path if path.is_file() else None
+
+    def read(self, job_id: str, name: str) -> bytes | None:
+        """Return what a file holds now, None where there is none; of a file at a URL no copy is kept."""
+        with _told():
+            if self._remote is not None:
+                with _away():
+                    return self._remote.read(f"{job_id}/{name}")
+            try:
+                return (self._folder / job_id / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def _forget_copies(self, used: str) -> None:
+        """Delete copies of jobs that no process here has asked for lately, and note that one is asked for."""
+        mine = self._folder / used
+        mine.mkdir(mode=0o700, exist_ok=True)
+        os.utime(mine)
+        for path in self._folder.iterdir():
+            if _ID.fullmatch(path.name) and time.time() - path.stat().st_mtime > COPIES_S:
+                shutil.rmtree(path, ignore_errors=True)
 
     def names(self, job_id: str, folder: str) -> set[str]:
         """Return the names of the files of a folder of a job."""

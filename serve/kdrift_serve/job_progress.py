@@ -42,7 +42,7 @@ class Progress:
     running: dict[int, SliceProgress] = field(default_factory=dict)
     """By the number of the slice."""
     evaluations: int = 0
-    """Of a slice, as the first that was prepared says: 0 for a classical method."""
+    """Those of a slice, as the first that was prepared says: 0 for a classical method."""
 
     def view(self) -> dict[str, Any]:
         """Return evaluations and slices done and in all, and the seconds left, as JSON values."""

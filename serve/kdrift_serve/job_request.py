@@ -48,10 +48,19 @@ class JobRequest(AcquisitionOptions):
     """Served name of a prior; None: the first that serves the method, of the images it was made for if there is one."""
     output: str = "h5"
     """What is made besides reconstruction.h5: some of nifti, dicom, ismrmrd, bart, such as h5,nifti,dicom."""
+    max_seconds: float | None = None
+    """Do only as many of the method's steps as are expected to be done in this time, waiting left out; null: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         read_outputs(self.output)
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
+
+    def config(self, plan: ResolvedPlan, prior: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration of its results: the plan's, with the prior as the service names it."""
+        found = plan.config | ({"prior": dict(prior)} if prior else {})
+        return found | ({"max_seconds": self.max_seconds} if self.max_seconds is not None else {})
 
 
 def from_json(body: bytes) -> JobRequest:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import ray
@@ -18,9 +18,11 @@ from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.gather import SliceFacts
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
+from kdrift_serve.job_preview import Preview
 from kdrift_serve.job_progress import Progress, SliceProgress
 from kdrift_serve.jobs import Job
 from kdrift_serve.lanes import Lanes
+from kdrift_serve.pace import Measured
 from kdrift_serve.sampler import DeviceFailed, Done, Prepared, Sampler
 
 logger = logging.getLogger("ray.serve")
@@ -44,6 +46,8 @@ class RunningJob:
     prior: str
     """Served name of the prior; a classical method does not use it."""
     progress: Progress
+    preview: Preview = field(default_factory=Preview)
+    measured: Measured = field(default_factory=Measured)
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
 
@@ -58,6 +62,11 @@ class JobRuns:
         self._lanes = Lanes(replicas)
         self._entries = list[RunningJob]()
         self._owner = ray.get_runtime_context().get_actor_name() or ""
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """How many pieces of work wait for a sampler, and are done by one."""
+        return self._lanes.waiting, self._lanes.busy
 
     async def run(self, entry: RunningJob, done: Collection[int], began: Callable[[], Awaitable[None]]) -> Done | str:
         """Do the slices of a job that are not in `done`, and write its results; return what it has, or why nothing.
@@ -97,7 +106,9 @@ class JobRuns:
                 results = [each for each in found if not isinstance(each, str)]
         await self._again(entry, FINISH, self._samplers.finish_slice.remote, job.id, index, facts, results)
         entry.progress.running.pop(index, None)
+        entry.preview.end(index)
         entry.progress.slices_done += 1
+        entry.measured.num_slices += 1
 
     async def _chunks(self, entry: RunningJob, index: int, data: SliceData) -> list[ChunkResult | str]:
         """Run all chains of a slice."""
@@ -108,17 +119,26 @@ class JobRuns:
         here.costs = {chunk: plan.evaluations(coils, chunk) for chunk in chunks}
         entry.progress.evaluations = entry.progress.evaluations or here.total
         chunks.sort(key=lambda chunk: -here.costs[chunk])  # the longest first, so that samplers end together
+        entry.preview.begin(index, chunks)
+        entry.measured.evaluations += here.total
+        entry.measured.pixels = data.mask.numel()
         shared = await asyncio.to_thread(ray.put, data)
-        return await _together([self._again(entry, CHUNK, self._chunk, entry, shared, chunk, here) for chunk in chunks])
+        return await _together(
+            [self._again(entry, CHUNK, self._chunk, entry, shared, chunk, index) for chunk in chunks]
+        )
 
-    async def _chunk(self, entry: RunningJob, data: Any, chunk: Chunk, here: SliceProgress) -> ChunkResult | str:
-        """Run one chunk on whichever sampler is free."""
-        here.shares[chunk] = 0.0
+    async def _chunk(self, entry: RunningJob, data: Any, chunk: Chunk, index: int) -> ChunkResult | str:
+        """Run one chunk of a slice on whichever sampler is free."""
+        shares = entry.progress.running[index].shares
+        shares[chunk] = 0.0
         response: Any = self._chunk_of.remote(entry.plan, entry.prior, data, chunk, self._owner)
         try:
             async for event in response:
                 if isinstance(event, tuple):
-                    here.shares[chunk] = event[0] / event[1]
+                    done, steps, look = event
+                    shares[chunk] = done / steps
+                    if look is not None:
+                        entry.preview.take(index, look)
                 else:
                     found: ChunkResult | str = event
                     return found
@@ -132,7 +152,11 @@ class JobRuns:
         for attempt in range(self._retries + 1):
             try:
                 async with self._lanes.turn(entry.job.key, (entry.job.created, rank)):
-                    return await work(*arguments)
+                    began = time.monotonic()
+                    found = await work(*arguments)
+                    kind = "chunks" if rank == CHUNK else "slices"
+                    setattr(entry.measured, kind, getattr(entry.measured, kind) + time.monotonic() - began)
+                    return found
             except (RayError, RequestCancelledError) as error:
                 if _is_cancelled():  # what the call says then is of no account
                     raise asyncio.CancelledError from None

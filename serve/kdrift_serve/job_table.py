@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from kdrift.runs.config import parse
 from kdrift_serve.jobs import ACTIVE, Job
 
-SCHEMA = "0001"
-"""The version of the tables that this code reads and writes: the newest file of `migrations/versions`."""
+SCHEMA = "0002"
+"""The version of the tables that this code reads and writes: the newest file of `_migrations/versions`."""
 VERSION_TABLE = "serve_version"
 """Where the database says which version its tables have: others may have tables of theirs in it."""
 EXPIRES_S = 10.0
@@ -29,7 +29,7 @@ _COLUMNS = ("id", "state", "key", "service", "created", "changed", "cancel", "si
 _HELD = ("reading", *ACTIVE)
 """States of jobs that take a place of the queue."""
 _LOCK = 7_214_331
-"""Of PostgreSQL's advisory locks, the one held while places are counted."""
+"""The one of PostgreSQL's advisory locks that is held while places are counted."""
 
 
 class StateLost(Exception):
@@ -63,7 +63,7 @@ class JobTable:
             sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         metadata = sa.MetaData()
         try:
-            with self._begin() as connection:
+            with self.begin() as connection:
                 _upgrade(connection)
                 self._jobs = sa.Table("serve_jobs", metadata, autoload_with=connection)
                 self._services = sa.Table("serve_services", metadata, autoload_with=connection)
@@ -81,7 +81,8 @@ class JobTable:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
+    def begin(self) -> Iterator[sa.Connection]:
+        """Yield a connection in a transaction. Raises `StateLost`."""
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -101,7 +102,7 @@ class JobTable:
         """Add a job whose data are about to be read. Raises `QueueFull` where `most` jobs, or `most_of_key` of its key,
         wait or run."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             held = sa.select(jobs.c.state, jobs.c.key).where(jobs.c.state.in_(_HELD))
@@ -120,7 +121,7 @@ class JobTable:
     def changes(self, job_ids: Iterable[str]) -> dict[str, tuple[str, float]]:
         """Return state and time of the last change of these jobs; one that is gone is left out."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             wanted = jobs.c.id.in_(list(job_ids))
             rows = connection.execute(sa.select(jobs.c.id, jobs.c.state, jobs.c.changed).where(wanted))
             return {str(row.id): (str(row.state), float(row.changed)) for row in rows}
@@ -139,7 +140,7 @@ class JobTable:
     def counts(self) -> dict[str, int]:
         """Return how many jobs run and wait."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             rows = connection.execute(
                 sa.select(jobs.c.state, sa.func.count()).where(jobs.c.state.in_(ACTIVE)).group_by(jobs.c.state)
             )
@@ -149,7 +150,7 @@ class JobTable:
     def ahead_of(self, job: Job) -> int:
         """Return how many jobs that wait were accepted before one."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             where = (jobs.c.state == "queued") & (jobs.c.created < job.created)
             return int(connection.execute(sa.select(sa.func.count()).where(where)).scalar_one())
 
@@ -159,21 +160,21 @@ class JobTable:
         values = self._values(job)
         del values["cancel"]  # asked for by others
         mine = (jobs.c.id == job.id) & (jobs.c.service == job.service) & jobs.c.state.in_(_HELD)
-        with self._begin() as connection:
+        with self.begin() as connection:
             return bool(connection.execute(jobs.update().where(mine).values(values)).rowcount)
 
     def hand_over(self, job: Job, service: str) -> None:
         """Put a job whose data were read into the queue of a service."""
         jobs = self._jobs
         values = self._values(replace(job, state="queued", service=service))
-        with self._begin() as connection:
+        with self.begin() as connection:
             if not connection.execute(jobs.update().where(jobs.c.id == job.id).values(values)).rowcount:
                 raise StateLost("the place of this request was given to another: send it again")
 
     def tell_progress(self, progress: Mapping[str, Mapping[str, Any]]) -> None:
         """Write how far jobs are, by their ids."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             for job_id, values in progress.items():
                 where = (jobs.c.id == job_id) & jobs.c.state.in_(ACTIVE)
                 connection.execute(jobs.update().where(where).values(progress=json.dumps(values), changed=self._now))
@@ -181,19 +182,19 @@ class JobTable:
     def ask_to_cancel(self, job_id: str) -> bool:
         """Ask for the end of a job that waits or runs; False: there is nothing to cancel."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             where = (jobs.c.id == job_id) & jobs.c.state.in_(ACTIVE)
             return bool(connection.execute(jobs.update().where(where).values(cancel=True)).rowcount)
 
     def remove(self, job_ids: Iterable[str]) -> None:
         """Forget jobs that have ended, or whose data were refused."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             connection.execute(self._jobs.delete().where(self._jobs.c.id.in_(list(job_ids))))
 
     def finished(self) -> list[tuple[str, float, int]]:
         """Return id, last change and size of all jobs that have ended, the newest first."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             columns = sa.select(jobs.c.id, jobs.c.changed, jobs.c.size).where(jobs.c.state.not_in(_HELD))
             rows = connection.execute(columns.order_by(jobs.c.changed.desc()))
             return [(str(row.id), float(row.changed), int(row.size)) for row in rows]
@@ -201,7 +202,7 @@ class JobTable:
     def size_of(self, key: str) -> int:
         """Return how many bytes the jobs of a key hold."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             total = sa.func.coalesce(sa.func.sum(jobs.c.size), 0)
             return int(connection.execute(sa.select(total).where(jobs.c.key == key)).scalar_one())
 
@@ -209,7 +210,7 @@ class JobTable:
         """Return the ids of all jobs, or of those that have not ended."""
         jobs = self._jobs
         query = sa.select(jobs.c.id)
-        with self._begin() as connection:
+        with self.begin() as connection:
             return {str(row.id) for row in connection.execute(query.where(jobs.c.state.in_(_HELD)) if held else query)}
 
     # --- services -----------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class JobTable:
     def live(self, service: str, version: str) -> None:
         """Say that a service lives."""
         services = self._services
-        with self._begin() as connection:
+        with self.begin() as connection:
             values = {"seen": self._now, "version": version}
             if not connection.execute(services.update().where(services.c.id == service).values(values)).rowcount:
                 connection.execute(services.insert().values(id=service, **values))
@@ -225,20 +226,20 @@ class JobTable:
     def services(self) -> set[str]:
         """Return the services that live."""
         services = self._services
-        with self._begin() as connection:
+        with self.begin() as connection:
             alive = services.c.seen > self._now - EXPIRES_S
             return {str(row.id) for row in connection.execute(sa.select(services.c.id).where(alive))}
 
     def leave(self, service: str) -> None:
         """Say that a service ends: its jobs may be taken over at once."""
-        with self._begin() as connection:
+        with self.begin() as connection:
             connection.execute(self._services.delete().where(self._services.c.id == service))
 
     def of_service(self, service: str) -> dict[str, bool]:
         """Return the jobs that wait or run of a service: whether their end was asked for, by their ids, the oldest
         first."""
         jobs = self._jobs
-        with self._begin() as connection:
+        with self.begin() as connection:
             mine = (jobs.c.service == service) & jobs.c.state.in_(ACTIVE)
             rows = connection.execute(sa.select(jobs.c.id, jobs.c.cancel).where(mine).order_by(jobs.c.created))
             return {row.id: bool(row.cancel) for row in rows}
@@ -251,11 +252,11 @@ class JobTable:
         jobs, services = self._jobs, self._services
         alive = sa.select(services.c.id).where(services.c.seen > self._now - EXPIRES_S)
         orphans = jobs.c.state.in_(_HELD) & jobs.c.service.not_in(alive)
-        with self._begin() as connection:
+        with self.begin() as connection:
             connection.execute(services.delete().where(services.c.seen < self._now - 100 * EXPIRES_S))
             found = list(connection.execute(sa.select(jobs.c.id, jobs.c.state).where(orphans)))
-            unread = [row.id for row in found if row.state == "reading"]
-            connection.execute(jobs.delete().where(jobs.c.id.in_(unread)))
+            gone = orphans & (jobs.c.state == "reading")
+            unread = [str(row.id) for row in connection.execute(jobs.delete().where(gone).returning(jobs.c.id))]
             taken = []
             for row in found:
                 if row.state != "reading":
@@ -276,7 +277,7 @@ class JobTable:
     def _find(self, *where: Any, order: Any = None, count: int | None = None) -> list[Job]:
         query = sa.select(self._jobs).where(*where)
         query = query if order is None else query.order_by(order)
-        with self._begin() as connection:
+        with self.begin() as connection:
             return [_job(dict(row._mapping)) for row in connection.execute(query.limit(count))]
 
 
@@ -303,7 +304,7 @@ def _upgrade(connection: sa.Connection) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "_migrations"))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 Rank = tuple[float, ...]
-"""Of two pieces of work of a key the one of lower rank is done first."""
+"""What is done first of two pieces of work of a key: the one of lower rank."""
 
 
 @dataclass
@@ -54,6 +54,11 @@ class Lanes:
     def waiting(self) -> int:
         """How many pieces of work wait."""
         return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """How many samplers have work."""
+        return self._busy.total()
 
     def _give_back(self, key: str) -> None:
         self._busy[key] -= 1

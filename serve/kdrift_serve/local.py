@@ -15,22 +15,36 @@ from kdrift.runs.cluster import ray_session
 from kdrift_serve.app import build_application
 from kdrift_serve.auth import is_loopback_host, load_keys
 from kdrift_serve.front import ENVIRONMENT
+from kdrift_serve.mrd.mrd_config import MrdConfig
+from kdrift_serve.mrd.mrd_process import api_key, beside, mrd_beside
 from kdrift_serve.serve_config import HttpOptions, ServeConfig
 
 OBJECT_STORE_BYTES = 512 << 20
 
 
-def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then stop the service and Ray.
+def serve_here(
+    http: HttpOptions,
+    config: ServeConfig,
+    *,
+    mrd: MrdConfig | None = None,
+    metrics_port: int | None = None,
+    echo: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM, then stop the service and Ray; with `mrd` take MRD streams too.
 
-    On a loopback address no API keys are needed; where there are some, they are asked for. Raises ValueError if there
-    are none for another address, or a value cannot be used; OSError if the port is taken or the service does not start.
+    `metrics_port` is where Prometheus may read. On a loopback address no API keys are needed; where there are some,
+    they are asked for. Raises ValueError if there are none for another address, or a value cannot be used; OSError if
+    a port is taken or the service does not start.
     """
     config = replace(config, auth=replace(config.auth, keyless_on_loopback=is_loopback_host(http.host)))
     keys = load_keys(config.auth)
-    _check_port(http)
+    _check_port(http.host, http.port)
+    key = ""
+    if mrd is not None:
+        mrd, key = beside(mrd, http, config), api_key(config) if keys else ""
+        _check_port(mrd.host, mrd.port)
     application = build_application(config)
-    with _ray(config.samplers.replicas * config.samplers.num_cpus, echo) as stop:
+    with _ray(config.samplers.replicas * config.samplers.num_cpus, metrics_port, echo) as stop:
         from ray import serve
         from ray.serve.config import HTTPOptions
 
@@ -47,13 +61,14 @@ def serve_here(http: HttpOptions, config: ServeConfig, *, echo: Callable[[str], 
             shown = f"[{http.host}]" if ":" in http.host else http.host
             asked = "API keys are asked for" if keys else "open to this machine, without API keys"
             echo(f"serving at http://{shown}:{http.port} ({asked}); jobs in {config.storage}; Ctrl-C stops")
-        while not stop.wait(1.0):  # a wait without end would not see signals
-            pass
+        with mrd_beside(None if stop.is_set() else mrd, key, echo) as look_after:
+            while not stop.wait(1.0):  # a wait without end would not see signals
+                look_after()
         echo("stopping")  # with Ray; asking Serve first only adds its time-outs
 
 
 @contextlib.contextmanager
-def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event]:
+def _ray(num_cpus: int, metrics_port: int | None, echo: Callable[[str], None]) -> Iterator[threading.Event]:
     """Start a private Ray for the block; yield an event that SIGINT and SIGTERM set."""
     # samplers have every core of this machine: Serve's own loops, ten times a second, take 5 % of one
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
@@ -62,7 +77,9 @@ def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with ray_session("local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, echo=echo):
+        with ray_session(
+            "local", cpus=num_cpus, object_store_bytes=OBJECT_STORE_BYTES, metrics_port=metrics_port, echo=echo
+        ):
             for number in before:  # only now: Ray sets handlers of its own
                 signal.signal(number, lambda *_: stop.set())
             yield stop
@@ -71,11 +88,11 @@ def _ray(num_cpus: int, echo: Callable[[str], None]) -> Iterator[threading.Event
             signal.signal(number, handler)
 
 
-def _check_port(http: HttpOptions) -> None:
-    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((http.host, http.port))
+            probe.bind((host, port))
         except OSError as error:
-            raise OSError(f"cannot listen on {http.host} port {http.port}: {error.strerror}") from None
+            raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from None

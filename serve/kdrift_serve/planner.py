@@ -19,20 +19,23 @@ from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slice_file import has_images
 from kdrift.runs.config import parse
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_preview import PREVIEW, write_preview
 from kdrift_serve.job_progress import Progress
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
 from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
+from kdrift_serve.pace import Speeds
 from kdrift_serve.problems import Problem
 from kdrift_serve.sampler import SLICES, Done, Sampler
 from kdrift_serve.serve_config import ServeConfig
+from kdrift_serve.service_metrics import Metrics
 from kdrift_serve.spool import SCAN, slice_file
 from kdrift_serve.sweep import sweep
 
 logger = logging.getLogger("ray.serve")
-LOOK_S, TELL_S, SWEEP_S = 0.25, 0.5, 60.0
-"""How often the table is looked at, progress is written, and old jobs are deleted."""
+LOOK_S, TELL_S, SHOW_S, SWEEP_S = 0.25, 0.5, 0.25, 60.0
+"""How often the table is looked at, progress is written, previews are asked for, and old jobs are deleted."""
 
 
 class Planner:
@@ -44,9 +47,12 @@ class Planner:
         self._config, self.service, self._pinned = config, service, priors
         self._priors: dict[str, Prior] = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
+        self._speeds = Speeds(self._table, config.samplers)
         self._runs = JobRuns(samplers, config.samplers.replicas, config.limits.retries)
         self._running: dict[str, RunningJob] = {}
-        self._tasks = [asyncio.get_running_loop().create_task(each()) for each in (self._look, self._tell, self._sweep)]
+        self._metrics = Metrics()
+        loops = self._look, self._tell, self._show, self._sweep
+        self._tasks = [asyncio.get_running_loop().create_task(each()) for each in loops]
 
     async def check_health(self) -> None:
         """Raise where a loop of this process has ended: Serve then replaces it."""
@@ -64,7 +70,7 @@ class Planner:
 
     async def _look(self) -> None:
         """Begin and cancel the jobs that the table says, and say that this service lives."""
-        lived = 0.0
+        lived, unreadable = 0.0, set[str]()
         while True:
             try:
                 if time.monotonic() - lived > 2:
@@ -77,11 +83,16 @@ class Planner:
                         logger.warning("took over %d jobs of a service that ended", len(taken))
                 for job_id, cancel in (await asyncio.to_thread(self._table.of_service, self.service)).items():
                     entry = self._running.get(job_id)
-                    if entry is None:
-                        job = await asyncio.to_thread(self._table.get, job_id)
+                    if entry is None and job_id not in unreadable:
+                        try:
+                            job = await asyncio.to_thread(self._table.get, job_id)
+                        except ValueError as error:
+                            logger.error("job %s is not run, its row cannot be read: %s", job_id, error)
+                            unreadable.add(job_id)
+                            continue
                         if job is not None and job.state in ACTIVE and job.service == self.service:
                             await self._begin(job)
-                    elif cancel and not entry.cancelled:
+                    elif entry is not None and cancel and not entry.cancelled:
                         entry.cancelled = True
                         assert entry.task is not None
                         entry.task.cancel()
@@ -95,12 +106,27 @@ class Planner:
         told: dict[str, dict[str, Any]] = {}
         while True:
             await asyncio.sleep(TELL_S)
-            views = {job_id: entry.progress.view() for job_id, entry in self._running.items() if entry.job.started}
+            views = {
+                job_id: {**entry.progress.view(), "preview": entry.preview.version}
+                for job_id, entry in self._running.items()
+                if entry.job.started
+            }
             changed = {job_id: view for job_id, view in views.items() if told.get(job_id) != view}
             with contextlib.suppress(StateLost):
                 if changed:
                     await asyncio.to_thread(self._table.tell_progress, changed)
                 told = views
+                self._metrics.now(await asyncio.to_thread(self._table.counts), *self._runs.work)
+
+    async def _show(self) -> None:
+        """Write what the images of jobs look like so far."""
+        while True:
+            await asyncio.sleep(SHOW_S)
+            for job_id, entry in list(self._running.items()):
+                shown, version = entry.preview.newest(), entry.preview.version + 1
+                with contextlib.suppress(StateLost):  # the next one may be written
+                    made = await asyncio.to_thread(write_preview, self._files, job_id, version, shown)
+                    entry.preview.version = version if made else version - 1
 
     async def _sweep(self) -> None:
         """Delete jobs that are too old, too many or too large together, and files of none."""
@@ -121,7 +147,7 @@ class Planner:
             text = f"the service that took this job over cannot run it: {detail}"
             await self._end(replace(job, state="interrupted", detail=text, finished=time.time()))
             return
-        config = plan.config | ({"prior": job.prior} if job.prior else {})
+        config = request.config(plan, job.prior)
         if config != job.config:
             note = "run with other settings than those it was accepted with, by another version of the service"
             job = replace(job, config=config, notes=[*job.notes, note])
@@ -145,6 +171,7 @@ class Planner:
         fields: dict[str, Any] = {"state": "failed"}
         try:
             done = await self._run(entry)
+            await self._measure(entry, done)
             fields = {"state": "done", "report": done.report, "verdicts": done.verdicts, "size": done.size}
         except asyncio.CancelledError:
             if not entry.cancelled:  # the service stops: another one goes on
@@ -162,13 +189,22 @@ class Planner:
             fields["detail"] = (
                 f"the reconstruction failed ({type(cause_of(error)).__name__}); the service's log has the details"
             )
-        await self._end(replace(entry.job, **fields, finished=time.time(), progress={}))
+        job = replace(entry.job, **fields, finished=time.time(), progress={})
+        self._metrics.ended(job)
+        await self._end(job)
         del self._running[entry.job.id]
+
+    async def _measure(self, entry: RunningJob, done: Done) -> None:
+        """Keep how fast a job ran whose chains all came to their end."""
+        speed, prior = entry.measured.speed(), entry.plan.prior
+        if speed is not None and prior is not None and not (done.report["failed"] or done.report["diverged"]):
+            with contextlib.suppress(StateLost):  # the next job is measured too
+                await asyncio.to_thread(self._speeds.put, prior.sha256, entry.plan.plan.method, speed)
 
     async def _end(self, job: Job) -> None:
         """Delete the data of a job and write down what became of it, again and again until the table takes it."""
         await asyncio.to_thread(self._files.remove_half_written, job.id)
-        for folder in (SCAN, SLICES):
+        for folder in (SCAN, SLICES, PREVIEW):
             with contextlib.suppress(StateLost):  # the sweep takes them with the job
                 await asyncio.to_thread(self._files.remove, job.id, folder)
         while True:

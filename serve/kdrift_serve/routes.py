@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 
 from kdrift.notice import RESEARCH_ONLY
 from kdrift_serve import problems
+from kdrift_serve.access import Asks, Serves, caller_of
 from kdrift_serve.auth import Caller
+from kdrift_serve.described import describe, problem_responses, request_body
+from kdrift_serve.docs_page import docs_page
+from kdrift_serve.events import MEDIA_TYPE, events
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
-from kdrift_serve.jobs import OUTPUTS_ZIP
-from kdrift_serve.pictures import Kind, picture
-from kdrift_serve.problems import Problem
+from kdrift_serve.jobs import Job
+from kdrift_serve.result_routes import results
+from kdrift_serve.views import (
+    CatalogueView,
+    HealthView,
+    Listed,
+    NotReadyView,
+    PriorView,
+    ReadyView,
+    Reconstruction,
+    ShownState,
+)
 
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/docs.css": ("docs.css", "text/css"),
 }
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
@@ -32,94 +45,151 @@ PAGE_HEADERS = {
 }
 MAX_WAIT_S = 60.0
 """How long a request for a status may wait for the end of the job."""
+MAX_COUNT = 100
+"""Jobs that a list holds at most."""
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for its end, at most.")]
+Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many, at most.")]
+Before = Annotated[
+    float | None,
+    Query(allow_inf_nan=False, description="Those accepted before, in seconds since 1970: see links.next."),
+]
+States = Annotated[ShownState | None, Query(description="Those in this state alone.")]
+Results = Annotated[bool, Query(description="Delete a job that has ended, with all that it has.")]
+jobs = APIRouter(prefix="/reconstructions", tags=["reconstructions"])
 
 
-def caller(request: Request) -> Caller:
-    """Return who asks; a `Problem` where nobody may."""
-    service: Ingress = request.app.state.service
-    return service.authenticate(request)
+@jobs.post(
+    "", status_code=202, response_model=Reconstruction, openapi_extra=request_body(),
+    responses=problem_responses(400, 404, 408, 413, 415, 429, 507),
+)  # fmt: skip
+async def create(http: Request, asks: Asks, service: Serves) -> Response:
+    """Take on a job: from a file, which is the body, or from one that a JSON body names."""
+    asks.need("submit")
+    return await service.create(http, asks)
 
 
-Asks = Annotated[Caller, Depends(caller)]
-Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S)]
+@jobs.get("", response_model=Listed, responses=problem_responses())
+async def newest(
+    asks: Asks, service: Serves, count: Count = 20, before: Before = None, state: States = None
+) -> Response:
+    """List the jobs of the key that asks, the newest first; those of all keys where its scope is admin."""
+    found = await service.answers.newest(asks, count=count, before=before, state=state)
+    return JSONResponse(found, headers=PATIENTS_DATA)
+
+
+@jobs.get("/{job_id}", response_model=Reconstruction, responses=problem_responses(404))
+async def status(job_id: str, asks: Asks, service: Serves, wait: Wait = 0.0) -> Response:
+    """Tell what became of a job; with `wait`, when it has ended."""
+    job = await service.answers.wait(job_id, wait, asks)
+    return JSONResponse(await service.answers.view(job), headers=PATIENTS_DATA)
+
+
+@jobs.delete(
+    "/{job_id}",
+    response_model=Reconstruction,
+    responses={204: {"description": "it is deleted"}, **problem_responses(404, 409)},
+)
+async def cancel(job_id: str, asks: Asks, service: Serves, results: Results = False) -> Response:
+    """Cancel a job that waits or runs; with `results`, delete one that has ended."""
+    asks.need("submit")
+    if results:
+        await service.answers.delete(job_id, asks)
+        return Response(status_code=204)
+    return JSONResponse(await service.answers.view(await service.answers.cancel(job_id, asks)), headers=PATIENTS_DATA)
+
+
+@jobs.get(
+    "/{job_id}/events", response_class=StreamingResponse,
+    responses={
+        200: {"description": "events: `state` (Reconstruction), `progress` (ProgressView), `preview` (PreviewView)",
+              "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},
+        **problem_responses(404, 429),
+    },
+)  # fmt: skip
+async def follow(job_id: str, asks: Asks, service: Serves) -> Response:
+    """Tell what becomes of a job as it happens, as server-sent events, until it has ended."""
+    job = await service.answers.find(job_id, asks)
+    service.answers.quota.check(asks.name)
+    return StreamingResponse(_held(service, job, asks), media_type=MEDIA_TYPE, headers=PATIENTS_DATA)
+
+
+async def _held(service: Ingress, job: Job, asks: Caller) -> AsyncIterator[str]:
+    with service.answers.quota.wait(asks.name):
+        async for text in events(service.answers, job, asks):
+            yield text
+
+
+what_there_is = APIRouter(tags=["what there is"])
+
+
+@what_there_is.get("/priors", response_model=list[PriorView], responses=problem_responses())
+async def priors(service: Serves) -> Response:
+    """List the priors that are served, the default first."""
+    return JSONResponse(service.priors())
+
+
+@what_there_is.get("/methods", response_model=CatalogueView, responses=problem_responses())
+async def methods(service: Serves) -> Response:
+    """List what a request may name: samplers, learned and classical methods, and masks."""
+    return JSONResponse(service.methods())
+
+
+open_to_all = APIRouter(prefix="/v1", tags=["health"])
+
+
+@open_to_all.get("/health", response_model=HealthView, responses={503: problem_responses()[503]})
+async def health(service: Serves) -> Response:
+    """Tell that this process answers, whether it asks for keys, and how busy the service is; needs no key."""
+    return JSONResponse(await service.health())
+
+
+@open_to_all.get(
+    "/ready", response_model=ReadyView, responses={503: {"model": NotReadyView, "description": "what is missing"}}
+)
+async def ready(service: Serves) -> Response:
+    """Tell whether a job that is sent now would be run: table, planner and sampler are there; needs no key."""
+    missing = await service.readiness.missing()
+    if not missing:
+        return JSONResponse({"ready": True, "missing": {}})
+    content = {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "; ".join(missing.values()),
+    }
+    told = {**content, "ready": False, "missing": missing}
+    return JSONResponse(told, 503, media_type="application/problem+json")
 
 
 def create_app(service: Ingress) -> FastAPI:
     """Return the routes of the service."""
     app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
-
     app.state.service = service
-    api = APIRouter(prefix="/v1", dependencies=[Depends(caller)])
-
-    @api.post("/reconstructions")
-    async def create(http: Request, asks: Asks) -> Response:
-        asks.need("submit")
-        return await service.create(http, asks)
-
-    @api.get("/reconstructions/{job_id}")
-    async def status(job_id: str, asks: Asks, wait: Wait = 0.0) -> Response:
-        job = await service.wait(job_id, wait, asks)
-        return JSONResponse(await service.view(job), headers=PATIENTS_DATA)
-
-    @api.delete("/reconstructions/{job_id}")
-    async def cancel(job_id: str, asks: Asks) -> Response:
-        asks.need("submit")
-        return JSONResponse(await service.view(await service.cancel(job_id, asks)), headers=PATIENTS_DATA)
-
-    @api.get("/reconstructions/{job_id}/result")
-    async def result(job_id: str, asks: Asks) -> Response:
-        job, path = await service.result(job_id, "reconstruction.h5", asks)
-        filename = f"{Path(job.name).stem}-reconstruction.h5"
-        return FileResponse(path, media_type="application/x-hdf5", filename=filename, headers=PATIENTS_DATA)
-
-    @api.get(f"/reconstructions/{{job_id}}/{OUTPUTS_ZIP}")
-    async def outputs(job_id: str, asks: Asks) -> Response:
-        job, path = await service.result(job_id, OUTPUTS_ZIP, asks)
-        filename = f"{Path(job.name).stem}-{OUTPUTS_ZIP}"
-        return FileResponse(path, media_type="application/zip", filename=filename, headers=PATIENTS_DATA)
-
-    @api.get("/reconstructions/{job_id}/panel.png")
-    async def panel(job_id: str, asks: Asks) -> Response:
-        _, path = await service.result(job_id, "panel.png", asks)
-        return FileResponse(path, media_type="image/png", headers=PATIENTS_DATA)
-
-    def image_route(kind: Kind) -> Callable[..., Any]:
-        async def image(job_id: str, asks: Asks, slice: int = 0) -> Response:
-            _, path = await service.result(job_id, "reconstruction.h5", asks)
-            try:
-                png, top = await asyncio.to_thread(picture, path, kind, slice)
-            except ValueError as error:
-                raise Problem(422, str(error)) from None
-            return Response(png, media_type="image/png", headers={"X-Kdrift-Top": f"{top:.6g}", **PATIENTS_DATA})
-
-        return image
-
-    for kind in ("mean", "std"):
-        api.add_api_route(f"/reconstructions/{{job_id}}/{kind}.png", image_route(kind))
-
-    @api.get("/priors")
-    async def priors() -> Response:
-        return JSONResponse(service.priors())
-
-    @api.get("/methods")
-    async def methods() -> Response:
-        return JSONResponse(service.methods())
-
-    @app.get("/v1/health")
-    async def health() -> Response:
-        return JSONResponse(await service.health())
-
-    for path, (name, media_type) in PAGE.items():
-        app.add_api_route(path, _page_route(name, media_type))
+    bearer = HTTPBearer(auto_error=False, description="An API key; not needed where the service has none.")
+    api = APIRouter(prefix="/v1", dependencies=[Depends(caller_of), Depends(bearer)])
+    for part in (jobs, results, what_there_is):
+        api.include_router(part)
     app.include_router(api)
+    app.include_router(open_to_all)
+    for path, (name, media_type) in PAGE.items():
+        content = files("kdrift_serve").joinpath("page", name).read_text()
+        _add_page(app, path, content.replace("{{ research only }}", RESEARCH_ONLY), media_type)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        return JSONResponse(describe(app))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(docs_page(describe(app)), media_type="text/html", headers=PAGE_HEADERS)
+
     return app
 
 
-def _page_route(name: str, kind: str) -> Callable[..., Any]:
-    content = files("kdrift_serve").joinpath("page", name).read_text().replace("{{ research only }}", RESEARCH_ONLY)
-
+def _add_page(app: FastAPI, path: str, content: str, media_type: str) -> None:
     async def page() -> Response:
-        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
 
-    return page
+    route: Callable[..., Any] = page
+    app.add_api_route(path, route, include_in_schema=False)

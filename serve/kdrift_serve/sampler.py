@@ -22,15 +22,17 @@ from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.gather import SliceFacts, gather
 from kdrift.recon.guard import Diverged
+from kdrift.recon.looks import Look
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.report import save_result
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import ReconstructionResult
-from kdrift.recon.sampling import choose_device, run_chunk
+from kdrift.recon.sampling import Show, Steps, choose_device, run_chunk
 from kdrift.recon.slice_file import read_outcome, write_failure, write_slice
 from kdrift.recon.slices import SliceData
 from kdrift_serve.job_files import JobFiles
+from kdrift_serve.job_preview import PREVIEW_S
 from kdrift_serve.jobs import OUTPUTS_ZIP, Job, SliceVerdict
 from kdrift_serve.serve_config import SamplerConfig
 from kdrift_serve.spool import HEADER, SCAN, read_acquisition, read_slice, slice_file
@@ -39,8 +41,8 @@ REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
 SERVE_NAMESPACE = "serve"
 SLICES, RESULT = "slices", "result"
-Steps = tuple[int, int]
-"""Steps of a chunk: done, and in all."""
+Step = tuple[int, int, Look | None]
+"""Steps of a chunk, done and in all, and now and then a look at its images."""
 
 
 class Stopped(Exception):
@@ -89,12 +91,12 @@ class Sampler:
 
     async def run(
         self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
-    ) -> AsyncIterator[Steps | ChunkResult | str]:
+    ) -> AsyncIterator[Step | ChunkResult | str]:
         """Yield the progress of a chunk and then its result, or why there is none.
 
         It stops when it is cancelled, or `owner` is gone.
         """
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Steps | None]()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
         stop = threading.Event()
         steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
         running = loop.run_in_executor(self._thread, self._told, self._run_chunk, plan, prior, data, chunk, steps)
@@ -153,9 +155,7 @@ class Sampler:
     def _prior(self, plan: ResolvedPlan, name: str) -> Prior | None:
         return self._priors[name] if plan.prior else None
 
-    def _run_chunk(
-        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Callable[[int, int], None]
-    ) -> ChunkResult:
+    def _run_chunk(self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, steps: Steps) -> ChunkResult:
         return run_chunk(plan, self._prior(plan, prior), data.to(self._device), chunk, steps)
 
     def _write_slice(self, job_id: str, facts: SliceFacts, chunks: Sequence[ChunkResult]) -> None:
@@ -197,22 +197,25 @@ def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:
     return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in found.items()}
 
 
-def _reporter(stop: threading.Event, owner: str, send: Callable[[Steps], object]) -> Callable[[int, int], None]:
-    """Return a callback of a sampler that reports a few times a second and raises `Stopped` when told to."""
-    reported, looked = 0.0, time.monotonic()
+def _reporter(stop: threading.Event, owner: str, send: Callable[[Step], object]) -> Steps:
+    """Return a callback of a sampler that reports a few times a second, with a look at the images once a second and at
+    the end, and raises `Stopped` when told to."""
+    reported, shown, asked = 0.0, 0.0, time.monotonic()
 
-    def steps(done: int, total: int) -> None:
-        nonlocal reported, looked
+    def steps(done: int, total: int, show: Show) -> None:
+        nonlocal reported, shown, asked
         now = time.monotonic()
-        if now - looked > OWNER_INTERVAL_S:
-            looked = now
+        if now - asked > OWNER_INTERVAL_S:
+            asked = now
             if not is_alive(owner):
                 stop.set()
         if stop.is_set():
             raise Stopped
         if now - reported > REPORT_INTERVAL_S or done == total:
-            reported = now
-            send((done, total))
+            reported, look = now, None
+            if now - shown > PREVIEW_S or done == total:
+                shown, look = now, show()
+            send((done, total, look))
 
     return steps
 

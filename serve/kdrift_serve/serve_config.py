@@ -72,10 +72,14 @@ class Limits:
     """A job that runs longer is stopped."""
     read_seconds: float = 60.0
     """How long the data of a request may take to be read."""
+    requests_a_minute: int = 6000
+    """Requests of an API key that an ingress answers; beyond it is 429."""
+    waiting: int = 1000
+    """Requests of an API key that wait for the end of a job, at one ingress."""
     jobs: int = 17
     """Jobs that are read, wait or run; a request beyond them is answered 429."""
     jobs_a_key: int = 16
-    """Of these, jobs of one API key."""
+    """How many of these may be of one API key."""
     key_mb: int = 100_000
     """What the jobs of an API key may hold in storage, in MiB; a request beyond is answered 429."""
     retries: int = 3
@@ -90,8 +94,8 @@ class Limits:
     def __post_init__(self) -> None:
         least_1 = (
             self.upload_mb, self.uploads, self.kspace_mb, self.samples, self.batch_samples, self.evaluations,
-            self.job_evaluations, self.iterations, self.jobs, self.jobs_a_key, self.key_mb, self.kept_jobs,
-            self.kept_mb,
+            self.job_evaluations, self.iterations, self.requests_a_minute, self.waiting, self.jobs, self.jobs_a_key,
+            self.key_mb, self.kept_jobs, self.kept_mb,
         )  # fmt: skip
         above_0 = self.job_seconds, self.read_seconds, self.kept_days, self.upload_kb_s
         if min(least_1) < 1 or self.retries < 0 or not min(above_0) > 0:

@@ -18,7 +18,7 @@ from kdrift.recon.slices import Coils, RawSlice
 from kdrift.runs.config import parse, to_dict
 
 FORMAT = 1
-"""Of these files; those of another one are not read."""
+"""The version of these files; those of another one are not read."""
 SCAN = "scan"
 HEADER = "acquisition.npz"
 

@@ -5,6 +5,8 @@ PodMonitor and LocalQueue have no schema here: their fields are compared with wh
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +63,19 @@ def settings_of(resources: list[Manifest]) -> dict[str, Any]:
 
 def test_settings_arrive_and_are_not_applied_themselves(resources: list[Manifest]) -> None:
     assert settings_of(resources) == SETTINGS
-    maps = [m["metadata"]["name"] for m in resources if m["kind"] == "ConfigMap"]
-    assert len(maps) == 1
-    assert maps[0].startswith("mlflow-auth-")
+    maps = sorted(m["metadata"]["name"] for m in resources if m["kind"] == "ConfigMap")
+    assert [name.partition("auth-")[0] for name in maps] == ["kdrift-dashboard", "mlflow-"]
+
+
+def test_the_dashboard_shows_metrics_that_the_service_has(resources: list[Manifest]) -> None:
+    (board,) = [m for m in resources if m["metadata"]["name"] == "kdrift-dashboard"]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    shown = json.loads(board["data"]["dashboard.json"])
+    expressions = " ".join(each["expr"] for panel in shown["panels"] for each in panel["targets"])
+    asked = set(re.findall(r"ray_kdrift_\w+", expressions))
+    text = (K8S.parent / "serve" / "kdrift_serve" / "service_metrics.py").read_text()
+    known = {f"ray_{name}" for name in re.findall(r'"(kdrift_\w+)"', text)}
+    assert {re.sub("_(total|bucket)$", "", name) for name in asked} == known
 
 
 def test_changed_settings_namespace_and_image_arrive_everywhere(tmp_path: Path) -> None:
@@ -106,7 +118,7 @@ def test_the_service_keeps_its_state_in_redis(resources: list[Manifest]) -> None
 def test_postgres_takes_the_place_of_mlflows_files(resources: list[Manifest]) -> None:
     def server(resources: list[Manifest]) -> tuple[dict[str, Any], str]:
         (container,) = named(resources, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
-        (accounts,) = [m for m in resources if m["kind"] == "ConfigMap"]
+        (accounts,) = [m for m in resources if m["metadata"]["name"].startswith("mlflow-auth-")]
         volumes = named(resources, "Deployment", "mlflow")["spec"]["template"]["spec"]["volumes"]
         assert accounts["metadata"]["name"] in [v["configMap"]["name"] for v in volumes if "configMap" in v]
         return {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]}, accounts["data"][

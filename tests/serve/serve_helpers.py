@@ -18,6 +18,7 @@ from typing import Any
 
 import h5py
 import httpx
+import numpy as np
 import psutil
 import torch
 import yaml
@@ -65,10 +66,12 @@ def plan(method: str = "annealed", **values: Any) -> dict[str, Any]:
 
 def library(
     source: Path, prior: Path, values: dict[str, Any], slices: tuple[int, int] | None = None, *,
-    mask: dict[str, Any] = MASK,
+    mask: dict[str, Any] | None = MASK,
 ) -> Any:  # fmt: skip
     """What `reconstruct` in this process says."""
-    scan = load_acquisition(AcquisitionRequest(source=str(source), mask=MaskRequest(**mask), slices=slices))
+    scan = load_acquisition(
+        AcquisitionRequest(source=str(source), mask=MaskRequest(**mask) if mask else None, slices=slices)
+    )
     return reconstruct(
         scan.kspace, scan.mask, plan=Plan(**values), prior=str(prior), slice_indices=scan.slice_indices
     )  # fmt: skip
@@ -82,7 +85,12 @@ def assert_same(content: bytes, expected: Any) -> None:
     five times smaller, by up to 1.5e-5 of its own.
     """
     with h5py.File(io.BytesIO(content)) as file:
-        found = {"mean": torch.from_numpy(file["reconstruction"][:]), "std": torch.from_numpy(file["std"][:])}
+        assert_close({"mean": file["reconstruction"][:], "std": file["std"][:]}, expected)
+
+
+def assert_close(images: dict[str, np.ndarray], expected: Any) -> None:
+    """Images `(slice, row, col)` are those of the library, as in `assert_same`."""
+    found = {name: torch.from_numpy(values) for name, values in images.items()}
     for name, image in found.items():
         reference = getattr(expected, name)
         assert image.shape == reference.shape
@@ -214,15 +222,15 @@ def client_of(port: int, key: str | None) -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
 
 
-def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Service:
-    """Start `kdrift serve` and wait until it answers."""
+def start(folder: Path, args: dict[str, Any], *options: str, key: str | None = None) -> Service:
+    """Start `kdrift serve` with some options and wait until it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "serve.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KDRIFT_API_KEYS": key or ""}
     counting = str(Path(__file__).parent / "counting")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (counting, os.environ.get("PYTHONPATH"))))
     environment["KDRIFT_CALLS"] = str(folder / CALLS)
-    command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port))]
+    command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port)), *options]
     with log.open("a") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, text=True)
     service = Service(process, client_of(port, key), log)
@@ -237,8 +245,8 @@ def start(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Serv
 
 
 @contextmanager
-def running(folder: Path, args: dict[str, Any], *, key: str | None = None) -> Iterator[Service]:
-    service = start(folder, args, key=key)
+def running(folder: Path, args: dict[str, Any], *options: str, key: str | None = None) -> Iterator[Service]:
+    service = start(folder, args, *options, key=key)
     try:
         yield service
     finally:

@@ -66,6 +66,33 @@ def test_files_of_a_job(storage: str) -> None:
     assert files.jobs() == set()
 
 
+def test_a_file_that_is_replaced_is_read_as_it_is_now(storage: str, tmp_path: Path) -> None:
+    files, other = JobFiles(storage), JobFiles(storage)
+    assert other.read(ID, "preview/preview.json") is None
+    for content in (b"1", b"22"):
+        with files.filling(ID, "preview") as folder:
+            (folder / "preview.json").write_bytes(content)
+        assert other.read(ID, "preview/preview.json") == content
+
+
+def test_copies_of_what_is_elsewhere_do_not_stay(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": server.endpoint, "XDG_CACHE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    files, other = JobFiles(f"s3://{server.bucket()}/serve"), "b" * 32
+    for job_id in (ID, other):
+        with files.filling(job_id, "result") as folder:
+            (folder / "mean.png").write_bytes(b"two")
+        assert files.get(job_id, "result/mean.png") is not None
+    os.utime(files.folder / ID, (0, 0))
+    copy = files.get(other, "result/mean.png")
+    assert copy is not None
+    assert copy.is_file()
+    assert not (files.folder / ID).exists()
+    assert files.get(ID, "result/mean.png") is not None, "it is where it was"
+
+
 def test_storage_is_private(tmp_path: Path) -> None:
     files = JobFiles(str(tmp_path / "store"))
     with files.filling(ID, "result") as folder:

@@ -13,6 +13,8 @@ from kdrift_serve.job_progress import Progress, SliceProgress
 from kdrift_serve.job_table import JobTable
 from kdrift_serve.job_watch import Watch
 from kdrift_serve.lanes import Lanes
+from kdrift_serve.problems import Problem
+from kdrift_serve.quota import Quota
 from test_job_table import ME, queued
 
 
@@ -86,6 +88,28 @@ def test_progress_is_of_all_slices_and_chunks() -> None:
     assert (classical.view()["fraction"], classical.view()["evaluations_total"]) == (0.5, None)
     resumed = Progress(num_slices=4, began_with=2, slices_done=3, began=time.monotonic() - 10)
     assert resumed.view()["seconds_left"] == pytest.approx(10, rel=0.01), "slices that another had done took no time"
+
+
+def test_a_key_asks_so_often_and_another_as_well() -> None:
+    now = [0.0]
+    quota = Quota(60, 2, clock=lambda: now[0])
+    for _ in range(10):
+        quota.take("a")
+    with pytest.raises(Problem, match="more than 60 requests a minute: try again in 1 s") as error:
+        quota.take("a")
+    assert error.value.headers == {"Retry-After": "1"}
+    quota.take("b")
+    now[0] = 3.0
+    for _ in range(3):
+        quota.take("a")
+    with pytest.raises(Problem):
+        quota.take("a")
+    with quota.wait("a"), quota.wait("a"):
+        quota.wait("b").__enter__()
+        with pytest.raises(Problem, match="2 requests of this key wait already"), quota.wait("a"):
+            pass
+    with quota.wait("a"):
+        pass
 
 
 def test_many_wait_by_few_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import httpx
 import psutil
 import pydicom
 import pytest
@@ -23,7 +24,20 @@ import pytest
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
 from serve_cases import JSON, UPLOADS
-from serve_helpers import CALLS, KEY, LONG, MASK, Service, assert_same, library, phantom_file, plan, running, tiny_prior
+from serve_helpers import (
+    CALLS,
+    KEY,
+    LONG,
+    MASK,
+    Service,
+    assert_same,
+    free_port,
+    library,
+    phantom_file,
+    plan,
+    running,
+    tiny_prior,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 QUEUED = 2
@@ -40,6 +54,7 @@ class World:
     root: Path
     pids: set[int]
     """Of its replicas, at the start."""
+    metrics_port: int
 
 
 def replica_pids(service: Service) -> set[int]:
@@ -68,8 +83,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "job_evaluations": 50_000,
         },
     }
-    with running(folder, args, key=KEY) as service:
-        yield World(service, prior, scan, volume, root, replica_pids(service))
+    port = free_port()
+    with running(folder, args, "--metrics-port", str(port), key=KEY) as service:
+        yield World(service, prior, scan, volume, root, replica_pids(service), port)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +364,21 @@ def test_a_burst_is_told_when_to_come_back(world: World) -> None:
         else:
             assert service.cancel(response.json()["id"]).status_code == 200
     assert service.client.get("/v1/health").json()["jobs"] == {"running": 0, "queued": 0}
+
+
+def test_prometheus_can_read_what_was_done(world: World) -> None:
+    world.service.result(world.service.accepted(world.scan, plan=plan(check=False), mask=MASK))
+    limit, text = time.monotonic() + 60, ""
+    wanted = ("kdrift_verdicts_total{", "kdrift_job_seconds_bucket{", "kdrift_network_images_total{", "kdrift_jobs{")
+    while time.monotonic() < limit and not all(name in text for name in wanted):
+        text = httpx.get(f"http://127.0.0.1:{world.metrics_port}/metrics", trust_env=False).text
+        time.sleep(1)
+    lines = [line for line in text.splitlines() if "kdrift_" in line and not line.startswith("#")]
+    assert all(any(name in line for line in lines) for name in wanted), lines
+    (done,) = [
+        line for line in lines if "kdrift_jobs_ended_total" in line and 'state="done"' in line and "annealed" in line
+    ]
+    assert float(done.split()[-1]) >= 1
 
 
 def test_no_request_above_has_killed_a_replica(world: World) -> None:

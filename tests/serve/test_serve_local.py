@@ -97,6 +97,7 @@ def test_mistakes_are_told_before_anything_starts(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port), *store]) == 1
+        assert main(["serve", "--port", str(free_port()), "--mrd-port", str(port), *store]) == 1
     errors = capsys.readouterr().err
     for sentence in (
         "an API key has fewer than 16 characters",
@@ -106,6 +107,7 @@ def test_mistakes_are_told_before_anything_starts(
         f"cannot listen on 127.0.0.1 port {port}",
     ):
         assert sentence in errors
+    assert errors.count(f"cannot listen on 127.0.0.1 port {port}") == 2
 
 
 @pytest.mark.slow

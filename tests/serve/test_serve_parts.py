@@ -36,7 +36,6 @@ from kdrift_serve.job_request import (
     resolve_plan,
     upload_name,
 )
-from kdrift_serve.job_watch import Watch
 from kdrift_serve.jobs import Job, SliceVerdict
 from kdrift_serve.pictures import picture
 from kdrift_serve.problems import Problem
@@ -163,7 +162,7 @@ def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
         request = from_json(json.dumps({"plan": silly_plan(on_divergence=on_divergence)}).encode())
         plan = resolve_plan(request, sampler._priors, Limits())
         chunks = [Chunk((0, 2), (coil, coil + 1)) for coil in range(2)]
-        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total: None) for chunk in chunks]
+        results = [sampler._run_chunk(plan, "tiny", data, chunk, lambda done, total, show: None) for chunk in chunks]
         found = [pickle.loads(pickle.dumps(result)) for result in results]
         assert all(isinstance(result, ChunkResult) for result in found)
         if on_divergence == "error":
@@ -198,7 +197,6 @@ def service(tmp_path: Path, *jobs: Job) -> Ingress:
     priors = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
     config = ServeConfig(storage=str(tmp_path / "jobs"), auth=AuthConfig(keyless_on_loopback=True))
     made = Ingress(config, "s", priors, None)  # type: ignore[arg-type]
-    made._watch = Watch(made._table)
     for each in jobs:
         made._table.reserve(dataclasses.replace(each, state="reading"), most=9, most_of_key=9)
         made._table.write(each)

@@ -33,8 +33,14 @@ class Options:
     """MLflow registry of a models: prior."""
     samplers: Annotated[int | None, Parameter(metavar="N")] = None
     """Sampler processes; by default 1."""
-    storage: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Folder of jobs and results."""
+    storage: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Where jobs and results are."""
+    metrics_port: Annotated[int | None, Parameter(metavar="N")] = None
+    """Port at which Prometheus may read metrics; by default one of Ray's choice."""
+    mrd_port: Annotated[int | None, Parameter(metavar="N")] = None
+    """Take MRD streams of scanners on this port too; 9002 is the Gadgetron's. By default none are taken."""
+    mrd_config: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """Configuration of MRD streams: who may connect, presets, time-outs."""
 
 
 def run(options: Options) -> int:
@@ -42,6 +48,7 @@ def run(options: Options) -> int:
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     from kdrift.runs.config_names import find_config
     from kdrift_serve.local import serve_here
+    from kdrift_serve.mrd.mrd_config import load_mrd_config
     from kdrift_serve.serve_config import load_serve_file
 
     overrides = list(options.set)
@@ -53,11 +60,13 @@ def run(options: Options) -> int:
     given: dict[str, Any] = {
         "priors": prior and {Path(prior.removeprefix("models:/")).name.partition("@")[0]: prior},
         "tracking_uri": options.tracking_uri,
-        "storage": options.storage and str(options.storage),
+        "storage": options.storage,
     }
     serve_here(
         replace(http, **{key: value for key, value in address.items() if value is not None}),
         replace(config, **{key: value for key, value in given.items() if value is not None}),
+        mrd=load_mrd_config(options.mrd_config, options.mrd_port),
+        metrics_port=options.metrics_port,
         echo=echo,
     )
     return 0

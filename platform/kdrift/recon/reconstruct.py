@@ -23,7 +23,7 @@ from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.result import ReconstructionResult
-from kdrift.recon.sampling import choose_device, run_chunk
+from kdrift.recon.sampling import Steps, choose_device, run_chunk
 from kdrift.recon.sentences import named
 from kdrift.recon.slices import Coils, RawSlice
 from kdrift.runs.stopwatch import now
@@ -146,5 +146,5 @@ def reconstruct_slices(
     return gather(slices, shared, resolved.config, seconds=seconds, smaps=stacked)
 
 
-def _steps(progress: Progress, position: int, before: int, cost: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, of: progress(position, before + cost * done // of, total)
+def _steps(progress: Progress, position: int, before: int, cost: int, total: int) -> Steps:
+    return lambda done, of, show: progress(position, before + cost * done // of, total)

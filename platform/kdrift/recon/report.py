@@ -19,7 +19,7 @@ from kdrift.measures.metrics import METRICS, WINDOW
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.recon.acquisition import AcquisitionFacts
 from kdrift.recon.outputs import remove_output, write_outputs
-from kdrift.recon.outputs.image_set import ImageSet, place_of
+from kdrift.recon.outputs.image_set import ImageSet, method_line, place_of
 from kdrift.recon.panel import save_panel
 from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sentences import divergence_lines, failure_lines
@@ -115,15 +115,12 @@ def image_set(acquisition: AcquisitionFacts, result: ReconstructionResult) -> tu
     geometry, notes = place_of(acquisition.info, *acquisition.image_shape)
     images = {"mean": result.mean} | ({"std": result.std} if result.nfe else {})
     images |= {"lower": result.lower, "upper": result.upper} if bool(result.std.any()) else {}
-    config = result.config
-    how = " ".join(part for part in (config["method"], config["preset"]) if part)
-    samples = f", {config['num_samples']} samples" if result.nfe else ""
     return ImageSet(
         acquisition.info.name,
         {kind: acquisition.crop(values).numpy() for kind, values in images.items()},
         geometry,
         acquisition.slice_indices[0],
-        f"{how}{samples}, {acquisition.sampling.partition(':')[0]}",
+        method_line(result.config, result.nfe, acquisition.sampling),
         acquisition.info.attrs,
         tuple(result.verdict_of(index) for index in result.numbers),
     ), notes
@@ -260,6 +257,7 @@ def _write_h5(
         file.attrs["max"] = float(mean.max())
         file.attrs["norm"] = float(np.linalg.norm(mean.astype(np.float64)))
         file.attrs["kdrift"] = json.dumps(report)
+        file.attrs["source"] = json.dumps(dict(acquisition.info.attrs))
         file.attrs["notice"] = RESEARCH_ONLY
         file.attrs["verdict"] = "\n".join(result.verdict_lines)
         file.attrs["level"] = result.config["level"]  # of the intervals from lower to upper

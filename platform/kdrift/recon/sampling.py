@@ -17,6 +17,7 @@ from kdrift.prior.bundle import Prior
 from kdrift.recon.check import classical_image, heldout_error, hold_out, noise_left, predict_groups
 from kdrift.recon.chunks import Checked, Chunk, ChunkResult, Part
 from kdrift.recon.guard import AllDiverged, Guard
+from kdrift.recon.looks import Look, look_at
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
 from kdrift.runs.seeds import Stream
@@ -25,8 +26,11 @@ from kdrift.trust.family import with_calibration
 from kdrift.trust.uncertainty import RunningMoments
 from kdrift.trust.verdict import Evidence, judge
 
-Steps = Callable[[int, int], None]
-"""Called with (steps done, steps in all) of a chunk; raises to stop the work."""
+Show = Callable[[], Look | None]
+"""Gives a look at the chains as they are, None where they are no images of the slice. It waits for the device: to be
+called now and then, not in every step."""
+Steps = Callable[[int, int, Show], None]
+"""Called with (steps done, steps in all, what shows the chains) of a chunk; raises to stop the work."""
 
 
 def run_chunk(
@@ -55,7 +59,7 @@ def run_chunk(
     def watch(done: int, total: int, images: Tensor, level: float) -> None:
         guard(done, total, images, level)
         if steps is not None:
-            steps(done, total)
+            steps(done, total, lambda: look_at(part, measurement, chunk, images))
 
     try:
         if prior is None:
@@ -120,7 +124,7 @@ def _run_check(
 
         def watch(done: int, of: int, images: Tensor, level: float) -> None:
             if steps is not None:
-                steps(min(total, score.num_images), total)
+                steps(min(total, score.num_images), total, lambda: None)  # they are held to less than the data
 
         found = plan.method.function(
             score, prior.sde(*seen.mask.shape), measurement, rng=_chain_noise(plan, seen, chains, measurement),

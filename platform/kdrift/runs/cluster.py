@@ -24,6 +24,7 @@ def ray_session(
     echo: Callable[[str], None],
     cpus: int | None = None,
     object_store_bytes: int | None = None,
+    metrics_port: int | None = None,
 ) -> Iterator[bool]:
     """Connect to Ray for the block, and say in one line to which; yield whether an autoscaler may add to it.
 
@@ -35,6 +36,8 @@ def ray_session(
     ----------
     cpus, object_store_bytes
         CPUs and object store of a private Ray; None: what the machine has, and Ray's share of its memory.
+    metrics_port
+        Where a private Ray exports its metrics to Prometheus; None: at a port of its choice.
 
     Raises
     ------
@@ -65,6 +68,7 @@ def ray_session(
             num_cpus=cpus if private else None,
             object_store_memory=object_store_bytes if private else None,
             include_dashboard=False if private else None,
+            _metrics_export_port=metrics_port if private else None,
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,13 @@ class ImageSet:
     def affine_ras(self) -> npt.NDArray[np.float64]:
         """From (col, row, slice) here to mm (RAS)."""
         return self.geometry.affine_ras(*self.shape[1:], self.first_slice)
+
+
+def method_line(config: Mapping[str, Any], nfe: int, sampling: str) -> str:
+    """Return how images were made, in a few words: method, preset, samples of one that draws some, undersampling."""
+    how = " ".join(part for part in (config["method"], config["preset"]) if part)
+    samples = f", {config['num_samples']} samples" if nfe else ""
+    return f"{how}{samples}, {sampling.partition(':')[0]}"
 
 
 def place_of(info: VolumeInfo, rows: int, cols: int) -> tuple[Geometry, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -24,6 +25,8 @@ _HEADER = np.dtype([
     ("attribute_string_len", "<u4"),
 ])  # fmt: skip
 _FLOAT, _MAGNITUDE = 5, 1
+KIND = "kind"
+"""Attribute of a group of images: mean, std, lower or upper."""
 
 
 def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
@@ -52,6 +55,7 @@ def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
             heads["image_index"], heads["image_series_index"] = 1 + np.arange(slices), number
             heads["attribute_string_len"] = [len(text.encode()) for text in texts]
             group = file.create_group(f"dataset/image_{number}")
+            group.attrs[KIND] = kind
             group.create_dataset("header", data=heads, maxshape=(None,))
             group.create_dataset("attributes", data=texts, dtype=h5py.string_dtype(), maxshape=(None,))
             stored = np.asarray(values, dtype="<f4").transpose(0, 2, 1)[:, None, None]
@@ -60,13 +64,28 @@ def write_ismrmrd_images(folder: Path, images: ImageSet) -> list[str]:
 
 
 def _attributes(kind: str, images: ImageSet, position: int) -> str:
-    """Return the attributes of an image, as XML of the ISMRMRD package."""
-    values = {
-        "DataRole": "Image",
-        "SeriesDescription": f"{kind} {images.method}".strip(),
-        "ImageComment": f"{RESEARCH_ONLY} {images.told(position)}".strip(),
+    """Return the attributes of an image, as XML of the ISMRMRD package: names that MRD knows, then our own."""
+    geometry, voxel_mm = images.geometry, (*images.geometry.voxel_mm[:2], images.geometry.slice_distance_mm)
+    values: dict[str, Sequence[object]] = {
+        "DataRole": ["Image" if kind == "mean" else "Quantitative"],
+        "ImageType": [f"DERIVED\\{'PRIMARY' if kind == 'mean' else 'SECONDARY'}\\OTHER\\{kind.upper()}"],
+        "SeriesDescription": [f"{kind} {images.method}".strip()],
+        "ImageComment": [f"{RESEARCH_ONLY} {images.told(position)}".strip()],
+        "ImageRowDir": [f"{x:.9g}" for x in geometry.directions[0]],
+        "ImageColumnDir": [f"{x:.9g}" for x in geometry.directions[1]],
+        "Image": [kind],
+        "Unit": ["of the k-space, arbitrary"],
+        "VoxelSize_mm": [f"{x:.6g}" for x in voxel_mm],
+        "GeometryStated": [str(geometry.stated).lower()],
+        "Notice": [RESEARCH_ONLY],
     }
+    if images.verdicts:
+        verdict = images.verdicts[position]
+        values |= {"Verdict": [verdict.level], "VerdictReasons": verdict.reasons}
+        values |= {"GivenInPlaceOfMean": [verdict.given]} if verdict.given else {}
     entries = "".join(
-        f"<meta><name>{name}</name><value>{escape(value)}</value></meta>" for name, value in values.items()
+        f"<meta><name>{name}</name>{''.join(f'<value>{escape(str(each))}</value>' for each in held)}</meta>"
+        for name, held in values.items()
+        if held
     )
     return f'<?xml version="1.0"?>\n<ismrmrdMeta>{entries}</ismrmrdMeta>\n'

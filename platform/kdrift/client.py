@@ -1,0 +1,240 @@
+"""A client of the service: send k-space, follow the job, have its images as arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdrift.recon.plan import Plan
+    from kdrift.recon.request import MaskRequest
+
+Job = dict[str, Any]
+"""A job as the service tells it: id, state, progress, config, notes, verdicts, report, links and more."""
+Following = Callable[[Job], object]
+"""Called with the job whenever it was asked for; what it raises stops the waiting, not the job."""
+ADDRESS = "http://127.0.0.1:8000"
+KEY_VARIABLE = "KDRIFT_API_KEY"
+ACTIVE = ("queued", "running")
+_POLL_S = 1.0
+_TRIES, _LONGEST_PAUSE_S = 5, 30.0
+_JOBS = "/v1/reconstructions"
+
+
+class ServiceError(Exception):
+    """What the service did not do, in its own sentence; `status` is that of HTTP, 0 where it did not answer."""
+
+    def __init__(self, sentence: str, status: int = 0) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceResult:
+    """The images of a job, as `reconstruction.h5` has them."""
+
+    job: Job
+    """The job that they are of, with its verdicts and notes."""
+    mean: npt.NDArray[np.float32]
+    """Magnitudes `(slice, row, col)`, on the scale of the data."""
+    std: npt.NDArray[np.float32]
+    """Their standard deviation; zero for a method that draws no samples."""
+    arrays: dict[str, npt.NDArray[Any]]
+    """What else the result has by name: `mask`, `lower`, `upper`, `reference`, `samples`."""
+    report: dict[str, Any]
+    """What `metrics.json` says."""
+
+
+class Client:
+    """Speaks with a service. Use it in a `with` block, or close it.
+
+    Parameters
+    ----------
+    address
+        Where the service is, such as https://mri.example.org.
+    key
+        API key; None: that of the environment variable KDRIFT_API_KEY, if it is set.
+    timeout_s
+        Seconds that the service may be silent.
+    """
+
+    def __init__(self, address: str = ADDRESS, key: str | None = None, *, timeout_s: float = 60.0) -> None:
+        key = os.environ.get(KEY_VARIABLE) if key is None else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def reconstruct(
+        self,
+        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor,
+        *,
+        plan: Plan | Mapping[str, Any] | None = None,
+        mask: MaskRequest | Mapping[str, Any] | None = None,
+        follow: Following | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> ServiceResult:
+        """Submit k-space, wait for the end and return the images; see `submit` and `wait`.
+
+        Raises `ServiceError` where the service refuses it, or it ends without a result.
+        """
+        job_id = self.submit(source, plan=plan, mask=mask, **options)
+        return self.result(self.wait(job_id, follow=follow, timeout_s=timeout_s)["id"])
+
+    def submit(
+        self,
+        source: str | os.PathLike[str] | npt.NDArray[Any] | Tensor,
+        *,
+        plan: Plan | Mapping[str, Any] | None = None,
+        mask: MaskRequest | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Send k-space, a file of this machine or an array `([slice,] coil, row, col)`, and return the id of its job.
+
+        `options` are the others of a request: `slices`, `prior`, `output`, `max_seconds`, ... (see /docs of the
+        service). Files of the service's machine go by `submit_path`. Raises `ServiceError`; FileNotFoundError where
+        there is no such file.
+        """
+        name, content = _content(source)
+        query = dict(_flat({"name": name, "plan": _plain(plan), "mask": _plain(mask), **options}))
+        kind = {"Content-Type": "application/octet-stream"}
+        return str(self._ask("POST", _JOBS, params=query, content=content, headers=kind).json()["id"])
+
+    def submit_path(
+        self,
+        path: str,
+        *,
+        plan: Plan | Mapping[str, Any] | None = None,
+        mask: MaskRequest | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """Name a file below the roots of the service, or a volume of a store, and return the id of its job."""
+        asked = {"path": path, "plan": _plain(plan), "mask": _plain(mask), **options}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return str(self._ask("POST", _JOBS, json=asked).json()["id"])
+
+    def status(self, job_id: str, *, wait_s: float = 0.0) -> Job:
+        """Return a job: when it has ended, at the latest after `wait_s` seconds (60 at most)."""
+        found: Job = self._ask("GET", f"{_JOBS}/{job_id}", params={"wait": wait_s}).json()
+        return found
+
+    def wait(self, job_id: str, *, follow: Following | None = None, timeout_s: float | None = None) -> Job:
+        """Return a job when it has ended; `follow` is called about once a second until then, and with the last.
+
+        Raises TimeoutError after `timeout_s` seconds: the job goes on.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = _POLL_S if until is None else min(_POLL_S, until - time.monotonic())
+            job = self.status(job_id, wait_s=max(0.0, left))
+            if follow is not None:
+                follow(job)
+            if job["state"] not in ACTIVE:
+                return job
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"job {job_id} is {job['state']} after {timeout_s:g} s; it goes on")
+
+    def result(self, job_id: str) -> ServiceResult:
+        """Return the images of a job that is done. Raises `ServiceError` where it has none, with the reason."""
+        job = self.status(job_id)
+        answer = self._ask("GET", f"{_JOBS}/{job_id}/result", params={"format": "npz"})
+        with np.load(io.BytesIO(answer.content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        report: dict[str, Any] = json.loads(str(arrays.pop("kdrift")))
+        return ServiceResult(job, arrays.pop("reconstruction"), arrays.pop("std"), arrays, report)
+
+    def save(self, job_id: str, path: str | os.PathLike[str], *, format: str = "h5") -> Path:
+        """Write the result of a job to a file, in any form that the service has, and return its path."""
+        from kdrift.runs.files import whole_file
+
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            file.write(self._ask("GET", f"{_JOBS}/{job_id}/result", params={"format": format}).content)
+        return Path(path)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job that waits or runs. Raises `ServiceError` (409) where it has ended."""
+        found: Job = self._ask("DELETE", f"{_JOBS}/{job_id}").json()
+        return found
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its results. Raises `ServiceError` (409) where it has not."""
+        self._ask("DELETE", f"{_JOBS}/{job_id}", params={"results": True})
+
+    def jobs(self, *, state: str | None = None) -> Iterator[Job]:
+        """Yield the jobs of the key, the newest first, each in brief."""
+        address: str | None = f"{_JOBS}?count=100{f'&state={state}' if state is not None else ''}"
+        while address is not None:
+            found = self._ask("GET", address).json()
+            yield from found["reconstructions"]
+            address = found["links"]["next"]
+
+    def _ask(self, method: str, path: str, **values: Any) -> httpx.Response:
+        """Ask the service. Raises `ServiceError` for whatever is no answer that was wanted.
+
+        Asking too often is put right by waiting, for as long as the service says.
+        """
+        for _ in range(_TRIES):
+            try:
+                answer = self._http.request(method, path, **values)
+            except httpx.HTTPError as error:
+                said = str(error) or type(error).__name__
+                raise ServiceError(f"the service at {self._http.base_url} does not answer: {said}") from None
+            if answer.is_success:
+                return answer
+            if answer.status_code != 429 or method != "GET":
+                break
+            time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_PAUSE_S))
+        try:
+            sentence = str(answer.json()["detail"])
+        except (ValueError, KeyError, TypeError):  # not of this service, but of what stands before it
+            sentence = f"{self._http.base_url} answered {answer.status_code} {answer.reason_phrase}"
+        raise ServiceError(sentence, answer.status_code)
+
+
+def _content(source: Any) -> tuple[str, bytes]:
+    """Return name and content of what is uploaded."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        return path.name, path.read_bytes()
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(source), allow_pickle=False)
+    return "array.npy", buffer.getvalue()
+
+
+def _plain(values: Any) -> Any:
+    """Return a plan or a mask as plain values, without what a request leaves at its default."""
+    if not dataclasses.is_dataclass(values) or isinstance(values, type):
+        return values
+    default = {field.name: field.default for field in dataclasses.fields(values)}
+    found = {name: value for name, value in vars(values).items() if value != default[name]}
+    return {name: value for name, value in found.items() if value not in ({}, None)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the options of a query; what is None is left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

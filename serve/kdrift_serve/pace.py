@@ -1,0 +1,151 @@
+"""How long a job takes, as jobs before it did, and how many steps of a method fit into a time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import sqlalchemy as sa
+
+from kdrift.prior.bundle import Prior
+from kdrift.recon.resolved import ResolvedPlan
+from kdrift_serve.job_request import JobRequest, resolve_plan
+from kdrift_serve.job_table import JobTable
+from kdrift_serve.problems import Problem
+from kdrift_serve.readers import Found
+from kdrift_serve.serve_config import Limits, SamplerConfig
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the last job of a method and a prior took, on samplers of one kind."""
+
+    image_s: float
+    """Seconds a pixel of an image that goes through the network, with what the method does besides."""
+    slice_s: float
+    """Seconds a pixel of a slice that its preparation and its writing take."""
+
+
+class Speeds:
+    """The table of speeds, in the database of the jobs."""
+
+    def __init__(self, table: JobTable, samplers: SamplerConfig) -> None:
+        self._table, self._samplers = table, f"{samplers.device}, {samplers.num_gpus:g} GPU, {samplers.num_cpus} CPU"
+        with table.begin() as connection:
+            self._speeds = sa.Table("serve_speeds", sa.MetaData(), autoload_with=connection)
+
+    def get(self, prior: str, method: str) -> Speed | None:
+        """Return what is known of a method with the prior of this sha256, None where no job was measured."""
+        speeds = self._speeds
+        with self._table.begin() as connection:
+            row = connection.execute(sa.select(speeds.c.image_s, speeds.c.slice_s).where(self._of(prior, method)))
+            found = row.one_or_none()
+            return None if found is None else Speed(float(found.image_s), float(found.slice_s))
+
+    def put(self, prior: str, method: str, speed: Speed) -> None:
+        """Keep what a job took, in place of the one before."""
+        speeds = self._speeds
+        with self._table.begin() as connection:
+            connection.execute(speeds.delete().where(self._of(prior, method)))
+            key = {"prior": prior, "method": method, "samplers": self._samplers}
+            connection.execute(speeds.insert().values(**key, **asdict(speed)))
+
+    def _of(self, prior: str, method: str) -> sa.ColumnElement[bool]:
+        speeds = self._speeds
+        return (speeds.c.prior == prior) & (speeds.c.method == method) & (speeds.c.samplers == self._samplers)
+
+
+@dataclass
+class Measured:
+    """What a job takes while it runs."""
+
+    slices: float = 0.0
+    """Seconds in which samplers prepared and wrote its slices."""
+    chunks: float = 0.0
+    """Seconds in which samplers ran its chains."""
+    num_slices: int = 0
+    evaluations: int = 0
+    pixels: int = 0
+    """Pixels of a slice."""
+
+    def speed(self) -> Speed | None:
+        """Return what that makes a pixel; None where nothing went through a network."""
+        if not self.evaluations or not self.num_slices:
+            return None
+        return Speed(self.chunks / (self.evaluations * self.pixels), self.slices / (self.num_slices * self.pixels))
+
+
+def expected_seconds(plan: ResolvedPlan, found: Found, coils: int, speed: Speed, samplers: int) -> float:
+    """Return how long a job would take on so many samplers that do nothing else: the longest work first, each piece to
+    whichever sampler is free."""
+    pixels, slices = found.shape[0] * found.shape[1], len(found.slices)
+    chunks = plan.split(coils, max(1, -(-samplers // slices)))
+    work = [speed.image_s * pixels * plan.evaluations(coils, chunk) for chunk in chunks] * slices
+    work += [speed.slice_s * pixels] * slices
+    free = [0.0] * samplers
+    for seconds in sorted(work, reverse=True):
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def check_steps(plan: ResolvedPlan) -> int:
+    """Return the steps of a plan. Raises `Problem` (422) where its method has none that could be fewer."""
+    steps = getattr(plan.options, "num_steps", None)
+    if steps is None:
+        raise Problem(422, f"max_seconds: {plan.plan.method} has no steps of which fewer could be done; leave it out")
+    return int(steps)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Fits requests into the time that they give."""
+
+    priors: Mapping[str, Prior]
+    limits: Limits
+    samplers: int
+
+    def fit(
+        self, request: JobRequest, plan: ResolvedPlan, found: Found, speed: Speed | None
+    ) -> tuple[JobRequest, ResolvedPlan, str]:
+        """Return a request whose steps are the most that fit into its `max_seconds`, its plan, and a sentence on it.
+
+        Where no job was measured yet, and where even the fewest steps take longer, the sentence says so.
+        """
+        asked, limit, method = check_steps(plan), request.max_seconds or 0.0, plan.plan.method
+        if speed is None or plan.prior is None:
+            note = f"max_seconds {limit:g} was not kept to: no job of {method} with this prior was measured here yet"
+            return request, plan, f"{note}, so all {asked} steps are done"
+        coils = min(found.coils, request.virtual_coils or found.coils)
+
+        def seconds(steps: int) -> float:
+            return expected_seconds(self._with(request, steps)[1], found, coils, speed, self.samplers)
+
+        fewest = next(steps for steps in range(1, asked + 1) if self._takes(request, steps))
+        low, high = fewest, asked  # the most steps that fit lie between
+        if seconds(high) > limit:
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if seconds(middle) <= limit else (low, middle)
+            high = low
+        chosen, changed = self._with(request, high)
+        takes = seconds(high)
+        note = f"{high} of {asked} steps, to be done in about {max(1, round(takes))} s once a sampler is free"
+        if takes > limit:
+            note = (
+                f"max_seconds {limit:g} cannot be kept to: {high} of {asked} steps, the fewest of {method}, take about"
+                f" {max(1, round(takes))} s"
+            )
+        return chosen, changed, note
+
+    def _with(self, request: JobRequest, steps: int) -> tuple[JobRequest, ResolvedPlan]:
+        plan = replace(request.plan, settings={**request.plan.settings, "num_steps": steps})
+        chosen = replace(request, plan=plan)
+        return chosen, resolve_plan(chosen, self.priors, self.limits)
+
+    def _takes(self, request: JobRequest, steps: int) -> bool:
+        try:
+            self._with(request, steps)
+        except Problem:
+            return False
+        return True
