@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdrift.runs.files import user_cache, whole_file
+from kdrift.runs.files import put_file, user_cache, whole_file
 from kdrift.runs.hint import one_line
 from kdrift.runs.remote import Remote, is_url
 from kdrift_serve.job_table import DiskFull, StateLost
@@ -84,8 +84,7 @@ class JobFiles:
                     self._remote.send(path, f"{job_id}/{name}")
             for folder in (*reversed(target.relative_to(self._folder).parents),):
                 (self._folder / folder).mkdir(mode=0o700, exist_ok=True)
-            with whole_file(target, mode=0o600) as temporary:
-                shutil.move(path, temporary)
+            put_file(path, target, mode=0o600)
 
     def get(self, job_id: str, name: str) -> Path | None:
         """Return the local path of a file, None where there is none."""

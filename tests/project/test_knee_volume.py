@@ -9,7 +9,6 @@ import pytest
 from benchmarks import knee_volume
 
 from kdrift.cli import parse
-from kdrift.runs.config import load_config
 from kdrift.runs.config_names import find_config
 from test_docs import CONFIGS
 
@@ -23,7 +22,7 @@ def test_every_command_parses_and_its_configuration_is_valid(tmp_path: Path) -> 
         assert parsed is not None
         verbs.append(parsed.verb)
         if parsed.options.config:
-            load_config(CONFIGS[parsed.verb], find_config(parsed.verb, parsed.options.config), parsed.options.set)
+            CONFIGS[parsed.verb](find_config(parsed.verb, parsed.options.config), parsed.options.set)
     assert verbs == ["convert", "convert", "train", "reconstruct"]
 
 

@@ -139,6 +139,13 @@ def put_folder(temporary: Path, path: Path, *, replace: bool = False, aside: Pat
     shutil.rmtree(aside)
 
 
+def put_file(temporary: Path, path: Path, *, mode: int = 0o644) -> None:
+    """Make a finished file, which is given away, the one of the name `path` on the same disk; `mode` as in
+    `whole_file`."""
+    with whole_file(path, mode=mode) as beside:
+        os.replace(temporary, beside)
+
+
 def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
     """Write a text file in UTF-8; `durable` as in `whole_file`."""
     with whole_file(path, durable=durable) as temporary:
