@@ -322,8 +322,8 @@ def test_cancel_waiting_and_running_jobs(world: World) -> None:
     progress = service.sampling(first)["progress"]
     assert progress["evaluations_total"] == 4 * 15 + 2 * 5000  # samples, and chains for the mean; too long to check
     assert progress["seconds_left"] > 0
-    assert service.status(third)["state"] == "queued"
-    assert service.status(third)["progress"]["jobs_ahead"] in (0, 1)  # the second may have a sampler already
+    last = service.status(third)  # its slice is prepared where a sampler is free for a moment
+    assert last["state"] == "running" or last["progress"]["jobs_ahead"] in (0, 1)
     refused(service.client.get(f"/v1/reconstructions/{first}/result"), 409, "is running", world)
     for job_id in (third, second, first):
         response = service.cancel(job_id)
