@@ -22,6 +22,7 @@ import yaml
 from benchmarks.knee_scan import write_scan
 from benchmarks.process_tree import Usage, measured
 from benchmarks.table import machine
+from kdrift.runs.files import folder_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SLICES, VOLUMES, TRAINING_SLICES = 36, 973, 34_742
@@ -78,7 +79,7 @@ def run(out: Path, slices: int) -> dict[str, Any]:
             f" {row['of_the_file']:.2f} | {row['written_mb']:.0f} MB |",
             flush=True,
         )
-    stored = {name: _size(out / f"{name}.zarr") for name in ("images", "kspace")}
+    stored = {name: folder_bytes(out / f"{name}.zarr") for name in ("images", "kspace")}
     print(f"\nstores: images {stored['images'] / 1e6:.1f} MB, k-space {stored['kspace'] / 1e6:.1f} MB")
     plans = {name: _plan(f"fastmri_knee_{name}") for name in PLANNED}
     return {"machine": machine(), "slices": slices, "file_bytes": size, "steps": rows, "stored": stored, "plans": plans}
@@ -90,10 +91,6 @@ def _row(name: str, usage: Usage, size: int) -> dict[str, Any]:
         "step": name, "seconds": usage.seconds, "peak_mb": usage.peak_bytes / 1e6, "read_mb": read / 1e6,
         "of_the_file": read / size, "written_mb": usage.written_bytes / 1e6,
     }  # fmt: skip
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _plan(config: str) -> dict[str, Any]:

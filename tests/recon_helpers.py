@@ -5,12 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from kdrift.data.phantom import phantom_volume
+from kdrift.mri.masks import make_mask
+from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
+from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.plan import Plan, load_prior_of
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import Steps, run_chunk
-from kdrift.recon.slices import SliceData
+from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.sde import WhiteNoise
+
+
+def tiny_prior(image_size: int = 32) -> Prior:
+    """A prior of random weights."""
+    torch.manual_seed(0)
+    network = NCSNppConfig(
+        image_size=image_size, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
+        centered=True, scale_by_sigma=False, init_scale=0.1,
+    )  # fmt: skip
+    config = NetworkConfig(network, preconditioning="edm")
+    return Prior("tiny", build_network(config).eval(), config, PriorInfo(WhiteNoise(0.01, 5.0)), "0" * 64)
+
+
+def phantom_slice() -> SliceData:
+    """One prepared slice of four coils, every second column measured."""
+    volume = phantom_volume(1, 32, 32, 4, seed=1)
+    mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
+    return prepare_slice(RawSlice(3, torch.where(mask, torch.as_tensor(volume.kspace[0]), 0), mask))
 
 
 @dataclass(frozen=True)

@@ -205,11 +205,15 @@ class Client:
             if answer.status_code != 429 or method != "GET":
                 break
             time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_PAUSE_S))
-        try:
-            sentence = str(answer.json()["detail"])
-        except (ValueError, KeyError, TypeError):  # not of this service, but of what stands before it
-            sentence = f"{self._http.base_url} answered {answer.status_code} {answer.reason_phrase}"
-        raise ServiceError(sentence, answer.status_code)
+        raise ServiceError(sentence_of(answer), answer.status_code)
+
+
+def sentence_of(answer: httpx.Response) -> str:
+    """Return what an answer that is an error says."""
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):  # not of the service, but of what stands before it
+        return f"the service answered {answer.status_code} {answer.reason_phrase}".strip()
 
 
 def _content(source: Any) -> tuple[str, bytes]:

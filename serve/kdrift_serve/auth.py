@@ -109,7 +109,7 @@ def load_keys(config: AuthConfig) -> Keys:
     Raises ValueError if there is none and the configuration does not allow that, one is too short to be a secret, or
     the file cannot be read.
     """
-    given = [key for key in re.split(r"[\s,]+", os.environ.get(config.keys_env, "")) if key]
+    given = keys_given(config)
     if any(len(key) < SHORTEST_KEY for key in given):
         raise ValueError(f"an API key has fewer than {SHORTEST_KEY} characters; make one with: openssl rand -hex 24")
     own = [NamedKey(f"key-{digest[:8]}", digest) for digest in map(_digest, given)]
@@ -126,6 +126,11 @@ def load_keys(config: AuthConfig) -> Keys:
             f"several API keys are called {', '.join(sorted(twice))}: jobs belong to a name, give each its own"
         )
     return keys
+
+
+def keys_given(config: AuthConfig) -> list[str]:
+    """Return the keys of the environment themselves."""
+    return [key for key in re.split(r"[\s,]+", os.environ.get(config.keys_env, "")) if key]
 
 
 def check(keys: Keys, request: HTTPConnection) -> Caller:

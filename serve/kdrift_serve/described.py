@@ -16,6 +16,7 @@ from kdrift.recon.plan import Plan
 from kdrift.recon.request import MaskRequest
 from kdrift.runs.field_docs import field_docs
 from kdrift_serve.job_request import JobRequest
+from kdrift_serve.problem_details import MEDIA_TYPE
 from kdrift_serve.views import PreviewView, ProblemView
 
 ABOUT = f"""Reconstructs undersampled k-space by sampling the posterior. Send a file, or name one, follow the job and
@@ -39,7 +40,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the errors of a route."""
     schema = {"$ref": f"#/components/schemas/{ProblemView.__name__}"}
     return {
-        status: {"description": PROBLEMS[status], "content": {"application/problem+json": {"schema": schema}}}
+        status: {"description": PROBLEMS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in sorted({*statuses, 401, 403, 422, 429, 503})
     }
 

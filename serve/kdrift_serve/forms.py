@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -11,6 +10,7 @@ import numpy as np
 
 from kdrift.recon.outputs import ALWAYS, OUTPUTS, read_outputs
 from kdrift.recon.outputs.from_file import read_image_set
+from kdrift.runs.files import write_zip
 from kdrift.runs.hint import suggest
 from kdrift_serve.pictures import picture
 
@@ -46,9 +46,7 @@ def make_form(path: Path, name: str, folder: Path) -> Path:
     files = sorted(each for each in made.rglob("*") if each.is_file())
     if len(files) == 1:
         return files[0]
-    with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
-        for file in files:
-            archive.write(file, file.relative_to(made))
+    write_zip(folder / f"{name}.zip", made, files)
     return folder / f"{name}.zip"
 
 

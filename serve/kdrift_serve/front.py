@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -17,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
+
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "kdrift_serve.front.guard"}
 """What Ray's processes need to be told so that Serve's proxy is guarded."""
 HEADERS_S = 10.0
 """Within which the headers of a request have to be there."""
-PROBLEM = "application/problem+json"
+_PROBLEM = MEDIA_TYPE.encode()
 _HARMLESS = (b"x-content-type-options", b"nosniff")
 _SERVES_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 """Headers by which a client would set Serve's time limits."""
@@ -84,7 +85,7 @@ class StrictProtocol(H11Protocol):
             return
         body = _problem(400, msg)
         headers = [
-            (b"content-type", PROBLEM.encode()), (b"content-length", str(len(body)).encode()),
+            (b"content-type", _PROBLEM), (b"content-length", str(len(body)).encode()),
             _HARMLESS, (b"connection", b"close"),
         ]  # fmt: skip
         for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
@@ -113,12 +114,12 @@ class Front:
             if message["type"] == "http.response.start":
                 given = [(name.lower(), value) for name, value in message.get("headers", [])]
                 kind = dict(given).get(b"content-type", b"")
-                if message["status"] >= 400 and not kind.startswith(PROBLEM.encode()):
+                if message["status"] >= 400 and not kind.startswith(_PROBLEM):
                     replaced = _problem(
                         message["status"], _SENTENCES.get(message["status"], "the service cannot answer")
                     )
                     given = [each for each in given if each[0] not in (b"content-type", b"content-length")]
-                    given += [(b"content-type", PROBLEM.encode()), (b"content-length", str(len(replaced)).encode())]
+                    given += [(b"content-type", _PROBLEM), (b"content-length", str(len(replaced)).encode())]
                 if _HARMLESS[0] not in dict(given):
                     given.append(_HARMLESS)
                 await send({**message, "headers": given})
@@ -136,13 +137,12 @@ class Front:
 
 
 _SENTENCES = {
-    404: "there is nothing at this address",
+    404: NOTHING_HERE,
     408: "the request took too long",
-    500: "the service made an error; its log has the details",
+    500: UNEXPECTED,
     503: "the service cannot answer now: try again in a few seconds",
 }
 
 
 def _problem(status: int, detail: str) -> bytes:
-    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return json.dumps(content).encode()
+    return json.dumps(details(status, detail)).encode()

@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from kdrift.prior.pinned import PinnedPrior, load_pinned
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
+from kdrift.runs.files import folder_bytes
 from kdrift_serve import auth
 from kdrift_serve.answers import Answers
 from kdrift_serve.body import Receiving, read_json, receive_file
@@ -121,7 +122,7 @@ class Ingress:
         plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are received
         if request.max_seconds is not None:
             check_steps(plan)
-        folder = await asyncio.to_thread(self._files.temporary, self._own)
+        folder = await asyncio.to_thread(self.temporary)
         try:
             if kind == "application/json":
                 source, name = self._named_source(request)
@@ -203,7 +204,7 @@ class Ingress:
             check_cost(plan, len(found.slices), min(found.coils, request.virtual_coils or found.coils), limits)
         except (Unreadable, ValueError) as error:
             raise Problem(422, str(error)) from None
-        size = await asyncio.to_thread(_size, out)
+        size = await asyncio.to_thread(folder_bytes, out)
         await asyncio.to_thread(self._files.put_all, job.id, SCAN, out)
         request, plan, notes = await asyncio.to_thread(self._fitted, request, plan, found)
         job = replace(job, size=size, notes=[*found.notes, *notes])
@@ -244,7 +245,3 @@ class Ingress:
         """Return that the service answers, whether it asks for keys, and how busy it is."""
         jobs = await asyncio.to_thread(self._table.counts)
         return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -38,19 +38,11 @@ class JobFiles:
     def __init__(self, storage: str) -> None:
         self._remote = Remote(storage) if is_url(storage) else None
         with _told():
-            if self._remote is None:
-                self._folder = Path(storage).expanduser().resolve()
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            else:
-                self._folder = user_cache("serve") / hashlib.sha256(storage.encode()).hexdigest()[:16]
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copies = user_cache("serve") / hashlib.sha256(storage.encode()).hexdigest()[:16]
+            self._folder = Path(storage).expanduser().resolve() if self._remote is None else copies
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.incoming = self._folder / INCOMING
             self.incoming.mkdir(mode=0o700, exist_ok=True)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the storage, or of its copies."""
-        return self._folder
 
     def temporary(self, owner: str) -> Path:
         """Make and return a folder for what is received or written, by a service or of a job that has not ended;
@@ -82,7 +74,7 @@ class JobFiles:
             if self._remote is not None:
                 with _away():
                     self._remote.send(path, f"{job_id}/{name}")
-            for folder in (*reversed(target.relative_to(self._folder).parents),):
+            for folder in reversed(target.relative_to(self._folder).parents):
                 (self._folder / folder).mkdir(mode=0o700, exist_ok=True)
             put_file(path, target, mode=0o600)
 

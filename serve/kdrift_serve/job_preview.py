@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from kdrift.recon.chunks import Chunk
 from kdrift.recon.looks import Look, so_far
 from kdrift_serve.job_files import JobFiles
-from kdrift_serve.pictures import COLOURS, QUANTILE
+from kdrift_serve.pictures import Kind, draw, white_of
 
 PREVIEW = "preview"
 PREVIEW_FILE = f"{PREVIEW}/preview.json"
@@ -84,13 +81,7 @@ def write_preview(files: JobFiles, job_id: str, version: int, shown: Sequence[Sh
 
 def _pictures(mean: Tensor, std: Tensor) -> dict[str, str]:
     """Return mean and deviation as PNG in data addresses, as `kdrift_serve.pictures` draws those of a result."""
-    import matplotlib.image
-
-    white = float(np.quantile(mean.numpy(), QUANTILE)) or 1.0
-    found: dict[str, Any] = {}
-    for kind, image in {"mean": mean.numpy() / white, "std": std.numpy() / white}.items():
-        brightest = 1.0 if kind == "mean" else float(np.quantile(image, QUANTILE)) or 1.0
-        buffer = io.BytesIO()
-        matplotlib.image.imsave(buffer, image, cmap=COLOURS[kind], vmin=0.0, vmax=brightest, format="png")
-        found[kind] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return found
+    white = white_of(mean.numpy())
+    images: dict[Kind, Tensor] = {"mean": mean, "std": std}
+    pngs = {kind: draw(kind, image.numpy(), white)[0] for kind, image in images.items()}
+    return {kind: f"data:image/png;base64,{base64.b64encode(png).decode()}" for kind, png in pngs.items()}

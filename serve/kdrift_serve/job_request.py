@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,12 +101,15 @@ def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object. Raises `Problem` (422) for a key that it has twice: which one is meant nobody knows."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+    twice = doubled(key for key, _ in pairs)
+    if twice is not None:
         raise Problem(422, f"{twice[:80]!r} is given twice")
-    return found
+    return dict(pairs)
+
+
+def doubled(keys: Iterable[Any]) -> Any:
+    """Return the first key that is there twice, None where none is."""
+    return next((key for key, count in Counter(keys).items() if count > 1), None)
 
 
 def _parse(values: Mapping[str, Any]) -> JobRequest:

@@ -22,7 +22,7 @@ from kdrift_serve.job_preview import Preview
 from kdrift_serve.job_progress import Progress, SliceProgress
 from kdrift_serve.jobs import Job
 from kdrift_serve.lanes import Lanes
-from kdrift_serve.pace import Measured
+from kdrift_serve.pace import Measured, chunks_a_slice
 from kdrift_serve.sampler import DeviceFailed, Done, Prepared, Sampler
 
 logger = logging.getLogger("ray.serve")
@@ -115,7 +115,7 @@ class JobRuns:
         plan, coils = entry.plan, len(data.kspace)
         here = entry.progress.running[index] = SliceProgress()
         left = sum(each.progress.num_slices - each.progress.slices_done for each in self._entries)
-        chunks = plan.split(coils, max(1, -(-self._replicas // max(1, left))))  # as many as keep all samplers busy
+        chunks = plan.split(coils, chunks_a_slice(self._replicas, left))
         here.costs = {chunk: plan.evaluations(coils, chunk) for chunk in chunks}
         entry.progress.evaluations = entry.progress.evaluations or here.total
         chunks.sort(key=lambda chunk: -here.costs[chunk])  # the longest first, so that samplers end together

@@ -76,11 +76,16 @@ class Measured:
         return Speed(self.chunks / (self.evaluations * self.pixels), self.slices / (self.num_slices * self.pixels))
 
 
+def chunks_a_slice(samplers: int, slices: int) -> int:
+    """Return into how many chunks chains are split: as many as keep all samplers busy with the slices there are."""
+    return max(1, -(-samplers // max(1, slices)))
+
+
 def expected_seconds(plan: ResolvedPlan, found: Found, coils: int, speed: Speed, samplers: int) -> float:
     """Return how long a job would take on so many samplers that do nothing else: the longest work first, each piece to
     whichever sampler is free."""
     pixels, slices = found.shape[0] * found.shape[1], len(found.slices)
-    chunks = plan.split(coils, max(1, -(-samplers // slices)))
+    chunks = plan.split(coils, chunks_a_slice(samplers, slices))
     work = [speed.image_s * pixels * plan.evaluations(coils, chunk) for chunk in chunks] * slices
     work += [speed.slice_s * pixels] * slices
     free = [0.0] * samplers

@@ -124,6 +124,8 @@ class Planner:
             await asyncio.sleep(SHOW_S)
             for job_id, entry in list(self._running.items()):
                 shown, version = entry.preview.newest(), entry.preview.version + 1
+                if not shown:
+                    continue
                 with contextlib.suppress(StateLost):  # the next one may be written
                     made = await asyncio.to_thread(write_preview, self._files, job_id, version, shown)
                     entry.preview.version = version if made else version - 1

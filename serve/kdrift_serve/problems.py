@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from kdrift_serve.job_table import DiskFull, StateLost
+from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
 
 logger = logging.getLogger("ray.serve")
 _LONGEST = 600
@@ -28,10 +27,7 @@ class Problem(Exception):
 def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Return a response of type application/problem+json."""
     detail = detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}..."
-    content: dict[str, Any] = {
-        "type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status, "detail": detail,
-    }  # fmt: skip
-    return JSONResponse(content, status, headers, media_type="application/problem+json")
+    return JSONResponse(details(status, detail), status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -50,7 +46,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
-        text = {404: "there is nothing at this address", 405: "this address does not take that method"}
+        text = {404: NOTHING_HERE, 405: "this address does not take that method"}
         return answer(error.status_code, text.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
@@ -61,4 +57,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
-        return answer(500, "the service made an error; its log has the details")
+        return answer(500, UNEXPECTED)

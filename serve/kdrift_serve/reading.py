@@ -7,6 +7,7 @@ on its standard input. A child has limits of memory, time and size of files; it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrift.data.formats import open_volume
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
-from kdrift.data.store import find_stored_volume
+from kdrift.recon.acquisition import declared_bytes, open_source
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
 from kdrift_serve.job_request import JobRequest, load
@@ -59,15 +59,10 @@ def read(asked: Reading) -> dict[str, Any]:
     """
     request, out = parse(JobRequest, asked.request, "request"), Path(asked.out)
     source = Path(asked.source) if asked.source is not None else _example(out)
-    stored = find_stored_volume(str(source))
-    try:
-        with stored if stored is not None else open_volume(str(source), request.how) as opened:
-            info = opened.info
-        chosen = range(info.num_slices)[request.chosen]
-        declared = 8 * max(1, len(chosen)) * info.num_coils * info.rows * info.cols
-    except ValueError:
-        declared = 0  # `load` says what is wrong
-    allow(min(declared, asked.kspace_mb << 20))
+    with contextlib.suppress(ValueError):  # `load` says what is wrong
+        named = request.of(str(source))
+        with open_source(named) as opened:
+            allow(min(declared_bytes(opened, named), asked.kspace_mb << 20))
     acquisition = load(request, source, asked.shown, [Path(root) for root in asked.roots], asked.kspace_mb << 20)
     if asked.source is None:
         source.unlink()

@@ -19,6 +19,8 @@ from kdrift_serve.docs_page import docs_page
 from kdrift_serve.events import MEDIA_TYPE, events
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.jobs import Job
+from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
+from kdrift_serve.problem_details import details
 from kdrift_serve.result_routes import results
 from kdrift_serve.views import (
     CatalogueView,
@@ -151,14 +153,8 @@ async def ready(service: Serves) -> Response:
     missing = await service.readiness.missing()
     if not missing:
         return JSONResponse({"ready": True, "missing": {}})
-    content = {
-        "type": "about:blank",
-        "title": "Service Unavailable",
-        "status": 503,
-        "detail": "; ".join(missing.values()),
-    }
-    told = {**content, "ready": False, "missing": missing}
-    return JSONResponse(told, 503, media_type="application/problem+json")
+    told = {**details(503, "; ".join(missing.values())), "ready": False, "missing": missing}
+    return JSONResponse(told, 503, media_type=PROBLEM_TYPE)
 
 
 def create_app(service: Ingress) -> FastAPI:

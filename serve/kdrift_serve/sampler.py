@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +30,12 @@ from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.sampling import Show, Steps, choose_device, run_chunk
 from kdrift.recon.slice_file import read_outcome, write_failure, write_slice
 from kdrift.recon.slices import SliceData
+from kdrift.runs.files import folder_bytes, write_zip
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_preview import PREVIEW_S
 from kdrift_serve.jobs import OUTPUTS_ZIP, Job, SliceVerdict
 from kdrift_serve.serve_config import SamplerConfig
-from kdrift_serve.spool import HEADER, SCAN, read_acquisition, read_slice, slice_file
+from kdrift_serve.spool import HEADER, SCAN, read_facts, read_slice, slice_file
 
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
@@ -141,8 +141,7 @@ class Sampler:
 
     def _prepare(self, plan: ResolvedPlan, prior: str, job_id: str, position: int) -> Prepared:
         began = time.perf_counter()
-        header, path = (self._file(job_id, f"{SCAN}/{name}") for name in (HEADER, slice_file(position)))
-        raw = read_slice(header, path)
+        raw = read_slice(self._file(job_id, f"{SCAN}/{slice_file(position)}"))
         data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
 
@@ -171,25 +170,16 @@ class Sampler:
             write_failure(folder / slice_file(index), reason)
 
     def _finish(self, job: Job, plan: ResolvedPlan, seconds: float) -> Done:
-        acquisition = read_acquisition(self._file(job.id, f"{SCAN}/{HEADER}"))
+        acquisition = read_facts(self._file(job.id, f"{SCAN}/{HEADER}"))
         slices = {index: read_outcome(self._file(job.id, f"{SLICES}/{slice_file(index)}")) for index in job.slices}
         result = gather(slices, acquisition.mask, job.config, seconds=seconds)
         outputs = read_outputs(job.request.get("output", "h5"))
         with self._files.filling(job.id, RESULT) as folder:
             report = save_result(folder, acquisition, result, outputs=outputs)
             if report["outputs"]:
-                _archive(folder, report["outputs"])
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                write_zip(folder / OUTPUTS_ZIP, folder, [folder / name for name in report["outputs"]])
+            size = folder_bytes(folder)
         return Done(report, _verdicts(result), size)
-
-
-def _archive(folder: Path, outputs: Sequence[str]) -> None:
-    """Put the outputs into one archive beside them."""
-    with zipfile.ZipFile(folder / OUTPUTS_ZIP, "w") as archive:
-        for name in outputs:
-            path = folder / name
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                archive.write(file, file.relative_to(folder))
 
 
 def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:

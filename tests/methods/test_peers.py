@@ -19,11 +19,8 @@ from kdrift.methods.samplers.dps import DPSOptions, dps, guidance
 from kdrift.methods.samplers.vp_levels import VPOptions, alpha_bars
 from kdrift.mri.fourier import fft2c
 from kdrift.mri.sense import sense_operator
-from kdrift.networks import NetworkConfig, build_network
-from kdrift.networks.ncsnpp import NCSNppConfig
-from kdrift.prior.bundle import Prior
-from kdrift.prior.prior_info import PriorInfo
-from kdrift.sde import VESDE, WhiteNoise
+from kdrift.sde import VESDE
+from recon_helpers import tiny_prior
 from test_samplers import SDE, TAU, Z_BOUND, _complex, _problem, gaussian_score
 
 VP: dict[str, Any] = {"dps": dps, "dds": dds, "diffpir": diffpir}
@@ -59,16 +56,6 @@ def _variance_without_data(options: Any, num_steps: int) -> float:
             factor = math.sqrt(after) * tweedie + math.sqrt((1 - after) * (1 - options.zeta)) * noise
         variance = factor**2 * variance + fresh
     return variance
-
-
-def _tiny_prior() -> Prior:
-    torch.manual_seed(0)
-    network = NCSNppConfig(
-        image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
-        centered=True, scale_by_sigma=False, init_scale=0.1,
-    )  # fmt: skip
-    config = NetworkConfig(network, preconditioning="edm")
-    return Prior("tiny", build_network(config).eval(), config, PriorInfo(WhiteNoise(0.01, 5.0)), "0" * 64)
 
 
 LIMITS = [
@@ -132,7 +119,7 @@ def test_dps_gradient_is_that_of_each_chain() -> None:
 
 
 def test_dps_differentiates_through_a_network_and_leaves_no_graph() -> None:
-    prior = _tiny_prior()
+    prior = tiny_prior(16)
     problem = _problem(2, 16, 16, noise=0.1)
     single = Measurement(
         problem.kspace.to(torch.complex64), problem.mask, problem.smaps.to(torch.complex64), problem.noise_sigma

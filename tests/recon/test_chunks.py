@@ -7,37 +7,22 @@ import random
 import pytest
 import torch
 
-from kdrift.data.phantom import phantom_volume
-from kdrift.mri.masks import make_mask
-from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.prior.bundle import Prior
-from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.chunks import Chunk, split_chains
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.plan import Plan
-from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
+from kdrift.recon.slices import SliceData
 from kdrift.runs.hardware import has_fast_bfloat16
-from kdrift.sde import WhiteNoise
-from recon_helpers import Runner, resolve
+from recon_helpers import Runner, phantom_slice, resolve, tiny_prior
 
 
 @pytest.fixture(scope="module")
 def data() -> SliceData:
-    volume = phantom_volume(1, 32, 32, 4, seed=1)
-    mask = make_mask("equispaced", (32, 32), acceleration=2, acs_lines=12).mask
-    return prepare_slice(RawSlice(3, torch.where(mask, torch.as_tensor(volume.kspace[0]), 0), mask))
+    return phantom_slice()
 
 
 def _runner(method: str, num_samples: int) -> Runner:
-    torch.manual_seed(0)
-    network = NCSNppConfig(
-        image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), middle_attention=False,
-        centered=True, scale_by_sigma=False, init_scale=0.1,
-    )  # fmt: skip
-    config = NetworkConfig(network, preconditioning="edm")
-    prior = Prior("tiny", build_network(config).eval(), config, PriorInfo(WhiteNoise(0.01, 5.0)), "0" * 64)
     plan = Plan(method, settings={"num_steps": 3}, num_samples=num_samples, keep_samples=True, precision="float32")
-    return resolve(plan, prior)
+    return resolve(plan, tiny_prior())
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 5, 16])

@@ -32,8 +32,8 @@ from kdrift.tuning.search_config import Axis
 from kdrift.tuning.tune_config import TuneConfig, TuneData
 from kdrift_serve.job_request import JobRequest, load
 from kdrift_serve.problems import Problem
-from kdrift_serve.serve_config import Limits
 
+MAX_BYTES = 1 << 30
 OPTIONS = ("smaps", "noise_cov", "noise_scan", "virtual_coils")
 
 
@@ -108,7 +108,7 @@ def tuning(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
 
 def service(folder: Path, out: Path, options: dict[str, Any]) -> Tensor:
     request = JobRequest(path="small.h5", mask=MASK, slices=(1, 2), **options)
-    return _of_raw(load(request, folder / "small.h5", "small.h5", [folder], Limits()).raw(0))
+    return _of_raw(load(request, folder / "small.h5", "small.h5", [folder], MAX_BYTES).raw(0))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -162,9 +162,9 @@ def test_axes_centring_and_mask_files_are_options_everywhere(entrance: Any, fold
     source = other / "corner.npy"
     if entrance is service:
         request = JobRequest(path="corner.npy", **options)
-        found = _of_raw(load(request, source, "corner.npy", [other], Limits()).raw(0))
+        found = _of_raw(load(request, source, "corner.npy", [other], MAX_BYTES).raw(0))
         with pytest.raises(Problem, match="403"):
-            load(request, source, "corner.npy", [folder / "store.zarr"], Limits())
+            load(request, source, "corner.npy", [folder / "store.zarr"], MAX_BYTES)
     elif entrance is tuning:
         data = TuneData(sources=[str(source)], **options)
         plan = _plan()

@@ -85,11 +85,11 @@ def test_copies_of_what_is_elsewhere_do_not_stay(
         with files.filling(job_id, "result") as folder:
             (folder / "mean.png").write_bytes(b"two")
         assert files.get(job_id, "result/mean.png") is not None
-    os.utime(files.folder / ID, (0, 0))
+    os.utime(files.incoming.parent / ID, (0, 0))
     copy = files.get(other, "result/mean.png")
     assert copy is not None
     assert copy.is_file()
-    assert not (files.folder / ID).exists()
+    assert not (files.incoming.parent / ID).exists()
     assert files.get(ID, "result/mean.png") is not None, "it is where it was"
 
 

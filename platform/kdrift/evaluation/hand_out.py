@@ -268,7 +268,7 @@ class HandOut:
     def lose(self, unit: Unit, reason: str) -> None:
         """Give up a slice, which costs itself alone, and forget its other units."""
         self.gone.add(unit.slice_name)
-        self.queue = deque(other for other in self.queue if not other.chunks or not self.is_gone(other))
+        self.queue = deque(other for other in self.queue if not self.is_gone(other))
         self.found.pop(unit.slice_name, None)
         said = named(unit.index, reason)
         self.echo(f"{unit.task.out.name}: {said}")

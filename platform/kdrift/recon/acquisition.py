@@ -140,6 +140,12 @@ def open_source(request: AcquisitionRequest) -> Volume:
     return opened
 
 
+def declared_bytes(opened: Volume, request: AcquisitionRequest) -> int:
+    """Return the size of the k-space of the slices that are asked for, as the header declares it."""
+    info = opened.info
+    return 8 * len(range(info.num_slices)[request.chosen]) * info.num_coils * info.rows * info.cols
+
+
 @dataclass(frozen=True)
 class _Looked:
     """K-space `(slice, coil, row, col)` of all that was measured, without readout oversampling."""
@@ -168,7 +174,7 @@ def _chosen(opened: Volume, request: AcquisitionRequest) -> range:
     chosen = range(info.num_slices)[request.chosen]
     if not chosen:
         raise ValueError(f"{request.source} has {info.num_slices} slices; none is in the range asked for")
-    declared, limit = 8 * len(chosen) * info.num_coils * info.rows * info.cols, request.max_bytes
+    declared, limit = declared_bytes(opened, request), request.max_bytes
     if limit is not None and declared > limit:
         raise ValueError(
             f"{request.source} declares {declared >> 20} MiB of k-space in {len(chosen)} slices, at most"

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,20 @@ def whole_lines(path: Path) -> list[bytes]:
         with path.open("r+b") as stream:
             stream.truncate(len(whole) + 1 if whole else 0)
     return whole.splitlines()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder and below it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def write_zip(path: Path, folder: Path, files: Iterable[Path]) -> None:
+    """Write an archive of files, named as they lie in `folder`; what is a folder goes in with all its files."""
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for each in files:
+            for file in sorted(each.rglob("*")) if each.is_dir() else [each]:
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder))
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -37,15 +39,20 @@ def validate(config: TrainConfig, network: nn.Module, images: Tensor, device: to
     scaled = own_scale(network, config.network, process.projection())
     sigmas, batches = config.monitoring.validation_sigmas, torch.split(images, _VALIDATION_BATCH)
 
+    @lru_cache(maxsize=1)  # the levels of a batch come one after another
+    def with_noise(batch: int) -> tuple[Tensor, Tensor]:
+        image, first = batches[batch], batch * _VALIDATION_BATCH
+        indices = range(first, first + len(image))  # the same noise every time, so that values compare
+        _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
+        return image.to(device), noise.to(device)
+
     def measure(numbers: range) -> Tensor:
         left = []
         for number in numbers:  # of a batch of images at a level, always the same ones, however they are shared
             batch, level = divmod(number, len(sigmas))
-            image, first = batches[batch], batch * _VALIDATION_BATCH
-            indices = range(first, first + len(image))  # the same noise every time, so that values compare
-            _, noise = draw_white(config.noise, "edm", config.seed, indices, image.shape[1:], "validation noise")
+            image, noise = with_noise(batch)
             with autocast(config, device):
-                on_device = image.to(device), sigmas[level], noise.to(device)
+                on_device = image, sigmas[level], noise
                 left.append(noise_left(scaled, returns, *on_device, config.noise))
         return torch.tensor(left, dtype=torch.float64)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from kdrift.runs.config import to_dict
 from kdrift.runs.remote import is_url
+from kdrift_serve.auth import keys_given
 from kdrift_serve.mrd.mrd_config import MrdConfig
 from kdrift_serve.serve_config import HttpOptions, ServeConfig
 
@@ -42,7 +42,7 @@ def api_key(config: ServeConfig) -> str:
     """
     if key := os.environ.get(KEY_VARIABLE, "").strip():
         return key
-    given = [key for key in re.split(r"[\s,]+", os.environ.get(config.auth.keys_env, "")) if key]
+    given = keys_given(config.auth)
     if not given:
         raise ValueError(f"the service asks for API keys: set {KEY_VARIABLE} to the one by which scans are sent to it")
     return given[0]

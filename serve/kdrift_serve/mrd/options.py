@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import yaml
 
 from kdrift.runs.hint import one_line, suggest
-from kdrift_serve.job_request import from_query
+from kdrift_serve.job_request import doubled, from_query
 from kdrift_serve.mrd.messages import Refused
 from kdrift_serve.problems import Problem
 
@@ -106,11 +106,10 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is given twice")
-    return found
+    twice = doubled(key for key, _ in pairs)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is given twice")
+    return dict(pairs)
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from kdrift.client import sentence_of
 from kdrift_serve.mrd.messages import Refused
 
 WAIT_S = 30
@@ -85,7 +86,7 @@ class Service:
                 response = await ask()
                 if response.is_success:
                     return response
-                why = _detail(response)
+                why = sentence_of(response)
                 if response.status_code not in _AGAIN:
                     raise Refused(why)
                 asked = response.headers.get("retry-after", "")
@@ -101,11 +102,3 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while piece := await asyncio.to_thread(file.read, _PIECE):
             yield piece
-
-
-def _detail(response: httpx.Response) -> str:
-    """Return the sentence of a problem."""
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"the service answered {response.status_code}"

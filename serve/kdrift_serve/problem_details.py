@@ -1,0 +1,15 @@
+"""What every error says (RFC 9457), for the application and for Serve's proxy before it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+MEDIA_TYPE = "application/problem+json"
+UNEXPECTED = "the service made an error; its log has the details"
+NOTHING_HERE = "there is nothing at this address"
+
+
+def details(status: int, detail: str) -> dict[str, Any]:
+    """Return the content of an error: a status and a sentence."""
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
