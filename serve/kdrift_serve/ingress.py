@@ -72,7 +72,7 @@ class Ingress:
         self._speeds = Speeds(self._table, config.samplers)
         self._quota = Quota(config.limits.requests_a_minute, config.limits.waiting)
         self.answers = Answers(self._table, self._files, self._quota)
-        self.readiness = Readiness(self._table, service)
+        self.readiness = Readiness(self._table, self._files, service)
         self._receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""

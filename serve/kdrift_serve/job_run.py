@@ -20,6 +20,7 @@ from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.slices import SliceData
 from kdrift_serve.job_preview import Preview
 from kdrift_serve.job_progress import Progress, SliceProgress
+from kdrift_serve.job_table import StateLost
 from kdrift_serve.jobs import Job
 from kdrift_serve.lanes import Lanes
 from kdrift_serve.pace import Measured, chunks_a_slice
@@ -28,6 +29,8 @@ from kdrift_serve.sampler import DeviceFailed, Done, Prepared, Sampler
 logger = logging.getLogger("ray.serve")
 FINISH, CHUNK, PREPARE = 0.0, 1.0, 2.0
 """What a job does first: fewer slices lie prepared that way."""
+MENDED_S = 2.0
+"""How long work waits before it tries again to use storage that is full or gone."""
 SAMPLER_LOST = (RayActorError, ActorUnavailableError, WorkerCrashedError)
 """What Ray raises when the process of a replica has died."""
 T = TypeVar("T")
@@ -151,12 +154,7 @@ class JobRuns:
         """Do the work of a replica in turn, again on another one where it died: seeded chains give the same answer."""
         for attempt in range(self._retries + 1):
             try:
-                async with self._lanes.turn(entry.job.key, (entry.job.created, rank)):
-                    began = time.monotonic()
-                    found = await work(*arguments)
-                    kind = "chunks" if rank == CHUNK else "slices"
-                    setattr(entry.measured, kind, getattr(entry.measured, kind) + time.monotonic() - began)
-                    return found
+                return await patiently(entry, self._turn, entry, rank, work, *arguments)
             except (RayError, RequestCancelledError) as error:
                 if _is_cancelled():  # what the call says then is of no account
                     raise asyncio.CancelledError from None
@@ -167,6 +165,31 @@ class JobRuns:
             await asyncio.sleep(0.2 * 2**attempt)
         times = self._retries + 1
         raise JobFailed(f"the sampler died {times} times at this job: is it too large for its memory?")
+
+    async def _turn(self, entry: RunningJob, rank: float, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        async with self._lanes.turn(entry.job.key, (entry.job.created, rank)):
+            began = time.monotonic()
+            found = await work(*arguments)
+            kind = "chunks" if rank == CHUNK else "slices"
+            setattr(entry.measured, kind, getattr(entry.measured, kind) + time.monotonic() - began)
+            return found
+
+
+async def patiently(entry: RunningJob, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Do the work; where storage is full or gone, say so in the progress of the job and wait until it is not."""
+    while True:
+        try:
+            found = await work(*arguments)
+        except Exception as error:
+            cause = cause_of(error)
+            if _is_cancelled() or not isinstance(cause, StateLost):
+                raise
+            logger.error("job %s waits: %s", entry.job.id, cause)
+            entry.progress.waits_for = str(cause)
+            await asyncio.sleep(MENDED_S)
+        else:
+            entry.progress.waits_for = ""
+            return found
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

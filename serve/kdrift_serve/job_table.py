@@ -7,7 +7,9 @@ for `EXPIRES_S` may be taken over, by one statement of which one alone succeeds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ VERSION_TABLE = "serve_version"
 EXPIRES_S = 10.0
 """A service that has not said for so long that it lives is taken for dead."""
 _COLUMNS = ("id", "state", "key", "service", "created", "changed", "cancel", "size", "progress", "facts")
+logger = logging.getLogger("ray.serve")
 _HELD = ("reading", *ACTIVE)
 """States of jobs that take a place of the queue."""
 _LOCK = 7_214_331
@@ -38,6 +41,10 @@ class StateLost(Exception):
 
 class DiskFull(StateLost):
     """There is no room for what is to be written."""
+
+
+FULL = errno.ENOSPC, errno.EDQUOT
+"""What the system says then."""
 
 
 class QueueFull(Exception):
@@ -92,7 +99,8 @@ class JobTable:
                 self._engine.dispose()
             if ("disk" in said and "full" in said) or "No space left" in said:
                 raise DiskFull("the disk of the table of jobs is full") from None
-            raise StateLost(f"the table of jobs does not answer ({said[:200]})") from None
+            logger.error("the table of jobs does not answer: %.400s", said)  # whose address is not for clients
+            raise StateLost("the table of jobs does not answer") from None
         except SQLAlchemyError as error:
             raise StateLost(f"the table of jobs does not answer ({type(error).__name__})") from None
 

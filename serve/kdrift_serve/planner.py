@@ -22,7 +22,7 @@ from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_preview import PREVIEW, write_preview
 from kdrift_serve.job_progress import Progress
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
-from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
+from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of, patiently
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
 from kdrift_serve.pace import Speeds
@@ -184,8 +184,6 @@ class Planner:
             fields["detail"] = f"stopped: it ran longer than {self._config.limits.job_seconds:g} s"
         except JobFailed as error:
             fields["detail"] = str(error)
-        except StateLost as error:
-            fields["detail"] = f"{error}; free some room and send it again"
         except Exception as error:
             logger.exception("job %s failed", entry.job.id)
             fields["detail"] = (
@@ -220,7 +218,7 @@ class Planner:
 
     async def _run(self, entry: RunningJob) -> Done:
         job, progress = entry.job, entry.progress
-        done = await asyncio.to_thread(self._done_before, job)
+        done = await patiently(entry, asyncio.to_thread, self._done_before, job)
         progress.began_with = progress.slices_done = len(done)
         left = self._config.limits.job_seconds - (0.0 if job.started is None else time.time() - job.started)
         async with asyncio.timeout(None) as limit:

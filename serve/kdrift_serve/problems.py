@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from kdrift_serve.job_table import DiskFull, StateLost
+from kdrift_serve.job_table import FULL, DiskFull, StateLost
 from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
 
 logger = logging.getLogger("ray.serve")
@@ -53,6 +53,12 @@ def install(app: FastAPI) -> None:
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return answer(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(OSError)
+    async def system(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in FULL:  # wherever something was written
+            return await state_lost(request, DiskFull("the disk of the service is full"))
+        return await unexpected(request, error)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -149,7 +149,7 @@ async def health(service: Serves) -> Response:
     "/ready", response_model=ReadyView, responses={503: {"model": NotReadyView, "description": "what is missing"}}
 )
 async def ready(service: Serves) -> Response:
-    """Tell whether a job that is sent now would be run: table, planner and sampler are there; needs no key."""
+    """Tell whether a job that is sent now would be run: table, storage, planner and sampler are there; needs no key."""
     missing = await service.readiness.missing()
     if not missing:
         return JSONResponse({"ready": True, "missing": {}})

@@ -12,7 +12,8 @@ from kdrift_serve.serve_config import Limits
 
 def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:
     """Delete finished jobs beyond the limits of number, age and size, the oldest first, files of no job, and what was
-    being received or written by a process that died."""
+    being received or written by a process that died. Raises `StateLost` where table or storage is gone."""
+    files.check()
     now, total, gone = time.time(), 0, list[str]()
     for number, (job_id, changed, size) in enumerate(table.finished()):
         total += size

@@ -35,6 +35,8 @@ class ProgressView(View):
     seconds_left: float | None = None
     preview: int | None = None
     """Version of the preview that its events send; 0 before the first."""
+    waits_for: str | None = None
+    """What stops it now, as a full disk does, in a sentence: it goes on by itself when that is mended."""
     jobs_ahead: int | None = None
     """Jobs that wait longer, while it waits itself."""
 
@@ -123,7 +125,7 @@ class ReadyView(View):
 
     ready: bool
     missing: dict[str, str]
-    """What is missing of table, planner and sampler, and what is wrong with it."""
+    """What is missing of table, storage, planner and sampler, and what is wrong with it."""
 
 
 class ProblemView(View):
@@ -141,7 +143,7 @@ class NotReadyView(ProblemView):
 
     ready: bool
     missing: dict[str, str]
-    """What is missing of table, planner and sampler, and what is wrong with it."""
+    """What is missing of table, storage, planner and sampler, and what is wrong with it."""
 
 
 def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:

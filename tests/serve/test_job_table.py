@@ -22,7 +22,7 @@ ME, OTHER = "a" * 32, "b" * 32
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres") / "server") as running:
+    with postgres() as running:
         yield running
 
 
