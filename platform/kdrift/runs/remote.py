@@ -20,6 +20,9 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"))
 """Where an object is whole or absent whatever happens to its writer. Elsewhere it is written beside and renamed."""
 
+CONDITIONAL = frozenset(("s3", "s3a"))
+"""Where an object can be written on the condition that nobody has written it meanwhile."""
+
 _FEW_TRIES: dict[str, dict[str, Any]] = {
     key: {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60}}
     for key in ("s3", "s3a")
@@ -91,6 +94,36 @@ class Remote:
         """Make `content` the object of this name."""
         with self._whole(name) as place:
             self._files.pipe_file(place, content)
+
+    def tag(self, name: str) -> str | None:
+        """Return what changes with an object, "" where there is none; None where `write_if` cannot go by it."""
+        if self._protocol not in CONDITIONAL:
+            return None
+        try:
+            return str(self._files.info(self._at(name), refresh=True)["ETag"])
+        except FileNotFoundError:
+            return ""
+
+    def write_if(self, name: str, content: bytes, tag: str | None) -> bool:
+        """Make `content` the object of this name, if its tag is `tag` still; return whether that is sure to be so.
+
+        Without a tag, or where the server does not know such conditions, it is written whatever is there, and is not
+        sure.
+        """
+        if tag is not None:
+            bucket, key, _ = self._files.split_path(self._at(name))
+            condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+            try:
+                self._files.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+                return True
+            except Exception as error:  # what s3fs makes of an answer depends on the condition
+                code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+                if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                    return False
+                if code not in ("NotImplemented", "InvalidArgument", "InvalidRequest", "501"):
+                    raise
+        self.write(name, content)
+        return False
 
     def send(self, path: Path, name: str) -> None:
         """Make a copy of a file the object of this name."""
