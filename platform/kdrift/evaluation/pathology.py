@@ -113,9 +113,9 @@ def pathology(
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(at_home(out, what="study of pathology", echo=echo, wanted=lambda remote: WRITTEN))
         check_folder(home.folder, WRITTEN)
-        files = [stack.enter_context(copied(path)) for path in (annotations, detector)]
+        marks, graph = stack.enter_context(copied(annotations)), stack.enter_context(copied(detector))
         folders = [stack.enter_context(copied(path, _is_reconstruction)) for path in reconstructions]
-        return _pathology(*files, folders, home.folder, classes, confidence, echo)
+        return _pathology(marks, graph, folders, home.folder, classes, confidence, echo)
 
 
 def _pathology(
