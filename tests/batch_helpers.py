@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ PLAN = Plan(settings={"num_steps": 3}, num_samples=4, seed=5, precision="float32
 NUM_SLICES = {"small": 2, "large": 3}
 
 
-def make_inputs(folder: Path) -> dict[str, str]:
-    """Write `store.zarr` and `prior` into a folder and return their paths."""
+def make_inputs(folder: Path, num_slices: Mapping[str, int] = NUM_SLICES) -> dict[str, str]:
+    """Write `store.zarr`, of volumes with so many slices, and `prior` into a folder and return their paths."""
     network = NetworkConfig(
         NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(),
                      middle_attention=False, centered=True, scale_by_sigma=False, init_scale=0.1),
@@ -41,8 +42,8 @@ def make_inputs(folder: Path) -> dict[str, str]:
     torch.manual_seed(0)
     save_prior(folder / "prior", build_network(network), network, PriorInfo(WhiteNoise(0.01, 5.0)))
     store = open_store(folder / "store.zarr", "a")
-    for name, slices in NUM_SLICES.items():
-        volume = phantom_volume(slices, 32, 32, 4, seed=slices)
+    for seed, (name, slices) in enumerate(num_slices.items()):
+        volume = phantom_volume(slices, 32, 32, 4, seed=slices if num_slices is NUM_SLICES else seed)
         write_fastmri(folder / f"{name}.h5", volume.kspace, reference=volume.reference, attrs=volume.attrs)
         with open_volume(folder / f"{name}.h5") as opened:
             write_volume(store, name, opened, source={"path": name})
@@ -60,18 +61,22 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def reconstructed(inputs: dict[str, str], plan: Plan = PLAN) -> dict[str, ReconstructionResult]:
+def reconstructed(
+    inputs: dict[str, str], plan: Plan = PLAN, names: Iterable[str] = NUM_SLICES
+) -> dict[str, ReconstructionResult]:
     """Return what the library gives, volume by volume."""
     found = {}
-    for name in NUM_SLICES:
+    for name in names:
         acquisition = load_acquisition(AcquisitionRequest(source=f"{inputs['store']}/{name}", mask=MASK))
         found[name] = reconstruct(acquisition.kspace, acquisition.mask, plan=plan, prior=inputs["prior"], device="cpu")
     return found
 
 
-def check_against_reconstruct(inputs: dict[str, str], out: Path, plan: Plan = PLAN) -> None:
+def check_against_reconstruct(
+    inputs: dict[str, str], out: Path, plan: Plan = PLAN, names: Iterable[str] = NUM_SLICES
+) -> None:
     """The batch in `out` has the mean and deviation that the library gives, volume by volume."""
-    for name, expected in reconstructed(inputs, plan).items():
+    for name, expected in reconstructed(inputs, plan, names).items():
         acquisition = load_acquisition(AcquisitionRequest(source=f"{inputs['store']}/{name}", mask=MASK))
         with h5py.File(out / name / "reconstruction.h5") as file:
             for key, images in (("reconstruction", expected.mean), ("std", expected.std)):

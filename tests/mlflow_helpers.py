@@ -26,7 +26,7 @@ class Server:
             [*command, "--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", self.port)) == 0:

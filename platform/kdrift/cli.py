@@ -25,8 +25,6 @@ class Verb(NamedTuple):
     group: str
     is_job: bool = False
     """Whether it can run as a Ray job."""
-    takes_url: bool = False
-    """Whether `--out` can be a URL."""
 
 
 VERBS = {
@@ -34,20 +32,18 @@ VERBS = {
     "fetch-data": Verb("fetch public MR data, with checksum, licence and citation", "Data"),
     "simulate": Verb("make multi-coil k-space from magnitude volumes", "Data"),
     "convert": Verb("convert k-space and image files to a zarr store, on Ray", "Data", True),
-    "train": Verb("train a score prior, on Ray Train", "Priors", True, True),
+    "train": Verb("train a score prior, on Ray Train", "Priors", True),
     "plan": Verb("say what a training takes on a cluster: memory, hours, money", "Priors"),
     "import-checkpoint": Verb("save a published checkpoint as a prior", "Priors"),
     "register": Verb("put a prior into an MLflow registry", "Priors"),
     "promote": Verb("let a registered prior take the place of the champion, by evaluations of both", "Priors"),
     "track": Verb("tell MLflow what it did not hear while it was away", "Priors"),
     "send": Verb("send what a run could not send to the URL of its output", "Reconstruction"),
-    "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True, True),
-    "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True, True),
-    "evaluate": Verb("compare methods and masks over a store, on Ray", "Reconstruction", True, True),
+    "reconstruct": Verb("reconstruct k-space: posterior mean and uncertainty", "Reconstruction", True),
+    "tune": Verb("search a method's settings, on Ray Tune", "Reconstruction", True),
+    "evaluate": Verb("compare methods and masks over a store, on Ray", "Reconstruction", True),
     "pathology": Verb("compare what a detector finds on reconstructions and on full images", "Reconstruction"),
-    "calibrate": Verb(
-        "measure on scans with references what deviations are worth, on Ray", "Reconstruction", True, True
-    ),
+    "calibrate": Verb("measure on scans with references what deviations are worth, on Ray", "Reconstruction", True),
     "serve": Verb("serve reconstructions over HTTP on this machine, on Ray Serve", "Reconstruction"),
     "info": Verb("describe a method, store, file, checkpoint, prior or result", "What there is"),
     "list": Verb("list methods, presets, priors, masks or configurations", "What there is"),
@@ -109,7 +105,6 @@ def parse(arguments: Sequence[str]) -> Parsed | None:
     from cyclopts import CycloptsError
 
     from kdrift.commands.options import Misuse
-    from kdrift.runs.files import refuse_address
 
     verb = next((argument for argument in arguments if not argument.startswith("-")), None)
     if verb is None and not {"--help", "-h", "--version"} & set(arguments):
@@ -131,11 +126,6 @@ def parse(arguments: Sequence[str]) -> Parsed | None:
             raise BrokenPipeError from None
         return None
     given = dict(bound.arguments)
-    try:
-        for name in () if VERBS[verb].takes_url else {"out", "storage"} & given.keys():
-            refuse_address(given[name] or "", f"--{name}")
-    except ValueError as error:
-        raise Misuse(str(error)) from None
     job = {name: given.pop(name, None) for name in ("submit", "job_name")} if VERBS[verb].is_job else {}
     return Parsed(verb, module_of(verb), options(**given), **job)
 

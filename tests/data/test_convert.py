@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from benchmarks.over_http import free_port
 
 from kdrift.cli import main
 from kdrift.data.convert import ConvertConfig, convert, rss_target
@@ -26,36 +24,13 @@ from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.simulate import simulate_volume
 from kdrift.data.store import open_store
 from kdrift.mri.birdcage import birdcage_maps
-
-S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server that speaks S3, in a process of its own; yields its address."""
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
-            patch.setenv(name, value)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.2)
-        yield endpoint
-    server.terminate()
-    server.wait(10)
+from s3_helpers import Server
 
 
 @pytest.fixture(scope="module")
-def cluster(s3: str) -> Iterator[None]:
-    """A local Ray cluster whose workers know the S3 server, and run as we do: Ray's default is nice 15."""
+def cluster(server: Server) -> Iterator[None]:
+    """A local Ray cluster whose workers know the server that speaks S3, and run as we do: Ray's default is nice 15."""
+    del server
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
         ray.shutdown()

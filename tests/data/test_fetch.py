@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +17,10 @@ import pytest
 import scipy.io
 import yaml
 
+from kdrift.cli import main
 from kdrift.data.fetch import fetch, read_sources
 from kdrift.data.formats import open_volume
+from s3_helpers import Server
 
 rng = np.random.default_rng(0)
 
@@ -176,3 +178,24 @@ def test_paths_stay_below_the_folder(served: Served, tmp_path: Path) -> None:
     path = sources(tmp_path, heads=served.source({"../a": "0" * 64}))
     with pytest.raises(ValueError, match="relative paths"):
         read_sources(path)
+
+
+def test_data_at_a_url(
+    served: Served, server: Server, url: str, tmp_path: Path, elsewhere: Callable[[], None], capsys: Any
+) -> None:
+    files = {name: served.publish(name, name.encode()) for name in ("a.nii.gz", "b.nii.gz")}
+    words = ["fetch-data", "heads", "--out", url, "--sources", str(sources(tmp_path, heads=served.source(files)))]
+    server.write(f"{url}/kspace/mine.txt", b"of somebody")
+    server.write(f"{url}/large", b"not looked at")
+    assert main(words) == 0
+    assert f"heads: 2 files in {url}/kspace, checksums verified" in capsys.readouterr().out
+    names = ["kspace/a.nii.gz", "kspace/b.nii.gz", "kspace/mine.txt", "large"]
+    assert server.shown(url) == names
+    assert server.read(f"{url}/kspace/a.nii.gz") == b"a.nii.gz"
+    server.write(f"{url}/kspace/b.nii.gz", b"damaged")
+    asked = len(served.asked)
+    elsewhere()
+    assert main(words) == 0
+    assert served.asked[asked:] == ["/b.nii.gz"], "the other one is there"
+    assert server.read(f"{url}/kspace/b.nii.gz") == b"b.nii.gz"
+    assert server.shown(url) == names

@@ -170,8 +170,14 @@ def test_a_calibration_at_a_url(
     assert server.shown(url) == names
     for path in Path(inputs["seeing"]).iterdir():
         server.write(f"{url}-prior/{path.name}", path.read_bytes())
-    with pytest.raises(ValueError, match="name with bundle a folder for a copy"):
-        calibrate(replace(config, bundle=None, prior=f"{url}-prior"), quiet=True)
+    at_url = calibrate(replace(config, bundle=None, prior=f"{url}-prior"), echo=lambda line: None, quiet=True)
+    assert at_url.bundle == f"{url}-prior"
+    assert load_prior(f"{url}-prior").calibrations[0].pixel == load_prior(calibrated).calibrations[0].pixel
+    calibrate(replace(config, bundle=f"{url}-copy"), echo=lambda line: None, quiet=True)
+    assert load_prior(f"{url}-copy").calibrations == load_prior(f"{url}-prior").calibrations
+    assert server.shown(f"{url}-copy") == sorted(path.name for path in (tmp_path / "mine").iterdir())
+    with pytest.raises(ValueError, match=f"{url}-copy is another prior, of weights"):
+        calibrate(replace(config, bundle=f"{url}-copy", prior=inputs["prior"]), echo=lambda line: None, quiet=True)
 
 
 def test_slices_that_are_not_trusted_calibrate_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:

@@ -43,10 +43,18 @@ class _Marked(SliceWorker):
 class BrokenDevice(_Marked):
     """Raises what CUDA does from its second unit on, whatever it is asked."""
 
+    first = 2
+
     def _prepare(self, unit, raw, began):  # type: ignore[no-untyped-def]
-        if self._is_faulty() and self._units >= 2:
+        if self._is_faulty() and self._units >= self.first:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return super()._prepare(unit, raw, began)
+
+
+class BrokenLater(BrokenDevice):
+    """From its third unit on."""
+
+    first = 3
 
 
 class AllBroken(SliceWorker):
@@ -110,6 +118,22 @@ def test_a_broken_device_is_put_aside(cluster, inputs, as_worker, tmp_path) -> N
     assert sum("had its device fail: another one does it again" in line for line in lines) == 1
     assert sum("is up: process" in line for line in lines) <= 2, "another actor took the broken device"
     check_against_reconstruct(inputs, tmp_path / "out", ONE_BY_ONE)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_twenty_volumes_with_a_broken_device(cluster, as_worker, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The actor breaks at its third unit; all 20 volumes are done, each as by itself."""
+    names = [f"v{number:02d}" for number in range(20)]
+    inputs = make_inputs(tmp_path / "inputs", dict.fromkeys(names, 1))
+    as_worker(BrokenLater)
+    report, lines = _batch(inputs, tmp_path / "out")
+    assert (report.volumes, report.slices, report.failed) == (20, 20, {})
+    assert sum("is put aside, with the device that it holds: AcceleratorError" in line for line in lines) == 1, lines
+    assert sum("had its device fail: another one does it again" in line for line in lines) == 1
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")) == names
+    check_against_reconstruct(inputs, tmp_path / "out", ONE_BY_ONE, names)
+    print(*lines, sep="\n")
 
 
 @pytest.mark.ray

@@ -101,12 +101,25 @@ def observed(method: str, values: list[float], **more: Any) -> list[dict[str, An
 def test_methods_are_compared_on_what_both_have() -> None:
     rows = [*observed("a", [30, 31, 32, 33]), *observed("b", [29, 29, math.inf, 32]), *observed("c", [30, 31.5])]
     two, three = compare_methods(rows, "a")
-    assert (two.method, two.against, two.figure, two.pairs) == ("b", "a", "psnr", 3)
+    assert (two.method, two.against, two.figure, two.pairs, two.volumes) == ("b", "a", "psnr", 3, 1)
     assert two.difference == pytest.approx(4 / 3)
     assert two.low <= two.difference <= two.high
     assert (three.method, three.pairs, three.difference) == ("c", 2, -0.25)
     assert [two.p_holm, three.p_holm] == holm([two.p, three.p])
     assert compare_methods(rows, "b")[0].difference == pytest.approx(-4 / 3)
+
+
+def test_slices_of_a_volume_are_no_pairs_of_their_own() -> None:
+    """Six volumes of 1 to 6 slices, each better by 1 in all slices: p is that of six pairs, however many slices."""
+    rows = []
+    for number in range(1, 7):
+        rows += observed("a", [30.0 + number] * number, volume=f"v{number}")
+        rows += observed("b", [29.0 + number - number / 10] * number, volume=f"v{number}")
+    (found,) = compare_methods(rows, "a")
+    assert (found.pairs, found.volumes) == (21, 6)
+    assert found.p == pytest.approx(2 / 2**6)
+    assert found.difference == pytest.approx(1.35), "the mean of volumes, not of slices"
+    assert found.limit_low + found.limit_high == pytest.approx(2 * (1 + 91 / 210)), "limits are of slices"
 
 
 def test_a_sweep_is_compared_at_the_same_value() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from kdrift.cli import main
 from kdrift.evaluation.annotations import Boxes
 from kdrift.evaluation.detector import boxes_of, load_detector
-from kdrift.evaluation.pathology import find_reconstructions, pathology
+from kdrift.evaluation.pathology import WRITTEN, find_reconstructions, pathology
+from s3_helpers import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 SIDE = 40
@@ -226,3 +227,28 @@ def test_boxes_know_their_own() -> None:
     found = Boxes(np.array([[0, 0, 2, 3], [1, 1, 2, 2]]), ("a", "b"), np.array([0.5, 0.9]))
     assert found.areas.tolist() == [6, 1]
     assert found.of("b").scores.tolist() == [0.9]
+
+
+def test_all_of_it_at_urls(
+    server: Server, url: str, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reconstruction(tmp_path / "cells" / "mask" / "good" / "val_scan", images())
+    write_annotations(tmp_path / "a.csv")
+    (tmp_path / "names.txt").write_text("Spot\n")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            server.write(f"{url}/{path.relative_to(tmp_path)}", path.read_bytes())
+
+    def words(place: object, out: object) -> list[str]:
+        return ["pathology", "--annotations", f"{place}/a.csv", "--detector", f"{place}/{detector.name}", "--classes",
+                f"{place}/names.txt", "--reconstructions", f"{place}/cells", "--out", str(out)]  # fmt: skip
+
+    assert main(words(tmp_path, tmp_path / "out")) == 0
+    here = json.loads((tmp_path / "out/pathology.json").read_text())
+    for _ in range(2):  # it is replaced
+        assert main(words(url, f"{url}/out")) == 0
+        assert server.shown(f"{url}/out") == sorted(WRITTEN)
+        assert server.read_json(f"{url}/out/pathology.json") == here
+    capsys.readouterr()
+    assert main(words(f"{url}/elsewhere", f"{url}/out")) == 1
+    assert f"there is nothing at {url}/elsewhere/names.txt" in capsys.readouterr().err

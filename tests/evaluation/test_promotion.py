@@ -10,6 +10,7 @@ import pytest
 from kdrift.cli import main
 from kdrift.prior.bundle import load_prior
 from kdrift.runs import registry, tracking
+from s3_helpers import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 OLD, NEW = "brain-complex-small", "brain-complex"
@@ -41,9 +42,13 @@ def uri(tmp_path: Path) -> str:
     return uri
 
 
-def test_a_better_prior_becomes_the_champion(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_better_prior_becomes_the_champion(
+    uri: str, server: Server, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = _evaluated(_evaluated(tmp_path / "both", OLD, 30.0), NEW, 30.5, slices=9)
-    assert main(["promote", "brain", str(folder), "--tracking-uri", uri]) == 0
+    for path in folder.rglob("metrics.json"):
+        server.write(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+    assert main(["promote", "brain", url, "--tracking-uri", uri]) == 0
     told = capsys.readouterr().out
     assert "against version 1: +0.5 dB PSNR on 6 slices (95 % interval +0.5 to +0.5, p = 0.014)" in told
     assert "promoted: brain version 2, models:/brain@champion" in told

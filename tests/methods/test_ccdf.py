@@ -19,8 +19,7 @@ from kdrift.runs.config import parse
 from kdrift.sde import HighFrequencySDE, LowFrequencies
 from kdrift_serve.job_request import from_query
 from kdrift_serve.problems import Problem
-from recon_helpers import resolve
-from test_peers import _tiny_prior
+from recon_helpers import resolve, tiny_prior
 from test_samplers import SDE, TAU, _complex, _problem, gaussian_score
 
 ABLE = [name for name, method in METHODS.items() if issubclass(method.options, StartOptions)]
@@ -106,12 +105,12 @@ def test_reconstruction_starts_from_a_classical_method(method: str) -> None:
         method, settings={"num_steps": 8, "start_time": 0.25}, num_samples=3, keep_samples=True, start="cg_sense"
     )
     smaps = problem.smaps.to(torch.complex64)[None]
-    result = reconstruct(kspace, problem.mask, plan=plan, prior=_tiny_prior(), smaps=smaps, noise_sigma=0.05)
+    result = reconstruct(kspace, problem.mask, plan=plan, prior=tiny_prior(), smaps=smaps, noise_sigma=0.05)
     per_step = 2 if method.startswith("score_mri") else 1
     assert result.nfe == 2 * per_step
     assert result.config["start"] == "cg_sense"
     split = reconstruct(
-        kspace, problem.mask, plan=replace(plan, batch_samples=1), prior=_tiny_prior(), smaps=smaps, noise_sigma=0.05
+        kspace, problem.mask, plan=replace(plan, batch_samples=1), prior=tiny_prior(), smaps=smaps, noise_sigma=0.05
     )
     torch.testing.assert_close(split.mean, result.mean)
 
@@ -128,7 +127,7 @@ def test_reconstruction_starts_from_a_classical_method(method: str) -> None:
 )
 def test_mistakes_about_starts_are_told(plan: Plan, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        resolve(plan, _tiny_prior())
+        resolve(plan, tiny_prior())
 
 
 def test_a_request_and_a_batch_name_a_start() -> None:
@@ -152,4 +151,4 @@ class _Other(Options):
 def test_a_method_that_cannot_start_names_those_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "other", replace(METHODS["dds"], presets={"paper": _Other()}))
     with pytest.raises(ValueError, match=r"other cannot start .* those that can: annealed, score_mri_real"):
-        resolve(Plan("other", start="cg_sense"), _tiny_prior())
+        resolve(Plan("other", start="cg_sense"), tiny_prior())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from kdrift.networks import (
     NetworkConfig,
     build_network,
 )
-from kdrift.prior.bundle import Prior, load_prior
+from kdrift.prior.bundle import CARD, CONFIG, SUMS, WEIGHTS, Prior, load_prior
 from kdrift.prior.checkpoint_file import read_checkpoint, unpack
 from kdrift.prior.published import FAMILIES, ImportOptions, import_checkpoint, infer
 from kdrift.recon.plan import Plan
@@ -35,6 +36,7 @@ from kdrift.recon.reconstruct import reconstruct
 from kdrift.runs.files import file_sha256
 from kdrift.sde import AttenuatedNoise, HighFrequencySDE
 from kdrift.sde.score import denoise
+from s3_helpers import Server
 
 NCSNPP = NCSNppConfig(image_size=32, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(16,), init_scale=1.0)
 DDPM = DDPMConfig(nf=32, ch_mult=(1, 1), num_res_blocks=1)
@@ -298,3 +300,26 @@ def test_ve_models_with_the_ddpm_network(tmp_path: Path) -> None:
     channels = torch.view_as_real(x).permute(0, 3, 1, 2)
     expected = torch.view_as_complex(average(channels, sigma).permute(0, 2, 3, 1).contiguous())
     torch.testing.assert_close(prior.score(fast=False)(x, 3.0), expected)
+
+
+def test_checkpoints_and_bundles_at_urls(
+    server: Server, url: str, elsewhere: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = saved(published("score-mri")[0], tmp_path)
+    server.write(f"{url}/published.pth", checkpoint.read_bytes())
+    place = f"{url}/prior"
+    assert main(["import-checkpoint", f"{url}/published.pth", "--out", place]) == 0
+    assert capsys.readouterr().out.startswith(f"{place}: score-mri")
+    assert server.shown(place) == sorted([CARD, SUMS, CONFIG, WEIGHTS])
+    assert server.read(f"{place}/{CARD}").startswith(b"# prior\n")
+    assert load_prior(place).info.source.file == "published.pth"  # type: ignore[union-attr]
+    elsewhere()
+    assert main(["import-checkpoint", str(checkpoint), "--out", place, "--set", "scale=max"]) == 0, "it is replaced"
+    assert load_prior(place).info.scale.rule == "max"
+    server.write(f"{url}/bad.pth", b"not a checkpoint")
+    assert main(["import-checkpoint", f"{url}/bad.pth", "--out", place]) == 1
+    assert f"{url}/bad.pth: needs pickled code to be run" in capsys.readouterr().err
+    assert main(["import-checkpoint", str(checkpoint), "--out", url]) == 1
+    assert "and is no prior: name another place" in capsys.readouterr().err
+    assert load_prior(place).info.scale.rule == "max"
+    assert [name for name in server.names(url) if not name.startswith("prior/")] == ["bad.pth", "published.pth"]

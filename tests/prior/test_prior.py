@@ -12,10 +12,15 @@ from torch import Tensor
 
 from kdrift.mri.fourier import fft2c, ifft2c
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
-from kdrift.prior.bundle import find_prior, load_prior, save_prior, shipped_priors
+from kdrift.prior.bundle import SUMS, WEIGHTS, find_prior, load_prior, save_prior, shipped_priors
+from kdrift.prior.bundle_home import bundle_home
+from kdrift.prior.calibration import CALIBRATION
 from kdrift.prior.network_score import NetworkScore, pad_to_multiple
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.recon.plan import Plan
+from kdrift.runs.files import write_text
+from kdrift.runs.mirror import VOUCHERS
+from kdrift.runs.remote import Remote
 from kdrift.sde import AttenuatedSDE, HighFrequencyNoise, HighFrequencySDE, LowFrequencies, WhiteNoise
 from kdrift.sde.score import denoise
 from recon_helpers import resolve
@@ -235,3 +240,33 @@ def test_a_bundle_at_a_url(server: Server, url: str) -> None:
     assert find_prior(f"{url}/") == found, "copied once"
     with pytest.raises(ValueError, match="it has no SHA256SUMS"):
         find_prior(f"{url}/nothing")
+
+
+def test_a_bundle_is_never_there_in_part(server: Server, url: str) -> None:
+    """While one bundle takes the place of another, its SHA256SUMS speaks for what is there, or is not there."""
+    assert {SUMS, "pathology.json"} < set(VOUCHERS)
+    seen: list[tuple[str, ...]] = []
+    done = Remote.send
+
+    def noted(self: Remote, path: Path, name: str) -> None:
+        done(self, path, name)
+        seen.append(tuple(server.shown(url)))
+
+    def write(folder: Path, **contents: str) -> None:
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            write_text(folder / name.replace("__", "."), content)
+
+    with bundle_home(url, what="test", echo=print) as folder:
+        write(folder, model__safetensors="1", calibration__yaml="1", config__yaml="1", SHA256SUMS="1")
+    assert server.shown(url) == [SUMS, CALIBRATION, "config.yaml", WEIGHTS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Remote, "send", noted)
+        with bundle_home(url, what="test", echo=print) as folder:
+            assert (folder / CALIBRATION).read_text() == "1"
+            (folder / CALIBRATION).unlink()
+            write(folder, model__safetensors="2", SHA256SUMS="2")
+    assert seen
+    assert all(SUMS not in names for names in seen)
+    assert server.shown(url) == [SUMS, "config.yaml", WEIGHTS]
+    assert server.read(f"{url}/{SUMS}") == b"2"

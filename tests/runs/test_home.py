@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdrift.runs import home, lease, mirror
+from kdrift.runs import remote as remote_module
 from kdrift.runs.home import at_home, working_folder
 from kdrift.runs.remote import Remote, is_url
 from s3_helpers import Server
@@ -226,6 +227,53 @@ def test_a_lease_that_was_left_is_taken_over(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with at_home(url, what="run", echo=silent):
         pass  # its own predecessor is gone, as the folder's lock says: nothing to wait for
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_of_two_who_find_a_place_free_one_gets_it(
+    server: Server, url: str, conditional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has looked before the first wrote. A storage without conditions tells the first, who looks again."""
+    if not conditional:
+        monkeypatch.setattr(remote_module, "CONDITIONAL", frozenset())
+    for before in (None, "an older lease"):
+        if before is not None:
+            server.write(f"{url}/{lease.LEASE}", json.dumps({"session": before, "open": False}).encode())
+        said: list[str] = []
+        first, second = (lease.Lease(Remote(url), token, said.append) for token in "ab")
+        found = second._read()
+        assert first.take("run") == before
+        monkeypatch.setattr(second, "_read", lambda found=found: found)
+        if conditional:
+            with pytest.raises(ValueError, match=r"another run is writing to .*, process \d+; wait for it to end"):
+                second.take("run")
+            assert first.holds()
+            first.release()
+            assert not server.read_json(f"{url}/{lease.LEASE}")["open"]
+        else:
+            assert second.take("run") == before
+            until(lambda first=first: first.lost)
+            assert "has taken" in said[0]
+            monkeypatch.undo()
+            second.release()
+            return
+
+
+def test_a_server_that_knows_no_conditions_is_written_to_all_the_same(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+
+    remote, tried = Remote(url), list[str]()
+
+    def refusing(method: str, **words: object) -> None:
+        tried.append(method)
+        cause = ClientError({"Error": {"Code": "NotImplemented", "Message": "If-None-Match"}}, method)
+        raise NotImplementedError("a header implies functionality that is not implemented") from cause
+
+    monkeypatch.setattr(remote._files, "call_s3", refusing)
+    assert not remote.write_if("x", b"1", "")
+    assert (server.read(f"{url}/x"), tried) == (b"1", ["put_object"])
 
 
 def test_who_has_lost_the_lease_sends_nothing_more(server: Server, url: str) -> None:

@@ -104,6 +104,25 @@ def test_the_candidate_is_the_newest_version_and_the_champion_the_chosen_one(
         registry.download_prior(uri, "heart", tmp_path / "c")
 
 
+def test_a_prior_whose_files_are_not_those_that_were_registered_is_not_kept(
+    store: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, folder = store
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / "model.safetensors").write_bytes(b"weights")
+    run_id = tracking.start_run(uri, "run", {}, folder / "artifacts")
+    registry.register_prior(uri, run_id, tmp_path / "prior", "liver")
+    tracking.finish_run(uri, run_id, "FINISHED")
+    (stored,) = (folder / "artifacts" / run_id).rglob("model.safetensors")
+    stored.write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=r"models:/liver/1: the files of version 1 hold weights .*, the registry at"):
+        registry.fetch_prior("models:/liver/1")
+    stored.write_bytes(b"weights")
+    assert (registry.fetch_prior("models:/liver/1") / "model.safetensors").read_bytes() == b"weights"
+
+
 def test_ui_command() -> None:
     assert tracking.ui_command("sqlite:////x/mlflow.db").endswith(
         "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"

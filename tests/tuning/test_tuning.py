@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,9 @@ from kdrift.tuning.load import load_search
 from kdrift.tuning.method_search import MethodSubject
 from kdrift.tuning.objective import evaluate_slices, load_cases
 from kdrift.tuning.outcome import choose_best, pareto_front, table
+from kdrift.tuning.record import Recorder
 from kdrift.tuning.search_config import MAY_CHANGE, Axis, start_point
+from kdrift.tuning.searcher import searcher
 from kdrift.tuning.tune_config import TuneConfig, check_space
 from recon_helpers import resolve
 from tuning_helpers import tiny_search, write_inputs
@@ -257,6 +260,33 @@ def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
     assert again.unfinished({"a": 0.1}) is None
     assert again.start(2, {"a": 0.2}).rows == []
     assert Journal(path).trials == again.trials
+
+
+@pytest.mark.parametrize(
+    ("begun", "numbers"), [((), [1, 2, 3]), ((1,), [1, 2, 3]), ((2,), [1, 2, 3]), ((2, 3), [1, 2, 3, 4])]
+)
+def test_a_search_that_was_killed_tries_its_start(
+    inputs: Inputs, tmp_path: Path, begun: tuple[int, ...], numbers: list[int]
+) -> None:
+    """Whatever had begun before: the start is trial 1, what had begun keeps its number, what is new comes after."""
+    config, start = tiny_search(*inputs), {"noise_scale": 1.0, "prior_sigma": 0.5}
+    journal = Journal(tmp_path / "trials.jsonl")
+    for number in begun:
+        journal.start(number, start if number == 1 else {"noise_scale": float(number), "prior_sigma": 0.2})
+    made = searcher(config, start, Journal(tmp_path / "trials.jsonl"))
+    subject = SimpleNamespace(unit="slices", length=4, figures=())
+    created: list[str] = []
+    outbox = SimpleNamespace(create=lambda key, name, *rest: created.append(name))
+    again = Journal(tmp_path / "trials.jsonl")
+    recorder = Recorder(config, subject, again, outbox, tmp_path, SimpleNamespace(), print)  # type: ignore[arg-type]
+    for place in range(1, len(numbers) + 1):
+        settings = made.suggest(f"trial-{place}")
+        trial = SimpleNamespace(trial_id=f"trial-{place}", config=settings, experiment_tag=f"{place}_x")
+        recorder.on_trial_start(0, [], trial)
+    assert sorted(created) == [f"{config.name}-{number:03d}" for number in numbers]
+    assert again.trials[1].settings == start
+    for number in begun:
+        assert again.trials[number].settings == journal.trials[number].settings
 
 
 def test_best_and_front(inputs: Inputs) -> None:

@@ -27,8 +27,8 @@ class Options:
     """Override one value of the configuration; KEY is dotted, such as pool.actors."""
     out: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
     """Output folder or URL, in place of the configuration's."""
-    bundle: Annotated[str | None, Parameter(metavar="DIR")] = None
-    """Folder of the prior that gets the calibration, in place of the configuration's."""
+    bundle: Annotated[str | None, Parameter(metavar="DIR|URL")] = None
+    """Folder or URL of the prior that gets the calibration, in place of the configuration's."""
     address: str | None = None
     """Ray cluster, e.g. auto; by default RAY_ADDRESS, else a private one."""
     quiet: bool = False

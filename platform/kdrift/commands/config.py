@@ -43,6 +43,7 @@ VERBS = {"list": List, "show": Show, "init": Init}
 def run(options: List | Show | Init) -> int:
     """List, print or copy."""
     from kdrift.runs.config_names import RECIPES, config_names, verbs_with_configs
+    from kdrift.runs.files import refuse_address
 
     if isinstance(options, List):
         for verb in verbs_with_configs():
@@ -53,6 +54,7 @@ def run(options: List | Show | Init) -> int:
         print(path.read_text(), end="")
         return 0
     out = options.out or Path(path.name)
+    refuse_address(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with out.open("x") as stream:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdrift.commands.common import Overrides
+from kdrift.commands.common import Overrides, echo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Options:
     """
 
     file: Annotated[str, Parameter(name="FILE")] = field(kw_only=False)
-    """Checkpoint as it was published (.pth, .pt)."""
-    out: Annotated[str, Parameter(metavar="BUNDLE")]
-    """Folder to write."""
+    """Checkpoint as it was published (.pth, .pt), or its URL."""
+    out: Annotated[str, Parameter(metavar="BUNDLE|URL")]
+    """Folder to write, or a URL such as s3://bucket/my-prior."""
     family: Annotated[str | None, Parameter(metavar="NAME")] = None
     """score-mri, hfs-sde, ncsnv2, edm or ak-diffusion; by default as recognised."""
     set: Overrides = ()
@@ -31,16 +31,18 @@ class Options:
 def run(options: Options) -> int:
     """Import the file and say what it was taken for."""
     from kdrift.prior.bundle import load_prior
+    from kdrift.prior.bundle_home import bundle_home
     from kdrift.prior.published import ImportOptions, import_checkpoint
     from kdrift.runs.config import load_config
+    from kdrift.runs.remote import copied
 
     settings = load_config(ImportOptions, None, options.set)
-    folder = import_checkpoint(options.file, options.out, options.family, settings)
-    prior = load_prior(folder)
+    with copied(options.file) as file, bundle_home(options.out, what="import", echo=echo) as folder:
+        prior = load_prior(import_checkpoint(file, folder, options.family, settings))
     config, source = prior.network_config, prior.info.source
     assert source is not None
     count = sum(parameter.numel() for parameter in prior.network.parameters())
     levels = "{:.4g} to {:.4g}".format(*prior.sigma_range)
-    print(f"{folder}: {source.family}, {config.architecture} of {config.channels} channels, {count} parameters")
+    print(f"{options.out}: {source.family}, {config.architecture} of {config.channels} channels, {count} parameters")
     print(f"weights {source.weights}, noise {prior.task}, sigma {levels}, sha256 {prior.sha256[:12]}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -18,15 +17,15 @@ class Options:
     Writes mAP50, precision, recall and Bland-Altman agreement as JSON and Markdown, and two pictures.
     """
 
-    annotations: Annotated[Path, Parameter(metavar="FILE.csv")]
+    annotations: Annotated[str, Parameter(metavar="FILE.csv|URL")]
     """Boxes in the form of fastMRI+: file, slice, study_level, x, y, width, height, label."""
-    detector: Annotated[Path, Parameter(metavar="FILE.onnx|FILE.pt")]
+    detector: Annotated[str, Parameter(metavar="FILE.onnx|FILE.pt|URL")]
     """Exported detector, ONNX or TorchScript: a program that is run, so use none that you do not trust."""
-    reconstructions: Annotated[tuple[Path, ...], Parameter(metavar="DIR", consume_multiple=True)]
-    """Folders of reconstructions of undersampled full data, such as the cells of an evaluation."""
-    out: Annotated[Path, Parameter(metavar="DIR")]
-    """Folder for the results."""
-    classes: Annotated[Path | None, Parameter(metavar="FILE.txt")] = None
+    reconstructions: Annotated[tuple[str, ...], Parameter(metavar="DIR|URL", consume_multiple=True)]
+    """Folders or URLs of reconstructions of undersampled full data, such as the cells of an evaluation."""
+    out: Annotated[str, Parameter(metavar="DIR|URL")]
+    """Folder for the results, or a URL such as s3://bucket/x."""
+    classes: Annotated[str | None, Parameter(metavar="FILE.txt|URL")] = None
     """Names of the detector's labels 0, 1, ..., one a line; by default what the graph says."""
     confidence: float | None = None
     """Score from which a box counts; by default that of the largest F1 on full images."""
@@ -37,10 +36,12 @@ class Options:
 def run(options: Options) -> int:
     """Detect, and print the tables."""
     from kdrift.evaluation.pathology import markdown, pathology
-    from kdrift.runs.files import check_folder
+    from kdrift.runs.remote import copied
 
-    check_folder(options.out, ("pathology.json", "pathology.md", "boxes.png", "agreement.png"))
-    lines = options.classes.read_text().splitlines() if options.classes else []
+    lines: list[str] = []
+    if options.classes:
+        with copied(options.classes) as file:
+            lines = file.read_text().splitlines()
     report = pathology(
         options.annotations,
         options.detector,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -16,8 +15,8 @@ from kdrift.commands.common import decibels
 class Options:
     """Write a simulated multi-coil head phantom in the fastMRI layout, labelled simulated."""
 
-    out: Annotated[Path, Parameter(metavar="FILE.h5")]
-    """File to write."""
+    out: Annotated[str, Parameter(metavar="FILE.h5|URL")]
+    """File to write, or a URL such as s3://bucket/x.h5."""
     slices: int = 8
     """Number of slices."""
     size: Annotated[str, Parameter(metavar="N|ROWSxCOLS")] = "256"
@@ -36,15 +35,17 @@ def run(options: Options) -> int:
     """Write the file."""
     from kdrift.data.formats.fastmri import write_fastmri
     from kdrift.data.phantom import phantom_volume
+    from kdrift.runs.home import file_at
 
     rows, cols = _size(options.size)
     snr_db = decibels(options.snr)
     if options.seed < 0:
         raise ValueError(f"--seed is {options.seed}, expected 0 or more")
     noise = math.inf if snr_db is None else snr_db
-    phantom = phantom_volume(options.slices, rows, cols, options.coils, options.seed, noise, options.contrast)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_fastmri(options.out, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
+    with file_at(options.out, what="phantom") as path:
+        phantom = phantom_volume(options.slices, rows, cols, options.coils, options.seed, noise, options.contrast)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_fastmri(path, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
     shape = " x ".join(str(n) for n in phantom.kspace.shape)
     print(f"{options.out}: simulated, {shape}, {phantom.attrs['acquisition']}, noise std {phantom.noise_std:.4g}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -19,10 +18,10 @@ class Options:
 
     name: Annotated[str, Parameter(name="NAME")] = field(kw_only=False)
     """Name in the registry."""
-    evaluations: Annotated[list[Path], Parameter(name="EVALUATION", negative=())] = field(
+    evaluations: Annotated[list[str], Parameter(name="EVALUATION", negative=())] = field(
         default_factory=list, kw_only=False
     )
-    """Outputs of kdrift evaluate: of both priors, or one of each."""
+    """Outputs of kdrift evaluate, folders or URLs: of both priors, or one of each."""
     tracking_uri: Annotated[str, Parameter(metavar="URI")]
     """MLflow, e.g. sqlite:///mlflow.db."""
     version: Annotated[str | None, Parameter(metavar="N")] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,13 +203,17 @@ def _mask(given: Mapping[str, Any]) -> MaskRequest | None:
 
 
 def _plan(options: Options) -> Plan:
+    from kdrift.methods import METHODS
     from kdrift.methods.presets import read_preset
     from kdrift.runs.config import parse_override
 
     settings = dict(parse_override(text) for text in options.set)
+    given: dict[str, Any] = dict(options.plan)
     if options.steps is not None:
         settings["num_steps"] = options.steps
-    given: dict[str, Any] = dict(options.plan)
+        method = METHODS.get(given.get("method", Plan().method))
+        if method is not None and all(each.name != "num_steps" for each in fields(method.options)):
+            raise Misuse(f"--steps {options.steps}: {given['method']} has no number of steps, leave it out")
     if str(given.get("preset")).endswith((".yaml", ".yml")):
         given["preset"] = read_preset(given["preset"])
     if options.roi:

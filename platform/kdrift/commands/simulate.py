@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -25,13 +26,13 @@ class Options:
 
     sources: Annotated[tuple[str, ...], Parameter(name="SRC")] = field(kw_only=False)
     """Magnitude volumes: files, folders, globs or URLs."""
-    out: Annotated[str | None, Parameter(metavar="FILE.h5|DIR")] = None
-    """fastMRI HDF5 file, or a folder for one file a volume."""
+    out: Annotated[str | None, Parameter(metavar="FILE.h5|DIR|URL")] = None
+    """fastMRI HDF5 file, or a folder for one file a volume; or a URL of one of the two, such as s3://bucket/x.h5."""
     store: Annotated[str | None, Parameter(metavar="X.zarr")] = None
-    """Store to add the volumes to; give this or --out."""
+    """Folder or URL of a store to add the volumes to; give this or --out."""
     coils: int | None = None
     """Coils, or virtual coils of --maps; by default 8, or all."""
-    maps: Annotated[str | None, Parameter(metavar="FILE.npy")] = None
+    maps: Annotated[str | None, Parameter(metavar="FILE.npy|URL")] = None
     """Measured coil maps (coil, row, col)."""
     snr: Annotated[str, Parameter(metavar="DB")] = "30"
     """Signal-to-noise ratio in dB, in the coil-combined image; none: no noise."""
@@ -51,15 +52,22 @@ class Options:
 
 def run(options: Options) -> int:
     """Simulate every source; a fault stops the run and names its source."""
+    from kdrift.runs.remote import copied
+
+    if (options.out is None) == (options.store is None):
+        raise Misuse("give --out or --store, one of the two")
+    with copied(options.maps) if options.maps else contextlib.nullcontext() as maps:
+        return _simulate(options, _config(options, None if maps is None else str(maps)))
+
+
+def _simulate(options: Options, config: SimulationConfig) -> int:
     from kdrift.data.convert_sources import assign_names, find_all, fingerprint
     from kdrift.data.formats import open_volume
     from kdrift.data.simulate import simulated, write_simulated
     from kdrift.data.store import open_store
     from kdrift.data.store_write import write_volume
+    from kdrift.runs.home import file_at
 
-    if (options.out is None) == (options.store is None):
-        raise Misuse("give --out or --store, one of the two")
-    config = _config(options)
     first, last = _pair(options.slices, ":", "--slices") if options.slices else (0, None)
     sources = find_all(options.sources, lambda sentence: print(f"note: {sentence}", file=sys.stderr))
     names = assign_names(sources, {})
@@ -76,22 +84,22 @@ def run(options: Options) -> int:
                 write_volume(store, name, made, source={"simulated_from": source.path, "sha256": digest})
                 where = f"{options.store}/{name}"
             else:
-                path = Path(str(options.out)) if single_file else Path(str(options.out)) / f"{name}.h5"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_simulated(made, path)
-                where = str(path)
+                where = str(options.out) if single_file else os.path.join(str(options.out), f"{name}.h5")
+                with file_at(where, what="simulation") as path:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_simulated(made, path)
         info = made.info
         size = f"{info.num_slices} x {info.num_coils} x {info.rows} x {info.cols}"
         print(f"{where}: simulated, {size}, noise std {info.attrs['simulation_noise_std']:.4g}")
     return 0
 
 
-def _config(options: Options) -> SimulationConfig:
+def _config(options: Options, maps: str | None) -> SimulationConfig:
     from kdrift.data.simulate import SimulationConfig
 
     return SimulationConfig(
         num_coils=options.coils,
-        maps=options.maps,
+        maps=maps,
         snr_db=decibels(options.snr),
         phase_order=options.phase_order,
         phase_rad=options.phase_rad,

@@ -19,15 +19,14 @@ from kdrift.evaluation.residuals import Residual, read_residuals
 from kdrift.evaluation.work import VolumeTask, volume_tasks
 from kdrift.mri.mask_family import MaskFamily
 from kdrift.prior.bundle import SHIPPED, Prior, add_calibrations, check_target, find_prior, load_prior
+from kdrift.prior.bundle_home import bundle_home
 from kdrift.prior.calibration import CalibratedScan, Calibration
 from kdrift.recon.plan import Plan, default_prior
 from kdrift.recon.request import MaskRequest
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.command_line import command_line
 from kdrift.runs.config import to_dict
-from kdrift.runs.files import refuse_address
 from kdrift.runs.home import Home, at_home
-from kdrift.runs.remote import is_url
 from kdrift.runs.run_folder import run_folder
 
 FREE = (
@@ -77,8 +76,8 @@ class CalibrateConfig(StoreOptions):
     least_slices: int = 4
     """A family of which fewer slices could be used is not calibrated."""
     bundle: str | None = None
-    """Folder of the prior that gets the calibration; null: the folder of `prior`. One that is not there becomes a copy
-    of the prior; one that comes with kdrift is not written to."""
+    """Folder or URL of the prior that gets the calibration; null: that of `prior`. One that is not there becomes a copy
+    of the prior; one that comes with kdrift or is of a registry is not written to."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +100,7 @@ class CalibrateResult:
     """What a calibration found, and where it is."""
 
     calibrations: tuple[Calibration, ...]
-    bundle: Path | None
+    bundle: str | None
     """The prior that has them now; None where volumes failed, and nothing was written."""
     batch: BatchReport
 
@@ -116,7 +115,7 @@ def calibrate(
 
     Raises ValueError for mistakes in the configuration, scans that the prior was trained on, a mask that is not of its
     family, too few slices that could be used, a bundle that cannot be written to, or another driver in `out`;
-    OSError where `out` is a URL and not all could be sent.
+    OSError where `out` or the bundle is at a URL and not all could be sent.
     """
     with at_home(config.out, what="calibration", echo=echo) as home:
         return _calibrate(config, home, address, quiet, home.telling(echo))
@@ -138,7 +137,8 @@ def _calibrate(
             f"a calibration is of slices that are checked: give plan.check true (method {config.plan.method},"
             f" {plan.num_samples} samples)"
         )
-    check_target(target, prior.sha256)
+    with bundle_home(target, what="calibration", echo=echo) as folder:
+        check_target(folder, prior.sha256)
     tasks = _tasks(config, plan, out)
     checksums = _checksums(config, prior, sorted({task.out.name for cell in tasks.values() for task in cell}))
     settings = {**config.settings, "resolved": plan.config}
@@ -155,21 +155,22 @@ def _calibrate(
         ]  # fmt: skip
         if not found:
             raise ValueError("too few slices could be used, so nothing is calibrated; the reasons are above")
-        add_calibrations(source, target, found)
+        with bundle_home(target, what="calibration", echo=echo) as folder:
+            add_calibrations(source, folder, found)
     return CalibrateResult(tuple(found), target, batch)
 
 
-def _target(config: CalibrateConfig, source: Path) -> Path:
-    if config.bundle is None and source.parent == SHIPPED:
+def _target(config: CalibrateConfig, source: Path) -> str:
+    """Return the path or URL of the prior that is written to."""
+    if config.bundle is not None:
+        return config.bundle
+    if source.parent == SHIPPED or config.prior is None or config.prior.startswith("models:"):
+        where = "comes with kdrift" if source.parent == SHIPPED else "is of a registry"
         raise ValueError(
-            f"{source.name} comes with kdrift and is not written to: name with bundle the folder of a copy, which"
+            f"{source.name} {where} and is not written to: name with bundle the folder of a copy, which"
             " --prior then takes"
         )
-    if config.bundle is not None:
-        refuse_address(config.bundle, "bundle")
-    elif is_url(config.prior):
-        raise ValueError(f"{config.prior} is not written to: name with bundle a folder for a copy of it")
-    return source if config.bundle is None else Path(config.bundle).expanduser().resolve()
+    return config.prior
 
 
 def _tasks(config: CalibrateConfig, plan: ResolvedPlan, out: Path) -> dict[str, list[VolumeTask]]:

@@ -155,7 +155,8 @@ def _comparisons(
     numbers = [heading not in ("figure", "mask", "data", "method") for heading in headings]
     lines = []
     for row in comparisons:
-        sorts = [None, None, None, None, row.pairs, row.difference, row.low, row.limit_low, row.p, row.p_holm]
+        numeric = (row.pairs, row.volumes, row.difference, row.low, row.limit_low, row.p, row.p_holm)
+        sorts = [None, None, None, None, *numeric]
         cells = "".join(
             f'<td class="{"number" if number else ""}" data-sort="{escape(text if sort is None else str(sort))}">'
             f"{escape(text)}</td>"

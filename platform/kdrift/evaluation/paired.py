@@ -106,14 +106,16 @@ class Comparison:
     against: str
     pairs: int
     """Slices or volumes that both have."""
+    volumes: int
+    """Volumes that they are of: a test and an interval have one pair of means of each, as slices of one are alike."""
     difference: float
-    """Mean of `against` minus `method`."""
+    """Mean over volumes of `against` minus `method`."""
     low: float
     """Lower end of its bootstrap interval."""
     high: float
     """Upper end of its bootstrap interval."""
     limit_low: float
-    """Lower limit of agreement."""
+    """Lower limit of agreement, of slices or volumes."""
     limit_high: float
     """Upper limit of agreement."""
     p: float
@@ -125,8 +127,9 @@ class Comparison:
 def compare_methods(observed: Sequence[Mapping[str, Any]], against: str) -> list[Comparison]:
     """Return every other method's comparisons with `against`, under the same mask on the same slices or volumes.
 
-    `observed` are the rows of `kdrift.evaluation.table.observations`. Where `against` has values of a sweep, methods
-    are compared at the same value; one without values is compared at each.
+    `observed` are the rows of `kdrift.evaluation.table.observations`. Slices of one volume are alike: tests, mean
+    differences and their intervals are of the means of volumes, limits of agreement of what was observed. Where
+    `against` has values of a sweep, methods are compared at the same value; one without values is compared at each.
     """
     series = _series(observed)
     found = []
@@ -140,27 +143,30 @@ def compare_methods(observed: Sequence[Mapping[str, Any]], against: str) -> list
                 same = (others[0], others[1], others[3]) == (store, mask, data) and others[2] in (value, None)
                 if other == against or not same:
                     continue
-                pairs = [
-                    (own[key][figure], theirs[key][figure])
-                    for key in own.keys() & theirs.keys()
-                    if _usable(own[key][figure]) and _usable(theirs[key][figure])
-                ]
+                pairs: dict[str, list[tuple[float, float]]] = {}
+                for volume, number in sorted(own.keys() & theirs.keys(), key=str):
+                    pair = own[volume, number][figure], theirs[volume, number][figure]
+                    if all(map(_usable, pair)):
+                        pairs.setdefault(volume, []).append(pair)
                 if pairs:
-                    rows.append(_compared((store, mask, value, data, figure, other, against), sorted(pairs)))
+                    rows.append(_compared((store, mask, value, data, figure, other, against), pairs))
         corrected = holm([row.p for row in rows])
         found += [Comparison(**{**vars(row), "p_holm": p}) for row, p in zip(rows, corrected, strict=True)]
     return found
 
 
-def _compared(place: tuple[Any, ...], pairs: Sequence[tuple[float, float]]) -> Comparison:
-    first, second = np.array(pairs).T
+def _compared(place: tuple[Any, ...], pairs: Mapping[str, Sequence[tuple[float, float]]]) -> Comparison:
+    """Return the comparison of pairs by volume."""
+    first, second = np.array([pair for of_volume in pairs.values() for pair in of_volume]).T
     limits = bland_altman(first, second)
-    low, high = bootstrap_interval(first - second)
-    p = wilcoxon_p(first, second)
+    own, theirs = np.array(sorted(np.mean(of_volume, axis=0).tolist() for of_volume in pairs.values())).T
+    low, high = bootstrap_interval(own - theirs)
+    p = wilcoxon_p(own, theirs)
     store, mask, value, data, figure, other, against = place
     return Comparison(
-        store=store, mask=mask, value=value, data=data, figure=figure, method=other, against=against, pairs=len(pairs),
-        difference=limits.bias, low=low, high=high, limit_low=limits.low, limit_high=limits.high, p=p, p_holm=p,
+        store=store, mask=mask, value=value, data=data, figure=figure, method=other, against=against, pairs=len(first),
+        volumes=len(pairs), difference=float((own - theirs).mean()),
+        low=low, high=high, limit_low=limits.low, limit_high=limits.high, p=p, p_holm=p,
     )  # fmt: skip
 
 

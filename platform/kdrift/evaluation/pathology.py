@@ -5,7 +5,7 @@ Chung & Ye 2022 (Score-MRI), sections 4.6 and 5.4, figures 6, 7 and 12.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +29,15 @@ from kdrift.evaluation.detection import (
 )
 from kdrift.evaluation.detector import Detector, load_detector
 from kdrift.notice import RESEARCH_ONLY
-from kdrift.runs.files import write_json, write_text
+from kdrift.runs.files import check_folder, file_sha256, write_json, write_text
+from kdrift.runs.home import at_home
+from kdrift.runs.remote import copied
 
 FULL = "full"
 """Name of the images of full data among the methods."""
+RECONSTRUCTION = "reconstruction.h5"
+WRITTEN = ("boxes.png", "agreement.png", "pathology.md", "pathology.json")
+"""What is written, in this order."""
 Key = tuple[str, int]
 """A volume and the number of a slice."""
 
@@ -84,6 +89,8 @@ def pathology(
 ) -> dict[str, Any]:
     """Detect pathology on reconstructions and full images; write `pathology.json`, `.md` and two pictures to `out`.
 
+    Whatever is read or written may be at an fsspec URL.
+
     Parameters
     ----------
     annotations
@@ -98,23 +105,35 @@ def pathology(
     Raises
     ------
     ValueError
-        Where nothing is found or annotated, a file has no reference, or methods have other slices than another.
+        Where nothing is found or annotated, a file has no reference, methods have other slices than another, or nothing
+        can be read or written at a URL.
     """
-    from kdrift.evaluation.pathology_figures import save_agreement, save_boxes
-
     if confidence is not None and not 0 <= confidence <= 1:
         raise ValueError(f"confidence is {confidence}, expected a score from 0 to 1")
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(at_home(out, what="study of pathology", echo=echo, wanted=lambda remote: WRITTEN))
+        check_folder(home.folder, WRITTEN)
+        marks, graph = stack.enter_context(copied(annotations)), stack.enter_context(copied(detector))
+        folders = [stack.enter_context(copied(path, _is_reconstruction)) for path in reconstructions]
+        return _pathology(marks, graph, folders, home.folder, classes, confidence, echo)
+
+
+def _pathology(
+    annotations: Path, detector: Path, reconstructions: Sequence[Path], out: Path, classes: Sequence[str] | None,
+    confidence: float | None, echo: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    from kdrift.evaluation.pathology_figures import save_agreement, save_boxes
+
     marked = read_annotations(annotations)
     study = detect_all(marked, load_detector(detector, classes), find_reconstructions(reconstructions), echo)
     report: dict[str, Any] = {
-        "annotations": {"file": Path(annotations).name, "study_level_rows_not_used": marked.study_level},
-        "detector": {"file": Path(detector).name, "sha256": hashlib.sha256(Path(detector).read_bytes()).hexdigest()},
+        "annotations": {"file": annotations.name, "study_level_rows_not_used": marked.study_level},
+        "detector": {"file": detector.name, "sha256": file_sha256(detector)},
         "overlap": OVERLAP,
         "notice": RESEARCH_ONLY,
         **measure(study, confidence),
         "notes": list(study.notes),
     }
-    out = Path(out)
     save_boxes(out / "boxes.png", study, report["confidence"])
     save_agreement(out / "agreement.png", agreements(study, report["confidence"]))
     write_text(out / "pathology.md", markdown(report))
@@ -129,7 +148,7 @@ def find_reconstructions(folders: Sequence[str | os.PathLike[str]]) -> list[Reco
     """
     found: dict[tuple[str, str], Reconstruction] = {}
     for folder in map(Path, folders):
-        paths = sorted(folder.rglob("reconstruction.h5"))
+        paths = sorted(folder.rglob(RECONSTRUCTION))
         if not paths:
             raise ValueError(f"{folder} holds no reconstruction.h5: name a folder that kdrift wrote")
         for path in paths:
@@ -142,6 +161,10 @@ def find_reconstructions(folders: Sequence[str | os.PathLike[str]]) -> list[Reco
                 raise ValueError(f"{folder}: {FULL!r} names the images of full data, call the folder otherwise")
             found[key] = made
     return list(found.values())
+
+
+def _is_reconstruction(name: str) -> bool:
+    return name.rpartition("/")[2] == RECONSTRUCTION
 
 
 def _open(path: Path, method: str) -> Reconstruction:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdrift.evaluation.paired import bootstrap_interval, wilcoxon_p
 from kdrift.runs.files import read_json
 from kdrift.runs.registry import CANDIDATE, CHAMPION, aliases, registered_version, set_alias
+from kdrift.runs.remote import copied
 
 FIGURES = {"psnr": "dB PSNR", "ssim": "SSIM"}
 """Figures that a new champion may not be worse in, in the mean over all slices."""
@@ -40,19 +41,19 @@ class Contest:
         )
 
 
-def contest(folders: Iterable[Path], first: str, second: str) -> list[Contest]:
-    """Compare two priors, by the SHA-256 of their weights, on what the evaluations in `folders` have of both.
+def contest(folders: Iterable[str | os.PathLike[str]], first: str, second: str) -> list[Contest]:
+    """Compare two priors, by the SHA-256 of their weights, on what evaluations have of both.
 
-    Slices are paired where file, sampling, method with all its settings, and seed are the same. Raises ValueError for a
-    folder without an evaluation, and where nothing is paired.
+    `folders` are their outputs, paths or URLs. Slices are paired where file, sampling, method with all its settings,
+    and seed are the same. Raises ValueError for a folder without an evaluation, and where nothing is paired.
     """
     figures: dict[str, dict[str, Mapping[str, float]]] = {first: {}, second: {}}
     for folder in folders:
-        reports = sorted((folder / "cells").rglob("metrics.json"))
+        with copied(folder, lambda name: name.endswith("metrics.json")) as here:
+            reports = [read_json(path) for path in sorted((here / "cells").rglob("metrics.json"))]
         if not reports:
             raise ValueError(f"{folder} holds no evaluation: expected the output of kdrift evaluate")
-        for path in reports:
-            report = read_json(path)
+        for report in reports:
             of = (report["config"].get("prior") or {}).get("sha256")
             if of in figures:
                 figures[of] |= {f"{_way(report)} {slice}": found for slice, found in report["by_slice"].items()}
@@ -88,7 +89,12 @@ class Promotion:
 
 
 def promote(
-    uri: str, name: str, folders: Sequence[Path] = (), *, version: str | None = None, compared: bool = True
+    uri: str,
+    name: str,
+    folders: Sequence[str | os.PathLike[str]] = (),
+    *,
+    version: str | None = None,
+    compared: bool = True,
 ) -> Promotion:
     """Give the alias `champion` of a registered prior to a version, by default to the one called `candidate`.
 

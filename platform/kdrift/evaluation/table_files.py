@@ -85,7 +85,7 @@ def comparison_cells(row: Comparison) -> list[str]:
     value = "" if row.value is None else str(row.value)
     mask = " ".join(filter(None, (row.store, row.mask, value)))
     return [
-        heading, mask, row.data, row.method, str(row.pairs), f"{row.difference:{sign}}",
+        heading, mask, row.data, row.method, str(row.pairs), str(row.volumes), f"{row.difference:{sign}}",
         f"{row.low:{sign}} to {row.high:{sign}}",
         f"{row.limit_low:{sign}} to {row.limit_high:{sign}}" if row.pairs > 1 else "-",
         f"{row.p:.2g}", f"{row.p_holm:.2g}{' *' if row.p_holm < SIGNIFICANT else ''}",
@@ -95,7 +95,7 @@ def comparison_cells(row: Comparison) -> list[str]:
 def comparison_headings(against: str) -> list[str]:
     """Return the headings of the comparisons with a method."""
     interval = f"{LEVEL:.0%}"
-    return ["figure", "mask", "data", "method", "pairs", f"{against} minus method", f"{interval} interval",
+    return ["figure", "mask", "data", "method", "pairs", "volumes", f"{against} minus method", f"{interval} interval",
             f"{interval} limits of agreement", "p", "p, Holm"]  # fmt: skip
 
 
@@ -107,11 +107,11 @@ def comparison_words(comparisons: Sequence[Comparison], config: EvaluateConfig) 
         " bootstrap of the mean difference. Limits of agreement: Bland and Altman."
     ]
     if config.per == "slice":
-        lines.append("Slices of one volume are alike, so that p and the intervals are smaller than those of as many"
-                     " patients would be.")  # fmt: skip
-    fewest = min(row.pairs for row in comparisons)
+        lines.append("Slices of one volume are alike: tests, mean differences and their intervals are of the means of"
+                     " volumes, limits of agreement of slices. Volumes of one patient count as several.")  # fmt: skip
+    fewest = min(row.volumes for row in comparisons)
     if 2 / 2**fewest > SIGNIFICANT:
-        lines.append(f"With {fewest} pairs no p can be below {2 / 2**fewest:.2g}: too few to tell methods apart.")
+        lines.append(f"With {fewest} volumes no p can be below {2 / 2**fewest:.2g}: too few to tell methods apart.")
     return lines
 
 

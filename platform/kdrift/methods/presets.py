@@ -6,6 +6,8 @@ none is named only after `kdrift presets use METHOD NAME`.
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -82,9 +84,15 @@ def find_preset(method: str, name: str | None = None) -> Preset:
             )
         raise ValueError(f"no preset {chosen!r}; there are {', '.join([*built_in, *files])}")
     found, options = METHODS[method].preset(chosen)
-    searched = TUNED / f"{method}.yaml"
-    provenance = read_preset(searched).provenance if found == "tuned" and searched.is_file() else {}
+    provenance = copy.deepcopy(_searched(method)) if found == "tuned" else {}
     return Preset(method, to_dict(options), found, provenance, source=DEFAULT if chosen and not name else BUILT_IN)
+
+
+@functools.cache  # files of the package
+def _searched(method: str) -> dict[str, Any]:
+    """Return what the search of a method's built-in preset `tuned` says of itself; {} where no search found it."""
+    path = TUNED / f"{method}.yaml"
+    return read_preset(path).provenance if path.is_file() else {}
 
 
 def _refuse_old_place(method: str) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -30,8 +31,8 @@ from kdrift.runs.files import (
 )
 from kdrift.runs.hint import first_line
 from kdrift.runs.lease import Lease
-from kdrift.runs.mirror import Mirror, Stamp, differing, files_in, is_sent
-from kdrift.runs.remote import Remote, is_url
+from kdrift.runs.mirror import PATIENCE_S, PAUSES_S, Mirror, Stamp, differing, files_in, is_sent
+from kdrift.runs.remote import Remote, is_url, naming
 
 HOMES = "homes"
 """Where working folders lie in the user's cache."""
@@ -136,13 +137,12 @@ def at_home(
                 _take_up(remote, folder, record, lease.session, before, wanted, say)
             mirror = Mirror(remote, folder, record, lease.holds, say)
             try:
-                yield home
-            except BaseException as error:
+                with naming(folder, url):
+                    yield home
+            except BaseException:
                 left, why = mirror.close()
                 if left:
                     say(_unsent(left, url, folder, why))
-                if type(error) in (ValueError, OSError) and str(folder) in str(error):
-                    raise type(error)(home.shown(str(error))) from None
                 raise
             left, why = mirror.close()
         finally:
@@ -152,6 +152,41 @@ def at_home(
         if not keep:
             put_folder(folder, base / "done", replace=True)  # at once: a folder that is half there would be taken up
             shutil.rmtree(base / "done", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def file_at(out: str | os.PathLike[str], *, what: str) -> Iterator[Path]:
+    """Yield where to write one file that belongs at `out`, a path or a URL; to a URL it is sent as the block ends.
+
+    At a URL it is tried first whether one can write there; the object appears whole, or is as it was. The block writes
+    the file whole or not at all. `what` is the word for it in errors.
+
+    Raises ValueError if nothing can be written to the URL, OSError if the file could not be sent.
+    """
+    if not is_url(out):
+        text = os.fspath(out).removeprefix("file://")
+        refuse_address(text, f"{what}:")
+        yield Path(text)
+        return
+    above, _, name = os.fspath(out).rpartition("/")
+    if not name or above.endswith(":/"):
+        raise ValueError(f"{what}: {out} names no file, expected a URL such as s3://bucket/x.h5")
+    remote = Remote(above)
+    remote.probe()
+    with tempfile.TemporaryDirectory(prefix="kdrift-") as folder:
+        path = Path(folder) / name
+        yield path
+        until, pauses = time.monotonic() + PATIENCE_S, iter(PAUSES_S)
+        while True:
+            try:
+                remote.send(path, name)
+                return
+            except Exception as error:  # each protocol has errors of its own
+                pause = next(pauses, PAUSES_S[-1])
+                if time.monotonic() + pause > until:
+                    why = first_line(error)[:200]
+                    raise OSError(f"{out} could not be written ({why}); give the same command again") from None
+            time.sleep(pause)
 
 
 @contextlib.contextmanager

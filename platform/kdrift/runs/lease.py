@@ -1,6 +1,8 @@
 """One writer at a URL at a time: an object that says who, which its owner renews.
 
-Clocks of machines are not compared: whoever finds the lease of another watches whether it is renewed.
+Clocks of machines are not compared: whoever finds the lease of another watches whether it is renewed. Where the storage
+can (`Remote.write_if`), an object is only written over as it was found, so that of two who find it free one gets it.
+Elsewhere it is written and read back after a moment.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ RENEW_S = 10.0
 WATCH_S = 40.0
 """A lease that is not renewed for so long has been abandoned, seconds."""
 SETTLE_S = 1.0
-"""How long a new owner waits to see whether another took it at the same time, seconds."""
+"""How long a new owner that cannot be sure waits to see whether another took it at the same time, seconds."""
 
 
 class Lease:
@@ -54,11 +56,11 @@ class Lease:
 
         Raises ValueError, naming it, while another one writes.
         """
-        found = self._remote.read_object(LEASE)
+        tag, found = self._read()
         if found.get("open") and found.get("token") != self._token:
-            found = self._watch(found, what)
-        self._write(True)
-        time.sleep(SETTLE_S)
+            tag, found = self._watch(tag, found, what)
+        if not self._write(True, tag):
+            time.sleep(SETTLE_S)
         now = self._remote.read_object(LEASE)
         if now.get("session") != self.session:
             raise ValueError(_taken(self._remote.url, now, what))
@@ -74,46 +76,60 @@ class Lease:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(Exception):
-            if self.holds():
-                self._write(False)
+            self._write_again(False)
 
     def holds(self) -> bool:
         """Ask the server whether the lease is still this one's."""
-        found = self._remote.read_object(LEASE)
+        return self._is_own(self._remote.read_object(LEASE))
+
+    def _is_own(self, found: dict[str, Any]) -> bool:
         if found and found.get("session") != self.session and not self.lost:
             self.lost = True
             self._say(f"{_who(found)} has taken {self._remote.url} over: nothing more is sent there")
         return not self.lost
 
-    def _watch(self, found: dict[str, Any], what: str) -> dict[str, Any]:
+    def _read(self) -> tuple[str | None, dict[str, Any]]:
+        """Return the lease and its tag; the tag is read first, so that no later lease is taken for the one it is of."""
+        tag = self._remote.tag(LEASE)
+        return tag, self._remote.read_object(LEASE)
+
+    def _watch(self, tag: str | None, found: dict[str, Any], what: str) -> tuple[str | None, dict[str, Any]]:
         """Wait until the lease of another is given back or has been abandoned. Raises ValueError if it is renewed."""
         url = self._remote.url
         self._say(f"{url} is in use by {_who(found)}; is it still? Waiting up to {WATCH_S:.0f} s for a sign of life")
         until = time.monotonic() + WATCH_S
         while time.monotonic() < until:
             time.sleep(min(1.0, WATCH_S / 4))
-            now = self._remote.read_object(LEASE)
+            now_tag, now = self._read()
             if not now.get("open"):
-                return now
+                return now_tag, now
             if now != found:
                 raise ValueError(_taken(url, now, what))
         self._say(f"{_who(found)} has not been heard of for {WATCH_S:.0f} s: {url} is taken over")
-        return found
+        return tag, found
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_S):
             with contextlib.suppress(Exception):  # a server that does not answer gives it to nobody else either
-                if not self.holds():
+                if not self._write_again(True):
                     return
-                self._write(True)
 
-    def _write(self, is_open: bool) -> None:
+    def _write_again(self, is_open: bool) -> bool:
+        """Write the lease over this one's own; return whether it was."""
+        tag, found = self._read()
+        if not self._is_own(found):
+            return False
+        self._write(is_open, tag)
+        return True
+
+    def _write(self, is_open: bool, tag: str | None) -> bool:
+        """Write the lease if its tag is `tag` still; return whether that is sure to be so."""
         self._count += 1
         values = {
             "session": self.session, "open": is_open, "renewed": self._count, "token": self._token,
             "who": f"{_user()} on {socket.gethostname()}, process {os.getpid()}", "unix_time": round(time.time(), 1),
         }  # fmt: skip
-        self._remote.write(LEASE, json.dumps(values).encode())
+        return self._remote.write_if(LEASE, json.dumps(values).encode(), tag)
 
 
 def _taken(url: str, found: dict[str, Any], what: str) -> str:

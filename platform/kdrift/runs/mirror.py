@@ -19,7 +19,7 @@ from kdrift.runs.files import read_json, write_json
 from kdrift.runs.hint import first_line
 from kdrift.runs.remote import Remote
 
-VOUCHERS = ("metrics.json", "batch.json", "SHA256SUMS")
+VOUCHERS = ("metrics.json", "batch.json", "pathology.json", "SHA256SUMS")
 """Files that say that all beside and below them is there; they are written last, and are sent last."""
 OF_THE_DATABASE = ("run.json", "mlflow/runs.json", "mlflow/versions.json")
 """Files that name what an MLflow database holds, as those with the suffix .sent count; they come after it."""

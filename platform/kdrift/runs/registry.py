@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
 
+WEIGHTS = "model.safetensors"
+"""The file of a bundle whose SHA-256 names it."""
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Aliases of a registered prior: its newest version, and the one that `kdrift promote` has chosen."""
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -49,8 +51,8 @@ def read_reference(text: str) -> Reference:
 def fetch_prior(text: str) -> Path:
     """Return the folder of a registered prior, downloaded once and kept in the user's cache by its SHA-256.
 
-    The registry is that of MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI. Raises ValueError where neither is set, or the
-    registry has no such prior.
+    The registry is that of MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI. Raises ValueError where neither is set, the
+    registry has no such prior, or its files hold other weights than it says.
     """
     asked = read_reference(text)
     uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
@@ -58,7 +60,17 @@ def fetch_prior(text: str) -> Path:
         raise ValueError(f"{text} needs the variable MLFLOW_TRACKING_URI, the address of its MLflow registry")
     version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
     kept = user_cache("priors") / sha256[:16] / asked.name
-    return made_once(kept, lambda folder: download_prior(uri, asked.name, folder, version)[0])
+
+    def download(folder: Path) -> Path:
+        bundle, _ = download_prior(uri, asked.name, folder, version)
+        if (found := file_sha256(bundle / WEIGHTS)) != sha256:
+            raise ValueError(
+                f"{text}: the files of version {version} hold weights {found[:12]}, the registry at {uri} says"
+                f" {sha256[:12]}: they were damaged or replaced; register the prior again"
+            )
+        return bundle
+
+    return made_once(kept, download)
 
 
 def describe() -> Model:
@@ -89,7 +101,7 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    mlflow, tags = client(uri), {"sha256": file_sha256(bundle / "model.safetensors")}
+    mlflow, tags = client(uri), {"sha256": file_sha256(bundle / WEIGHTS)}
     for known in mlflow.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if known.tags.get("sha256") == tags["sha256"]:
             return str(known.version)

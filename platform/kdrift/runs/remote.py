@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
+import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from kdrift.runs.hint import first_line
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"))
 """Where an object is whole or absent whatever happens to its writer. Elsewhere it is written beside and renamed."""
+
+CONDITIONAL = frozenset(("s3", "s3a"))
+"""Where an object can be written on the condition that nobody has written it meanwhile."""
 
 _FEW_TRIES: dict[str, dict[str, Any]] = {
     key: {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60}}
@@ -90,6 +95,36 @@ class Remote:
         with self._whole(name) as place:
             self._files.pipe_file(place, content)
 
+    def tag(self, name: str) -> str | None:
+        """Return what changes with an object, "" where there is none; None where `write_if` cannot go by it."""
+        if self._protocol not in CONDITIONAL:
+            return None
+        try:
+            return str(self._files.info(self._at(name), refresh=True)["ETag"])
+        except FileNotFoundError:
+            return ""
+
+    def write_if(self, name: str, content: bytes, tag: str | None) -> bool:
+        """Make `content` the object of this name, if its tag is `tag` still; return whether that is sure to be so.
+
+        Without a tag, or where the server does not know such conditions, it is written whatever is there, and is not
+        sure.
+        """
+        if tag is not None:
+            bucket, key, _ = self._files.split_path(self._at(name))
+            condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+            try:
+                self._files.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+                return True
+            except Exception as error:  # what s3fs makes of an answer depends on the condition
+                code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+                if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                    return False
+                if code not in ("NotImplemented", "InvalidArgument", "InvalidRequest", "501"):
+                    raise
+        self.write(name, content)
+        return False
+
     def send(self, path: Path, name: str) -> None:
         """Make a copy of a file the object of this name."""
         with self._whole(name) as place:
@@ -135,9 +170,7 @@ def kept_copy(url: str, digests: str) -> Path:
     remote = Remote(url)
 
     def copy(folder: Path) -> Path:
-        for name in remote.names():
-            if not any(part.startswith(".") or not part for part in name.split("/")):
-                remote.fetch(name, folder / "copy" / name)
+        _copy(remote, folder / "copy")
         return folder / "copy"
 
     try:
@@ -150,6 +183,52 @@ def kept_copy(url: str, digests: str) -> Path:
         raise ValueError(f"cannot read {url}: {error}") from None
     except Exception as error:  # each protocol has errors of its own
         raise ValueError(f"cannot read {url}: {_advice(error, url.partition('://')[0].lower())}") from None
+
+
+@contextlib.contextmanager
+def copied(path: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Path]:
+    """Yield where a file or folder that is read is on this machine: a path itself, a copy of what is at a URL.
+
+    The copy has the last name of the URL, and goes after the block; of a folder it is the objects whose names below it
+    are `wanted`. Errors of the block name the URL.
+
+    Raises ValueError where there is nothing at the URL, or it cannot be read.
+    """
+    if not is_url(path):
+        yield Path(path)
+        return
+    url = os.fspath(path).rstrip("/")
+    above, _, name = url.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="kdrift-") as temporary:
+        here = Path(temporary) / name
+        try:
+            if not _copy(Remote(url), here, wanted):
+                Remote(above).fetch(name, here)
+        except FileNotFoundError:
+            raise ValueError(f"there is nothing at {url}") from None
+        except Exception as error:  # each protocol has errors of its own
+            raise ValueError(f"cannot read {url}: {_advice(error, url.partition('://')[0].lower())}") from None
+        with naming(here, url):
+            yield here
+
+
+@contextlib.contextmanager
+def naming(folder: Path, url: str) -> Iterator[None]:
+    """Let errors of the block name a URL in place of what is copied from it or sent to it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if type(error) in (ValueError, OSError) and str(folder) in str(error):  # others are made of other parts
+            raise type(error)(str(error).replace(str(folder), url)) from None
+        raise
+
+
+def _copy(remote: Remote, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
+    """Copy the objects below a URL whose names are `wanted`, no hidden ones; return whether there are any at all."""
+    names = [name for name in remote.names() if not any(part[:1] in ("", ".") for part in name.split("/"))]
+    for name in filter(wanted, names):
+        remote.fetch(name, folder / name)
+    return bool(names)
 
 
 def _advice(error: Exception, protocol: str) -> str:

@@ -65,6 +65,11 @@ class Journal:
         for line in whole_lines(path):
             self._apply(json.loads(line))
 
+    @property
+    def lacks_start(self) -> bool:
+        """Whether trial 1, which is of the settings that the search starts from, was never begun."""
+        return 1 not in self.trials
+
     def start(self, number: int, settings: dict[str, Any]) -> TrialRecord:
         """Begin a trial, or one again that did not finish: what it reported before is dropped."""
         self._write({"event": "start", "number": number, "settings": settings})

@@ -25,8 +25,10 @@ class Recorder(Callback):
         self._unit, self._length, self._figures = subject.unit, subject.length, ("value", *subject.figures)
         self._meter, self._echo = meter, echo
         self._numbers: dict[str, int] = {}
-        unfinished = sum(not trial.is_done for trial in journal.trials.values())
-        self._before = max(journal.trials, default=0) - unfinished  # those come first, with the numbers that they have
+        # first come the start, if it was never begun, and unfinished trials, with the numbers that they have
+        first = journal.lacks_start + sum(not trial.is_done for trial in journal.trials.values())
+        self._before = max(journal.trials, default=1) - first
+        self._starts = journal.lacks_start
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray copies callbacks for a restoration of its own, which kdrift's `--resume` does without."""
@@ -40,7 +42,9 @@ class Recorder(Callback):
             record = self._record(trial)
         # by the order in which they were suggested, which Ray's tag begins with: the first is where the search starts
         # from, also where another one is up sooner
-        number = self._before + int(trial.experiment_tag.partition("_")[0]) if record is None else record.number
+        place = int(trial.experiment_tag.partition("_")[0])
+        new = 1 if self._starts and place == 1 else self._before + place
+        number = new if record is None else record.number
         self._numbers[trial.trial_id] = number
         record = self._journal.start(number, settings)
         self._outbox.create(record.key, f"{self._config.name}-{number:03d}", settings, self._artifacts)

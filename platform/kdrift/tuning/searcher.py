@@ -34,6 +34,7 @@ def searcher(config: SearchConfig[Any], start: dict[str, Any], journal: Journal)
         ]
     )
     waiting = [trial.settings for trial in trials if not trial.is_done]
+    first = [start, *waiting] if journal.lacks_start else waiting
     sampler = optuna.samplers.TPESampler(
         # it takes 32 bits; a resumed search must not draw its first points again
         seed=derive_seed("search", config.seed, len(done)) % 2**32,
@@ -42,7 +43,7 @@ def searcher(config: SearchConfig[Any], start: dict[str, Any], journal: Journal)
     )
     return OptunaSearch(
         space, metric=metrics if config.pareto else metrics[0], mode=modes if config.pareto else modes[0],
-        points_to_evaluate=waiting if trials else [start], sampler=sampler, study_name=study, storage=storage,
+        points_to_evaluate=first, sampler=sampler, study_name=study, storage=storage,
     )  # fmt: skip
 
 
