@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.prior.pinned import PinnedPrior, load_pinned
+from kdrift.recon.plan import DEFAULT_METHOD
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import folder_bytes
@@ -50,6 +51,7 @@ from kdrift_serve.readiness import Readiness
 from kdrift_serve.reading import Reading
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.spool import SCAN
+from kdrift_serve.times import expected_times
 
 EXAMPLE_NAME = "phantom"
 ALIVE_S = 2.0
@@ -110,24 +112,13 @@ class Ingress:
 
     async def create(self, http: Request, caller: auth.Caller) -> Response:
         """Take on a job from an upload, a path or the example: 202."""
-        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in ("application/json", "application/octet-stream"):
-            raise Problem(
-                415, f"expected application/octet-stream (a file) or application/json, got {kind or 'nothing'!r}"
-            )
-        if kind == "application/json":
-            request = from_json(await read_json(http, MAX_JSON_BYTES))
-        else:
-            request = from_query(http.query_params.multi_items())
+        kind, request = await self._asked(http)
         plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are received
         if request.max_seconds is not None:
             check_steps(plan)
         folder = await asyncio.to_thread(self.temporary)
         try:
-            if kind == "application/json":
-                source, name = self._named_source(request)
-            else:
-                source, name = await self._uploaded(http, request, caller, folder)
+            source, name = await self._source(http, kind, request, caller, folder)
             job = Job(uuid.uuid4().hex, "reading", name, caller.name, self._own, created=time.time())
             async with self._place(job):
                 job = await self._read(request, plan, job, source, folder)
@@ -136,6 +127,50 @@ class Ingress:
         return JSONResponse(
             await self.answers.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA}
         )
+
+    async def inspect(self, http: Request, caller: auth.Caller) -> Response:
+        """Tell what an upload, a path or the example holds, and what is proposed; nothing of it is kept."""
+        kind, request = await self._asked(http)
+        folder = await asyncio.to_thread(self.temporary)
+        try:
+            source, name = await self._source(http, kind, request, caller, folder)
+            out = folder / SCAN
+            out.mkdir(mode=0o700)
+            found = await self._readers.inspect(self._reading(request, source, name, out))
+        except Unreadable as error:
+            raise Problem(422, str(error)) from None
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        return JSONResponse({"name": name, **to_dict(found), "method": DEFAULT_METHOD}, headers=PATIENTS_DATA)
+
+    async def times(self, request: JobRequest, found: Found) -> dict[str, Any]:
+        """Return what each method is expected to cost with data of some size."""
+        config = self._config
+        times = await asyncio.to_thread(
+            expected_times, request, found, self._priors, config.limits, self._speeds, config.samplers.replicas
+        )
+        return {name: to_dict(each) for name, each in times.items()}
+
+    async def _asked(self, http: Request) -> tuple[str, JobRequest]:
+        """Return the type of a body and the options that come with it. Raises `Problem`."""
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "application/json":
+            return kind, from_json(await read_json(http, MAX_JSON_BYTES))
+        if kind == "application/octet-stream":
+            return kind, from_query(http.query_params.multi_items())
+        raise Problem(415, f"expected application/octet-stream (a file) or application/json, got {kind or 'nothing'!r}")
+
+    async def _source(
+        self, http: Request, kind: str, request: JobRequest, caller: auth.Caller, folder: Path
+    ) -> tuple[str | None, str]:
+        """Return the path of the data, None for the example, and what they are called."""
+        if kind == "application/json":
+            return self._named_source(request)
+        return await self._uploaded(http, request, caller, folder)
+
+    def _reading(self, request: JobRequest, source: str | None, name: str, out: Path) -> Reading:
+        limits, roots = self._config.limits, [str(root) for root in self._roots]
+        return Reading(to_dict(request), source, name, roots, limits.kspace_mb, limits.read_seconds, str(out))
 
     @asynccontextmanager
     async def _place(self, job: Job) -> AsyncIterator[None]:
@@ -197,10 +232,8 @@ class Ingress:
         limits, out = self._config.limits, folder / SCAN
         given_files(request, self._roots)
         out.mkdir(mode=0o700)
-        roots = [str(root) for root in self._roots]
-        reading = Reading(to_dict(request), source, job.name, roots, limits.kspace_mb, limits.read_seconds, str(out))
         try:
-            found = await self._readers.read(reading)
+            found = await self._readers.read(self._reading(request, source, job.name, out))
             check_cost(plan, len(found.slices), min(found.coils, request.virtual_coils or found.coils), limits)
         except (Unreadable, ValueError) as error:
             raise Problem(422, str(error)) from None

@@ -74,7 +74,7 @@ def from_json(body: bytes) -> JobRequest:
         raise Problem(400, "the body is not valid JSON") from None
     if not isinstance(values, dict):
         raise Problem(422, f"expected a JSON object, got {type(values).__name__}")
-    return _parse(values)
+    return options_of(values)
 
 
 def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
@@ -96,7 +96,7 @@ def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
             place[last] = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             place[last] = text
-    return _parse(values)
+    return options_of(values)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,7 +112,8 @@ def doubled(keys: Iterable[Any]) -> Any:
     return next((key for key, count in Counter(keys).items() if count > 1), None)
 
 
-def _parse(values: Mapping[str, Any]) -> JobRequest:
+def options_of(values: Mapping[str, Any]) -> JobRequest:
+    """Return the request that nested values make. Raises `Problem` (422)."""
     try:
         request = parse(JobRequest, values, "request")
         _check_finite(asdict(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from typing import Annotated, Any
@@ -18,27 +19,34 @@ from kdrift_serve.described import describe, problem_responses, request_body
 from kdrift_serve.docs_page import docs_page
 from kdrift_serve.events import MEDIA_TYPE, events
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
+from kdrift_serve.job_request import options_of
 from kdrift_serve.jobs import Job
 from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
 from kdrift_serve.problem_details import details
+from kdrift_serve.readers import Found
 from kdrift_serve.result_routes import results
 from kdrift_serve.views import (
     CatalogueView,
     HealthView,
+    InspectionView,
     Listed,
     NotReadyView,
     PriorView,
     ReadyView,
     Reconstruction,
     ShownState,
+    TimesView,
 )
 
 PAGE = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/docs.css": ("docs.css", "text/css"),
+    "index.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "docs.css": "text/css",
+    "favicon.svg": "image/svg+xml",
+    "licences.txt": "text/plain",
 }
+"""What the page is made of (`serve/page`, built by `make page`), each at its name, the first at `/`."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
     " connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -57,6 +65,10 @@ Before = Annotated[
 ]
 States = Annotated[ShownState | None, Query(description="Those in this state alone.")]
 Results = Annotated[bool, Query(description="Delete a job that has ended, with all that it has.")]
+Shape = Annotated[str, Query(pattern=r"^\d{1,5}x\d{1,5}$", description="Rows and columns of k-space: 320x320.")]
+Number = Annotated[int, Query(ge=1, le=100_000, description="How many there are.")]
+Samples = Annotated[int | None, Query(ge=1, description="Samples a slice; those of a plan by default.")]
+Steps = Annotated[int | None, Query(ge=1, description="Steps, for methods that have some; those of the preset.")]
 jobs = APIRouter(prefix="/reconstructions", tags=["reconstructions"])
 
 
@@ -136,6 +148,35 @@ async def methods(service: Serves) -> Response:
     return JSONResponse(service.methods())
 
 
+@what_there_is.post(
+    "/inspections", response_model=InspectionView, openapi_extra=request_body(),
+    responses=problem_responses(400, 404, 408, 413, 415, 507),
+)  # fmt: skip
+async def inspect(http: Request, asks: Asks, service: Serves) -> Response:
+    """Tell what a file holds, and what is proposed for it; it is sent or named as for a reconstruction, and not kept.
+
+    One slice is read, as it was measured: options that say how it is read (name, slices, select, axes, centred) count,
+    all others do not.
+    """
+    asks.need("submit")
+    return await service.inspect(http, asks)
+
+
+@what_there_is.get("/times", response_model=TimesView, responses=problem_responses())
+async def times(
+    asks: Asks, service: Serves, shape: Shape, coils: Number, slices: Number = 1, samples: Samples = None,
+    steps: Steps = None, method: Annotated[str | None, Query(description="Whose prior `prior` is.")] = None,
+    prior: Annotated[str | None, Query(description="Served name of the prior of `method`.")] = None,
+) -> Response:  # fmt: skip
+    """Tell what each method is expected to take for data of some size, as jobs before took."""
+    values: dict[str, Any] = {"method": method} if method is not None else {}
+    values |= {"num_samples": samples} if samples is not None else {}
+    values |= {"settings": {"num_steps": steps}} if steps is not None else {}
+    rows, cols = (int(size) for size in shape.split("x"))
+    found = Found(list(range(slices)), coils, [rows, cols], "", [])
+    return JSONResponse(await service.times(options_of({"plan": values, "prior": prior}), found))
+
+
 open_to_all = APIRouter(prefix="/v1", tags=["health"])
 
 
@@ -168,8 +209,9 @@ def create_app(service: Ingress) -> FastAPI:
         api.include_router(part)
     app.include_router(api)
     app.include_router(open_to_all)
-    for path, (name, media_type) in PAGE.items():
-        content = files("kdrift_serve").joinpath("page", name).read_text()
+    for name, media_type in PAGE.items():
+        content = files("kdrift_serve").joinpath("page", name).read_text(encoding="utf-8")
+        path = "/" if name == "index.html" else f"/{name}"
         _add_page(app, path, content.replace("{{ research only }}", RESEARCH_ONLY), media_type)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -184,8 +226,14 @@ def create_app(service: Ingress) -> FastAPI:
 
 
 def _add_page(app: FastAPI, path: str, content: str, media_type: str) -> None:
-    async def page() -> Response:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+    plain = content.encode()
+    packed = gzip.compress(plain, mtime=0)
+
+    async def page(http: Request) -> Response:
+        headers = {**PAGE_HEADERS, "Vary": "Accept-Encoding"}
+        if "gzip" in http.headers.get("accept-encoding", ""):
+            return Response(packed, media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
+        return Response(plain, media_type=media_type, headers=headers)
 
     route: Callable[..., Any] = page
     app.add_api_route(path, route, include_in_schema=False)

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from kdrift.runs.field_docs import field_docs
 from kdrift_serve.answers import BRIEF, INTERNAL
 from kdrift_serve.jobs import Job
+from kdrift_serve.readers import Inspected
+from kdrift_serve.times import Expected
 
 ShownState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 """States that a client sees."""
@@ -83,6 +85,8 @@ class MethodView(View):
     """A method that a request may name."""
 
     summary: str
+    source: str
+    """Where it comes from: authors and year, for people."""
     default_preset: str | None
     """Preset that is used where none is named; null where it cannot be read: `fault` says why."""
     fault: str | None = None
@@ -107,6 +111,23 @@ class CatalogueView(View):
     classical: list[str]
     masks: dict[str, str]
     """Kinds of undersampling, and what they are."""
+    forms: dict[str, str]
+    """Forms of a result that `format` may name, and what they are."""
+
+
+class ImagesView(View):
+    """Images of a finished job that are given as numbers, one slice at a time."""
+
+    shape: list[int]
+    """Rows and columns."""
+    slices: list[int]
+    """Numbers of its slices in their volume."""
+    images: list[str]
+    """Names that are to be put before `.npy`; `samples` where the plan kept them."""
+    samples: int
+    """How many samples a slice has; 0 where they were not kept."""
+    voxel_mm: list[float]
+    """Size of a voxel: row, column, slice."""
 
 
 class HealthView(View):
@@ -146,11 +167,28 @@ class NotReadyView(ProblemView):
     """What is missing of table, storage, planner and sampler, and what is wrong with it."""
 
 
+def _of_class(view: str, cls: type, doc: str, **more: tuple[Any, str]) -> type[BaseModel]:
+    """Return the view of a dataclass whose fields are documented, with some more fields."""
+    docs, hints = field_docs(cls), get_type_hints(cls)
+    known = {each.name: (hints[each.name], docs.get(each.name, "")) for each in fields(cls)} | more
+    made: dict[str, Any] = {field: (hint, Field(description=text or None)) for field, (hint, text) in known.items()}
+    return create_model(view, __config__=ConfigDict(extra="forbid"), __doc__=doc, **made)
+
+
+InspectionView = _of_class(
+    "InspectionView", Inspected, "What a file holds, and what is proposed to be done with it.",
+    name=(str, "What the file is called."), method=(str, "Method that is proposed."),
+)  # fmt: skip
+_expected = _of_class("ExpectedView", Expected, "What a method is expected to cost.")
+TimesView: Any = GenericAlias(dict, (str, _expected))
+
+
 def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
     docs, hints = field_docs(Job), get_type_hints(Job)
     own: dict[str, tuple[Any, str]] = {
         "state": (ShownState, ""),
         "progress": (ProgressView | None, "How far it is; null once it has ended."),
+        "method": (str, "Name of its method."),
         "links": (dict[str, str], "Addresses of what it has: itself, its events, its results."),
     }
     found: dict[str, Any] = {}
@@ -161,7 +199,7 @@ def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
 
 
 _SHOWN = [field.name for field in fields(Job) if field.name not in INTERNAL]
-Reconstruction = _of_job("Reconstruction", [*_SHOWN, "links"], "A job: one request and what became of it.")
+Reconstruction = _of_job("Reconstruction", [*_SHOWN, "method", "links"], "A job: one request and what became of it.")
 Brief = _of_job("Brief", list(BRIEF), "A job in a list.")
 _briefs: Any = GenericAlias(list, (Brief,))
 Listed = create_model(

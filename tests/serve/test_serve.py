@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -188,10 +189,15 @@ def test_what_there_is(world: World) -> None:
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert RESEARCH_ONLY in page.text
-    for part in ("page.css", "page.js"):
-        assert part in page.text
-        assert client.get(f"/{part}").status_code == 200
-    assert "http" not in client.get("/page.js").text + client.get("/page.css").text + page.text  # nothing from outside
+    for part in ("page.css", "page.js", "favicon.svg", "licences.txt"):
+        answer = client.get(f"/{part}", headers={"accept-encoding": "identity"})
+        assert answer.status_code == 200
+        assert client.get(f"/{part}").headers["content-encoding"] == "gzip"
+        assert client.get(f"/{part}").text == answer.text
+        outside = re.findall(r"https?://[^\s\"'`]+", answer.text) if part != "licences.txt" else []
+        assert all(url.startswith("http://www.w3.org/") for url in outside), outside  # names of SVG and MathML
+    assert all(f"./{part}" in page.text for part in ("page.css", "page.js", "favicon.svg"))
+    assert "http" not in page.text
 
 
 def refused(response: Any, status: int, sentence: str, world: World) -> None:
