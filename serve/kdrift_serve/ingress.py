@@ -275,6 +275,8 @@ class Ingress:
         return list_methods(self._priors)
 
     async def health(self) -> dict[str, Any]:
-        """Return that the service answers, whether it asks for keys, and how busy it is."""
-        jobs = await asyncio.to_thread(self._table.counts)
+        """Return that this process answers, whether it asks for keys, and how busy the service is."""
+        jobs = None
+        with contextlib.suppress(StateLost):  # `readiness` tells
+            jobs = await asyncio.to_thread(self._table.counts)
         return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}

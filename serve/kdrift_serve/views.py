@@ -131,14 +131,14 @@ class ImagesView(View):
 
 
 class HealthView(View):
-    """That the service answers."""
+    """That a process of the service answers; whether jobs would be run, `/v1/ready` tells."""
 
     status: Literal["ok"]
     version: str
     api_keys: bool
     """Whether requests need a key."""
-    jobs: dict[str, int]
-    """How many run and wait."""
+    jobs: dict[str, int] | None
+    """How many run and wait; null where the table of jobs does not answer."""
 
 
 class ReadyView(View):
