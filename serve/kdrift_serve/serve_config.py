@@ -18,7 +18,11 @@ class SamplerConfig:
     """The processes that run chains."""
 
     replicas: int = 1
-    """Number of sampler processes; a request's chains are split into as many chunks."""
+    """Number of sampler processes; a request's chains are split into as many chunks as run."""
+    max_replicas: int | None = None
+    """Start more, up to so many, while work waits; null: always `replicas`."""
+    idle_s: float = 300.0
+    """Seconds after which samplers beyond `replicas` end that are not needed any more."""
     num_cpus: int = 1
     """CPUs, and torch threads, of each."""
     num_gpus: float = 0.0
@@ -29,6 +33,18 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.num_cpus < 1 or not self.num_gpus >= 0:
             raise ValueError(f"expected replicas and num_cpus of at least 1 and num_gpus of at least 0, got {self}")
+        if self.most < self.replicas or not self.idle_s > 0:
+            raise ValueError(f"expected max_replicas of at least replicas, or null, and idle_s above 0, got {self}")
+
+    @property
+    def most(self) -> int:
+        """The most sampler processes."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether they compute on one, as far as their configuration tells."""
+        return self.num_gpus > 0 or self.device not in ("auto", "cpu")
 
 
 @dataclass(frozen=True)
