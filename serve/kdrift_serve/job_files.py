@@ -1,4 +1,5 @@
-"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`. In a folder, or at a URL.
+"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`; and of uploads, `ID/parts/`.
+In a folder, or at a URL.
 
 Every file appears whole or not at all. What strangers upload, and what is being written, lies in
 `incoming/OWNER-...` on the disk of the process, and is deleted when it has been read or put in its place; by the sweep
@@ -61,20 +62,13 @@ class JobFiles:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Tell a full disk and storage that is gone by a sentence."""
+        """`told`, where a folder that is gone may be that of all."""
         try:
-            yield
-        except (DiskFull, StateLost):
-            raise
+            with told():
+                yield
         except FileNotFoundError:
             self._check_here()
             raise
-        except OSError as error:
-            if error.errno in FULL:
-                raise DiskFull("the disk of the service is full") from None
-            raise StateLost(
-                f"the storage of the service cannot be used ({error.strerror or type(error).__name__})"
-            ) from None
 
     def temporary(self, owner: str) -> Path:
         """Make and return a folder for what is received or written, by a service or of a job that has not ended;
@@ -179,7 +173,7 @@ class JobFiles:
                     place.delete(name)
 
     def jobs(self) -> set[str]:
-        """Return the ids of all jobs that have files."""
+        """Return the ids of all jobs and uploads that have files."""
         with self._told():
             if self._remote is not None:
                 with _away():
@@ -187,6 +181,21 @@ class JobFiles:
             else:
                 found = {entry.name for entry in os.scandir(self._folder)}
         return {name for name in found if _ID.fullmatch(name)}
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell a full disk (`DiskFull`) and storage that is gone (`StateLost`) by a sentence."""
+    try:
+        yield
+    except (DiskFull, StateLost, FileNotFoundError):
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise DiskFull("the disk of the service is full") from None
+        raise StateLost(
+            f"the storage of the service cannot be used ({error.strerror or type(error).__name__})"
+        ) from None
 
 
 @contextlib.contextmanager

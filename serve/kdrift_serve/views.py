@@ -130,6 +130,19 @@ class ImagesView(View):
     """Size of a voxel: row, column, slice."""
 
 
+class UploadView(View):
+    """An upload that comes in several requests."""
+
+    id: str
+    name: str
+    length: int
+    """Bytes of the whole file."""
+    offset: int
+    """Bytes that are there; as many as `length`: it is finished, and a job may name it."""
+    expires: float
+    """When it is deleted unless it is written to or used before, in seconds since 1970."""
+
+
 class HealthView(View):
     """That a process of the service answers; whether jobs would be run, `/v1/ready` tells."""
 
