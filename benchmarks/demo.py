@@ -71,9 +71,9 @@ def stop(*_: Any) -> None:
 
 def reconstruct(client: Client, scan: Path) -> Job:
     """Simulate a scan, send it, and return its job when it is done. Raises RuntimeError where it fails."""
-    phantom = phantom_volume(1, 192, 192, 8, seed=1)
+    phantom = phantom_volume(1, 128, 128, 8, seed=1)
     write_fastmri(scan, phantom.kspace, reference=phantom.reference, attrs=phantom.attrs)
-    print("a simulated scan: 8 coils, 4x, 4 samples of 20 steps", flush=True)
+    print("a simulated scan of 128 x 128: 8 coils, 4x, 4 samples of 20 steps", flush=True)
     job = client.wait(client.submit(scan, plan=PLAN, mask=MASK))
     if job["state"] != "done":
         raise RuntimeError(f"the job is {job['state']}: {job['detail']}")
