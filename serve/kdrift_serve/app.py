@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -27,6 +28,7 @@ def build(args: dict[str, Any]) -> Application:
 
 def build_application(config: ServeConfig) -> Application:
     """Return the application: ingresses, one planner, and samplers that each do one thing at a time."""
+    config = replace(config, database=config.server)  # the same for all processes
     priors = {name: pin_prior(reference, config.tracking_uri) for name, reference in config.priors.items()}
     lifetime: dict[str, Any] = {
         "health_check_period_s": 2,

@@ -1,4 +1,5 @@
-"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`. In a folder, or at a URL.
+"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`; and of uploads, `ID/parts/`.
+In a folder, or at a URL.
 
 Every file appears whole or not at all. What strangers upload, and what is being written, lies in
 `incoming/OWNER-...` on the disk of the process, and is deleted when it has been read or put in its place; by the sweep
@@ -37,7 +38,7 @@ class JobFiles:
 
     def __init__(self, storage: str) -> None:
         self._remote = Remote(storage) if is_url(storage) else None
-        with _told():
+        with told():
             copies = user_cache("serve") / hashlib.sha256(storage.encode()).hexdigest()[:16]
             self._folder = Path(storage).expanduser().resolve() if self._remote is None else copies
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,13 +48,13 @@ class JobFiles:
     def temporary(self, owner: str) -> Path:
         """Make and return a folder for what is received or written, by a service or of a job that has not ended;
         whoever asked deletes it."""
-        with _told():
+        with told():
             return Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=self.incoming))
 
     @contextlib.contextmanager
     def filling(self, job_id: str, folder: str) -> Iterator[Path]:
         """Yield a folder to fill; after the block its files are those of `ID/folder`, unless the block raised."""
-        with _told():
+        with told():
             made = self.temporary(job_id)
             try:
                 yield made
@@ -70,7 +71,7 @@ class JobFiles:
     def put(self, job_id: str, name: str, path: Path) -> None:
         """Make a file, which is given away, the one of this name."""
         target = self._folder / job_id / name
-        with _told():
+        with told():
             if self._remote is not None:
                 with _away():
                     self._remote.send(path, f"{job_id}/{name}")
@@ -83,7 +84,7 @@ class JobFiles:
         if not _ID.fullmatch(job_id):
             return None
         path = self._folder / job_id / name
-        with _told():
+        with told():
             if self._remote is not None:
                 self._forget_copies(job_id)
             if self._remote is not None and not path.is_file():
@@ -96,7 +97,7 @@ class JobFiles:
 
     def read(self, job_id: str, name: str) -> bytes | None:
         """Return what a file holds now, None where there is none; of a file at a URL no copy is kept."""
-        with _told():
+        with told():
             if self._remote is not None:
                 with _away():
                     return self._remote.read(f"{job_id}/{name}")
@@ -116,7 +117,7 @@ class JobFiles:
 
     def names(self, job_id: str, folder: str) -> set[str]:
         """Return the names of the files of a folder of a job."""
-        with _told():
+        with told():
             if self._remote is not None:
                 with _away():
                     place = Remote(f"{self._remote.url}/{job_id}/{folder}")
@@ -140,8 +141,8 @@ class JobFiles:
                     place.delete(name)
 
     def jobs(self) -> set[str]:
-        """Return the ids of all jobs that have files."""
-        with _told():
+        """Return the ids of all jobs and uploads that have files."""
+        with told():
             if self._remote is not None:
                 with _away():
                     found = {name.partition("/")[0] for name in self._remote.names()}
@@ -151,8 +152,8 @@ class JobFiles:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tell a full disk and storage that is gone by a sentence."""
+def told() -> Iterator[None]:
+    """Tell a full disk (`DiskFull`) and storage that is gone (`StateLost`) by a sentence."""
     try:
         yield
     except (DiskFull, StateLost, FileNotFoundError):

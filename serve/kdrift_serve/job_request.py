@@ -36,12 +36,14 @@ _FILE_NAME = re.compile(r"[^\x00-\x1f/\\]{1,200}")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest(AcquisitionOptions):
-    """A reconstruction to make. Where a file is uploaded, `path` and `example` stay empty."""
+    """A reconstruction to make. Where a file is sent, `path`, `example` and `upload` stay empty."""
 
     path: str | None = None
     """File, or volume of a store (`X.zarr/NAME`), under one of the service's roots."""
     example: Literal["phantom"] | None = None
     """Built-in data instead of a file: a simulated head scan."""
+    upload: str | None = None
+    """A finished upload of /v1/uploads instead of a file, by its id or address."""
     name: str | None = None
     """Name of an uploaded file; its suffix helps to tell the format."""
     plan: Plan = field(default_factory=Plan)

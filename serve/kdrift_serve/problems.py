@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from kdrift_serve.job_table import DiskFull, StateLost
 from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
@@ -43,6 +44,10 @@ def install(app: FastAPI) -> None:
         if isinstance(error, DiskFull):
             return answer(507, f"{error}: nothing was kept of this request")
         return answer(503, f"{error}: try again", {"Retry-After": "10"})
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(400, "the connection was lost before the body was whole")  # to nobody
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:

@@ -17,11 +17,13 @@ from kdrift_serve.auth import Caller
 from kdrift_serve.described import describe, problem_responses, request_body
 from kdrift_serve.docs_page import docs_page
 from kdrift_serve.events import MEDIA_TYPE, events
+from kdrift_serve.flow import Taking
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.jobs import Job
 from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
 from kdrift_serve.problem_details import details
 from kdrift_serve.result_routes import results
+from kdrift_serve.upload_routes import open_uploads, uploads
 from kdrift_serve.views import (
     CatalogueView,
     HealthView,
@@ -65,7 +67,7 @@ jobs = APIRouter(prefix="/reconstructions", tags=["reconstructions"])
     responses=problem_responses(400, 404, 408, 413, 415, 429, 507),
 )  # fmt: skip
 async def create(http: Request, asks: Asks, service: Serves) -> Response:
-    """Take on a job: from a file, which is the body, or from one that a JSON body names."""
+    """Take on a job: from a file, which is the body or in a form, or from one that a JSON body names."""
     asks.need("submit")
     return await service.create(http, asks)
 
@@ -162,12 +164,14 @@ def create_app(service: Ingress) -> FastAPI:
     app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     app.state.service = service
+    app.add_middleware(Taking)
     bearer = HTTPBearer(auto_error=False, description="An API key; not needed where the service has none.")
     api = APIRouter(prefix="/v1", dependencies=[Depends(caller_of), Depends(bearer)])
-    for part in (jobs, results, what_there_is):
+    for part in (jobs, results, uploads, what_there_is):
         api.include_router(part)
     app.include_router(api)
     app.include_router(open_to_all)
+    app.include_router(open_uploads)
     for path, (name, media_type) in PAGE.items():
         content = files("kdrift_serve").joinpath("page", name).read_text()
         _add_page(app, path, content.replace("{{ research only }}", RESEARCH_ONLY), media_type)

@@ -107,6 +107,19 @@ class CatalogueView(View):
     """Kinds of undersampling, and what they are."""
 
 
+class UploadView(View):
+    """An upload that comes in several requests."""
+
+    id: str
+    name: str
+    length: int
+    """Bytes of the whole file."""
+    offset: int
+    """Bytes that are there; as many as `length`: it is finished, and a job may name it."""
+    expires: float
+    """When it is deleted unless it is written to or used before, in seconds since 1970."""
+
+
 class HealthView(View):
     """That the service answers."""
 

@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from kdrift_serve import job_table as table_module
-from kdrift_serve.job_table import SCHEMA, JobTable, QueueFull, StateLost
+from kdrift_serve.job_table import JobTable, QueueFull, StateLost
 from kdrift_serve.jobs import Job, SliceVerdict
+from kdrift_serve.schema import SCHEMA
 from postgres_helpers import Postgres, postgres
 
 ME, OTHER = "a" * 32, "b" * 32

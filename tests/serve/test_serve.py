@@ -23,7 +23,7 @@ import pytest
 
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
-from serve_cases import JSON, UPLOADS
+from serve_cases import FORMS, JSON, UPLOADS
 from serve_helpers import (
     CALLS,
     KEY,
@@ -222,6 +222,24 @@ def test_bad_upload_is_refused(world: World, case: str) -> None:
     refused(response, status, sentence, world)
 
 
+@pytest.mark.parametrize("case", FORMS)
+def test_bad_form_is_refused(world: World, case: str) -> None:
+    body, kind, status, sentence = FORMS[case]
+    headers = {"content-type": kind or "multipart/form-data; boundary=B"}
+    refused(world.service.client.post("/v1/reconstructions", content=body, headers=headers), status, sentence, world)
+
+
+def test_a_form_is_a_file_and_its_options(world: World) -> None:
+    asked = plan(num_samples=2)
+    fields = {"options": json.dumps({"plan": asked, "mask": MASK, "name": "b.h5"})}
+    files = {"file": ("a.h5", world.scan.read_bytes())}
+    answer = world.service.client.post("/v1/reconstructions", data=fields, files=files)
+    assert (answer.status_code, answer.json()["name"]) == (202, "b.h5"), answer.text
+    assert_same(world.service.result(answer.json()["id"]), library(world.scan, world.prior, asked))
+    answer = world.service.client.post("/v1/reconstructions", files=files, params={"slices": "0"})
+    refused(answer, 422, "into its field options", world)
+
+
 def test_a_stream_is_cut_off_at_the_limit(world: World) -> None:
     """Without Content-Length nothing announces how much will come."""
     kind = {"content-type": "application/octet-stream"}
@@ -263,7 +281,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
         ({"authorization": f"Bearer {KEY}x"}, 401, "not known"),
         ({"authorization": f"Bearer {KEY[:-1]}"}, 401, "not known"),
         ({"content-type": "text/plain"}, 415, "expected application/octet-stream"),
-        ({"content-type": "multipart/form-data; boundary=x"}, 415, "expected application/octet-stream"),
+        ({"content-type": "multipart/mixed; boundary=x"}, 415, "expected application/octet-stream"),
     ],
 )
 def test_keys_and_types(world: World, headers: dict[str, str], status: int, sentence: str) -> None:

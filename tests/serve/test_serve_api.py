@@ -235,11 +235,13 @@ def test_every_route_is_described_and_answers_as_it_says(service: Service, scan:
         *(("get", f"{base}/{{job_id}}/{name}") for name in
           ("events", "result", "outputs.zip", "panel.png", "mean.png", "std.png")),
         *(("get", f"/v1/{name}") for name in ("priors", "methods", "health", "ready")),
+        *((method, "/v1/uploads") for method in ("options", "post", "get")),
+        *((method, "/v1/uploads/{upload_id}") for method in ("options", "get", "patch", "delete", "post")),
     }  # fmt: skip
     for path, item in description["paths"].items():
         for method, route in item.items():
             assert route["description"], (method, path)
-            assert ("security" in route) == (path not in ("/v1/health", "/v1/ready"))
+            assert ("security" in route) == (path not in ("/v1/health", "/v1/ready") and method != "options")
             for option in route.get("parameters", []):
                 assert option["in"] == "path" or option["description"], (path, option)
     upload = {each["name"]: each for each in description["paths"][base]["post"]["parameters"]}
@@ -251,7 +253,7 @@ def test_every_route_is_described_and_answers_as_it_says(service: Service, scan:
     accepted = service.submit(scan, plan=plan("tv", settings={"max_iter": 2}), mask=MASK)
     jsonschema.validate(accepted.json(), schema_of(service, base, "post", "202"))
     for path, address in {
-        base: base, f"{base}/{{job_id}}": f"{base}/{job_id}",
+        base: base, f"{base}/{{job_id}}": f"{base}/{job_id}", "/v1/uploads": "/v1/uploads",
         **{f"/v1/{name}": f"/v1/{name}" for name in ("priors", "methods", "health", "ready")},
     }.items():  # fmt: skip
         answer = service.client.get(address)
