@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint docs docs-serve demo bench gpu bench-peers mutants fuzz clean
+.PHONY: install test test-all lint docs docs-serve demo tour bench gpu bench-peers mutants fuzz clean
 
 install: $(STAMP)
 
@@ -48,7 +48,10 @@ docs-serve: $(STAMP)
 	$(BIN)/python -m mkdocs serve --livereload --watch platform --watch serve
 
 demo: $(STAMP)
-	$(BIN)/python -m benchmarks.demo
+	@$(BIN)/python -m benchmarks.demo
+
+tour: $(STAMP)
+	$(BIN)/python -m benchmarks.tour
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

@@ -1,10 +1,10 @@
 """The whole road on data made here: phantom, store, training, tuning, registry, service, reconstruction, table.
 
-    make demo            # or: python -m benchmarks.demo [--out DIR] [--prior NAME|PATH] [--images N]
+    make tour            # or: python -m benchmarks.tour [--out DIR] [--prior NAME|PATH] [--images N]
 
 Every step is a `kdrift` command, which is printed, run in a process of its own (so whatever it started, Ray
-included, ends with it) and timed. The first step that fails ends the demo with its exit status. All results
-are in --out, whose folders of an earlier demo are replaced.
+included, ends with it) and timed. The first step that fails ends the tour with its exit status. All results
+are in --out, whose folders of an earlier tour are replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MADE = (
     "source", "store.zarr", "train", "tune", "presets", "zero_filled", "cg_sense", "posterior", "service", "registry",
 )  # fmt: skip
-"""What a demo writes into its folder and replaces when it is run again."""
+"""What a tour writes into its folder and replaces when it is run again."""
 MASK = ("--mask", "equispaced", "--acceleration", "4", "--acs-fraction", "0.08", "--slices", "4:5")
 REQUEST = (
     "mask.kind=equispaced", "mask.acceleration=4", "mask.acs_fraction=0.08", "slices=[4,5]", "plan.num_samples=4",
@@ -45,7 +45,7 @@ SHOWN = {"zero_filled": "zero-filled", "cg_sense": "CG-SENSE, default weight", "
 
 @dataclass(frozen=True)
 class Step:
-    """One command of the demo."""
+    """One command of the tour."""
 
     title: str
     arguments: tuple[str, ...]
@@ -70,13 +70,13 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
         f"data.stores=[{store}]",
         "data.include=[head*]",
         "data.validation=[head05*]",
-        "name=demo-phantom",
+        "name=tour-phantom",
     ]
     if images:
         settings.append(f"total_images={images}")
     registry = f"sqlite:///{out}/registry/mlflow.db"
     tuning = (f"data.sources=[{store}]", "data.volumes=[tuning]", "num_trials=4", "data.slices=[2,6]",
-              "data.slices_per_volume=2", "settings.num_steps=10", "grace_slices=2", "name=demo-tuning")  # fmt: skip
+              "data.slices_per_volume=2", "settings.num_steps=10", "grace_slices=2", "name=tour-tuning")  # fmt: skip
     return [
         Step(
             "a multi-coil phantom in the fastMRI layout (simulated)",
@@ -118,7 +118,7 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
                 *(part for setting in tuning for part in ("--set", setting)),
             ),
         ),
-        Step("which is used by default from now on", ("presets", "use", "annealed", "demo-tuning")),
+        Step("which is used by default from now on", ("presets", "use", "annealed", "tour-tuning")),
         Step(
             f"{prior or 'the shipped prior'} to an MLflow registry",
             ("register", prior or DEFAULT_PRIOR, "--tracking-uri", registry, "--name", "demo"),
@@ -144,9 +144,9 @@ def steps(out: str, prior: str | None = None, images: int | None = None) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; return 0, or the exit status of the step that failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "demo", help="folder (default: demo)")
+    """Run the tour; return 0, or the exit status of the step that failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tour", description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "tour", help="folder (default: tour)")
     parser.add_argument("--prior", metavar="NAME|PATH", help="prior to reconstruct with (default: the shipped one)")
     parser.add_argument("--images", type=int, metavar="N", help="training images (default: those of tiny.yaml)")
     args = parser.parse_args(arguments)
@@ -155,11 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepare(out)
     except OSError as error:
-        print(f"demo: cannot write to {out}: {error}", file=sys.stderr)
+        print(f"tour: cannot write to {out}: {error}", file=sys.stderr)
         return 1
     shown = os.path.relpath(out, REPOSITORY) if out.is_relative_to(REPOSITORY) else str(out)
     prior = str(Path(args.prior).resolve()) if args.prior and Path(args.prior).is_dir() else args.prior
-    os.environ["KDRIFT_PRESETS"] = str(out / "presets")  # what the demo tunes stays in the demo
+    os.environ["KDRIFT_PRESETS"] = str(out / "presets")  # what the tour tunes stays in the tour
     todo = steps(shown, prior, args.images)
     for number, step in enumerate(todo, 1):
         print(f"\n[{number}/{len(todo)}] {step.title}\n$ {step.command}", flush=True)
@@ -167,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(step)
         print(f"({time.monotonic() - began:.0f} s)", flush=True)
         if status:
-            print(f"demo: step {number} failed with status {status}", file=sys.stderr)
+            print(f"tour: step {number} failed with status {status}", file=sys.stderr)
             return status if status > 0 else 1
     print(f"\n{table(out)}\n{where_to_look(shown, out)}")
-    print(f"demo finished in {time.monotonic() - started:.0f} s")
+    print(f"tour finished in {time.monotonic() - started:.0f} s")
     return 0
 
 
@@ -185,7 +185,7 @@ def run(step: Step) -> int:
 
 
 def prepare(out: Path) -> None:
-    """Clear what an earlier demo left and write the magnitude volumes: five heads of 12 slices."""
+    """Clear what an earlier tour left and write the magnitude volumes: five heads of 12 slices."""
     for name in MADE:
         if (out / name).exists():
             shutil.rmtree(out / name)
@@ -227,7 +227,7 @@ def where_to_look(shown: str, out: Path) -> str:
             f"  {shown}/presets/annealed.yaml       the settings found, and on what",
             f"  training curves and samples:        {ui_command(default_uri(out / 'train'))}",
             f"  trials of the search:               {ui_command(default_uri(out / 'tune'))}",
-            "  a page to try it:                   kdrift serve  (then open http://127.0.0.1:8000)",
+            "  a page to try it:                   make demo",
         ]
     )
 
