@@ -36,7 +36,7 @@ class Piece:
     """Served name of the prior; a classical method does not use it."""
     job_id: str
     position: int
-    """Of the slice, among those that the job chose."""
+    """Place of the slice among those that the job chose."""
     chunk: Chunk | None = None
     """Chains to run; None: prepare the slice, that is estimate its coil maps, noise and scale."""
 

@@ -4,7 +4,7 @@ the same time is asked in one call.
 A sampler is a plain function of one slice, with operators, noise level and random numbers of its own. None of that is
 mixed: it runs in a thread of its own, one thread at a time, until it asks the network; when all wait for an answer, one
 batch holds the images of all. A network treats the images of a batch apart, so each piece gets what it would get alone
-but for the order of float32 sums (1e-5 of the largest value).
+but for the order of float32 sums (1.5e-5 of the largest value was seen after 20 steps).
 """
 
 from __future__ import annotations
