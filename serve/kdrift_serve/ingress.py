@@ -51,7 +51,7 @@ from kdrift_serve.readiness import Readiness
 from kdrift_serve.reading import Reading
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.spool import SCAN
-from kdrift_serve.times import expected_times
+from kdrift_serve.times import Size, Times
 
 EXAMPLE_NAME = "phantom"
 ALIVE_S = 2.0
@@ -143,13 +143,11 @@ class Ingress:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         return JSONResponse({"name": name, **to_dict(found), "method": DEFAULT_METHOD}, headers=PATIENTS_DATA)
 
-    async def times(self, request: JobRequest, found: Found) -> dict[str, Any]:
+    async def times(self, size: Size) -> dict[str, Any]:
         """Return what each method is expected to cost with data of some size."""
-        config = self._config
-        times = await asyncio.to_thread(
-            expected_times, request, found, self._priors, config.limits, self._speeds, config.samplers.replicas
-        )
-        return {name: to_dict(each) for name, each in times.items()}
+        times = Times(self._priors, self._config.limits, self._speeds, self._config.samplers.replicas)
+        found = await asyncio.to_thread(times.of, size)
+        return {name: to_dict(each) for name, each in found.items()}
 
     async def _asked(self, http: Request) -> tuple[str, JobRequest]:
         """Return the type of a body and the options that come with it. Raises `Problem`."""
