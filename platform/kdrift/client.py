@@ -168,7 +168,7 @@ class Client:
 
     def page(self, job_id: str) -> str:
         """Return the address of the service's page with a job in it, for a browser."""
-        return str(self._http.base_url.join(f"/?job={job_id}"))
+        return str(self._http.base_url.join(f"/#/jobs/{job_id}"))
 
     def status(self, job_id: str, *, wait_s: float = 0.0) -> Job:
         """Return a job: when it has ended, at the latest after `wait_s` seconds (60 at most)."""

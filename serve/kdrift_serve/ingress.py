@@ -41,7 +41,7 @@ from kdrift_serve.reading import Reading
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.sources import Source, Sources
 from kdrift_serve.spool import SCAN
-from kdrift_serve.times import expected_times
+from kdrift_serve.times import Size, Times
 from kdrift_serve.uploads import Uploads
 
 ALIVE_S = 2.0
@@ -131,13 +131,11 @@ class Ingress:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         return JSONResponse({"name": source.name, **to_dict(found), "method": DEFAULT_METHOD}, headers=PATIENTS_DATA)
 
-    async def times(self, request: JobRequest, found: Found) -> dict[str, Any]:
+    async def times(self, size: Size) -> dict[str, Any]:
         """Return what each method is expected to cost with data of some size."""
-        config = self._config
-        times = await asyncio.to_thread(
-            expected_times, request, found, self._priors, config.limits, self._speeds, config.samplers.replicas
-        )
-        return {name: to_dict(each) for name, each in times.items()}
+        times = Times(self._priors, self._config.limits, self._speeds, self._config.samplers.replicas)
+        found = await asyncio.to_thread(times.of, size)
+        return {name: to_dict(each) for name, each in found.items()}
 
     def _resolve(self, request: JobRequest) -> ResolvedPlan:
         plan = resolve_plan(request, self._priors, self._config.limits)

@@ -20,12 +20,11 @@ from kdrift_serve.docs_page import docs_page
 from kdrift_serve.events import MEDIA_TYPE, events
 from kdrift_serve.flow import Taking
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
-from kdrift_serve.job_request import options_of
 from kdrift_serve.jobs import Job
 from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
 from kdrift_serve.problem_details import details
-from kdrift_serve.readers import Found
 from kdrift_serve.result_routes import results
+from kdrift_serve.times import Size
 from kdrift_serve.upload_routes import open_uploads, uploads
 from kdrift_serve.views import (
     CatalogueView,
@@ -67,10 +66,6 @@ Before = Annotated[
 ]
 States = Annotated[ShownState | None, Query(description="Those in this state alone.")]
 Results = Annotated[bool, Query(description="Delete a job that has ended, with all that it has.")]
-Shape = Annotated[str, Query(pattern=r"^\d{1,5}x\d{1,5}$", description="Rows and columns of k-space: 320x320.")]
-Number = Annotated[int, Query(ge=1, le=100_000, description="How many there are.")]
-Samples = Annotated[int | None, Query(ge=1, description="Samples a slice; those of a plan by default.")]
-Steps = Annotated[int | None, Query(ge=1, description="Steps, for methods that have some; those of the preset.")]
 jobs = APIRouter(prefix="/reconstructions", tags=["reconstructions"])
 
 
@@ -165,18 +160,9 @@ async def inspect(http: Request, asks: Asks, service: Serves) -> Response:
 
 
 @what_there_is.get("/times", response_model=TimesView, responses=problem_responses())
-async def times(
-    asks: Asks, service: Serves, shape: Shape, coils: Number, slices: Number = 1, samples: Samples = None,
-    steps: Steps = None, method: Annotated[str | None, Query(description="Whose prior `prior` is.")] = None,
-    prior: Annotated[str | None, Query(description="Served name of the prior of `method`.")] = None,
-) -> Response:  # fmt: skip
+async def times(asks: Asks, service: Serves, size: Annotated[Size, Query()]) -> Response:
     """Tell what each method is expected to take for data of some size, as jobs before took."""
-    values: dict[str, Any] = {"method": method} if method is not None else {}
-    values |= {"num_samples": samples} if samples is not None else {}
-    values |= {"settings": {"num_steps": steps}} if steps is not None else {}
-    rows, cols = (int(size) for size in shape.split("x"))
-    found = Found(list(range(slices)), coils, [rows, cols], "", [])
-    return JSONResponse(await service.times(options_of({"plan": values, "prior": prior}), found))
+    return JSONResponse(await service.times(size))
 
 
 open_to_all = APIRouter(prefix="/v1", tags=["health"])

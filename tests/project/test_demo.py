@@ -86,7 +86,7 @@ def demo() -> Iterator[Demo]:
 
 @pytest.mark.timeout(900)
 def test_the_page_has_a_finished_job_and_ctrl_c_stops_all(demo: Demo) -> None:
-    found = demo.line(r"Ready after (\d+) s\. Open  (http://127\.0\.0\.1:\d+)(/\?job=([0-9a-f]{32}))$", 600)
+    found = demo.line(r"Ready after (\d+) s\. Open  (http://127\.0\.0\.1:\d+)(/#/jobs/([0-9a-f]{32}))$", 600)
     base, path, job_id = found.group(2), found.group(3), found.group(4)
     page = httpx.get(base + path)
     assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
