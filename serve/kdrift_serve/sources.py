@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import Request
 
 from kdrift.recon.resolved import ResolvedPlan
+from kdrift.runs.files import put_file
 from kdrift_serve.auth import Caller
 from kdrift_serve.body import Receiving, body_parts, read_json, receive_file
 from kdrift_serve.job_request import (
@@ -110,7 +111,8 @@ class Sources:
         request, plan = found[0]
         path = folder / names[0]
         if request.name is not None:
-            path = path.rename(folder / upload_name(request.name))
+            received, path = path, folder / upload_name(request.name)
+            put_file(received, path, mode=0o600)
         return Source(replace(request, name=path.name), plan, str(path), path.name)
 
 

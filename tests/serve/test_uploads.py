@@ -32,8 +32,8 @@ LIMITS = Limits(uploads_a_key=3, key_mb=4)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres") / "server") as running:
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
         yield running
 
 
