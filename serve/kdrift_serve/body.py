@@ -1,5 +1,5 @@
-"""Addresses, and bodies of requests: refused by their announced size, cut off at the limit or when they stall, never held in memory
-when large."""
+"""Bodies of requests: refused by their announced size, cut off at the limit or when they stall, never held in memory
+when large; and addresses in answers."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ async def begin(
         except BaseException:  # nobody knows its address
             await asyncio.shield(service.uploads.remove(upload))
             raise
-    return Response(status_code=201, headers=_told(service, upload) | {"Location": address(http, f"{BASE}/{upload.id}")})
+    return Response(
+        status_code=201, headers=_told(service, upload) | {"Location": address(http, f"{BASE}/{upload.id}")}
+    )
 
 
 @uploads.get("", response_model=list[UploadView], responses=problem_responses())

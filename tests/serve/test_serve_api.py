@@ -189,6 +189,7 @@ def test_results_come_in_forms(service: Service, scan: Path) -> None:
     assert [path for path in (service.log.parent / "store" / "incoming").iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_a_time_is_kept_to_by_fewer_steps(service: Service, scan: Path) -> None:
     """The method and its prior's speed are known once a job of them was done; until then the answer says so."""
     asked = plan("score_mri_hybrid", num_samples=2, settings={"num_steps": 60}, check=False)
