@@ -26,7 +26,7 @@ def programs(language: str, text: str) -> list[list[str]]:
     return [[sys.executable, "-m", *words] for words in lines]
 
 
-AT_ONCE = ("README.md", "reconstruct.md", "library.md")
+AT_ONCE = ("README.md", "library.md")
 """The others take a minute each, and go by similar commands."""
 
 
