@@ -82,9 +82,12 @@ class Server:
         self._files().pipe_file(url.removeprefix("s3://"), content)
 
     def end(self) -> None:
-        """End its process."""
+        """End its process; the next server has another port, for which s3fs would not ask the environment again."""
+        import s3fs
+
         self._process.kill()
         self._process.communicate()
+        s3fs.S3FileSystem.clear_instance_cache()
 
     def _files(self) -> Any:
         import s3fs

@@ -1,5 +1,5 @@
 """Bodies of requests: refused by their announced size, cut off at the limit or when they stall, never held in memory
-when large."""
+when large; and addresses in answers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from kdrift_serve.serve_config import Limits
 
 WINDOW_S = 10.0
 """Over which an upload has to be fast enough, and within which a JSON body has to be there."""
+
+
+def address(http: Request, path: str) -> str:
+    """Return the address of a path of this service, which may not be at the root of its host (`route_prefix`)."""
+    return f"{http.scope.get('root_path', '').rstrip('/')}{path}"
 
 
 class Receiving:

@@ -25,7 +25,7 @@ from kdrift.runs.config import to_dict
 from kdrift.runs.files import folder_bytes
 from kdrift_serve import auth
 from kdrift_serve.answers import Answers
-from kdrift_serve.body import Receiving
+from kdrift_serve.body import Receiving, address
 from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_request import JobRequest, check_cost, choose_prior, given_files, resolve_plan
@@ -113,9 +113,8 @@ class Ingress:
                 job = await self._read(source, job, folder)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        return JSONResponse(
-            await self.answers.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA}
-        )
+        headers = {"Location": address(http, f"/v1/reconstructions/{job.id}"), **PATIENTS_DATA}
+        return JSONResponse(await self.answers.view(job), 202, headers)
 
     async def inspect(self, http: Request, caller: auth.Caller) -> Response:
         """Tell what a file, which is sent or named as for a job, holds, and what is proposed; nothing of it is kept."""

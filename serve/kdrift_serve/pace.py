@@ -24,7 +24,7 @@ class Speed:
     image_s: float
     """Seconds a pixel of an image that goes through the network, with what the method does besides."""
     slice_s: float
-    """Seconds a pixel of a slice that its preparation and its writing take."""
+    """Seconds a pixel of a slice that its preparation and its writing take, and a method that asks no network."""
 
 
 class Speeds:
@@ -36,7 +36,8 @@ class Speeds:
             self._speeds = sa.Table("serve_speeds", sa.MetaData(), autoload_with=connection)
 
     def get(self, prior: str, method: str) -> Speed | None:
-        """Return what is known of a method with the prior of this sha256, None where no job was measured."""
+        """Return what is known of a method with the prior of this sha256, empty for a method without one; None where no
+        job was measured."""
         speeds = self._speeds
         with self._table.begin() as connection:
             row = connection.execute(sa.select(speeds.c.image_s, speeds.c.slice_s).where(self._of(prior, method)))
@@ -79,10 +80,13 @@ class Measured:
     """Pixels of a slice."""
 
     def speed(self) -> Speed | None:
-        """Return what that makes a pixel; None where nothing went through a network."""
-        if not self.evaluations or not self.num_slices:
+        """Return what that makes a pixel; None where no slice was done."""
+        if not self.num_slices or not self.pixels:
             return None
-        return Speed(self.chunks / (self.evaluations * self.pixels), self.slices / (self.num_slices * self.pixels))
+        pixels = self.num_slices * self.pixels
+        if not self.evaluations:
+            return Speed(0.0, (self.slices + self.chunks) / pixels)
+        return Speed(self.chunks / (self.evaluations * self.pixels), self.slices / pixels)
 
 
 def chunks_a_slice(samplers: int, slices: int) -> int:

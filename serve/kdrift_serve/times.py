@@ -27,7 +27,7 @@ class Expected:
     evaluations: int | None = None
     """Network images of all its slices and chains; 0 for a classical method."""
     seconds: float | None = None
-    """Once a sampler is free; null where no job with this prior was measured here yet, and for classical methods."""
+    """Once a sampler is free; null where no job with this prior, or of this classical method, was measured here yet."""
     measured: bool = False
     """Whether a job of this method was measured; else the slowest one with the same prior stands for it."""
     fault: str | None = None
@@ -96,10 +96,9 @@ class Times:
         except ValueError as error:
             return Expected(fault=str(error))
         evaluations = len(found.slices) * plan.evaluations(found.coils)
-        if plan.prior is None:
-            return Expected(evaluations)
-        own = self.speeds.get(plan.prior.sha256, name)
-        speed = own or self.speeds.slowest(plan.prior.sha256)
+        prior = plan.prior.sha256 if plan.prior else ""
+        own = self.speeds.get(prior, name)
+        speed = own or (self.speeds.slowest(prior) if prior else None)
         if speed is None:
             return Expected(evaluations)
         seconds = expected_seconds(plan, found, found.coils, speed, self.samplers)

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 
 from kdrift_serve.access import Asks, Serves
 from kdrift_serve.auth import Caller
-from kdrift_serve.body import body_parts
+from kdrift_serve.body import address, body_parts
 from kdrift_serve.described import problem_responses
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.job_request import upload_name
@@ -96,7 +96,9 @@ async def begin(
         except BaseException:  # nobody knows its address
             await asyncio.shield(service.uploads.remove(upload))
             raise
-    return Response(status_code=201, headers=_told(service, upload) | {"Location": f"{BASE}/{upload.id}"})
+    return Response(
+        status_code=201, headers=_told(service, upload) | {"Location": address(http, f"{BASE}/{upload.id}")}
+    )
 
 
 @uploads.get("", response_model=list[UploadView], responses=problem_responses())

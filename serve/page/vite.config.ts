@@ -1,5 +1,5 @@
 // Builds the page into the Python package: fixed names, no chunks, nothing from other hosts, the same bytes every time.
-import { existsSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
 
 /** Writes the licences of the packages that are in the bundle. */
@@ -17,7 +17,9 @@ function licences(): Plugin {
       const texts = [...packages].sort().map((name) => {
         const folder = `node_modules/${name}`;
         const { version, license } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
-        const text = existsSync(`${folder}/LICENSE`) ? readFileSync(`${folder}/LICENSE`, "utf8").trim() : "";
+        const file = readdirSync(folder).find((each) => /^licen[cs]e/i.test(each));
+        if (!file) throw new Error(`${name} comes without the text of its licence`);
+        const text = readFileSync(`${folder}/${file}`, "utf8").trim();
         return `${name} ${version} (${license})\n\n${text}\n`;
       });
       this.emitFile({ type: "asset", fileName: "licences.txt", source: texts.join("\n---\n\n") });

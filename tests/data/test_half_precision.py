@@ -128,6 +128,7 @@ def test_kspace_is_refused(tmp_path: Path) -> None:
         convert(ConvertConfig(["absent"], str(tmp_path / "x.zarr"), target=True, precision="float16"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_verb_converts_again_in_another_precision_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder with a scan and images: complex images of the scan; and training reads what float32 has, nearly."""

@@ -44,6 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+@pytest.mark.slow
 @dataclass
 class Killer:
     """Takes the lines of a batch and kills its first actor once a slice is done."""
@@ -100,6 +101,7 @@ def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], t
         reconstruct_batch(replace(config, plan=replace(config.plan, seed=6)))
 
 
+@pytest.mark.slow
 def test_a_batch_that_was_stopped_gives_the_verdicts_of_one_that_was_not(
     cluster: None, inputs: dict[str, str], tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_options_beside_a_configuration_are_refused(tmp_path: Path, capsys: pyte
     assert "give INPUT and --out DIR, or --config FILE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_slices_without_a_sample_left(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
     """By the pool as by `reconstruct`: the volume fails and says why, or has CG-SENSE there."""
     silly = Plan("score_mri_ssos", "paper", {"num_steps": 20, "snr": 50.0}, num_samples=1, precision="float32")

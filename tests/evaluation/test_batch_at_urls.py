@@ -103,6 +103,7 @@ def test_a_batch_whose_driver_was_killed_goes_on_on_another_machine(
     assert not [name for name in server.shown(url) if name.startswith(".partial")]
 
 
+@pytest.mark.slow
 def test_a_batch_through_an_outage(cluster: None, server: Server, url: str, inputs: dict[str, str]) -> None:
     lines: list[str] = []
 

@@ -131,6 +131,7 @@ def test_reconstructions_of_the_family_use_it_and_others_say_so(calibrated: Path
         assert (verdict.evidence.calibration, verdict.figures) == (1.0, {})
 
 
+@pytest.mark.slow
 def test_done_is_not_done_again_and_families_may_be_added(
     calibrated: Path, inputs: dict[str, str], tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_calibration_at_a_url(
         calibrate(replace(config, bundle=f"{url}-copy", prior=inputs["prior"]), echo=lambda line: None, quiet=True)
 
 
+@pytest.mark.slow
 def test_slices_that_are_not_trusted_calibrate_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
     lines = list[str]()
     before = (Path(inputs["prior"]) / "SHA256SUMS").read_text()

@@ -143,6 +143,7 @@ def test_without_a_device_the_batch_says_so(cluster, inputs, as_worker, tmp_path
         _batch(inputs, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_actors_that_do_not_start_are_done_without(cluster, inputs, as_worker, tmp_path) -> None:  # type: ignore[no-untyped-def]
     as_worker(OneComesUp)
@@ -154,6 +155,7 @@ def test_actors_that_do_not_start_are_done_without(cluster, inputs, as_worker, t
         _batch(inputs, tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_slow_and_disconnected_actors(cluster, inputs, as_worker, monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(kdrift.evaluation.hand_out, "SLOW_SECONDS", 3.0)

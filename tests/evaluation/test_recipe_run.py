@@ -20,6 +20,7 @@ from test_report_page import check_alone
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
+@pytest.mark.slow
 def test_a_recipe_from_command_to_report(cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (make_inputs(tmp_path / name) for name in ("one", "two"))
     stated = {"where": "Table 9", "store": "brain", "mask": "two"}

@@ -22,7 +22,18 @@ def test_every_method_keeps_what_the_table_asks(name: str) -> None:
     check_sampler(METHODS[name], stops_early=name == "smrd")
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.samples])
+LONG = ("daps", "pnp_dm", "smrd")
+"""Many evaluations a step."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name, method in METHODS.items()
+        if method.samples
+    ],
+)
 def test_every_preset_costs_what_it_states(name: str) -> None:
     for preset in METHODS[name].presets.values():
         short = replace(preset, num_steps=min(21, preset.num_steps))  # type: ignore[call-arg, attr-defined]
@@ -62,10 +73,11 @@ _PRESET = replace(
             PnPDMOptions(num_steps=24, num_prior_steps=3, rho_max=3.0, rho_min=0.3, prior_sigma=TAU),
             partial(gaussian_posterior, coupling=0.3),
         ),
-        (
+        pytest.param(
             "pnp_dm",
             PnPDMOptions(num_steps=60, num_prior_steps=2, rho_max=3.0, rho_min=0.1, prior_sigma=TAU),
             partial(gaussian_posterior, coupling=0.1),
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -74,6 +86,7 @@ def test_exact_samplers_draw_the_posterior(name: str, options: Options, exact: A
     check_sampler(METHODS[name], options=options, exact=exact)
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_bias_that_is_small() -> None:
     """Noise put back, a coupling as large as the noise, levels that begin too low: each is seen with two map sets."""
     for name, options in (

@@ -102,7 +102,9 @@ def test_the_data_step_draws_the_covariance_that_it_states(sets: int) -> None:
     torch.testing.assert_close(still.flatten(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "coils"), [("smooth", 1), ("head", 1), ("head", 3)])
+@pytest.mark.parametrize(
+    ("name", "coils"), [("smooth", 1), ("head", 1), pytest.param("head", 3, marks=pytest.mark.slow)]
+)
 def test_pnp_dm_draws_the_coupled_posterior_of_any_gaussian_images(name: str, coils: int) -> None:
     """One coil and air around an object: what was not measured follows from the data, which a chain must find."""
     prior, score = PRIORS[name]()
@@ -136,6 +138,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "coils", "noise"), LIMITS)
 def test_how_far_annealed_is_from_the_posterior_of_images_that_are_not_white(
     name: str, coils: int, noise: float

@@ -26,7 +26,13 @@ def programs(language: str, text: str) -> list[list[str]]:
     return [[sys.executable, "-m", *words] for words in lines]
 
 
-@pytest.mark.parametrize("page", RUN, ids=[page.name for page in RUN])
+AT_ONCE = ("README.md", "library.md")
+"""The others take a minute each, and go by similar commands."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=() if page.name in AT_ONCE else pytest.mark.slow) for page in RUN]
+)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     source = os.pathsep.join(str(REPOSITORY / folder) for folder in ("platform", "serve"))
     for language, text in MARKED.findall(page.read_text()):

@@ -52,6 +52,7 @@ class Loaded(HTMLParser):
             self.found.append(target)
 
 
+@pytest.mark.slow
 def test_nothing_comes_from_other_hosts(site: Path) -> None:
     outside = re.compile(r"^(?:https?:)?//")
     for page in site.rglob("*.html"):

@@ -55,6 +55,7 @@ def unexplained(maps: Tensor, coil_images: Tensor) -> float:
     return float(left.norm().square() / coil_images.norm().square())
 
 
+@pytest.mark.slow
 def test_coils_that_espirit_cannot_follow_get_one_set_from_low_resolution_images() -> None:
     coil_images = steep_maps() * phantom()
     raw, plan = measured(coil_images), Plan()

@@ -99,11 +99,12 @@ def _waits(name: str, num_steps: int) -> Counter[tuple[str, str]]:
 def test_no_step_waits_for_an_accelerator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (kdrift.mri.cg, kdrift.recon.guard):
         monkeypatch.setattr(module, "asks_freely", lambda device: False)
-    few, more = (_waits(name, num_steps) for num_steps in (8, 16))
+    steps = 2 if name in ("daps", "pnp_dm") else 8  # each of their steps has many
+    few, more = (_waits(name, num_steps) for num_steps in (steps, 2 * steps))
     if name in STOP_BY_THEMSELVES:
         assert any("smrd.py" in line for _, line in more), "smrd asks for its running chains: leave it out of the list"
         return
-    assert not more - few, f"8 more steps wait {dict(more - few)}"
+    assert not more - few, f"more steps wait {dict(more - few)}"
 
 
 def test_what_waits_is_counted() -> None:

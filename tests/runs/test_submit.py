@@ -56,6 +56,7 @@ def test_log_and_exit_status_come_back(local: LocalCluster, tmp_path: Path) -> N
     assert "job absent failed: Job entrypoint command failed with exit code 1\n" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_killed_driver_is_resumed_by_name(local: LocalCluster, tmp_path: Path) -> None:
     """Ctrl-C leaves the job; its name is taken while it runs; killed, it goes on where it was."""

@@ -44,6 +44,7 @@ def register(folder: Path, prior: Path) -> str:
     return version
 
 
+@pytest.mark.slow
 def test_restart_and_a_prior_from_the_registry(tmp_path: Path) -> None:
     """One sampler: the same answer. Finished jobs outlive a restart, and each start resolves the alias once."""
     first, second = tiny_prior(tmp_path / "first"), tiny_prior(tmp_path / "second", seed=1)

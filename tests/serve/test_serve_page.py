@@ -184,6 +184,39 @@ def slices_turn(page: Any, service: Service) -> None:
     expect(number).to_have_text("0")
 
 
+def test_a_file_is_sent_once_and_kept_over_a_reload(service: Service, tmp_path: Path) -> None:
+    def uploads() -> list[str]:
+        return [each["name"] for each in service.client.get("/v1/uploads").json()]
+
+    with browsing(service) as page:
+        sent: list[str] = []
+        page.on("request", lambda each: sent.append(each.method) if "/v1/uploads" in each.url else None)
+        choose(page, phantom_file(tmp_path / "volume.h5"))
+        assert re.search(r"#/\?upload=[0-9a-f]{32}$", page.url)
+        page.reload()
+        page.wait_for_selector("#facts", timeout=60_000)
+        assert "volume.h5" in page.inner_text("#facts")
+        page.check("[name=method][value=cg_sense]")
+        page.click("#submit")
+        see_result(page)
+        assert [method for method in sent if method != "GET"] == ["POST"]
+        page.go_back()
+        page.wait_for_selector("#facts")
+        time = page.locator("label.method.chosen .time")
+        expect(time).to_have_text(re.compile(r"^(under 1|\d+) s$"))
+        assert "volume.h5" in uploads()
+        choose(page, phantom_file(tmp_path / "another.h5"))
+        expect(page.locator("#facts")).to_contain_text("another.h5")
+        assert "another.h5" in uploads()
+        assert "volume.h5" not in uploads()
+        address = page.url
+        service.client.delete(f"/v1/uploads/{address[-32:]}", headers={"Tus-Resumable": "1.0.0"})
+    with browsing(service, refused=True) as page:
+        page.goto(address)
+        expect(page.locator("#source-error")).to_contain_text("no upload of this id")
+        assert "upload=" not in page.url
+
+
 @pytest.mark.usefixtures("nothing_left")
 def test_the_image_forms_and_a_reload_goes_on(service: Service, pictures: Path) -> None:
     with browsing(service) as page:

@@ -70,6 +70,7 @@ def shared(folder: Path, args: dict[str, object], volume: Path, prior: Path) -> 
             killed(first)
 
 
+@pytest.mark.slow
 def test_a_restart_goes_on_with_what_waited_and_ran(tmp_path: Path) -> None:
     prior, volume = tiny_prior(tmp_path / "tiny"), phantom_file(tmp_path / "volume.h5", 3)
     args = {"priors": {"tiny": str(prior)}, "storage": str(tmp_path / "store"), "samplers": {"device": "cpu"}}

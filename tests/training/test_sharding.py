@@ -101,7 +101,7 @@ def check_equal(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
             assert ours[name] == value, name
 
 
-@pytest.mark.parametrize("at_a_time", [None, 3])
+@pytest.mark.parametrize("at_a_time", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_steps_checkpoints_and_average_are_those_of_one_worker(tmp_path: Path, at_a_time: int | None) -> None:
     config = tiny_config(write_images(tmp_path / "images.npz"), hardware={"images_at_a_time": at_a_time})
     config = sharded(replace(config, total_images=48), tmp_path)
@@ -126,7 +126,7 @@ def test_steps_checkpoints_and_average_are_those_of_one_worker(tmp_path: Path, a
     check_equal(host_copy(later.state_dict()), kept[48], 1e-4)
 
 
-@pytest.mark.parametrize("name", ["varnet", "dudornet"])
+@pytest.mark.parametrize("name", ["varnet", pytest.param("dudornet", marks=pytest.mark.slow)])
 def test_networks_of_nested_lists_are_spread_too(name: str, tmp_path: Path) -> None:
     images = str(write_images(tmp_path / "images.npz"))
     config = tiny_config(
@@ -142,6 +142,7 @@ def test_networks_of_nested_lists_are_spread_too(name: str, tmp_path: Path) -> N
     check_equal(content, host_copy(alone.state_dict()), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_sharded_training_on_ray_leaves_the_same_prior(cluster: None, tmp_path: Path) -> None:

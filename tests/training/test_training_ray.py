@@ -83,6 +83,7 @@ def killed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(config, result, out, seen[0], lines)
 
 
+@pytest.mark.slow
 def test_run_completes_after_sigkill(killed: Killed) -> None:
     assert killed.result.images == 3200
     assert killed.killed_after < 3200
@@ -150,6 +151,7 @@ def test_an_output_folder_holds_one_run(killed: Killed) -> None:
         train(replace(killed.config, seed=4), killed.out, resume=True)
 
 
+@pytest.mark.slow
 def test_training_from_a_store_in_half_precision(cluster: None, tmp_path: Path) -> None:
     """Scans to complex images in half precision to a prior, on Ray; it names the store's volumes as its data."""
     for number in range(2):
@@ -178,6 +180,7 @@ def test_unusable_data_is_named_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_non_finite_loss_fails_the_run_and_keeps_what_was_there(cluster: None, tmp_path: Path) -> None:
     """Resume a run whose data has turned bad: one sentence, no retry, everything as it was."""
     path = write_images(tmp_path / "images.npz")

@@ -169,6 +169,7 @@ def test_a_network_that_reconstructs_is_judged_by_its_images(images: Path) -> No
         search_of(images, train=train, objective="psnr", space={"measurement.snr_db": {"choices": [1.0]}})
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_search_finds_a_training_that_kdrift_train_takes(cluster: None, images: Path, tmp_path: Path) -> None:

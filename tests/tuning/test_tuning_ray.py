@@ -176,6 +176,7 @@ def test_a_folder_holds_one_search_and_a_finished_one_resumes_to_itself(searched
         tune(replace(searched.config, num_trials=9, cpus_per_trial=64.0), searched.out, resume=True)
 
 
+@pytest.mark.slow
 def test_front_without_a_reference(cluster: None, inputs: Inputs, own_presets: Path, tmp_path: Path) -> None:
     space = {
         "num_steps": {"low": 2, "high": 16, "log": True, "integer": True},
@@ -219,6 +220,7 @@ def test_a_classical_method_is_tuned_as_any_other(
     assert (found["options"]["max_iter"], found["preset_source"]) == (10, "your preset")
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: Path, tmp_path: Path) -> None:
     """SIGKILL of the driver after some trials: the rest runs once, in the same parent run."""
     config = tiny_search(*inputs, num_trials=6, settings={"num_steps": 8, "spread": 0.0})
@@ -256,6 +258,7 @@ def test_a_killed_driver_is_resumed(cluster: None, inputs: Inputs, own_presets: 
     assert find_preset("annealed", config.name) == result.winner
 
 
+@pytest.mark.slow
 def test_a_large_cluster_does_not_draw_all_trials_at_once(cluster: None, inputs: Inputs, tmp_path: Path) -> None:
     """There is room for 20 at once, and two run."""
     config = tiny_search(*inputs, num_trials=8, cpus_per_trial=0.1, settings={"num_steps": 60, "spread": 0.0})

@@ -20,11 +20,11 @@ export function keepKey(text: string): void {
   else sessionStorage.removeItem(KEPT);
 }
 
-function headers(more: Record<string, string> = {}): Record<string, string> {
+export function headers(more: Record<string, string> = {}): Record<string, string> {
   return key.value ? { ...more, Authorization: `Bearer ${key.value}` } : more;
 }
 
-function problem(status: number, text: string): Problem {
+export function problem(status: number, text: string): Problem {
   try {
     return new Problem(status, JSON.parse(text).detail);
   } catch {
@@ -46,24 +46,10 @@ export async function getJson<T>(path: string, options: RequestInit = {}): Promi
   return (await call(path, options)).json();
 }
 
-/** Sends a file or a request in JSON; `sent` is told which part of it has left. */
-export function post<T>(path: string, body: File | object, sent: (part: number) => void, stop?: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const http = new XMLHttpRequest(); // fetch does not say how much of an upload has left
-    const isFile = body instanceof File;
-    http.open("POST", path);
-    const type = { "Content-Type": isFile ? "application/octet-stream" : "application/json" };
-    for (const [name, value] of Object.entries(headers(type))) http.setRequestHeader(name, value);
-    http.upload.onprogress = (event) => sent(event.total ? event.loaded / event.total : 0);
-    http.onload = () => {
-      if (http.status < 300) resolve(JSON.parse(http.responseText));
-      else reject(problem(http.status, http.responseText));
-    };
-    http.onerror = () => reject(new Problem(0, "the service does not answer, or hung up: is it running?"));
-    http.onabort = () => reject(new DOMException("stopped", "AbortError"));
-    stop?.addEventListener("abort", () => http.abort());
-    http.send(isFile ? body : JSON.stringify(body));
-  });
+/** Sends a request in JSON. */
+export async function post<T>(path: string, values: object, stop?: AbortSignal): Promise<T> {
+  const options = { method: "POST", body: JSON.stringify(values), headers: { "Content-Type": "application/json" } };
+  return (await call(path, { ...options, signal: stop ?? null })).json();
 }
 
 /** Nested options as those of a query: plan.num_samples=8. */

@@ -1,11 +1,13 @@
 // What a new job is to be: the source with what it holds, and the options; kept while one looks at other views.
 import { batch, computed, signal } from "@preact/signals";
-import { call, getJson, post, query } from "./api";
+import { getJson, post, query } from "./api";
 import { go, toJob } from "./route";
 import { announced, catalogue } from "./state";
 import type { Expected, Inspection, Job } from "./types";
+import { forget, upload, uploaded } from "./upload";
 
-export type Source = File | "example";
+/** The example, or a file; `id` is that of its upload, empty until all of it was sent. */
+export type Source = "example" | { name: string; bytes: number; id: string };
 const FEW_SLICES = 4;
 
 export const source = signal<Source | null>(null);
@@ -43,28 +45,43 @@ export const numSlices = computed(() => {
 
 let stop = new AbortController();
 
-/** Reads a file, or the example, and proposes what fits it. */
-export async function choose(chosen: Source): Promise<void> {
+/** The upload of the source. */
+export const held = () => (source.value && source.value !== "example" ? source.value.id : "");
+
+/** Reads a file, or the example, or what an upload of before holds, and proposes what fits it. */
+export async function choose(chosen: File | "example" | { upload: string }): Promise<void> {
   stop.abort();
   const mine = (stop = new AbortController());
+  if (held()) forget(held());
   batch(() => {
-    [source.value, facts.value, errors.value, times.value] = [chosen, null, {}, {}];
-    busy.value = chosen === "example" ? "Making the example" : "Sending the file";
+    [source.value, facts.value, errors.value, times.value] = [begun(chosen), null, {}, {}];
+    busy.value = chosen === "example" ? "Making the example" : chosen instanceof File ? "Sending the file" : "Reading the file";
   });
   try {
-    const sent = (part: number) => (busy.value = part < 1 ? `Sending the file: ${Math.round(100 * part)} %` : "Reading the file");
-    const example = chosen === "example";
-    const path = example ? "v1/inspections" : `v1/inspections?${query({ name: chosen.name })}`;
-    const found = await post<Inspection>(path, example ? { example: "phantom" } : chosen, example ? () => {} : sent, mine.signal);
+    if (chosen instanceof File) {
+      const id = await upload(chosen, (part) => (busy.value = `Sending the file: ${Math.round(100 * part)} %`), mine.signal);
+      batch(() => ([source.value, busy.value] = [{ name: chosen.name, bytes: chosen.size, id }, "Reading the file"]));
+    } else if (chosen !== "example") {
+      source.value = await uploaded(chosen.upload);
+    }
+    const found = await post<Inspection>("v1/inspections", named(source.value!), mine.signal);
     propose(found);
     announced.value = `${found.name}: ${found.why}`;
   } catch (error) {
     if (mine.signal.aborted) return;
+    if (held() && chosen instanceof File) forget(held());
     batch(() => ([errors.value, source.value] = [{ source: (error as Error).message }, null]));
   } finally {
     if (!mine.signal.aborted) busy.value = "";
   }
 }
+
+function begun(chosen: File | "example" | { upload: string }): Source {
+  if (chosen === "example") return chosen;
+  return chosen instanceof File ? { name: chosen.name, bytes: chosen.size, id: "" } : { name: "", bytes: 0, id: chosen.upload };
+}
+
+const named = (chosen: Source) => (chosen === "example" ? { example: "phantom" } : { upload: chosen.id });
 
 function propose(found: Inspection): void {
   batch(() => {
@@ -141,12 +158,7 @@ export async function submit(): Promise<void> {
   }
   batch(() => ([errors.value, busy.value] = [{}, "Sending"]));
   try {
-    const values = request();
-    const sent = (part: number) => (busy.value = part < 1 ? `Sending the file: ${Math.round(100 * part)} %` : "Reading the file");
-    const job =
-      chosen === "example"
-        ? await call("v1/reconstructions", { method: "POST", body: JSON.stringify({ ...values, example: "phantom" }), headers: { "Content-Type": "application/json" } }).then((answer) => answer.json() as Promise<Job>)
-        : await post<Job>(`v1/reconstructions?${query({ ...values, name: chosen.name })}`, chosen, sent);
+    const job = await post<Job>("v1/reconstructions", { ...request(), ...named(chosen) });
     busy.value = "";
     go(toJob(job.id));
   } catch (error) {

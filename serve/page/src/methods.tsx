@@ -63,5 +63,5 @@ function timeOf(time: Expected | undefined): string {
   if (!time) return "";
   if (time.fault) return "not with these settings";
   if (time.seconds !== null) return `${time.measured ? "" : "~ "}${duration(time.seconds)}`;
-  return time.evaluations ? many(time.evaluations, "evaluation") : "no network";
+  return time.evaluations ? many(time.evaluations, "evaluation") : "not timed yet";
 }

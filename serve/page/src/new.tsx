@@ -1,10 +1,11 @@
 // A new job: a drop or a choice reads the file first and proposes what fits it.
 import type { Signal } from "@preact/signals";
-import { useSignal, useSignalEffect } from "@preact/signals";
+import { effect, untracked, useSignal, useSignalEffect } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
-import { busy, choose, errors, expect, facts, fields, method, numSlices, source, submit, times } from "./form";
+import { busy, choose, errors, expect, facts, fields, held, method, numSlices, source, submit, times } from "./form";
 import { Jobs } from "./jobs";
+import { noteUpload, route } from "./route";
 import { Methods } from "./methods";
 import { catalogue, priors } from "./state";
 import { duration, many, methodName, sentence, size } from "./words";
@@ -14,6 +15,7 @@ const ACCEPTED = ".h5,.hdf5,.mrd,.npy,.npz,.mat,.dat,.zip";
 export function NewJob() {
   const over = useSignal(false);
   useEffect(() => {
+    const noted = effect(() => noteUpload(held())); // a reload reads it again
     const drag = (event: DragEvent) => {
       event.preventDefault();
       over.value = event.type === "dragover";
@@ -22,8 +24,16 @@ export function NewJob() {
     };
     const names = ["dragover", "dragleave", "drop"] as const;
     for (const name of names) addEventListener(name, drag);
-    return () => names.forEach((name) => removeEventListener(name, drag));
+    return () => {
+      noted();
+      names.forEach((name) => removeEventListener(name, drag));
+    };
   }, []);
+  useSignalEffect(() => {
+    const at = route.value;
+    const wanted = at.view === "new" && at.upload;
+    if (wanted && wanted !== untracked(held)) untracked(() => void choose({ upload: wanted }));
+  });
   useSignalEffect(() => {
     void [facts.value, numSlices.value, fields.samples.value, fields.steps.value, fields.prior.value, fields.method.value];
     const stop = new AbortController();
@@ -86,7 +96,7 @@ function SourceCard({ over }: { over: boolean }) {
         <div id="facts">
           <p class="found">
             <strong>{found.name}</strong>
-            {chosen instanceof File && <span class="dim">{size(chosen.size)}</span>}
+            {chosen && chosen !== "example" && <span class="dim">{size(chosen.bytes)}</span>}
             {found.simulated && <span class="tag">simulated</span>}
             <span class={`tag ${found.undersampled ? "gaps" : ""}`}>{found.undersampled ? "undersampled" : "fully sampled"}</span>
           </p>
