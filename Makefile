@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: install test test-all lint docs docs-serve demo bench gpu bench-peers mutants fuzz clean
+.PHONY: install test test-all lint page docs docs-serve demo tour bench gpu bench-peers mutants fuzz clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest $(SPREAD)
 
+# The page of the service, built into serve/kdrift_serve/page, which is committed; needs Node.js, nothing else does.
+page:
+	cd serve/page && npm ci --no-audit --no-fund && npm run build
+
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
@@ -48,7 +52,10 @@ docs-serve: $(STAMP)
 	$(BIN)/python -m mkdocs serve --livereload --watch platform --watch serve
 
 demo: $(STAMP)
-	$(BIN)/python -m benchmarks.demo
+	@$(BIN)/python -m benchmarks.demo
+
+tour: $(STAMP)
+	$(BIN)/python -m benchmarks.tour
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -9,11 +10,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import httpx
 import numpy as np
 import numpy.typing as npt
+
+from kdrift import resumable
+from kdrift.resumable import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +32,8 @@ Following = Callable[[Job], object]
 ADDRESS = "http://127.0.0.1:8000"
 KEY_VARIABLE = "KDRIFT_API_KEY"
 ACTIVE = ("queued", "running")
+RESUMABLE_BYTES = 32 << 20
+"""Larger files are sent so that a lost connection does not begin them again."""
 _POLL_S = 1.0
 _TRIES, _LONGEST_PAUSE_S = 5, 30.0
 _JOBS = "/v1/reconstructions"
@@ -92,6 +98,7 @@ class Client:
         plan: Plan | Mapping[str, Any] | None = None,
         mask: MaskRequest | Mapping[str, Any] | None = None,
         follow: Following | None = None,
+        progress: Progress | None = None,
         timeout_s: float | None = None,
         **options: Any,
     ) -> ServiceResult:
@@ -99,7 +106,7 @@ class Client:
 
         Raises `ServiceError` where the service refuses it, or it ends without a result.
         """
-        job_id = self.submit(source, plan=plan, mask=mask, **options)
+        job_id = self.submit(source, plan=plan, mask=mask, progress=progress, **options)
         return self.result(self.wait(job_id, follow=follow, timeout_s=timeout_s)["id"])
 
     def submit(
@@ -108,18 +115,41 @@ class Client:
         *,
         plan: Plan | Mapping[str, Any] | None = None,
         mask: MaskRequest | Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
         **options: Any,
     ) -> str:
         """Send k-space, a file of this machine or an array `([slice,] coil, row, col)`, and return the id of its job.
 
         `options` are the others of a request: `slices`, `prior`, `output`, `max_seconds`, ... (see /docs of the
-        service). Files of the service's machine go by `submit_path`. Raises `ServiceError`; FileNotFoundError where
-        there is no such file.
+        service). What is larger than `RESUMABLE_BYTES` goes in several requests, which a lost connection or a restart
+        of the service interrupts and does not end; `progress` is called with the bytes that are there, and those in
+        all. Files of the service's machine go by `submit_path`. Raises `ServiceError`; FileNotFoundError where there
+        is no such file.
         """
-        name, content = _content(source)
-        query = dict(_flat({"name": name, "plan": _plain(plan), "mask": _plain(mask), **options}))
-        kind = {"Content-Type": "application/octet-stream"}
-        return str(self._ask("POST", _JOBS, params=query, content=content, headers=kind).json()["id"])
+        asked = {"plan": _plain(plan), "mask": _plain(mask), **options}
+        with _opened(source) as (name, file):
+            size = file.seek(0, io.SEEK_END)
+            if size <= RESUMABLE_BYTES:
+                file.seek(0)
+                query = dict(_flat({"name": name, **asked}))
+                kind = {"Content-Type": "application/octet-stream"}
+                answer = self._ask("POST", _JOBS, params=query, content=file.read(), headers=kind)
+                if progress is not None:
+                    progress(size, size)
+                return str(answer.json()["id"])
+            upload = self._upload(file, size, name, progress)
+        try:
+            return self._submit({"upload": upload, **asked})
+        finally:
+            resumable.remove(self._http, upload)
+
+    def _upload(self, file: BinaryIO, size: int, name: str, progress: Progress | None) -> str:
+        try:
+            return resumable.send(self._http, file, size, name, progress)
+        except httpx.HTTPStatusError as error:
+            raise ServiceError(sentence_of(error.response), error.response.status_code) from None
+        except httpx.HTTPError as error:
+            raise self._away(error) from None
 
     def submit_path(
         self,
@@ -130,9 +160,15 @@ class Client:
         **options: Any,
     ) -> str:
         """Name a file below the roots of the service, or a volume of a store, and return the id of its job."""
-        asked = {"path": path, "plan": _plain(plan), "mask": _plain(mask), **options}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        return str(self._ask("POST", _JOBS, json=asked).json()["id"])
+        return self._submit({"path": path, "plan": _plain(plan), "mask": _plain(mask), **options})
+
+    def _submit(self, asked: Mapping[str, Any]) -> str:
+        given = {name: value for name, value in asked.items() if value is not None}
+        return str(self._ask("POST", _JOBS, json=given).json()["id"])
+
+    def page(self, job_id: str) -> str:
+        """Return the address of the service's page with a job in it, for a browser."""
+        return str(self._http.base_url.join(f"/#/jobs/{job_id}"))
 
     def status(self, job_id: str, *, wait_s: float = 0.0) -> Job:
         """Return a job: when it has ended, at the latest after `wait_s` seconds (60 at most)."""
@@ -198,14 +234,17 @@ class Client:
             try:
                 answer = self._http.request(method, path, **values)
             except httpx.HTTPError as error:
-                said = str(error) or type(error).__name__
-                raise ServiceError(f"the service at {self._http.base_url} does not answer: {said}") from None
+                raise self._away(error) from None
             if answer.is_success:
                 return answer
             if answer.status_code != 429 or method != "GET":
                 break
             time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_PAUSE_S))
         raise ServiceError(sentence_of(answer), answer.status_code)
+
+    def _away(self, error: httpx.HTTPError) -> ServiceError:
+        said = str(error) or type(error).__name__
+        return ServiceError(f"the service at {self._http.base_url} does not answer: {said}")
 
 
 def sentence_of(answer: httpx.Response) -> str:
@@ -216,14 +255,16 @@ def sentence_of(answer: httpx.Response) -> str:
         return f"the service answered {answer.status_code} {answer.reason_phrase}".strip()
 
 
-def _content(source: Any) -> tuple[str, bytes]:
-    """Return name and content of what is uploaded."""
+@contextlib.contextmanager
+def _opened(source: Any) -> Iterator[tuple[str, BinaryIO]]:
+    """Yield name and content of what is uploaded."""
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        return path.name, path.read_bytes()
+        with Path(source).open("rb") as file:
+            yield Path(source).name, file
+        return
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(source), allow_pickle=False)
-    return "array.npy", buffer.getvalue()
+    yield "array.npy", buffer
 
 
 def _plain(values: Any) -> Any:

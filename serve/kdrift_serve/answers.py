@@ -22,7 +22,7 @@ from kdrift_serve.sampler import RESULT
 logger = logging.getLogger("ray.serve")
 INTERNAL = ("key", "service", "cancel", "size", "changed")
 """Fields of a job that clients never see."""
-BRIEF = ("id", "state", "name", "created", "started", "finished", "progress", "detail", "links")
+BRIEF = ("id", "state", "name", "method", "created", "started", "finished", "progress", "detail", "links")
 """What a list tells of each job."""
 CANCEL_S = 10.0
 """How long a request to cancel waits for the end of the job."""
@@ -75,6 +75,7 @@ class Answers:
         values = asdict(job)
         for name in INTERNAL:
             del values[name]
+        values["method"] = job.config.get("method", "")
         base = f"/v1/reconstructions/{job.id}"
         if job.state == "queued":
             values["progress"] = {**job.progress, "jobs_ahead": await asyncio.to_thread(self._table.ahead_of, job)}
@@ -82,7 +83,9 @@ class Answers:
             values["progress"] = None
         values["links"] = {"self": base, "events": f"{base}/events"}
         if job.state == "done":
-            names = ["result", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(job.report.get("outputs"))
+            names = ["result", "images", "panel.png", "mean.png", "std.png"] + [OUTPUTS_ZIP] * bool(
+                job.report.get("outputs")
+            )
             values["links"] |= {name: f"{base}/{name}" for name in names}
         found: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)  # JSON has no infinity
         return found

@@ -137,12 +137,15 @@ def check(keys: Keys, request: HTTPConnection) -> Caller:
     """Return who asks, or raise a `Problem`.
 
     Without keys only requests pass that arrive on a loopback address under a loopback name (the name keeps out web
-    pages whose own name was made to point here).
+    pages whose own name was made to point here), and of pages only the service's own (others may send forms).
     """
     if not keys:
         server = request.scope.get("server")
         if not (server and _is_loopback(server[0]) and _LOCAL_HOST.fullmatch(request.headers.get("host", ""))):
             raise Problem(403, "this service has no API keys and so answers requests from its own machine only")
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != request.headers["host"]:
+            raise Problem(403, "this service has no API keys and so answers no page of another site")
         return Caller("", frozenset(("read", "submit")))
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastapi import Request
 
+from kdrift_serve.job_files import told
 from kdrift_serve.problems import Problem
 from kdrift_serve.serve_config import Limits
 
@@ -53,17 +54,27 @@ async def read_json(http: Request, limit: int) -> bytes:
 
 
 async def receive_file(http: Request, target: Path, limits: Limits) -> None:
-    """Write the body to a file. Raises `Problem` (400, 408, 413), and OSError where the disk is full."""
-    limit = limits.upload_mb << 20
-    declared, received = _check_declared(http, limit, "upload"), 0
-    with target.open("wb") as file:
-        async for part in _fast_enough(http, limits.upload_kb_s * 1024):
+    """Write the body to a file. Raises `Problem` (400, 408, 413), and `DiskFull`."""
+    limit, received = limits.upload_mb << 20, 0
+    with told(), target.open("wb") as file:
+        async for part in body_parts(http, limit, limits):
             received += len(part)
-            if received > limit:
-                raise _too_large(limit, "upload")
             await asyncio.to_thread(file.write, part)
     if received == 0:
         raise Problem(400, "the body is empty: send the file as the body of the request")
+
+
+async def body_parts(http: Request, most: int, limits: Limits, too_large: str = "") -> AsyncIterator[bytes]:
+    """Yield a body of at most `most` bytes as it comes, fast enough and whole.
+
+    Raises `Problem`: 413 (with the sentence `too_large`), 408, 400 where less came than was announced.
+    """
+    declared, received = _check_declared(http, most, "upload", too_large), 0
+    async for part in _fast_enough(http, limits.upload_kb_s * 1024):
+        received += len(part)
+        if received > most:
+            raise _too_large(most, "upload", too_large)
+        yield part
     if declared is not None and received != declared:
         raise Problem(400, f"the upload is truncated: {declared} bytes were announced, {received} came")
 
@@ -89,7 +100,7 @@ async def _fast_enough(http: Request, least: float) -> AsyncIterator[bytes]:
         yield part
 
 
-def _check_declared(http: Request, limit: int, what: str) -> int | None:
+def _check_declared(http: Request, limit: int, what: str, too_large: str = "") -> int | None:
     """Refuse a body by the size it announces, before any of it is read."""
     text = http.headers.get("content-length")
     if text is None:
@@ -97,10 +108,10 @@ def _check_declared(http: Request, limit: int, what: str) -> int | None:
     if not text.isascii() or not text.isdigit():
         raise Problem(400, "Content-Length is not a number")
     if int(text) > limit:
-        raise _too_large(limit, what)
+        raise _too_large(limit, what, too_large)
     return int(text)
 
 
-def _too_large(limit: int, what: str) -> Problem:
+def _too_large(limit: int, what: str, sentence: str = "") -> Problem:
     size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
-    return Problem(413, f"the {what} is larger than {size}; name a file by its path instead")
+    return Problem(413, sentence or f"the {what} is larger than {size}; name a file by its path instead")

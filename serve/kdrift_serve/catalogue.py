@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from kdrift.methods import METHODS
+from kdrift.methods import METHODS, Method
 from kdrift.methods.presets import find_preset
 from kdrift.mri.masks import KINDS
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior
+from kdrift_serve.forms import FORMS
 from kdrift_serve.job_request import serving, without_folders
 
 
@@ -20,6 +22,7 @@ def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
     methods = {
         name: {
             "summary": method.summary,
+            "source": _source(method),
             **_default_preset(name),
             "presets": {preset: asdict(options) for preset, options in method.presets.items()},
             "evaluations": {preset: options.evaluations for preset, options in method.presets.items()},
@@ -35,7 +38,13 @@ def list_methods(priors: Mapping[str, Prior]) -> dict[str, Any]:
         "classical": [name for name, method in METHODS.items() if not method.needs_prior],
     }
     masks = {name: f"{kind.definition} ({kind.dims}-D)" for name, kind in KINDS.items()}
-    return {"methods": methods, **kinds, "masks": masks}
+    return {"methods": methods, **kinds, "masks": masks, "forms": FORMS}
+
+
+def _source(method: Method) -> str:
+    """Return the first paragraph of the module of a method, which names its paper."""
+    text = inspect.getdoc(inspect.getmodule(method.function)) or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _default_preset(method: str) -> dict[str, Any]:

@@ -24,13 +24,15 @@ fetch its images. {RESEARCH_ONLY}"""
 SECTIONS = {"plan": Plan, "mask": MaskRequest}
 """Options whose own options go into the query with a dot."""
 SIMPLE = ("string", "integer", "number", "boolean")
-NOT_IN_QUERY = ("path", "example")
+NOT_IN_QUERY = ("path", "example", "upload")
 PROBLEMS = {
     400: "the body is empty, truncated or no JSON", 401: "no API key, or an unknown one",
     403: "the key may not do this; a path outside of the folders that are read; a keyless service asked from elsewhere",
-    404: "there is no such reconstruction, file or result", 408: "the body stalled",
-    409: "there is nothing to cancel or to delete, or the result is not there (yet)", 413: "the body is too large",
+    404: "there is no such reconstruction, upload, file or result", 405: "the method is another",
+    408: "the body stalled", 409: "there is nothing to cancel or to delete, the result is not there (yet), the upload"
+    " is not finished or ends elsewhere", 412: "another version of tus", 413: "the body is too large",
     415: "the body is of another type", 422: "an option or the data cannot be used",
+    423: "another request writes to the upload", 460: "the checksum is not that of the body",
     429: "the queue, a share of the key, or the places for uploads are full: Retry-After says when to come back",
     503: "the table of jobs or the storage does not answer", 507: "the disk is full",
 }  # fmt: skip
@@ -57,8 +59,19 @@ def request_body() -> dict[str, Any]:
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "options": {"$ref": "#/components/schemas/JobRequest"},
+                    },
+                    "required": ["file"],
+                }
+            },
         },
-        "description": "JSON that names a file, or the file itself, whose options then stand in the query.",
+        "description": "JSON that names a file or an upload; the file itself, whose options then stand in the query;"
+        " or a form with the file and its options.",
     }
     return {"requestBody": body, "parameters": list(_query_options())}
 

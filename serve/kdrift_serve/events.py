@@ -62,7 +62,9 @@ async def _news(answers: Answers, job: Job, told: dict[str, Any]) -> list[tuple[
         shown = await answers.preview(job)
         if shown is not None:
             told["preview"] = version
-            found.append(("preview", shown))
+            if told.get("shown") != shown["version"]:  # the file may be ahead of the table
+                told["shown"] = shown["version"]
+                found.append(("preview", shown))
     return found
 
 

@@ -14,8 +14,14 @@ from kdrift.runs.files import write_zip
 from kdrift.runs.hint import suggest
 from kdrift_serve.pictures import picture
 
-FORMS = (ALWAYS, "npz", "png", *OUTPUTS)
-"""What `format` may name."""
+_WORDS = {
+    ALWAYS: "HDF5 in the layout of fastMRI: all images and what was run", "npz": "NumPy: the same arrays",
+    "png": "pictures of mean and deviation, a slice each", "nifti": "NIfTI-1, with the scanner's geometry",
+    "dicom": "DICOM: an MR series each", "ismrmrd": "ISMRMRD images, each with its verdict",
+    "bart": "BART: .cfl and .hdr",
+}  # fmt: skip
+FORMS = {name: _WORDS.get(name, name) for name in (ALWAYS, "npz", "png", *OUTPUTS)}
+"""What `format` may name, and what it is."""
 MEDIA_TYPES = {
     ".h5": "application/x-hdf5", ".npz": "application/x-npz", ".png": "image/png", ".gz": "application/gzip",
     ".zip": "application/zip",

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kdrift_serve.flow import MARK, Window
 from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
 
 ENVIRONMENT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "kdrift_serve.front.guard"}
@@ -24,8 +25,8 @@ HEADERS_S = 10.0
 """Within which the headers of a request have to be there."""
 _PROBLEM = MEDIA_TYPE.encode()
 _HARMLESS = (b"x-content-type-options", b"nosniff")
-_SERVES_OWN = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""Headers by which a client would set Serve's time limits."""
+_NOT_FOR_CLIENTS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled", MARK[0])
+"""Headers by which a client would set Serve's time limits, and our own."""
 
 
 def guard() -> list[Middleware]:
@@ -105,13 +106,17 @@ class Front:
             await self._app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
-        headers = [(name, value) for name, value in scope["headers"] if name not in _SERVES_OWN]
-        scope = {**scope, "headers": headers, "method": "GET" if head else scope["method"]}
+        headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FOR_CLIENTS]
+        scope = {**scope, "headers": [*headers, MARK], "method": "GET" if head else scope["method"]}
         replaced: bytes | None = None
+        window, begun = Window(receive), False
 
         async def answer(message: Message) -> None:
-            nonlocal replaced
+            nonlocal replaced, begun
+            if window.taken(message):
+                return
             if message["type"] == "http.response.start":
+                begun = True
                 given = [(name.lower(), value) for name, value in message.get("headers", [])]
                 kind = dict(given).get(b"content-type", b"")
                 if message["status"] >= 400 and not kind.startswith(_PROBLEM):
@@ -133,7 +138,11 @@ class Front:
             else:
                 await send(message)
 
-        await self._app(scope, receive, answer)
+        await self._app(scope, window.receive, answer)
+        if not begun:  # Serve's proxy says nothing where the application said anything before, be it what it took
+            problem = {"type": "http.response.start", "status": 503, "headers": []}
+            for part in (problem, {"type": "http.response.body", "body": b"", "more_body": False}):
+                await answer(part)
 
 
 _SENTENCES = {

@@ -19,26 +19,16 @@ from fastapi.responses import JSONResponse
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.prior.pinned import PinnedPrior, load_pinned
+from kdrift.recon.plan import DEFAULT_METHOD
 from kdrift.recon.resolved import ResolvedPlan
 from kdrift.runs.config import to_dict
 from kdrift.runs.files import folder_bytes
 from kdrift_serve import auth
 from kdrift_serve.answers import Answers
-from kdrift_serve.body import Receiving, read_json, receive_file
+from kdrift_serve.body import Receiving
 from kdrift_serve.catalogue import list_methods, list_priors
 from kdrift_serve.job_files import JobFiles
-from kdrift_serve.job_request import (
-    MAX_JSON_BYTES,
-    JobRequest,
-    allowed_path,
-    check_cost,
-    choose_prior,
-    from_json,
-    from_query,
-    given_files,
-    resolve_plan,
-    upload_name,
-)
+from kdrift_serve.job_request import JobRequest, check_cost, choose_prior, given_files, resolve_plan
 from kdrift_serve.job_table import JobTable, QueueFull, StateLost
 from kdrift_serve.jobs import Job
 from kdrift_serve.pace import Pace, Speeds, check_steps
@@ -49,9 +39,11 @@ from kdrift_serve.readers import Found, Readers, Unreadable
 from kdrift_serve.readiness import Readiness
 from kdrift_serve.reading import Reading
 from kdrift_serve.serve_config import ServeConfig
+from kdrift_serve.sources import Source, Sources
 from kdrift_serve.spool import SCAN
+from kdrift_serve.times import Size, Times
+from kdrift_serve.uploads import Uploads
 
-EXAMPLE_NAME = "phantom"
 ALIVE_S = 2.0
 PATIENTS_DATA = {"Cache-Control": "no-store"}
 """Sent with whatever tells of a scan: nothing in between keeps it."""
@@ -64,7 +56,7 @@ class Ingress:
         self, config: ServeConfig, service: str, priors: dict[str, PinnedPrior], planner: DeploymentHandle[Planner]
     ) -> None:
         del planner  # bound, so that Serve runs it: what is asked of it goes through the table
-        self._config, self._service, self._pinned = config, service, priors
+        self._config, self._service, self._pinned, self.limits = config, service, priors, config.limits
         self._keys = auth.load_keys(config.auth)
         self._roots = [Path(root).expanduser() for root in config.roots]
         self._priors = {name: load_pinned(pinned) for name, pinned in priors.items()}
@@ -72,10 +64,12 @@ class Ingress:
         self._speeds = Speeds(self._table, config.samplers)
         self._quota = Quota(config.limits.requests_a_minute, config.limits.waiting)
         self.answers = Answers(self._table, self._files, self._quota)
-        self.readiness = Readiness(self._table, service)
-        self._receiving = Receiving(config.limits.uploads)
+        self.readiness = Readiness(self._table, self._files, service)
+        self.receiving = Receiving(config.limits.uploads)
         self._own = uuid.uuid4().hex
         """Whose jobs are those whose data are read here."""
+        self.uploads = Uploads(self._table, self._files, config.limits, self._own)
+        self._sources = Sources(config.limits, self._roots, self.uploads, self.receiving, self._resolve)
         self._refused = set[str]()
         """Jobs that are to be forgotten; those that the table did not let go of yet are tried again."""
 
@@ -94,6 +88,7 @@ class Ingress:
             with contextlib.suppress(StateLost):  # whoever needs the table is told
                 await asyncio.to_thread(self._table.live, self._own, version("kdrift"))
                 await asyncio.to_thread(self._forget_refused)
+                await asyncio.to_thread(self.uploads.let_go_left)
             await asyncio.sleep(ALIVE_S)
 
     def authenticate(self, request: Request) -> auth.Caller:
@@ -109,32 +104,49 @@ class Ingress:
     # --- new jobs -----------------------------------------------------------------------------------------------------
 
     async def create(self, http: Request, caller: auth.Caller) -> Response:
-        """Take on a job from an upload, a path or the example: 202."""
-        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in ("application/json", "application/octet-stream"):
-            raise Problem(
-                415, f"expected application/octet-stream (a file) or application/json, got {kind or 'nothing'!r}"
-            )
-        if kind == "application/json":
-            request = from_json(await read_json(http, MAX_JSON_BYTES))
-        else:
-            request = from_query(http.query_params.multi_items())
-        plan = resolve_plan(request, self._priors, self._config.limits)  # before any data are received
-        if request.max_seconds is not None:
-            check_steps(plan)
+        """Take on a job from a file that is sent or was uploaded, a path or the example: 202."""
         folder = await asyncio.to_thread(self.temporary)
         try:
-            if kind == "application/json":
-                source, name = self._named_source(request)
-            else:
-                source, name = await self._uploaded(http, request, caller, folder)
-            job = Job(uuid.uuid4().hex, "reading", name, caller.name, self._own, created=time.time())
+            source = await self._sources.take(http, caller, folder)
+            job = Job(uuid.uuid4().hex, "reading", source.name, caller.name, self._own, created=time.time())
             async with self._place(job):
-                job = await self._read(request, plan, job, source, folder)
+                job = await self._read(source, job, folder)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         return JSONResponse(
             await self.answers.view(job), 202, {"Location": f"/v1/reconstructions/{job.id}", **PATIENTS_DATA}
+        )
+
+    async def inspect(self, http: Request, caller: auth.Caller) -> Response:
+        """Tell what a file, which is sent or named as for a job, holds, and what is proposed; nothing of it is kept."""
+        folder = await asyncio.to_thread(self.temporary)
+        try:
+            source = await self._sources.take(http, caller, folder)
+            out = folder / SCAN
+            out.mkdir(mode=0o700)
+            found = await self._readers.inspect(self._reading(source, out))
+        except Unreadable as error:
+            raise Problem(422, str(error)) from None
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        return JSONResponse({"name": source.name, **to_dict(found), "method": DEFAULT_METHOD}, headers=PATIENTS_DATA)
+
+    async def times(self, size: Size) -> dict[str, Any]:
+        """Return what each method is expected to cost with data of some size."""
+        times = Times(self._priors, self._config.limits, self._speeds, self._config.samplers.replicas)
+        found = await asyncio.to_thread(times.of, size)
+        return {name: to_dict(each) for name, each in found.items()}
+
+    def _resolve(self, request: JobRequest) -> ResolvedPlan:
+        plan = resolve_plan(request, self._priors, self._config.limits)
+        if request.max_seconds is not None:
+            check_steps(plan)
+        return plan
+
+    def _reading(self, source: Source, out: Path) -> Reading:
+        limits, roots = self._config.limits, [str(root) for root in self._roots]
+        return Reading(
+            to_dict(source.request), source.path, source.name, roots, limits.kspace_mb, limits.read_seconds, str(out)
         )
 
     @asynccontextmanager
@@ -145,9 +157,8 @@ class Ingress:
         """
         limits = self._config.limits
         if await asyncio.to_thread(self._table.size_of, job.key) > limits.key_mb << 20:
-            raise Problem(
-                429, f"the jobs of this key hold more than {limits.key_mb} MiB: delete some", {"Retry-After": "60"}
-            )
+            text = f"jobs and uploads of this key hold more than {limits.key_mb} MiB: delete some"
+            raise Problem(429, text, {"Retry-After": "60"})
         try:
             await asyncio.to_thread(self._table.reserve, job, most=limits.jobs, most_of_key=limits.jobs_a_key)
         except QueueFull as full:
@@ -175,32 +186,13 @@ class Ingress:
             self._table.remove([job_id])
             self._refused.discard(job_id)
 
-    def _named_source(self, request: JobRequest) -> tuple[str | None, str]:
-        if request.name is not None or (request.path is None) == (request.example is None):
-            raise Problem(422, 'expected either "path" or "example" in the JSON, and no "name"')
-        if request.path is not None:
-            return str(allowed_path(request.path, self._roots)), request.path
-        return None, EXAMPLE_NAME
-
-    async def _uploaded(self, http: Request, request: JobRequest, caller: auth.Caller, folder: Path) -> tuple[str, str]:
-        if request.path is not None or request.example is not None:
-            raise Problem(422, "a file is uploaded: leave out path and example, or send them as application/json")
-        name = upload_name(request.name)
-        target = folder / "upload" / name
-        target.parent.mkdir(mode=0o700)
-        with self._receiving.place(caller.name):
-            await receive_file(http, target, self._config.limits)
-        return str(target), name
-
-    async def _read(self, request: JobRequest, plan: ResolvedPlan, job: Job, source: str | None, folder: Path) -> Job:
+    async def _read(self, source: Source, job: Job, folder: Path) -> Job:
         """Have the data read, so that what is wrong with them is told now, and put the job into the queue."""
-        limits, out = self._config.limits, folder / SCAN
+        request, plan, limits, out = source.request, source.plan, self._config.limits, folder / SCAN
         given_files(request, self._roots)
         out.mkdir(mode=0o700)
-        roots = [str(root) for root in self._roots]
-        reading = Reading(to_dict(request), source, job.name, roots, limits.kspace_mb, limits.read_seconds, str(out))
         try:
-            found = await self._readers.read(reading)
+            found = await self._readers.read(self._reading(source, out))
             check_cost(plan, len(found.slices), min(found.coils, request.virtual_coils or found.coils), limits)
         except (Unreadable, ValueError) as error:
             raise Problem(422, str(error)) from None
@@ -242,6 +234,8 @@ class Ingress:
         return list_methods(self._priors)
 
     async def health(self) -> dict[str, Any]:
-        """Return that the service answers, whether it asks for keys, and how busy it is."""
-        jobs = await asyncio.to_thread(self._table.counts)
+        """Return that this process answers, whether it asks for keys, and how busy the service is."""
+        jobs = None
+        with contextlib.suppress(StateLost):  # `readiness` tells
+            jobs = await asyncio.to_thread(self._table.counts)
         return {"status": "ok", "version": version("kdrift"), "api_keys": bool(self._keys), "jobs": jobs}

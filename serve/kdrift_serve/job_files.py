@@ -1,4 +1,5 @@
-"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`. In a folder, or at a URL.
+"""Files of jobs: `ID/scan/` as it was read, `ID/slices/` as they are done, `ID/result/`; and of uploads, `ID/parts/`.
+In a folder, or at a URL.
 
 Every file appears whole or not at all. What strangers upload, and what is being written, lies in
 `incoming/OWNER-...` on the disk of the process, and is deleted when it has been read or put in its place; by the sweep
@@ -8,7 +9,6 @@ where that process died.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -21,7 +21,7 @@ from pathlib import Path
 from kdrift.runs.files import put_file, user_cache, whole_file
 from kdrift.runs.hint import one_line
 from kdrift.runs.remote import Remote, is_url
-from kdrift_serve.job_table import DiskFull, StateLost
+from kdrift_serve.job_table import FULL, DiskFull, StateLost
 
 _ID = re.compile(r"[0-9a-f]{32}")
 INCOMING = "incoming"
@@ -37,23 +37,50 @@ class JobFiles:
 
     def __init__(self, storage: str) -> None:
         self._remote = Remote(storage) if is_url(storage) else None
-        with _told():
+        with self._told():
             copies = user_cache("serve") / hashlib.sha256(storage.encode()).hexdigest()[:16]
             self._folder = Path(storage).expanduser().resolve() if self._remote is None else copies
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.incoming = self._folder / INCOMING
             self.incoming.mkdir(mode=0o700, exist_ok=True)
 
+    def check(self) -> None:
+        """Raise `StateLost` where nothing can be kept: the folder was moved or unmounted, the URL does not answer."""
+        with self._told():
+            self._check_here()
+            if self._remote is not None:
+                with _away():
+                    self._remote.read(INCOMING)
+
+    def _check_here(self) -> None:
+        """Raise `StateLost` where the folder is not there; one of copies is made again. An empty one in its place, as
+        where a disk is not mounted, is another."""
+        if self._remote is not None:
+            self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not self.incoming.is_dir():
+            raise StateLost("the storage of the service is not there: was its folder moved, or is it not mounted?")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """`told`, where a folder that is gone may be that of all."""
+        try:
+            with told():
+                yield
+        except FileNotFoundError:
+            self._check_here()
+            raise
+
     def temporary(self, owner: str) -> Path:
         """Make and return a folder for what is received or written, by a service or of a job that has not ended;
         whoever asked deletes it."""
-        with _told():
+        with self._told():
+            self._check_here()
             return Path(tempfile.mkdtemp(prefix=f"{owner}-", dir=self.incoming))
 
     @contextlib.contextmanager
     def filling(self, job_id: str, folder: str) -> Iterator[Path]:
         """Yield a folder to fill; after the block its files are those of `ID/folder`, unless the block raised."""
-        with _told():
+        with self._told():
             made = self.temporary(job_id)
             try:
                 yield made
@@ -70,7 +97,8 @@ class JobFiles:
     def put(self, job_id: str, name: str, path: Path) -> None:
         """Make a file, which is given away, the one of this name."""
         target = self._folder / job_id / name
-        with _told():
+        with self._told():
+            self._check_here()
             if self._remote is not None:
                 with _away():
                     self._remote.send(path, f"{job_id}/{name}")
@@ -83,7 +111,7 @@ class JobFiles:
         if not _ID.fullmatch(job_id):
             return None
         path = self._folder / job_id / name
-        with _told():
+        with self._told():
             if self._remote is not None:
                 self._forget_copies(job_id)
             if self._remote is not None and not path.is_file():
@@ -92,17 +120,21 @@ class JobFiles:
                         self._remote.fetch(f"{job_id}/{name}", temporary)
                 except FileNotFoundError:
                     return None
-            return path if path.is_file() else None
+            if path.is_file():
+                return path
+            self._check_here()
+            return None
 
     def read(self, job_id: str, name: str) -> bytes | None:
         """Return what a file holds now, None where there is none; of a file at a URL no copy is kept."""
-        with _told():
+        with self._told():
             if self._remote is not None:
                 with _away():
                     return self._remote.read(f"{job_id}/{name}")
             try:
                 return (self._folder / job_id / name).read_bytes()
             except FileNotFoundError:
+                self._check_here()
                 return None
 
     def _forget_copies(self, used: str) -> None:
@@ -116,12 +148,13 @@ class JobFiles:
 
     def names(self, job_id: str, folder: str) -> set[str]:
         """Return the names of the files of a folder of a job."""
-        with _told():
+        with self._told():
             if self._remote is not None:
                 with _away():
                     place = Remote(f"{self._remote.url}/{job_id}/{folder}")
                     return {name for name in place.names() if "/" not in name}
             place_here = self._folder / job_id / folder
+            self._check_here()
             return {entry.name for entry in os.scandir(place_here)} if place_here.is_dir() else set()
 
     def remove_half_written(self, job_id: str) -> None:
@@ -140,8 +173,8 @@ class JobFiles:
                     place.delete(name)
 
     def jobs(self) -> set[str]:
-        """Return the ids of all jobs that have files."""
-        with _told():
+        """Return the ids of all jobs and uploads that have files."""
+        with self._told():
             if self._remote is not None:
                 with _away():
                     found = {name.partition("/")[0] for name in self._remote.names()}
@@ -151,14 +184,14 @@ class JobFiles:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Tell a full disk and storage that is gone by a sentence."""
+def told() -> Iterator[None]:
+    """Tell a full disk (`DiskFull`) and storage that is gone (`StateLost`) by a sentence."""
     try:
         yield
     except (DiskFull, StateLost, FileNotFoundError):
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise DiskFull("the disk of the service is full") from None
         raise StateLost(
             f"the storage of the service cannot be used ({error.strerror or type(error).__name__})"

@@ -43,6 +43,8 @@ class Progress:
     """By the number of the slice."""
     evaluations: int = 0
     """Those of a slice, as the first that was prepared says: 0 for a classical method."""
+    waits_for: str = ""
+    """Why nothing can be kept of it now."""
 
     def view(self) -> dict[str, Any]:
         """Return evaluations and slices done and in all, and the seconds left, as JSON values."""
@@ -59,4 +61,5 @@ class Progress:
             "slices_total": self.num_slices,
             "fraction": round(fraction, 4),
             "seconds_left": left,
+            "waits_for": self.waits_for or None,
         }

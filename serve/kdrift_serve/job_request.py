@@ -36,12 +36,14 @@ _FILE_NAME = re.compile(r"[^\x00-\x1f/\\]{1,200}")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest(AcquisitionOptions):
-    """A reconstruction to make. Where a file is uploaded, `path` and `example` stay empty."""
+    """A reconstruction to make. Where a file is sent, `path`, `example` and `upload` stay empty."""
 
     path: str | None = None
     """File, or volume of a store (`X.zarr/NAME`), under one of the service's roots."""
     example: Literal["phantom"] | None = None
     """Built-in data instead of a file: a simulated head scan."""
+    upload: str | None = None
+    """A finished upload of /v1/uploads instead of a file, by its id or address."""
     name: str | None = None
     """Name of an uploaded file; its suffix helps to tell the format."""
     plan: Plan = field(default_factory=Plan)
@@ -74,7 +76,7 @@ def from_json(body: bytes) -> JobRequest:
         raise Problem(400, "the body is not valid JSON") from None
     if not isinstance(values, dict):
         raise Problem(422, f"expected a JSON object, got {type(values).__name__}")
-    return _parse(values)
+    return options_of(values)
 
 
 def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
@@ -96,7 +98,7 @@ def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
             place[last] = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             place[last] = text
-    return _parse(values)
+    return options_of(values)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,7 +114,8 @@ def doubled(keys: Iterable[Any]) -> Any:
     return next((key for key, count in Counter(keys).items() if count > 1), None)
 
 
-def _parse(values: Mapping[str, Any]) -> JobRequest:
+def options_of(values: Mapping[str, Any]) -> JobRequest:
+    """Return the request that nested values make. Raises `Problem` (422)."""
     try:
         request = parse(JobRequest, values, "request")
         _check_finite(asdict(request))

@@ -7,10 +7,11 @@ for `EXPIRES_S` may be taken over, by one statement of which one alone succeeds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,14 +19,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kdrift.runs.config import parse
 from kdrift_serve.jobs import ACTIVE, Job
+from kdrift_serve.schema import upgrade
 
-SCHEMA = "0002"
-"""The version of the tables that this code reads and writes: the newest file of `_migrations/versions`."""
-VERSION_TABLE = "serve_version"
-"""Where the database says which version its tables have: others may have tables of theirs in it."""
 EXPIRES_S = 10.0
 """A service that has not said for so long that it lives is taken for dead."""
 _COLUMNS = ("id", "state", "key", "service", "created", "changed", "cancel", "size", "progress", "facts")
+logger = logging.getLogger("ray.serve")
 _HELD = ("reading", *ACTIVE)
 """States of jobs that take a place of the queue."""
 _LOCK = 7_214_331
@@ -38,6 +37,10 @@ class StateLost(Exception):
 
 class DiskFull(StateLost):
     """There is no room for what is to be written."""
+
+
+FULL = errno.ENOSPC, errno.EDQUOT
+"""What the system says then."""
 
 
 class QueueFull(Exception):
@@ -64,16 +67,17 @@ class JobTable:
         metadata = sa.MetaData()
         try:
             with self.begin() as connection:
-                _upgrade(connection)
+                upgrade(connection)
                 self._jobs = sa.Table("serve_jobs", metadata, autoload_with=connection)
                 self._services = sa.Table("serve_services", metadata, autoload_with=connection)
+                self._uploads = sa.Table("serve_uploads", metadata, autoload_with=connection)
         except BaseException:
             self.close()
             raise
         seconds = (
             "(julianday('now') - 2440587.5) * 86400.0" if self._sqlite else "extract(epoch from clock_timestamp())"
         )
-        self._now: sa.ColumnElement[float] = sa.literal_column(seconds, sa.Float(53))
+        self.now: sa.ColumnElement[float] = sa.literal_column(seconds, sa.Float(53))
         """The clock of the database, the same for all services."""
 
     def close(self) -> None:
@@ -92,9 +96,15 @@ class JobTable:
                 self._engine.dispose()
             if ("disk" in said and "full" in said) or "No space left" in said:
                 raise DiskFull("the disk of the table of jobs is full") from None
-            raise StateLost(f"the table of jobs does not answer ({said[:200]})") from None
+            logger.error("the table of jobs does not answer: %.400s", said)  # whose address is not for clients
+            raise StateLost("the table of jobs does not answer") from None
         except SQLAlchemyError as error:
             raise StateLost(f"the table of jobs does not answer ({type(error).__name__})") from None
+
+    def alone(self, connection: sa.Connection) -> None:
+        """Let no other transaction that says so run beside this one: for what is counted and then added to."""
+        if not self._sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -103,8 +113,7 @@ class JobTable:
         wait or run."""
         jobs = self._jobs
         with self.begin() as connection:
-            if not self._sqlite:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            self.alone(connection)
             held = sa.select(jobs.c.state, jobs.c.key).where(jobs.c.state.in_(_HELD))
             states = [(row.state, row.key) for row in connection.execute(held)]
             own = sum(key == job.key for _, key in states)
@@ -177,7 +186,7 @@ class JobTable:
         with self.begin() as connection:
             for job_id, values in progress.items():
                 where = (jobs.c.id == job_id) & jobs.c.state.in_(ACTIVE)
-                connection.execute(jobs.update().where(where).values(progress=json.dumps(values), changed=self._now))
+                connection.execute(jobs.update().where(where).values(progress=json.dumps(values), changed=self.now))
 
     def ask_to_cancel(self, job_id: str) -> bool:
         """Ask for the end of a job that waits or runs; False: there is nothing to cancel."""
@@ -200,11 +209,15 @@ class JobTable:
             return [(str(row.id), float(row.changed), int(row.size)) for row in rows]
 
     def size_of(self, key: str) -> int:
-        """Return how many bytes the jobs of a key hold."""
-        jobs = self._jobs
+        """Return how many bytes the jobs and uploads of a key hold."""
         with self.begin() as connection:
-            total = sa.func.coalesce(sa.func.sum(jobs.c.size), 0)
-            return int(connection.execute(sa.select(total).where(jobs.c.key == key)).scalar_one())
+            return self.held_by(connection, key)
+
+    def held_by(self, connection: sa.Connection, key: str) -> int:
+        """Return how many bytes the jobs and uploads of a key hold, within a transaction."""
+        columns = (self._jobs.c.key, self._jobs.c.size), (self._uploads.c.key, self._uploads.c.length)
+        sums = [sa.select(sa.func.coalesce(sa.func.sum(size), 0)).where(owner == key) for owner, size in columns]
+        return sum(int(connection.execute(each).scalar_one()) for each in sums)
 
     def ids(self, *, held: bool = False) -> set[str]:
         """Return the ids of all jobs, or of those that have not ended."""
@@ -219,16 +232,19 @@ class JobTable:
         """Say that a service lives."""
         services = self._services
         with self.begin() as connection:
-            values = {"seen": self._now, "version": version}
+            values = {"seen": self.now, "version": version}
             if not connection.execute(services.update().where(services.c.id == service).values(values)).rowcount:
                 connection.execute(services.insert().values(id=service, **values))
 
     def services(self) -> set[str]:
         """Return the services that live."""
-        services = self._services
         with self.begin() as connection:
-            alive = services.c.seen > self._now - EXPIRES_S
-            return {str(row.id) for row in connection.execute(sa.select(services.c.id).where(alive))}
+            return {str(row.id) for row in connection.execute(self.alive())}
+
+    def alive(self) -> sa.Select[tuple[str]]:
+        """Return the query for the services that live."""
+        services = self._services
+        return sa.select(services.c.id).where(services.c.seen > self.now - EXPIRES_S)
 
     def leave(self, service: str) -> None:
         """Say that a service ends: its jobs may be taken over at once."""
@@ -250,10 +266,9 @@ class JobTable:
         Return the ids of those taken over, and of those whose data nobody reads any more: these are forgotten.
         """
         jobs, services = self._jobs, self._services
-        alive = sa.select(services.c.id).where(services.c.seen > self._now - EXPIRES_S)
-        orphans = jobs.c.state.in_(_HELD) & jobs.c.service.not_in(alive)
+        orphans = jobs.c.state.in_(_HELD) & jobs.c.service.not_in(self.alive())
         with self.begin() as connection:
-            connection.execute(services.delete().where(services.c.seen < self._now - 100 * EXPIRES_S))
+            connection.execute(services.delete().where(services.c.seen < self.now - 100 * EXPIRES_S))
             found = list(connection.execute(sa.select(jobs.c.id, jobs.c.state).where(orphans)))
             gone = orphans & (jobs.c.state == "reading")
             unread = [str(row.id) for row in connection.execute(jobs.delete().where(gone).returning(jobs.c.id))]
@@ -271,7 +286,7 @@ class JobTable:
         values = asdict(job)
         own = {name: values.pop(name) for name in _COLUMNS if name in values}
         return own | {
-            "changed": self._now, "progress": json.dumps(own["progress"]), "facts": json.dumps(values),
+            "changed": self.now, "progress": json.dumps(own["progress"]), "facts": json.dumps(values),
         }  # fmt: skip
 
     def _find(self, *where: Any, order: Any = None, count: int | None = None) -> list[Job]:
@@ -294,21 +309,3 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _upgrade(connection: sa.Connection) -> None:
-    """Bring the tables to `SCHEMA`. Raises ValueError where they are of a newer kdrift."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "_migrations"))
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-    if found is not None and found not in known:
-        raise ValueError(f"the table of jobs is of a newer kdrift (its version is {found}): upgrade this one")
-    if found != SCHEMA:
-        command.upgrade(config, SCHEMA)

@@ -44,7 +44,7 @@ def serve_here(
         mrd, key = beside(mrd, http, config), api_key(config) if keys else ""
         _check_port(mrd.host, mrd.port)
     application = build_application(config)
-    with _ray(config.samplers.replicas * config.samplers.num_cpus, metrics_port, echo) as stop:
+    with _ray(config.samplers.most * config.samplers.num_cpus, metrics_port, echo) as stop:
         from ray import serve
         from ray.serve.config import HTTPOptions
 

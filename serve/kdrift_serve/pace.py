@@ -43,6 +43,15 @@ class Speeds:
             found = row.one_or_none()
             return None if found is None else Speed(float(found.image_s), float(found.slice_s))
 
+    def slowest(self, prior: str) -> Speed | None:
+        """Return what is known of the slowest method with the prior of this sha256, None where none was measured."""
+        speeds = self._speeds
+        mine = (speeds.c.prior == prior) & (speeds.c.samplers == self._samplers)
+        with self._table.begin() as connection:
+            asked = sa.select(speeds.c.image_s, speeds.c.slice_s).where(mine).order_by(speeds.c.image_s.desc()).limit(1)
+            row = connection.execute(asked).one_or_none()
+            return None if row is None else Speed(float(row.image_s), float(row.slice_s))
+
     def put(self, prior: str, method: str, speed: Speed) -> None:
         """Keep what a job took, in place of the one before."""
         speeds = self._speeds

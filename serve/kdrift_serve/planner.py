@@ -11,6 +11,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from kdrift.prior.bundle import Prior
@@ -22,20 +24,23 @@ from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_preview import PREVIEW, write_preview
 from kdrift_serve.job_progress import Progress
 from kdrift_serve.job_request import JobRequest, choose_prior, resolve_plan
-from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, cause_of
+from kdrift_serve.job_run import JobFailed, JobRuns, RunningJob, name_of, patiently
 from kdrift_serve.job_table import JobTable, StateLost
 from kdrift_serve.jobs import ACTIVE, Job
 from kdrift_serve.pace import Speeds
+from kdrift_serve.pieces import Done
 from kdrift_serve.problems import Problem
-from kdrift_serve.sampler import SLICES, Done, Sampler
+from kdrift_serve.readiness import running_samplers
+from kdrift_serve.sampler import SLICES, Sampler
 from kdrift_serve.serve_config import ServeConfig
 from kdrift_serve.service_metrics import Metrics
-from kdrift_serve.spool import SCAN, slice_file
+from kdrift_serve.spool import HEADER, SCAN, OtherFormat, read_facts, slice_file
 from kdrift_serve.sweep import sweep
 
 logger = logging.getLogger("ray.serve")
-LOOK_S, TELL_S, SHOW_S, SWEEP_S = 0.25, 0.5, 0.25, 60.0
-"""How often the table is looked at, progress is written, previews are asked for, and old jobs are deleted."""
+LOOK_S, TELL_S, SHOW_S, COUNT_S, SWEEP_S = 0.25, 0.5, 0.25, 1.0, 60.0
+"""How often the table is looked at, progress is written, previews are asked for, samplers are counted, and old jobs are
+deleted."""
 
 
 class Planner:
@@ -48,10 +53,12 @@ class Planner:
         self._priors: dict[str, Prior] = {name: load_pinned(pinned) for name, pinned in priors.items()}
         self._files, self._table = JobFiles(config.storage), JobTable(config.database_url)
         self._speeds = Speeds(self._table, config.samplers)
-        self._runs = JobRuns(samplers, config.samplers.replicas, config.limits.retries)
+        self._runs = JobRuns(samplers, config.samplers, config.limits.retries)
         self._running: dict[str, RunningJob] = {}
         self._metrics = Metrics()
-        loops = self._look, self._tell, self._show, self._sweep
+        loops = [self._look, self._tell, self._show, self._sweep]
+        if config.samplers.most > config.samplers.replicas:
+            loops.append(self._count)
         self._tasks = [asyncio.get_running_loop().create_task(each()) for each in loops]
 
     async def check_health(self) -> None:
@@ -118,6 +125,15 @@ class Planner:
                 told = views
                 self._metrics.now(await asyncio.to_thread(self._table.counts), *self._runs.work)
 
+    async def _count(self) -> None:
+        """See how many samplers run, as Ray Serve starts and ends some."""
+        while True:
+            try:
+                self._runs.resize(await asyncio.to_thread(running_samplers))
+            except (RayError, RayServeException, KeyError) as error:
+                logger.error("Ray Serve does not tell of its samplers: %s", error)
+            await asyncio.sleep(COUNT_S)
+
     async def _show(self) -> None:
         """Write what the images of jobs look like so far."""
         while True:
@@ -153,7 +169,8 @@ class Planner:
         if config != job.config:
             note = "run with other settings than those it was accepted with, by another version of the service"
             job = replace(job, config=config, notes=[*job.notes, note])
-        entry = RunningJob(job, plan, prior, Progress(len(job.slices)))
+        channels = 1 if self._priors[prior].network_config.images == "complex" else 2
+        entry = RunningJob(job, plan, prior, channels, Progress(len(job.slices)))
         self._running[job.id] = entry
         entry.task = asyncio.create_task(self._keep(entry))
 
@@ -184,13 +201,9 @@ class Planner:
             fields["detail"] = f"stopped: it ran longer than {self._config.limits.job_seconds:g} s"
         except JobFailed as error:
             fields["detail"] = str(error)
-        except StateLost as error:
-            fields["detail"] = f"{error}; free some room and send it again"
         except Exception as error:
             logger.exception("job %s failed", entry.job.id)
-            fields["detail"] = (
-                f"the reconstruction failed ({type(cause_of(error)).__name__}); the service's log has the details"
-            )
+            fields["detail"] = f"the reconstruction failed ({name_of(error)}); the service's log has the details"
         job = replace(entry.job, **fields, finished=time.time(), progress={})
         self._metrics.ended(job)
         await self._end(job)
@@ -220,8 +233,9 @@ class Planner:
 
     async def _run(self, entry: RunningJob) -> Done:
         job, progress = entry.job, entry.progress
-        done = await asyncio.to_thread(self._done_before, job)
+        done = await patiently(entry, asyncio.to_thread, self._done_before, job)
         progress.began_with = progress.slices_done = len(done)
+        entry.shape = await patiently(entry, asyncio.to_thread, self._shape, job)
         left = self._config.limits.job_seconds - (0.0 if job.started is None else time.time() - job.started)
         async with asyncio.timeout(None) as limit:
 
@@ -236,6 +250,14 @@ class Planner:
         if isinstance(found, str):
             raise JobFailed(found)
         return found
+
+    def _shape(self, job: Job) -> tuple[int, ...]:
+        """Return rows and columns of the slices of a job; nothing where its data are gone, as a sampler will say."""
+        path = self._files.get(job.id, f"{SCAN}/{HEADER}")
+        try:
+            return () if path is None else tuple(read_facts(path).mask.shape[-2:])
+        except OtherFormat:
+            return ()
 
     def _done_before(self, job: Job) -> set[int]:
         """Return the slices of a job that are done already, by this service or one before it."""

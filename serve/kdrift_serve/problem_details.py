@@ -12,4 +12,9 @@ NOTHING_HERE = "there is nothing at this address"
 
 def details(status: int, detail: str) -> dict[str, Any]:
     """Return the content of an error: a status and a sentence."""
-    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return {"type": "about:blank", "title": _title(status), "status": status, "detail": detail}
+
+
+def _title(status: int) -> str:
+    """Return the name of a status; 460 is that of tus alone."""
+    return "Checksum Mismatch" if status == 460 else HTTPStatus(status).phrase

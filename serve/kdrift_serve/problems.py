@@ -8,8 +8,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from kdrift_serve.job_table import DiskFull, StateLost
+from kdrift_serve.job_table import FULL, DiskFull, StateLost
 from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
 
 logger = logging.getLogger("ray.serve")
@@ -44,6 +45,10 @@ def install(app: FastAPI) -> None:
             return answer(507, f"{error}: nothing was kept of this request")
         return answer(503, f"{error}: try again", {"Retry-After": "10"})
 
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(400, "the connection was lost before the body was whole")  # to nobody
+
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         text = {404: NOTHING_HERE, 405: "this address does not take that method"}
@@ -53,6 +58,12 @@ def install(app: FastAPI) -> None:
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return answer(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(OSError)
+    async def system(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in FULL:  # wherever something was written
+            return await state_lost(request, DiskFull("the disk of the service is full"))
+        return await unexpected(request, error)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,35 @@ class Found:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """What a file holds, by its header and one slice, and what is proposed to be done with it."""
+
+    slices: int
+    coils: int
+    shape: list[int]
+    """Rows and columns of k-space, readout oversampling removed."""
+    image_shape: list[int]
+    """Rows and columns of its images."""
+    undersampled: bool
+    """Whether it was measured with gaps: then nothing can be drawn of it, and it is reconstructed as it is."""
+    net_acceleration: float
+    """Positions that could be measured, divided by those that were."""
+    sampling: str
+    """How it was measured, in words."""
+    has_reference: bool
+    """Whether an image of full data is stored in it."""
+    simulated: bool
+    stated: dict[str, str]
+    """What its header says of itself: acquisition, source_format, field_T."""
+    notes: list[str]
+    """What was guessed, left out or is doubtful."""
+    mask: dict[str, Any] | None
+    """Undersampling that is proposed, as a request takes it; null: none."""
+    why: str
+    """Why, in a sentence."""
+
+
 @dataclass
 class _Asked:
     pid: asyncio.Future[int]
@@ -68,6 +97,13 @@ class Readers:
     async def read(self, reading: Reading) -> Found:
         """Read what is asked for into its folder. Raises `Unreadable`, and `DiskFull`; a call that is cancelled ends
         its process."""
+        return parse(Found, await self._ask(reading), "answer")
+
+    async def inspect(self, reading: Reading) -> Inspected:
+        """Tell what a file holds. Raises as `read` does."""
+        return parse(Inspected, await self._ask(replace(reading, inspect=True)), "answer")
+
+    async def _ask(self, reading: Reading) -> dict[str, Any]:
         async with self._places:
             try:
                 answer = await self._answer(reading)
@@ -81,7 +117,7 @@ class Readers:
             if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DiskFull("the disk of the service has no room for the data of this request")
             raise Unreadable(f"{reading.shown} cannot be read: {answer['fault']}")
-        return parse(Found, answer, "answer")
+        return answer
 
     async def _answer(self, reading: Reading) -> dict[str, Any]:
         process = await self._running()

@@ -11,6 +11,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_table import JobTable, StateLost
 
 logger = logging.getLogger("ray.serve")
@@ -19,10 +20,10 @@ LOOK_S = 1.0
 
 
 class Readiness:
-    """Looks for the table of jobs, the planner of this service, and its samplers."""
+    """Looks for the table of jobs, the storage, the planner of this service, and its samplers."""
 
-    def __init__(self, table: JobTable, service: str) -> None:
-        self._table, self._service = table, service
+    def __init__(self, table: JobTable, files: JobFiles, service: str) -> None:
+        self._table, self._files, self._service = table, files, service
         self._looked, self._found, self._looking = 0.0, dict[str, str](), asyncio.Lock()
 
     async def missing(self) -> dict[str, str]:
@@ -40,6 +41,10 @@ class Readiness:
                 found["planner"] = "the planner of this service has not said for 10 s that it lives"
         except StateLost as error:
             found["table"] = str(error)
+        try:
+            self._files.check()
+        except StateLost as error:
+            found["storage"] = str(error)
         try:
             if not running_samplers():
                 found["sampler"] = "no sampler runs yet, or any more"

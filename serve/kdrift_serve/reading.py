@@ -22,8 +22,10 @@ from typing import Any
 from kdrift.data.formats.fastmri import write_fastmri
 from kdrift.data.phantom import phantom_volume
 from kdrift.recon.acquisition import declared_bytes, open_source
+from kdrift.recon.request import AcquisitionRequest
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
+from kdrift_serve.inspecting import inspect_source
 from kdrift_serve.job_request import JobRequest, load
 from kdrift_serve.problems import Problem
 from kdrift_serve.spool import write_spool
@@ -50,6 +52,8 @@ class Reading:
     seconds: float
     out: str
     """Folder for what was read."""
+    inspect: bool = False
+    """Only tell what the file holds: `Inspected`, in place of what was read."""
 
 
 def read(asked: Reading) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def read(asked: Reading) -> dict[str, Any]:
         named = request.of(str(source))
         with open_source(named) as opened:
             allow(min(declared_bytes(opened, named), asked.kspace_mb << 20))
+    if asked.inspect:
+        return _inspected(request.of(str(source), max_bytes=asked.kspace_mb << 20), asked.shown)
     acquisition = load(request, source, asked.shown, [Path(root) for root in asked.roots], asked.kspace_mb << 20)
     if asked.source is None:
         source.unlink()
@@ -74,6 +80,14 @@ def read(asked: Reading) -> dict[str, Any]:
         "sampling": acquisition.sampling,
         "notes": list(acquisition.notes),
     }
+
+
+def _inspected(request: AcquisitionRequest, shown: str) -> dict[str, Any]:
+    try:
+        return inspect_source(request, shown)
+    except ValueError as error:
+        source = Path(request.source)
+        raise ValueError(str(error).replace(str(source), shown).replace(str(source.parent), "")) from None
 
 
 def _example(out: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from kdrift_serve.access import Asks, Serves
 from kdrift_serve.described import file_response, problem_responses
@@ -20,6 +20,8 @@ from kdrift_serve.ingress import PATIENTS_DATA
 from kdrift_serve.jobs import OUTPUTS_ZIP
 from kdrift_serve.pictures import Kind, picture
 from kdrift_serve.problems import Problem
+from kdrift_serve.result_images import list_images, read_image
+from kdrift_serve.views import ImagesView
 
 RESULT_H5 = "reconstruction.h5"
 BYTES = "application/octet-stream"
@@ -27,6 +29,7 @@ Form = Annotated[
     str, Query(description=f"What it is given as: {', '.join(FORMS)}.", json_schema_extra={"enum": [*FORMS]})
 ]
 Position = Annotated[int, Query(description="Which slice, counted from 0 among those of the job.")]
+Sample = Annotated[int, Query(description="Which sample, counted from 0; of `samples` alone.")]
 results = APIRouter(prefix="/reconstructions/{job_id}", tags=["results"])
 
 
@@ -99,6 +102,29 @@ for _kind in ("mean", "std"):
         f"/{_kind}.png", _image_route(_kind), name=_kind, response_class=Response,
         responses=file_response("image/png", "a picture") | problem_responses(404, 409),
     )  # fmt: skip
+
+
+@results.get("/images", response_model=ImagesView, responses=problem_responses(404, 409))
+async def images(job_id: str, asks: Asks, service: Serves) -> Response:
+    """List the images of a finished job that are given as numbers."""
+    _, path = await service.answers.result(job_id, RESULT_H5, asks)
+    return JSONResponse(await asyncio.to_thread(list_images, path), headers=PATIENTS_DATA)
+
+
+@results.get(
+    "/images/{name}.npy", response_class=Response,
+    responses=file_response(BYTES, "an array of NumPy, float32 (row, col)") | problem_responses(404, 409),
+)  # fmt: skip
+async def image_values(
+    job_id: str, name: str, asks: Asks, service: Serves, slice: Position = 0, sample: Sample = 0
+) -> Response:
+    """Give one image of one slice as numbers, in the unit of the data: a NumPy file of float32 (row, col)."""
+    _, path = await service.answers.result(job_id, RESULT_H5, asks)
+    try:
+        content = await asyncio.to_thread(read_image, path, name, slice, sample)
+    except ValueError as error:
+        raise Problem(422, str(error)) from None
+    return Response(content, media_type=BYTES, headers=PATIENTS_DATA)
 
 
 def _file(path: Path, job_name: str, name: str) -> FileResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from typing import Annotated, Any
@@ -17,28 +18,36 @@ from kdrift_serve.auth import Caller
 from kdrift_serve.described import describe, problem_responses, request_body
 from kdrift_serve.docs_page import docs_page
 from kdrift_serve.events import MEDIA_TYPE, events
+from kdrift_serve.flow import Taking
 from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.jobs import Job
 from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
 from kdrift_serve.problem_details import details
 from kdrift_serve.result_routes import results
+from kdrift_serve.times import Size
+from kdrift_serve.upload_routes import open_uploads, uploads
 from kdrift_serve.views import (
     CatalogueView,
     HealthView,
+    InspectionView,
     Listed,
     NotReadyView,
     PriorView,
     ReadyView,
     Reconstruction,
     ShownState,
+    TimesView,
 )
 
 PAGE = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/docs.css": ("docs.css", "text/css"),
+    "index.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "docs.css": "text/css",
+    "favicon.svg": "image/svg+xml",
+    "licences.txt": "text/plain",
 }
+"""What the page is made of (`serve/page`, built by `make page`), each at its name, the first at `/`."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
     " connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -65,7 +74,7 @@ jobs = APIRouter(prefix="/reconstructions", tags=["reconstructions"])
     responses=problem_responses(400, 404, 408, 413, 415, 429, 507),
 )  # fmt: skip
 async def create(http: Request, asks: Asks, service: Serves) -> Response:
-    """Take on a job: from a file, which is the body, or from one that a JSON body names."""
+    """Take on a job: from a file, which is the body or in a form, or from one that a JSON body names."""
     asks.need("submit")
     return await service.create(http, asks)
 
@@ -136,6 +145,26 @@ async def methods(service: Serves) -> Response:
     return JSONResponse(service.methods())
 
 
+@what_there_is.post(
+    "/inspections", response_model=InspectionView, openapi_extra=request_body(),
+    responses=problem_responses(400, 404, 408, 413, 415, 507),
+)  # fmt: skip
+async def inspect(http: Request, asks: Asks, service: Serves) -> Response:
+    """Tell what a file holds, and what is proposed for it; it is sent or named as for a reconstruction, and not kept.
+
+    One slice is read, as it was measured: options that say how it is read (name, slices, select, axes, centred) count,
+    all others do not.
+    """
+    asks.need("submit")
+    return await service.inspect(http, asks)
+
+
+@what_there_is.get("/times", response_model=TimesView, responses=problem_responses())
+async def times(asks: Asks, service: Serves, size: Annotated[Size, Query()]) -> Response:
+    """Tell what each method is expected to take for data of some size, as jobs before took."""
+    return JSONResponse(await service.times(size))
+
+
 open_to_all = APIRouter(prefix="/v1", tags=["health"])
 
 
@@ -149,7 +178,7 @@ async def health(service: Serves) -> Response:
     "/ready", response_model=ReadyView, responses={503: {"model": NotReadyView, "description": "what is missing"}}
 )
 async def ready(service: Serves) -> Response:
-    """Tell whether a job that is sent now would be run: table, planner and sampler are there; needs no key."""
+    """Tell whether a job that is sent now would be run: table, storage, planner and sampler are there; needs no key."""
     missing = await service.readiness.missing()
     if not missing:
         return JSONResponse({"ready": True, "missing": {}})
@@ -162,14 +191,17 @@ def create_app(service: Ingress) -> FastAPI:
     app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     app.state.service = service
+    app.add_middleware(Taking)
     bearer = HTTPBearer(auto_error=False, description="An API key; not needed where the service has none.")
     api = APIRouter(prefix="/v1", dependencies=[Depends(caller_of), Depends(bearer)])
-    for part in (jobs, results, what_there_is):
+    for part in (jobs, results, uploads, what_there_is):
         api.include_router(part)
     app.include_router(api)
     app.include_router(open_to_all)
-    for path, (name, media_type) in PAGE.items():
-        content = files("kdrift_serve").joinpath("page", name).read_text()
+    app.include_router(open_uploads)
+    for name, media_type in PAGE.items():
+        content = files("kdrift_serve").joinpath("page", name).read_text(encoding="utf-8")
+        path = "/" if name == "index.html" else f"/{name}"
         _add_page(app, path, content.replace("{{ research only }}", RESEARCH_ONLY), media_type)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -184,8 +216,14 @@ def create_app(service: Ingress) -> FastAPI:
 
 
 def _add_page(app: FastAPI, path: str, content: str, media_type: str) -> None:
-    async def page() -> Response:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+    plain = content.encode()
+    packed = gzip.compress(plain, mtime=0)
+
+    async def page(http: Request) -> Response:
+        headers = {**PAGE_HEADERS, "Vary": "Accept-Encoding"}
+        if "gzip" in http.headers.get("accept-encoding", ""):
+            return Response(packed, media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
+        return Response(plain, media_type=media_type, headers=headers)
 
     route: Callable[..., Any] = page
     app.add_api_route(path, route, include_in_schema=False)

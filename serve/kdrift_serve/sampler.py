@@ -4,11 +4,12 @@ thread."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import torch
 from kdrift.evaluation.faults import Fault
 from kdrift.prior.bundle import Prior
 from kdrift.prior.pinned import PinnedPrior, load_pinned
+from kdrift.prior.shared_calls import Fill, run_together
 from kdrift.recon.chunks import Chunk, ChunkResult
 from kdrift.recon.gather import SliceFacts, gather
 from kdrift.recon.guard import Diverged
-from kdrift.recon.looks import Look
 from kdrift.recon.merge import merge_chunks
 from kdrift.recon.outputs import read_outputs
 from kdrift.recon.report import save_result
@@ -33,37 +34,28 @@ from kdrift.recon.slices import SliceData
 from kdrift.runs.files import folder_bytes, write_zip
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_preview import PREVIEW_S
+from kdrift_serve.job_table import StateLost
 from kdrift_serve.jobs import OUTPUTS_ZIP, Job, SliceVerdict
+from kdrift_serve.pieces import Done, Failed, Found, Piece, Prepared, Step
 from kdrift_serve.serve_config import SamplerConfig
+from kdrift_serve.service_metrics import BatchMetrics
 from kdrift_serve.spool import HEADER, SCAN, read_facts, read_slice, slice_file
 
+logger = logging.getLogger("ray.serve")
 REPORT_INTERVAL_S = 0.2
 OWNER_INTERVAL_S = 5.0
+STUCK_S = 600.0
+"""How long work that was told to stop may take to: a step, or the preparation of a slice, ends first."""
 SERVE_NAMESPACE = "serve"
 SLICES, RESULT = "slices", "result"
-Step = tuple[int, int, Look | None]
-"""Steps of a chunk, done and in all, and now and then a look at its images."""
 
 
 class Stopped(Exception):
-    """Nobody waits for the chunk any more."""
+    """Nobody waits for the work any more."""
 
 
 class DeviceFailed(RuntimeError):
     """An accelerator raises errors: this process is not to be used again."""
-
-
-Prepared = tuple[SliceData, SliceFacts]
-"""A slice that is ready, and what its result tells of it."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a finished job has."""
-
-    report: dict[str, Any]
-    verdicts: dict[str, SliceVerdict]
-    size: int
 
 
 class Sampler:
@@ -78,36 +70,45 @@ class Sampler:
         self._files = JobFiles(storage)
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(config.num_cpus,))
         self._failed = ""
+        self._stopped: float | None = None
+        self._metrics = BatchMetrics()
 
     def check_health(self) -> None:
-        """Raise where the device has failed: Serve then replaces this process."""
+        """Raise where the device has failed, or work does not end that was told to: Serve then replaces this process.
+
+        Until then it does nothing more; work that comes to it is done by another one.
+        """
         if self._failed:
             raise DeviceFailed(self._failed)
-
-    async def prepare(self, plan: ResolvedPlan, prior: str, job_id: str, position: int) -> Prepared | str:
-        """Estimate coil maps, noise and scale of one slice of a job, by its position among those chosen."""
-        found: Prepared | str = await self._do(self._prepare, plan, prior, job_id, position)
-        return found
+        if self._stopped is not None and time.monotonic() - self._stopped > STUCK_S:
+            raise DeviceFailed(f"work that was told to stop has not stopped for {STUCK_S:g} s")
 
     async def run(
-        self, plan: ResolvedPlan, prior: str, data: SliceData, chunk: Chunk, owner: str
-    ) -> AsyncIterator[Step | ChunkResult | str]:
-        """Yield the progress of a chunk and then its result, or why there is none.
+        self, pieces: Sequence[Piece], owner: str, *data: SliceData | None
+    ) -> AsyncIterator[tuple[int, Step | Found]]:
+        """Do pieces of work that share the network's batches; `data` has the prepared slice of each that has chains.
 
-        It stops when it is cancelled, or `owner` is gone.
+        Yield, with the position of the piece, the progress of its chains and at last what comes of it. It stops when it
+        is cancelled, or `owner` is gone; a piece alone when its job has ended.
         """
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Step | None]()
+        await self._usable()
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Step | Found] | None]()
         stop = threading.Event()
-        steps = _reporter(stop, owner, lambda event: loop.call_soon_threadsafe(events.put_nowait, event))
-        running = loop.run_in_executor(self._thread, self._told, self._run_chunk, plan, prior, data, chunk, steps)
+
+        def send(number: int, event: Step | Found) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, (number, event))
+
+        running = loop.run_in_executor(self._thread, self._run, pieces, data, stop, owner, send)
         running.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
                 yield event
-            yield running.result()
+            running.result()
         finally:
             stop.set()
+            self._stopped = None if running.done() else time.monotonic()
             await asyncio.wait([running])
+            self._stopped = None
 
     async def finish_slice(
         self, job_id: str, index: int, facts: SliceFacts | str, results: Sequence[ChunkResult]
@@ -123,7 +124,12 @@ class Sampler:
         found: Done | str = await self._do(self._finish, job, plan, seconds)
         return found
 
+    async def _usable(self) -> None:
+        while self._failed:
+            await asyncio.sleep(0.5)  # until this process ends
+
     async def _do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        await self._usable()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._told, work, *arguments)
 
     def _told(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -139,10 +145,54 @@ class Sampler:
                 raise DeviceFailed(fault.reason) from None
             raise
 
-    def _prepare(self, plan: ResolvedPlan, prior: str, job_id: str, position: int) -> Prepared:
+    def _run(
+        self, pieces: Sequence[Piece], data: Sequence[SliceData | None], stop: threading.Event, owner: str,
+        send: Callable[[int, Step | Found], None],
+    ) -> None:  # fmt: skip
+        """Do pieces of work together, in the thread that computes."""
+
+        def work(number: int) -> None:
+            piece, prepared = pieces[number], data[number]
+
+            def gone() -> bool:
+                return not is_alive(owner) or (len(pieces) > 1 and self._is_over(piece.job_id))
+
+            found: Found
+            try:
+                if piece.chunk is None or prepared is None:
+                    found = self._told(self._prepare, piece)
+                else:
+                    steps = _reporter(stop, gone, lambda step: send(number, step))
+                    found = self._told(self._run_chunk, piece.plan, piece.prior, prepared, piece.chunk, steps)
+            except Stopped:
+                return
+            except DeviceFailed:
+                raise
+            except StateLost as error:
+                found = Failed(type(error).__name__, storage=str(error))
+            except Exception as error:
+                logger.exception("a piece of job %s failed", piece.job_id)
+                found = Failed(type(error).__name__, memory=isinstance(error, torch.OutOfMemoryError))
+            send(number, found)
+
+        fill = Fill()
+        ends = run_together([partial(work, number) for number in range(len(pieces))], fill)
+        self._metrics.add(fill)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    def _is_over(self, job_id: str) -> bool:
+        """Whether a job has ended: its data are then deleted."""
+        try:
+            return not self._files.names(job_id, SCAN)
+        except StateLost:
+            return False
+
+    def _prepare(self, piece: Piece) -> Prepared:
         began = time.perf_counter()
-        raw = read_slice(self._file(job_id, f"{SCAN}/{slice_file(position)}"))
-        data = plan.prepare(raw.to(self._device), self._prior(plan, prior))
+        raw = read_slice(self._file(piece.job_id, f"{SCAN}/{slice_file(piece.position)}"))
+        data = piece.plan.prepare(raw.to(self._device), self._prior(piece.plan, piece.prior))
         return data.to("cpu"), SliceFacts.of(data, time.perf_counter() - began)
 
     def _file(self, job_id: str, name: str) -> Path:
@@ -187,9 +237,9 @@ def _verdicts(result: ReconstructionResult) -> dict[str, SliceVerdict]:
     return {str(index): SliceVerdict(v.level, str(v), v.given) for index, v in found.items()}
 
 
-def _reporter(stop: threading.Event, owner: str, send: Callable[[Step], object]) -> Steps:
+def _reporter(stop: threading.Event, gone: Callable[[], bool], send: Callable[[Step], object]) -> Steps:
     """Return a callback of a sampler that reports a few times a second, with a look at the images once a second and at
-    the end, and raises `Stopped` when told to."""
+    the end, and raises `Stopped` when told to, or when who waited is gone."""
     reported, shown, asked = 0.0, 0.0, time.monotonic()
 
     def steps(done: int, total: int, show: Show) -> None:
@@ -197,15 +247,15 @@ def _reporter(stop: threading.Event, owner: str, send: Callable[[Step], object])
         now = time.monotonic()
         if now - asked > OWNER_INTERVAL_S:
             asked = now
-            if not is_alive(owner):
-                stop.set()
+            if gone():
+                raise Stopped
         if stop.is_set():
             raise Stopped
         if now - reported > REPORT_INTERVAL_S or done == total:
             reported, look = now, None
             if now - shown > PREVIEW_S or done == total:
                 shown, look = now, show()
-            send((done, total, look))
+            send(Step(done, total, look))
 
     return steps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,19 @@ from kdrift.recon.plan import DEFAULT_PRIOR
 from kdrift.runs.config import apply_overrides, load_config, parse, to_dict
 from kdrift.runs.remote import is_url
 
+DATABASE_VARIABLE = "KDRIFT_SERVE_DATABASE"
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """The processes that run chains."""
 
     replicas: int = 1
-    """Number of sampler processes; a request's chains are split into as many chunks."""
+    """Number of sampler processes; a request's chains are split into as many chunks as run."""
+    max_replicas: int | None = None
+    """Start more, up to so many, while work waits; null: always `replicas`."""
+    idle_s: float = 300.0
+    """Seconds after which samplers beyond `replicas` end that are not needed any more."""
     num_cpus: int = 1
     """CPUs, and torch threads, of each."""
     num_gpus: float = 0.0
@@ -29,6 +36,18 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.num_cpus < 1 or not self.num_gpus >= 0:
             raise ValueError(f"expected replicas and num_cpus of at least 1 and num_gpus of at least 0, got {self}")
+        if self.most < self.replicas or not self.idle_s > 0:
+            raise ValueError(f"expected max_replicas of at least replicas, or null, and idle_s above 0, got {self}")
+
+    @property
+    def most(self) -> int:
+        """The most sampler processes."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether they compute on one, as far as their configuration tells."""
+        return self.num_gpus > 0 or self.device not in ("auto", "cpu")
 
 
 @dataclass(frozen=True)
@@ -50,10 +69,14 @@ class AuthConfig:
 class Limits:
     """What one request may cost."""
 
-    upload_mb: int = 256
-    """Size of an uploaded file in MiB."""
+    upload_mb: int = 4096
+    """Size of an uploaded file in MiB, whether it comes in one request or in several."""
     uploads: int = 64
     """Uploads that an ingress receives at a time; one key may have half of them. A request beyond is answered 429."""
+    uploads_a_key: int = 32
+    """Uploads in several requests that are kept of an API key, finished or not; one more is answered 429."""
+    upload_hours: float = 24.0
+    """How long such an upload is kept after it was last written to, or used by a job."""
     upload_kb_s: float = 8.0
     """An upload that is slower than this, in KiB/s over any 10 s, is cut off (408)."""
     kspace_mb: int = 2048
@@ -81,7 +104,7 @@ class Limits:
     jobs_a_key: int = 16
     """How many of these may be of one API key."""
     key_mb: int = 100_000
-    """What the jobs of an API key may hold in storage, in MiB; a request beyond is answered 429."""
+    """What jobs and uploads of an API key may hold in storage, in MiB; a request beyond is answered 429."""
     retries: int = 3
     """How often work whose sampler died is done again."""
     kept_jobs: int = 1000
@@ -95,9 +118,9 @@ class Limits:
         least_1 = (
             self.upload_mb, self.uploads, self.kspace_mb, self.samples, self.batch_samples, self.evaluations,
             self.job_evaluations, self.iterations, self.requests_a_minute, self.waiting, self.jobs, self.jobs_a_key,
-            self.key_mb, self.kept_jobs, self.kept_mb,
+            self.key_mb, self.kept_jobs, self.kept_mb, self.uploads_a_key,
         )  # fmt: skip
-        above_0 = self.job_seconds, self.read_seconds, self.kept_days, self.upload_kb_s
+        above_0 = self.job_seconds, self.read_seconds, self.kept_days, self.upload_kb_s, self.upload_hours
         if min(least_1) < 1 or self.retries < 0 or not min(above_0) > 0:
             raise ValueError(f"expected limits of at least 1 (retries 0), got {self}")
 
@@ -116,8 +139,9 @@ class ServeConfig:
     """Where the data of jobs and their results are: a folder, on a cluster one that all nodes share, or a URL such as
     s3://bucket/serve."""
     database: str | None = None
-    """Where the table of jobs is: null: an SQLite file in `storage`, for services on one machine; or
-    postgresql+psycopg://USER@HOST/NAME (the password in PGPASSWORD), for services on several."""
+    """Where the table of jobs is: postgresql+psycopg://USER@HOST/NAME (the password in PGPASSWORD), for services on
+    several machines; null: what the environment variable KDRIFT_SERVE_DATABASE says, and where it is not set an SQLite
+    file in `storage`, for services on one."""
     ingresses: int = 1
     """Processes that answer HTTP and read data."""
     roots: list[str] = field(default_factory=list)
@@ -131,15 +155,20 @@ class ServeConfig:
             raise ValueError("priors is empty: name at least one, such as {default: brain-complex}")
         if self.ingresses < 1:
             raise ValueError(f"expected ingresses of at least 1, got {self.ingresses}")
-        if self.database is None and is_url(self.storage):
+        if self.server is None and is_url(self.storage):
             raise ValueError(
                 f"storage is at {self.storage}: name a database, such as postgresql+psycopg://kdrift@db/kdrift"
             )
 
     @property
+    def server(self) -> str | None:
+        """The server that has the table of jobs, None where it is a file."""
+        return self.database or os.environ.get(DATABASE_VARIABLE) or None
+
+    @property
     def database_url(self) -> str:
         """Where the table of jobs is."""
-        return self.database or f"sqlite:///{Path(self.storage).expanduser().resolve() / 'jobs.sqlite'}"
+        return self.server or f"sqlite:///{Path(self.storage).expanduser().resolve() / 'jobs.sqlite'}"
 
 
 @dataclass(frozen=True)

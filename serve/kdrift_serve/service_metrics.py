@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from kdrift.prior.shared_calls import Fill
 from kdrift_serve.jobs import Job
 
 SECONDS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0, 20000.0]
@@ -63,3 +64,17 @@ class Metrics:
         diverged = sum(len(found) for found in job.report.get("diverged", {}).values())
         if diverged:
             self._diverged.inc(diverged, {"method": method})
+
+
+class BatchMetrics:
+    """The metrics of one sampler."""
+
+    def __init__(self) -> None:
+        self._images = Counter("kdrift_batch_images", "Images in the batches that networks were asked for.")
+        self._room = Counter("kdrift_batch_room", "Images that these batches had room for.")
+
+    def add(self, fill: Fill) -> None:
+        """Tell of the batches of one call."""
+        if fill.room:
+            self._images.inc(fill.images)
+            self._room.inc(fill.room)

@@ -1,4 +1,4 @@
-"""Old jobs go, and what a process that died left behind."""
+"""Old jobs and uploads go, and what a process that died left behind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import time
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_table import JobTable
 from kdrift_serve.serve_config import Limits
+from kdrift_serve.upload_table import UploadTable
 
 
 def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:
-    """Delete finished jobs beyond the limits of number, age and size, the oldest first, files of no job, and what was
-    being received or written by a process that died."""
+    """Delete finished jobs beyond the limits of number, age and size, the oldest first, uploads that nobody goes on
+    with, files of neither, and what was being received or written by a process that died. Raises `StateLost`
+    where table or storage is gone."""
+    files.check()
+    uploads = UploadTable(table)
+    uploads.remove_older(limits.upload_hours * 3600)
     now, total, gone = time.time(), 0, list[str]()
     for number, (job_id, changed, size) in enumerate(table.finished()):
         total += size
@@ -20,7 +25,7 @@ def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:
         if number >= limits.kept_jobs or too_old or total > limits.kept_mb << 20:
             gone.append(job_id)
     table.remove(gone)
-    for job_id in {*gone, *_strays(table, files)}:
+    for job_id in {*gone, *_strays(table, uploads, files)}:
         files.remove(job_id)
     half = list(files.incoming.iterdir())
     held = table.ids(held=True) | table.services()
@@ -29,7 +34,7 @@ def sweep(table: JobTable, files: JobFiles, limits: Limits) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _strays(table: JobTable, files: JobFiles) -> set[str]:
-    """Return the ids of jobs that have files and are in no table: a job is in the table before it has files."""
+def _strays(table: JobTable, uploads: UploadTable, files: JobFiles) -> set[str]:
+    """Return the ids that have files and are in no table: jobs and uploads are in theirs before they have files."""
     found = files.jobs()
-    return found - table.ids() if found else set()
+    return found - table.ids() - uploads.ids() if found else set()

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from kdrift.runs.field_docs import field_docs
 from kdrift_serve.answers import BRIEF, INTERNAL
 from kdrift_serve.jobs import Job
+from kdrift_serve.readers import Inspected
+from kdrift_serve.times import Expected
 
 ShownState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 """States that a client sees."""
@@ -35,6 +37,8 @@ class ProgressView(View):
     seconds_left: float | None = None
     preview: int | None = None
     """Version of the preview that its events send; 0 before the first."""
+    waits_for: str | None = None
+    """What stops it now, as a full disk does, in a sentence: it goes on by itself when that is mended."""
     jobs_ahead: int | None = None
     """Jobs that wait longer, while it waits itself."""
 
@@ -81,6 +85,8 @@ class MethodView(View):
     """A method that a request may name."""
 
     summary: str
+    source: str
+    """Where it comes from: authors and year, for people."""
     default_preset: str | None
     """Preset that is used where none is named; null where it cannot be read: `fault` says why."""
     fault: str | None = None
@@ -105,17 +111,47 @@ class CatalogueView(View):
     classical: list[str]
     masks: dict[str, str]
     """Kinds of undersampling, and what they are."""
+    forms: dict[str, str]
+    """Forms of a result that `format` may name, and what they are."""
+
+
+class ImagesView(View):
+    """Images of a finished job that are given as numbers, one slice at a time."""
+
+    shape: list[int]
+    """Rows and columns."""
+    slices: list[int]
+    """Numbers of its slices in their volume."""
+    images: list[str]
+    """Names that are to be put before `.npy`; `samples` where the plan kept them."""
+    samples: int
+    """How many samples a slice has; 0 where they were not kept."""
+    voxel_mm: list[float]
+    """Size of a voxel: row, column, slice."""
+
+
+class UploadView(View):
+    """An upload that comes in several requests."""
+
+    id: str
+    name: str
+    length: int
+    """Bytes of the whole file."""
+    offset: int
+    """Bytes that are there; as many as `length`: it is finished, and a job may name it."""
+    expires: float
+    """When it is deleted unless it is written to or used before, in seconds since 1970."""
 
 
 class HealthView(View):
-    """That the service answers."""
+    """That a process of the service answers; whether jobs would be run, `/v1/ready` tells."""
 
     status: Literal["ok"]
     version: str
     api_keys: bool
     """Whether requests need a key."""
-    jobs: dict[str, int]
-    """How many run and wait."""
+    jobs: dict[str, int] | None
+    """How many run and wait; null where the table of jobs does not answer."""
 
 
 class ReadyView(View):
@@ -123,7 +159,7 @@ class ReadyView(View):
 
     ready: bool
     missing: dict[str, str]
-    """What is missing of table, planner and sampler, and what is wrong with it."""
+    """What is missing of table, storage, planner and sampler, and what is wrong with it."""
 
 
 class ProblemView(View):
@@ -141,7 +177,23 @@ class NotReadyView(ProblemView):
 
     ready: bool
     missing: dict[str, str]
-    """What is missing of table, planner and sampler, and what is wrong with it."""
+    """What is missing of table, storage, planner and sampler, and what is wrong with it."""
+
+
+def _of_class(view: str, cls: type, doc: str, **more: tuple[Any, str]) -> type[BaseModel]:
+    """Return the view of a dataclass whose fields are documented, with some more fields."""
+    docs, hints = field_docs(cls), get_type_hints(cls)
+    known = {each.name: (hints[each.name], docs.get(each.name, "")) for each in fields(cls)} | more
+    made: dict[str, Any] = {field: (hint, Field(description=text or None)) for field, (hint, text) in known.items()}
+    return create_model(view, __config__=ConfigDict(extra="forbid"), __doc__=doc, **made)
+
+
+InspectionView = _of_class(
+    "InspectionView", Inspected, "What a file holds, and what is proposed to be done with it.",
+    name=(str, "What the file is called."), method=(str, "Method that is proposed."),
+)  # fmt: skip
+_expected = _of_class("ExpectedView", Expected, "What a method is expected to cost.")
+TimesView: Any = GenericAlias(dict, (str, _expected))
 
 
 def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
@@ -149,6 +201,7 @@ def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
     own: dict[str, tuple[Any, str]] = {
         "state": (ShownState, ""),
         "progress": (ProgressView | None, "How far it is; null once it has ended."),
+        "method": (str, "Name of its method."),
         "links": (dict[str, str], "Addresses of what it has: itself, its events, its results."),
     }
     found: dict[str, Any] = {}
@@ -159,7 +212,7 @@ def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
 
 
 _SHOWN = [field.name for field in fields(Job) if field.name not in INTERNAL]
-Reconstruction = _of_job("Reconstruction", [*_SHOWN, "links"], "A job: one request and what became of it.")
+Reconstruction = _of_job("Reconstruction", [*_SHOWN, "method", "links"], "A job: one request and what became of it.")
 Brief = _of_job("Brief", list(BRIEF), "A job in a list.")
 _briefs: Any = GenericAlias(list, (Brief,))
 Listed = create_model(

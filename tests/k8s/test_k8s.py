@@ -169,8 +169,8 @@ def test_the_autoscaler_alone_has_a_token_of_the_api_server(resources: list[Mani
                 assert mounts["api-token"] == "/var/run/secrets/kubernetes.io/serviceaccount"
                 scaled.add(name)
     queued = "LocalQueue" in {manifest["kind"] for manifest in resources}
-    # Kueue's jobs have what they ask for; the service's samplers are a number in its configuration
-    assert scaled == {f"{name}/head" for name in ["kdrift-interactive", *([] if queued else JOBS)]}
+    # Kueue's jobs have what they ask for
+    assert scaled == {f"{name}/head" for name in ["kdrift-interactive", "kdrift", *([] if queued else JOBS)]}
 
 
 def test_gpu_workers_ask_for_gpus_on_nodes_that_have_them() -> None:

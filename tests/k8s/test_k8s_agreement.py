@@ -126,7 +126,8 @@ def test_the_samplers_and_the_ingress_fit_the_workers(path: Path) -> None:
     samplers = yaml.safe_load(path.read_text())["applications"][0]["args"]["samplers"]
     (group,) = cluster_spec(named(render(overlay), "RayService"))["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert samplers["replicas"] == group["minReplicas"] == group["maxReplicas"] == group["replicas"]
+    assert samplers["replicas"] == group["minReplicas"] == group["replicas"]
+    assert samplers["max_replicas"] == group["maxReplicas"]
     assert samplers["num_cpus"] + 1 <= int(limits["cpu"])
     assert samplers["num_gpus"] == int(limits.get("nvidia.com/gpu", 0))
 

@@ -6,11 +6,14 @@ PodMonitor and LocalQueue have no schema here: their fields are compared with wh
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 
 from k8s_helpers import (
@@ -28,6 +31,10 @@ from k8s_helpers import (
     named,
     render,
 )
+from kdrift_serve.job_table import JobTable, StateLost
+from kdrift_serve.routes import open_to_all
+from kdrift_serve.serve_config import ServeConfig
+from postgres_helpers import PLACES, postgres
 
 SETTINGS = dict(
     line.split("=") for line in (K8S / "components" / "settings" / "settings.env").read_text().split() if line
@@ -64,7 +71,9 @@ def settings_of(resources: list[Manifest]) -> dict[str, Any]:
 def test_settings_arrive_and_are_not_applied_themselves(resources: list[Manifest]) -> None:
     assert settings_of(resources) == SETTINGS
     maps = sorted(m["metadata"]["name"] for m in resources if m["kind"] == "ConfigMap")
-    assert [name.partition("auth-")[0] for name in maps] == ["kdrift-dashboard", "mlflow-"]
+    assert [name.partition("auth-")[0] for name in maps] == [
+        "kdrift-dashboard", "mlflow-", next(name for name in maps if name.startswith("postgres-init-")),
+    ]  # fmt: skip
 
 
 def test_the_dashboard_shows_metrics_that_the_service_has(resources: list[Manifest]) -> None:
@@ -136,6 +145,80 @@ def test_postgres_takes_the_place_of_mlflows_files(resources: list[Manifest]) ->
     assert f"database_uri = {uri}\n" in accounts
     assert after["PGPASSWORD"] == database["POSTGRES_PASSWORD"]
     assert after.keys() - before.keys() == {"PGPASSWORD"}
+
+
+def test_postgres_has_the_services_table_too(resources: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is one that the service takes, of a role that its script makes with the password that pods get."""
+    spec = cluster_spec(named(resources, "RayService"))
+    pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    found = [{e["name"]: e for e in pod["template"]["spec"]["containers"][0]["env"]} for pod in pods]
+    database = _postgres(resources)
+    password = {e["name"]: e.get("valueFrom") for e in database["env"]}["KDRIFT_SERVE_PASSWORD"]
+    (init,) = [m for m in resources if m["metadata"]["name"].startswith("postgres-init-")]
+    volumes = named(resources, "StatefulSet", "postgres")["spec"]["template"]["spec"]["volumes"]
+    assert init["metadata"]["labels"] == {"app.kubernetes.io/component": "platform"}, "it is applied with the rest"
+    assert init["metadata"]["name"] in [v["configMap"]["name"] for v in volumes if "configMap" in v]
+    for environment in found:
+        assert environment["PGPASSWORD"]["valueFrom"] == password
+        monkeypatch.setenv("KDRIFT_SERVE_DATABASE", environment["KDRIFT_SERVE_DATABASE"]["value"])
+        url = sa.make_url(ServeConfig().database_url)
+        port = named(resources, "Service", "postgres")["spec"]["ports"][0]["port"]
+        assert (url.drivername, url.host, url.port) == ("postgresql+psycopg", "postgres", port)
+        assert f"CREATE ROLE {url.username} LOGIN" in init["data"]["service.sh"]
+        assert f"CREATE DATABASE {url.database} OWNER {url.username}" in init["data"]["service.sh"]
+    labels = [pod["template"]["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods]
+    inward = named(resources, "NetworkPolicy", "postgres")["spec"]["ingress"][0]["from"][1]["podSelector"]
+    outward = named(resources, "NetworkPolicy", "serve-postgres")["spec"]["podSelector"]
+    assert inward == outward
+    assert {inward["matchLabels"]["app.kubernetes.io/component"]} == set(labels)
+    for manifest in resources:
+        if manifest["kind"] in ("RayJob", "RayCluster"):
+            assert "PGPASSWORD" not in str(manifest), "jobs have no account there"
+    for cluster in (cluster_spec(named(render("cpu"), "RayService")),):
+        assert "KDRIFT_SERVE_DATABASE" not in str(cluster)
+
+
+def test_the_services_role_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    """By the script itself, on a real server, twice: the second time says what is there."""
+    with postgres() as server:
+        url = sa.make_url(server.url)
+        places = [str(place) for place in PLACES]
+        environment = {
+            "PATH": ":".join([*places, os.environ["PATH"]]), "PGHOST": str(url.host), "PGPORT": str(url.port),
+            "POSTGRES_USER": "kdrift_admin", "POSTGRES_DB": "mlflow", "KDRIFT_SERVE_PASSWORD": "it's \"quoted\" $HOME",
+        }  # fmt: skip
+        made = {
+            "kdrift": "CREATE ROLE kdrift_admin SUPERUSER LOGIN",
+            "kdrift_admin": "ALTER ROLE kdrift RENAME TO somebody",
+        }
+        for user, statement in {**made, "somebody": "CREATE DATABASE mlflow"}.items():
+            engine = sa.create_engine(url.set(username=user), isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                connection.execute(sa.text(statement))
+            engine.dispose()
+        script = ["sh", str(K8S / "components" / "postgres" / "service.sh")]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        own = url.set(username="kdrift", database="kdrift", password=environment["KDRIFT_SERVE_PASSWORD"])
+        table = JobTable(own.render_as_string(hide_password=False))
+        table.live("a" * 32, "1")
+        assert table.services() == {"a" * 32}
+        table.close()
+        with pytest.raises(StateLost):
+            JobTable(own.set(database="mlflow").render_as_string(hide_password=False))
+        assert "permission denied" in caplog.text
+        again = subprocess.run(script, env=environment, capture_output=True, text=True)
+        assert (again.returncode != 0, "already exists" in again.stderr) == (True, True)
+
+
+def test_traffic_waits_until_a_job_would_be_run(resources: list[Manifest]) -> None:
+    spec = cluster_spec(named(resources, "RayService"))
+    for group in spec["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        probe = container["readinessProbe"]["httpGet"]
+        assert probe["path"] in {route.path for route in open_to_all.routes}
+        assert probe["port"] in {port["name"] for port in container["ports"]}
+        assert container["livenessProbe"]["httpGet"]["path"] == "/api/healthz"
 
 
 def _postgres(resources: list[Manifest]) -> dict[str, Any]:
@@ -215,7 +298,7 @@ def test_prometheus_finds_the_port_of_ray_pods_and_of_no_other(resources: list[M
 def test_components_change_nothing_else(resources: list[Manifest]) -> None:
     overlay = "gpu" if "nvidia.com/gpu" in str(resources) else "cpu"
     before = {(m["kind"], m["metadata"]["name"]): m for m in render(overlay)}
-    touched = {"RayJob", "ConfigMap", "Deployment"}
+    touched = {"RayJob", "RayService", "ConfigMap", "Deployment"}
     for manifest in resources:
         key = manifest["kind"], manifest["metadata"]["name"]
         if key in before and manifest["kind"] not in touched:

@@ -81,6 +81,7 @@ def test_every_port_is_open_to_whom_it_has_to_be_and_to_no_other(resources: list
     kinds = {manifest["kind"] for manifest in resources}
     who = peers(resources)
     ray = {name for name in who if name.endswith(("/head", "/workers", "/samplers"))} | {"cleanup"}
+    service = {name for name in who if name in ("kdrift/head", "kdrift/samplers", "cleanup")}
     heads, submitters = ({name for name in who if name.endswith(end)} for end in ("/head", "/submit"))
     asked = (22, 443, 5000, 5432, 6379, 8000, 8080, 8265, 10001)
     wanted: dict[str, dict[int, set[str]]] = {
@@ -88,7 +89,7 @@ def test_every_port_is_open_to_whom_it_has_to_be_and_to_no_other(resources: list
         "redis": {6379: {"kdrift/head", "cleanup"}},
         "toolbox": {},
         "new": {},
-        **({"postgres": {5432: {"mlflow"}}} if "postgres" in who else {}),
+        **({"postgres": {5432: {"mlflow", *service}}} if "postgres" in who else {}),
     }
     for name in ray:
         wanted[name] = {port: set(ray) for port in asked}

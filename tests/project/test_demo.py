@@ -1,85 +1,107 @@
-"""The demo: its commands parse, a failing step ends it, and (slow) it runs to the end and leaves nothing behind."""
+"""The demo (slow): a page with a finished job, and nothing left after Ctrl-C."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
-from benchmarks import demo
 
-from kdrift.cli import parse
-from kdrift.runs.config import load_config
-from kdrift.training.train_config import TrainConfig
-from kdrift.tuning.tune_config import TuneConfig
+from kdrift.client import Client
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
-def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m benchmarks.demo` as `make demo` does."""
-    command = [sys.executable, "-m", "benchmarks.demo", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1500)
+class Demo:
+    """`python -m benchmarks.demo` as a process, its lines as they come, and whatever it started."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {**os.environ, "TMPDIR": str(folder), "KDRIFT_API_KEYS": "not-a-key-of-the-demo"}
+        command = [sys.executable, "-m", "benchmarks.demo"]
+        self.process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.children: dict[int, psutil.Process] = {}
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            self.lines.extend(iter(lines.readline, ""))
+
+    def line(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Wait for a line."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            for each in psutil.Process(self.process.pid).children(recursive=True):
+                self.children[each.pid] = each
+            for line in list(self.lines):
+                if found := re.search(pattern, line):
+                    return found
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.1)
+        raise TimeoutError("".join(self.lines))
+
+    def end(self) -> int:
+        """Ctrl-C, twice, as one does who is in a hurry."""
+        self.process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(120)
+        self._reader.join(10)
+        return status
+
+    def left(self) -> list[psutil.Process]:
+        _, left = psutil.wait_procs(list(self.children.values()), 30)
+        return left
+
+    def close(self) -> None:
+        for each in [*self.left(), *([psutil.Process(self.process.pid)] if self.process.poll() is None else [])]:
+            each.kill()
+        self.process.wait(30)
 
 
-def test_every_command_parses_and_its_configuration_is_valid() -> None:
-    for step in demo.steps("demo"):
-        if step.module != "kdrift":
-            assert step.command.startswith("python -m benchmarks.over_http demo/source/phantom.h5 ")
-            continue
-        parsed = parse(step.arguments)
-        assert parsed is not None
-        args = parsed.options
-        assert step.command.startswith(f"kdrift {step.arguments[0]} ")
-        if step.arguments[0] == "train":
-            load_config(TrainConfig, REPOSITORY / args.config, args.set)
-        if step.arguments[0] == "tune":
-            load_config(TuneConfig, REPOSITORY / args.config, args.set)
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="d") as folder:  # short: Ray's sockets lie below it
+        made = Demo(Path(folder))
+        yield made
+        made.close()
+        assert not list(Path(folder).iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    done = run_demo("--out", str(tmp_path / "file"))
-    assert done.returncode == 1
-    assert "demo: cannot write to" in done.stderr
+@pytest.mark.timeout(900)
+def test_the_page_has_a_finished_job_and_ctrl_c_stops_all(demo: Demo) -> None:
+    found = demo.line(r"Ready after (\d+) s\. Open  (http://127\.0\.0\.1:\d+)(/#/jobs/([0-9a-f]{32}))$", 600)
+    base, path, job_id = found.group(2), found.group(3), found.group(4)
+    page = httpx.get(base + path)
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
+    with Client(base, "") as client:
+        assert client.status(job_id)["state"] == "done"
+        assert client.page(job_id) == base + path
+        assert len(client.result(job_id).mean) == 1
+    assert demo.end() == 0, demo.lines
+    assert demo.lines[-1] == "demo: stopped\n"
+    assert demo.left() == []
 
 
-def test_a_failing_step_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails = demo.Step("no such file", ("info", str(tmp_path / "absent.h5")))
-    after = demo.Step("never run", ("phantom", "--out", str(tmp_path / "after.h5")))
-    monkeypatch.setattr(demo, "steps", lambda *_: [fails, after])
-    assert demo.main(["--out", str(tmp_path / "demo")]) == 1
-    assert not (tmp_path / "after.h5").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.timeout(1800)
-def test_demo_runs_to_the_end_and_again(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    before = ray_processes()
-    for _ in range(2):
-        done = run_demo("--out", str(out), "--images", "160")
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert not ray_processes() - before
-    for step in demo.steps(str(out), images=160):
-        assert f"$ {step.command}" in done.stdout
-    assert "Phantom (simulated), slice 4; equispaced 4x nominal" in done.stdout
-    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
-    reports = {name: json.loads((out / name / "metrics.json").read_text()) for name in demo.SHOWN}
-    assert all(report["simulated"] for report in reports.values())
-    psnr = {name: report["metrics"]["psnr"] for name, report in reports.items()}
-    assert psnr["posterior"] > psnr["cg_sense"] > psnr["zero_filled"]
-    for name in ("posterior/panel.png", "posterior/reconstruction.h5", "train/prior/model.safetensors"):
-        assert (out / name).stat().st_size > 0
-    assert os.listdir(out / "train" / "previews")
-
-
-def ray_processes() -> set[int]:
-    """Return the processes of Ray clusters on this machine."""
-    names = ("raylet", "gcs_server")
-    return {process.pid for process in psutil.process_iter(["name"]) if process.info["name"] in names}
+@pytest.mark.timeout(900)
+def test_ctrl_c_before_it_is_ready(demo: Demo) -> None:
+    demo.line("kdrift serve", 120)
+    demo.line("^Ray: private", 300)
+    assert demo.end() == 130, demo.lines
+    assert demo.left() == []

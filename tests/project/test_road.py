@@ -10,8 +10,8 @@ import pytest
 from benchmarks import road
 
 from kdrift.cli import parse
-from test_demo import ray_processes
 from test_docs import CONFIGS
+from test_tour import ray_processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

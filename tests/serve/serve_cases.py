@@ -47,8 +47,11 @@ JSON: dict[str, tuple[Any, int, str]] = {
     "deep JSON": (b"[" * 50000, 400, "not valid JSON"),
     "large JSON": (b'"' + b"a" * 70000 + b'"', 413, "64 KiB"),
     "a list": ([], 422, "expected a JSON object, got list"),
-    "nothing": ({}, 422, 'either "path" or "example"'),
+    "nothing": ({}, 422, 'either "path" or "example" or "upload"'),
     "two sources": ({"path": "scan.h5", "example": "phantom"}, 422, 'either "path" or "example"'),
+    "upload and path": ({"path": "scan.h5", "upload": "a" * 32}, 422, 'either "path" or "example"'),
+    "no such upload": ({"upload": "../../etc"}, 404, "no upload of this id"),
+    "upload is a number": ({"upload": 3}, 422, "upload"),
     "unknown example": ({"example": "cat"}, 422, "example"),
     "unknown key": ({"path": "scan.h5", "masks": {}}, 422, "did you mean 'mask'?"),
     "unknown plan key": ({"path": "scan.h5", "plan": {"sample": 3}}, 422, "unknown key 'plan.sample'"),
@@ -124,3 +127,44 @@ UPLOADS: dict[str, tuple[bytes, str, int, str]] = {
     "hidden name": (h5(kspace=KSPACE), "name=.ssh", 422, "no leading dot"),
     "too large": (b"\0" * (1100 << 10), "", 413, "larger than 1 MiB"),
 }
+
+
+def form(*fields: tuple[str, str | None, bytes], end: bytes = b"--B--\r\n") -> bytes:
+    """A form of fields: name, file name, content."""
+    body = b""
+    for name, filename, content in fields:
+        said = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename is not None else "")
+        body += b"--B\r\nContent-Disposition: " + said.encode() + b"\r\n\r\n" + content + b"\r\n"
+    return body + end
+
+
+SCAN = ("file", "a.h5", h5(kspace=KSPACE))
+NESTED = b"Content-Type: multipart/mixed; boundary=C\r\n\r\n--C\r\n\r\nx\r\n--C--"
+FORMS: dict[str, tuple[bytes, str, int, str]] = {
+    "no boundary": (form(SCAN), "multipart/form-data", 400, "no boundary"),
+    "long boundary": (form(SCAN), f"multipart/form-data; boundary={'B' * 5000}", 400, "the form"),
+    "other boundary": (form(SCAN), "multipart/form-data; boundary=C", 400, "the form"),
+    "empty": (b"", "", 400, "the form is truncated"),
+    "no fields": (form(), "", 400, "the form has no file"),
+    "no file": (form(("options", None, b"{}")), "", 400, "the form has no file"),
+    "empty file": (form(("file", "a.h5", b"")), "", 400, "the file of the form is empty"),
+    "text as file": (form(("file", None, b"scan.h5")), "", 400, "the field file is no file"),
+    "two files": (form(SCAN, SCAN), "", 400, "several files"),
+    "another field": (form(("scan", "a.h5", b"x")), "", 400, "has a field 'scan'"),
+    "no name": (b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--\r\n", "", 400, "has a field ''"),
+    "no headers": (b"--B\r\n\r\nx\r\n--B--\r\n", "", 400, "has a field ''"),
+    "options twice": (form(("options", None, b"{}"), ("options", None, b"{}"), SCAN), "", 400, "options twice"),
+    "10000 parts": (form(*(("options", None, b"{}") for _ in range(10_000))), "", 400, "options twice"),
+    "10000 headers": (b"--B\r\n" + b"A: b\r\n" * 10_000 + b"\r\nx\r\n--B--\r\n", "", 400, "cannot be read"),
+    "huge header": (b"--B\r\nA: " + b"b" * 500_000 + b"\r\n\r\nx\r\n--B--\r\n", "", 400, "cannot be read"),
+    "huge options": (form(("options", None, b"[" * 100_000), SCAN), "", 413, "options is over 64 KiB"),
+    "options no JSON": (form(("options", None, b"{"), SCAN), "", 400, "not valid JSON"),
+    "options after the file": (form(SCAN, ("options", None, b'{"sample": 3}')), "", 422, "unknown key 'sample'"),
+    "path in options": (form(("options", None, b'{"path": "scan.h5"}'), SCAN), "", 422, "leave out path"),
+    "name with folders": (form(("file", "../a.h5", b"x")), "", 422, "no folders"),
+    "name with NUL": (form(("file", "a\0.h5", b"x")), "", 422, "the name of a file"),
+    "long name": (form(("file", "a" * 3000, b"x")), "", 422, "the name of a file"),
+    "truncated": (form(SCAN, end=b""), "", 400, "the form is truncated"),
+    "nested": (form(("file", "a.h5", NESTED)), "", 422, "unknown format"),
+    "too large": (form(("file", "a.h5", b"\0" * (1100 << 10))), "", 413, "larger than 1 MiB"),
+}  # fmt: skip

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,24 +77,24 @@ def library(
     )  # fmt: skip
 
 
-def assert_same(content: bytes, expected: Any) -> None:
+def assert_same(content: bytes, expected: Any, within: float = 1e-5) -> None:
     """Mean and deviation of a result file are those of the library, within 1e-5 of the largest value.
 
     Chunks of another size are batches of another size, whose float32 sums round otherwise: one sample moves by up to
     5e-6 of its largest value (the library's own with `batch_samples` 1 and 2), and the deviation, of a few samples and
-    five times smaller, by up to 1.5e-5 of its own.
+    five times smaller, by up to 1.5e-5 of its own. Longer chains, in a batch of 8 or alone, by up to 1.5e-5.
     """
     with h5py.File(io.BytesIO(content)) as file:
-        assert_close({"mean": file["reconstruction"][:], "std": file["std"][:]}, expected)
+        assert_close({"mean": file["reconstruction"][:], "std": file["std"][:]}, expected, within)
 
 
-def assert_close(images: dict[str, np.ndarray], expected: Any) -> None:
+def assert_close(images: dict[str, np.ndarray], expected: Any, within: float = 1e-5) -> None:
     """Images `(slice, row, col)` are those of the library, as in `assert_same`."""
     found = {name: torch.from_numpy(values) for name, values in images.items()}
     for name, image in found.items():
         reference = getattr(expected, name)
         assert image.shape == reference.shape
-        assert float((image - reference).abs().max()) <= 1e-5 * float(expected.mean.max()), name
+        assert float((image - reference).abs().max()) <= within * float(expected.mean.max()), name
         if float(reference.max()) > 0:
             ratio = float((image - reference).abs().max()) / float(reference.max())
             assert ratio <= 3e-5, f"{name} differs by {ratio:.1e} of its largest value"
@@ -153,9 +153,11 @@ class Service:
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of the replicas of a deployment."""
-        title = f"ray::ServeReplica:kdrift:{deployment}"
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if " ".join(child.cmdline()).startswith(title)]
+        title, found = f"ray::ServeReplica:kdrift:{deployment}", list[psutil.Process]()
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found += [child] if " ".join(child.cmdline()).startswith(title) else []
+        return found
 
     def healthy(self, timeout_s: float = START_S) -> None:
         """Wait until the ingress answers."""

@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from kdrift_serve import job_table as table_module
-from kdrift_serve.job_table import SCHEMA, JobTable, QueueFull, StateLost
+from kdrift_serve.job_table import JobTable, QueueFull, StateLost
 from kdrift_serve.jobs import Job, SliceVerdict
+from kdrift_serve.schema import SCHEMA
 from postgres_helpers import Postgres, postgres
 
 ME, OTHER = "a" * 32, "b" * 32
@@ -22,7 +23,7 @@ ME, OTHER = "a" * 32, "b" * 32
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres") / "server") as running:
+    with postgres() as running:
         yield running
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,30 +13,41 @@ from kdrift.recon.chunks import Chunk
 from kdrift_serve.job_progress import Progress, SliceProgress
 from kdrift_serve.job_table import JobTable
 from kdrift_serve.job_watch import Watch
-from kdrift_serve.lanes import Lanes
+from kdrift_serve.lanes import Lanes, Work
 from kdrift_serve.problems import Problem
 from kdrift_serve.quota import Quota
 from test_job_table import ME, queued
 
 
-def served(asked: list[tuple[str, float]], count: int, seconds: float = 0.01) -> list[str]:
+class Samplers:
+    """Lanes whose work takes some time; what each call did, in order."""
+
+    def __init__(self, count: int, seconds: float = 0.01) -> None:
+        self.seconds, self.calls = seconds, list[list[str]]()
+        self.lanes = Lanes(count, self.run)
+
+    async def run(self, works: list[Work]) -> None:
+        self.calls.append([work.call for work in works])
+        await asyncio.sleep(self.seconds)
+        for work in works:
+            work.settle(work.call)
+
+    def ask(self, key: str, rank: float, **values: Any) -> asyncio.Task[Any]:
+        return asyncio.create_task(self.lanes.do(Work(key, (rank,), f"{key}{rank:g}", **values)))
+
+
+def served(asked: list[tuple[str, float]], count: int) -> list[str]:
     """The order in which work (key, rank), all asked for at once, is begun on so many samplers."""
-    order: list[str] = []
 
-    async def work(lanes: Lanes, key: str, rank: float) -> None:
-        async with lanes.turn(key, (rank,)):
-            order.append(f"{key}{rank:g}")
-            await asyncio.sleep(seconds)
+    async def all_of_it() -> list[str]:
+        samplers = Samplers(count)
+        first = samplers.ask("first", 0)
+        await asyncio.sleep(0)  # so that all the others wait
+        assert await asyncio.gather(*[samplers.ask(*each) for each in asked]) == [f"{k}{r:g}" for k, r in asked]
+        await first
+        return [name for (name,) in samplers.calls[1:]]
 
-    async def all_of_it() -> None:
-        lanes = Lanes(count)
-        async with lanes.turn("first", (0,)):  # so that all the others wait
-            tasks = [asyncio.create_task(work(lanes, *each)) for each in asked]
-            await asyncio.sleep(0)
-        await asyncio.gather(*tasks)
-
-    asyncio.run(all_of_it())
-    return order
+    return asyncio.run(all_of_it())
 
 
 def test_keys_take_turns_whatever_they_asked_for() -> None:
@@ -48,27 +60,76 @@ def test_a_key_alone_has_all_samplers_and_its_work_in_order() -> None:
     assert set(served([("a", 1.0), ("a", 2.0), ("a", 3.0)], 3)) == {"a1", "a2", "a3"}
 
 
-def test_who_is_cancelled_leaves_its_place() -> None:
-    async def cancelled() -> int:
-        lanes = Lanes(1)
-        entered = 0
+def together(asked: list[tuple[str, float, int, str | None]], count: int, room: int = 8) -> list[list[str]]:
+    """The calls that do work (key, rank, images, share) that is asked for at once, on so many samplers."""
 
-        async def work() -> None:
-            nonlocal entered
-            async with lanes.turn("a", (0,)):
-                entered += 1
+    async def all_of_it() -> list[list[str]]:
+        samplers = Samplers(count, 0.05)
+        await asyncio.gather(
+            *[samplers.ask(key, rank, images=images, share=share, room=room) for key, rank, images, share in asked]
+        )
+        return samplers.calls
 
-        async with lanes.turn("b", (0,)):
-            tasks = [asyncio.create_task(work()) for _ in range(4)]
-            await asyncio.sleep(0)
-            tasks[0].cancel()  # waits
-            tasks[1].cancel()
-        tasks[2].cancel()  # its turn may have come in this moment
-        await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(1), lanes.turn("c", (0,)):
-            return entered
+    return asyncio.run(all_of_it())
 
-    assert asyncio.run(cancelled()) >= 1
+
+def test_equal_work_shares_calls_as_large_as_a_batch() -> None:
+    equal = [("a", float(number), 2, "equal") for number in range(6)]
+    assert together(equal, 1) == [["a0", "a1", "a2", "a3"], ["a4", "a5"]]
+    other = [("a", 6.0, 2, "other"), ("a", 7.0, 2, None), ("a", 8.0, 8, "equal")]
+    assert sorted(together([*equal, *other], 1)) == [["a0", "a1", "a2", "a3"], ["a4", "a5"], ["a6"], ["a7"], ["a8"]]
+
+
+def test_equal_work_is_spread_over_free_samplers_before_it_shares() -> None:
+    equal = [("a", float(number), 1, "equal") for number in range(4)]
+    assert sorted(together(equal, 2)) == [["a0", "a1"], ["a2", "a3"]]
+    assert sorted(together(equal, 4)) == [["a0"], ["a1"], ["a2"], ["a3"]]
+    many = [("a", float(number), 1, "equal") for number in range(10)]
+    assert sorted(map(len, together(many, 2, room=3))) == [1, 3, 3, 3]
+
+
+def test_keys_have_equal_parts_of_a_shared_call() -> None:
+    many = [("a", float(number), 1, "equal") for number in range(8)]
+    held = ("d", 0.0, 1, None)
+    calls = together([held, *many, ("b", 0.0, 1, "equal"), ("c", 0.0, 1, "equal")], 1, room=4)
+    assert [sorted(each) for each in calls[:2]] == [["d0"], ["a0", "a1", "b0", "c0"]]
+
+
+def test_who_is_cancelled_leaves_its_place_and_a_call_ends_when_nobody_waits_for_it() -> None:
+    async def cancelled() -> None:
+        samplers = Samplers(1, 0.1)
+        alone = samplers.ask("a", 0)
+        await asyncio.sleep(0)
+        waits, goes_on = samplers.ask("a", 1), samplers.ask("a", 2)
+        await asyncio.sleep(0)
+        waits.cancel()
+        alone.cancel()  # its call ends at once
+        assert await goes_on == "a2"
+        assert samplers.calls[-1] == ["a2"]
+        assert samplers.calls == [["a0"], ["a2"]]
+        two = [samplers.ask("a", number, share="equal", room=4) for number in (3, 4)]
+        await asyncio.sleep(0.07)
+        two[0].cancel()
+        assert await two[1] == "a4", "a call goes on for those that are left"
+        samplers.lanes.count = 2
+        assert (samplers.lanes.waiting, samplers.lanes.busy) == (0, 0)
+
+    asyncio.run(cancelled())
+
+
+def test_what_a_call_raises_is_told_to_all_of_it() -> None:
+    async def raised() -> list[Any]:
+        async def fails(works: list[Work]) -> None:
+            works[0].settle("done before")
+            raise RuntimeError("the sampler is gone")
+
+        lanes = Lanes(1, fails)
+        works = [Work("a", (number,), None, "equal", room=4) for number in range(3)]
+        return await asyncio.gather(*map(lanes.do, works), return_exceptions=True)
+
+    first, *others = asyncio.run(raised())
+    assert first == "done before"
+    assert [str(each) for each in others] == ["the sampler is gone"] * 2
 
 
 def test_progress_is_of_all_slices_and_chunks() -> None:

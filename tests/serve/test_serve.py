@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -23,7 +24,7 @@ import pytest
 
 from kdrift.notice import RESEARCH_ONLY
 from kdrift.prior.bundle import load_prior
-from serve_cases import JSON, UPLOADS
+from serve_cases import FORMS, JSON, UPLOADS
 from serve_helpers import (
     CALLS,
     KEY,
@@ -188,10 +189,15 @@ def test_what_there_is(world: World) -> None:
     page = client.get("/")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert RESEARCH_ONLY in page.text
-    for part in ("page.css", "page.js"):
-        assert part in page.text
-        assert client.get(f"/{part}").status_code == 200
-    assert "http" not in client.get("/page.js").text + client.get("/page.css").text + page.text  # nothing from outside
+    for part in ("page.css", "page.js", "favicon.svg", "licences.txt"):
+        answer = client.get(f"/{part}", headers={"accept-encoding": "identity"})
+        assert answer.status_code == 200
+        assert client.get(f"/{part}").headers["content-encoding"] == "gzip"
+        assert client.get(f"/{part}").text == answer.text
+        outside = re.findall(r"https?://[^\s\"'`]+", answer.text) if part != "licences.txt" else []
+        assert all(url.startswith("http://www.w3.org/") for url in outside), outside  # names of SVG and MathML
+    assert all(f"./{part}" in page.text for part in ("page.css", "page.js", "favicon.svg"))
+    assert "http" not in page.text
 
 
 def refused(response: Any, status: int, sentence: str, world: World) -> None:
@@ -220,6 +226,24 @@ def test_bad_upload_is_refused(world: World, case: str) -> None:
     kind = {"content-type": "application/octet-stream"}
     response = world.service.client.post(f"/v1/reconstructions?{query}", content=body, headers=kind)
     refused(response, status, sentence, world)
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_bad_form_is_refused(world: World, case: str) -> None:
+    body, kind, status, sentence = FORMS[case]
+    headers = {"content-type": kind or "multipart/form-data; boundary=B"}
+    refused(world.service.client.post("/v1/reconstructions", content=body, headers=headers), status, sentence, world)
+
+
+def test_a_form_is_a_file_and_its_options(world: World) -> None:
+    asked = plan(num_samples=2)
+    fields = {"options": json.dumps({"plan": asked, "mask": MASK, "name": "b.h5"})}
+    files = {"file": ("a.h5", world.scan.read_bytes())}
+    answer = world.service.client.post("/v1/reconstructions", data=fields, files=files)
+    assert (answer.status_code, answer.json()["name"]) == (202, "b.h5"), answer.text
+    assert_same(world.service.result(answer.json()["id"]), library(world.scan, world.prior, asked))
+    answer = world.service.client.post("/v1/reconstructions", files=files, params={"slices": "0"})
+    refused(answer, 422, "into its field options", world)
 
 
 def test_a_stream_is_cut_off_at_the_limit(world: World) -> None:
@@ -263,7 +287,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
         ({"authorization": f"Bearer {KEY}x"}, 401, "not known"),
         ({"authorization": f"Bearer {KEY[:-1]}"}, 401, "not known"),
         ({"content-type": "text/plain"}, 415, "expected application/octet-stream"),
-        ({"content-type": "multipart/form-data; boundary=x"}, 415, "expected application/octet-stream"),
+        ({"content-type": "multipart/mixed; boundary=x"}, 415, "expected application/octet-stream"),
     ],
 )
 def test_keys_and_types(world: World, headers: dict[str, str], status: int, sentence: str) -> None:

@@ -123,6 +123,7 @@ def test_a_list_has_ones_own_jobs_and_goes_on(service: Service, scan: Path) -> N
             service.wait(job_id)
         found = service.client.get("/v1/reconstructions", params={"count": 2}).json()
         assert [each["id"] for each in found["reconstructions"]] == made[:0:-1]
+        assert {each["method"] for each in found["reconstructions"]} == {"tv"}
         following = service.client.get(found["links"]["next"]).json()
         assert following["reconstructions"][0]["id"] == made[0]
         assert [each["id"] for each in admin.get("/v1/reconstructions?count=1").json()["reconstructions"]] == made[-1:]
@@ -233,13 +234,16 @@ def test_every_route_is_described_and_answers_as_it_says(service: Service, scan:
     assert routes == {
         ("post", base), ("get", base), ("get", f"{base}/{{job_id}}"), ("delete", f"{base}/{{job_id}}"),
         *(("get", f"{base}/{{job_id}}/{name}") for name in
-          ("events", "result", "outputs.zip", "panel.png", "mean.png", "std.png")),
-        *(("get", f"/v1/{name}") for name in ("priors", "methods", "health", "ready")),
+          ("events", "result", "outputs.zip", "panel.png", "mean.png", "std.png", "images", "images/{name}.npy")),
+        *(("get", f"/v1/{name}") for name in ("priors", "methods", "times", "health", "ready")),
+        ("post", "/v1/inspections"),
+        *((method, "/v1/uploads") for method in ("options", "post", "get")),
+        *((method, "/v1/uploads/{upload_id}") for method in ("options", "get", "patch", "delete", "post")),
     }  # fmt: skip
     for path, item in description["paths"].items():
         for method, route in item.items():
             assert route["description"], (method, path)
-            assert ("security" in route) == (path not in ("/v1/health", "/v1/ready"))
+            assert ("security" in route) == (path not in ("/v1/health", "/v1/ready") and method != "options")
             for option in route.get("parameters", []):
                 assert option["in"] == "path" or option["description"], (path, option)
     upload = {each["name"]: each for each in description["paths"][base]["post"]["parameters"]}
@@ -251,8 +255,10 @@ def test_every_route_is_described_and_answers_as_it_says(service: Service, scan:
     accepted = service.submit(scan, plan=plan("tv", settings={"max_iter": 2}), mask=MASK)
     jsonschema.validate(accepted.json(), schema_of(service, base, "post", "202"))
     for path, address in {
-        base: base, f"{base}/{{job_id}}": f"{base}/{job_id}",
+        base: base, f"{base}/{{job_id}}": f"{base}/{job_id}", "/v1/uploads": "/v1/uploads",
         **{f"/v1/{name}": f"/v1/{name}" for name in ("priors", "methods", "health", "ready")},
+        "/v1/times": "/v1/times?shape=32x32&coils=4",
+        f"{base}/{{job_id}}/images": f"{base}/{job_id}/images",
     }.items():  # fmt: skip
         answer = service.client.get(address)
         assert answer.status_code == 200, answer.text
@@ -266,6 +272,85 @@ def test_every_route_is_described_and_answers_as_it_says(service: Service, scan:
         assert path in page.text
     assert "schema-JobRequest" in page.text
     assert service.client.get("/docs.css").status_code == 200
+
+
+def test_a_file_is_inspected_and_nothing_of_it_kept(service: Service, scan: Path, tmp_path: Path) -> None:
+    binary = {"content-type": "application/octet-stream"}
+
+    def inspected(path: Path, status: int = 200, **options: Any) -> Any:
+        content, params = path.read_bytes(), {"name": path.name, **options}
+        answer = service.client.post("/v1/inspections", params=params, content=content, headers=binary)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    found = inspected(scan)
+    jsonschema.validate(found, schema_of(service, "/v1/inspections", "post"))
+    assert (found["slices"], found["coils"], found["shape"], found["undersampled"]) == (2, 4, [32, 32], False)
+    assert (found["mask"]["kind"], found["mask"]["acceleration"], found["simulated"]) == ("equispaced", 2.0, True)
+    assert found["method"] == "annealed"
+    noise = np.random.default_rng(0).normal(size=(2, 4, 32, 32))
+    gaps = (noise[0] + 1j * noise[1]).astype(np.complex64)
+    gaps[..., 1:12:2] = 0
+    np.save(tmp_path / "gaps.npy", gaps)
+    measured = inspected(tmp_path / "gaps.npy", axes="coil,row,col")
+    assert (measured["undersampled"], measured["mask"], measured["slices"]) == (True, None, 1)
+    assert "no mask" in measured["why"]
+    (tmp_path / "broken.h5").write_bytes(scan.read_bytes()[:500])
+    told = inspected(tmp_path / "broken.h5", 422)["detail"]
+    assert "broken.h5" in told
+    assert "/" not in told
+    example = service.client.post("/v1/inspections", json={"example": "phantom"}).json()
+    assert (example["coils"], example["shape"], example["mask"]["acceleration"]) == (8, [192, 192], 4.0)
+    assert service.client.post("/v1/inspections", json={}).status_code == 422
+    assert [path for path in (service.log.parent / "store" / "incoming").iterdir() if path.is_dir()] == []
+
+
+def test_methods_say_what_they_are_expected_to_take(service: Service, scan: Path) -> None:
+    service.result(service.accepted(scan, plan=plan(num_samples=2, check=False), mask=MASK))
+
+    def times(**options: Any) -> Any:
+        answer = service.client.get("/v1/times", params={"shape": "32x32", "coils": 4, **options})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    found = times(samples=2)
+    assert (found["annealed"]["measured"], found["tv"]["evaluations"], found["tv"]["seconds"]) == (True, 0, None)
+    assert found["annealed"]["seconds"] > 0
+    assert found["dds"]["seconds"] > 0
+    assert not found["dds"]["measured"]
+    assert "this service has none" in found["varnet"]["fault"]
+    more = times(samples=2, slices=4, steps=80)
+    assert more["annealed"]["evaluations"] > 4 * found["annealed"]["evaluations"]
+    assert more["annealed"]["seconds"] > found["annealed"]["seconds"]
+    for options in ({"shape": "32"}, {"coils": 0}, {"samples": 0}):
+        assert service.client.get("/v1/times", params={"shape": "32x32", "coils": 4, **options}).status_code == 422
+
+
+def test_images_come_as_numbers(service: Service, scan: Path) -> None:
+    asked = plan(num_samples=2, keep_samples=True)
+    job_id = service.accepted(scan, plan=asked, mask=MASK)
+    content, base = service.result(job_id), f"/v1/reconstructions/{job_id}/images"
+    assert service.status(job_id)["links"]["images"] == base
+    listed = service.client.get(base).json()
+    assert (listed["shape"], listed["slices"], listed["samples"]) == ([32, 32], [0, 1], 2)
+    assert listed["images"] == ["mean", "std", "lower", "upper", "zero_filled", "reference", "samples"]
+    with h5py.File(io.BytesIO(content)) as file:
+        for name in listed["images"]:
+            answer = service.client.get(f"{base}/{name}.npy", params={"slice": 1, "sample": 1})
+            assert answer.headers["cache-control"] == "no-store"
+            found = np.load(io.BytesIO(answer.content), allow_pickle=False)
+            stored = file["reconstruction" if name == "mean" else name][1]
+            assert (found.dtype, np.array_equal(found, stored[1] if name == "samples" else stored)) == ("<f4", True)
+    for address, sentence in (
+        ("men.npy", "no image 'men'"), ("mean.npy?slice=2", "expected 0 to 1"),
+        ("samples.npy?sample=2", "sample is 2, expected 0 to 1"), ("mask.npy", "this result has mean, std"),
+    ):  # fmt: skip
+        answer = service.client.get(f"{base}/{address}")
+        assert (answer.status_code, sentence in answer.json()["detail"]) == (422, True), answer.text
+    classical = service.accepted(scan, plan=plan("tv", settings={"max_iter": 2}), mask=MASK)
+    service.wait(classical)
+    listed = service.client.get(f"/v1/reconstructions/{classical}/images").json()
+    assert listed["images"] == ["mean", "zero_filled", "reference"]
 
 
 def test_readiness_is_told_apart_from_health(service: Service) -> None:

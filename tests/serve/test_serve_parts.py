@@ -38,9 +38,10 @@ from kdrift_serve.job_request import (
 )
 from kdrift_serve.jobs import Job, SliceVerdict
 from kdrift_serve.pictures import picture
+from kdrift_serve.pieces import Failed, Piece, Step
 from kdrift_serve.problems import Problem
 from kdrift_serve.routes import create_app
-from kdrift_serve.sampler import Sampler
+from kdrift_serve.sampler import DeviceFailed, Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
 from serve_helpers import tiny_prior
 
@@ -170,6 +171,49 @@ def test_chunks_that_diverge_travel_and_are_no_image(tmp_path: Path) -> None:
                 merge_chunks(found)
         else:
             assert merge_chunks(found).fallback
+
+
+def test_a_call_tells_what_comes_of_each_piece_and_a_failed_device_does_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = {"tiny": pin_prior(str(tiny_prior(tmp_path / "tiny")))}
+    sampler = Sampler(SamplerConfig(device="cpu"), pinned, str(tmp_path / "store"))
+    request = from_json(json.dumps({"plan": {"num_samples": 1, "settings": {"num_steps": 3}}}).encode())
+    plan = resolve_plan(request, sampler._priors, Limits())
+    phantom = torch.as_tensor(phantom_volume(1, 32, 32, 2, seed=1).kspace)[0]
+    data = prepare_slice(RawSlice(0, phantom, torch.ones(32, 32, dtype=torch.bool)))
+    good, gone = Piece(plan, "tiny", "a" * 32, 0, Chunk((0, 1))), Piece(plan, "tiny", "b" * 32, 0)
+
+    async def ends(pieces: list[Piece]) -> dict[int, Any]:
+        given = [None if piece.chunk is None else data for piece in pieces]
+        events = [event async for event in sampler.run(pieces, "planner", *given)]
+        return {number: event for number, event in events if not isinstance(event, Step)}
+
+    found = asyncio.run(ends([good, gone, good]))
+    assert isinstance(found[0], ChunkResult)
+    assert isinstance(found[2], ChunkResult)
+    assert found[1] == "the data of this job are gone: send it again"
+    run = sampler._run_chunk
+
+    def raises(error: Exception) -> None:
+        def once(*arguments: Any) -> ChunkResult:
+            monkeypatch.setattr(sampler, "_run_chunk", run)
+            raise error
+
+        monkeypatch.setattr(sampler, "_run_chunk", once)
+
+    raises(torch.OutOfMemoryError("out of memory"))
+    found = asyncio.run(ends([good, good]))
+    assert found[0] == Failed("OutOfMemoryError", memory=True)
+    assert isinstance(found[1], ChunkResult)
+    sampler.check_health()
+    raises(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(DeviceFailed, match="illegal memory access"):
+        asyncio.run(ends([good]))
+    with pytest.raises(DeviceFailed, match="illegal memory access"):
+        sampler.check_health()
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(ends([good]), 0.3))
 
 
 def test_all_chains_of_a_request_cost(tmp_path: Path) -> None:

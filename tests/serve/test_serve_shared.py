@@ -35,7 +35,7 @@ def test_a_service_goes_on_with_the_jobs_of_another_that_died(tmp_path: Path, da
     if database == "sqlite":
         shared(tmp_path, args, volume, prior)
     else:
-        with postgres(tmp_path / "server") as server:
+        with postgres() as server:
             shared(tmp_path, {**args, "database": server.url}, volume, prior)
 
 

@@ -441,6 +441,7 @@ def test_what_a_search_found_can_come_as_the_preset_tuned(tmp_path: Path, monkey
     write_preset(found, tmp_path / "dds.yaml")
     for module in (methods, presets):
         monkeypatch.setattr(module, "TUNED", tmp_path)
+    presets._searched.cache_clear()
     table = dict(methods._with_tuned())
     assert table["dds"].preset(None) == ("tuned", table["dds"].options(**found.settings))
     assert "tuned" not in table["dps"].presets  # its file comes with kdrift, not in this folder

@@ -35,7 +35,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Detect, and print the tables."""
-    from kdrift.evaluation.pathology import markdown, pathology
+    from kdrift.evaluation.pathology import pathology
+    from kdrift.evaluation.pathology_report import markdown
     from kdrift.runs.remote import copied
 
     lines: list[str] = []

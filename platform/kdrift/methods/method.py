@@ -129,6 +129,8 @@ class Method:
     """Sets of coil maps that it can use."""
     spread: Options | None = None
     """Settings that draw samples with the whole spread, beside chains of a preset that does not (`Options.draws`)."""
+    through_network: bool = False
+    """Whether its steps differentiate the network; such calls share no batch with those of other work."""
     fits_data: bool = True
     """Whether its images explain the data, so that a large data residual is a warning."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdrift.networks import Conditioning, Returns
 from kdrift.networks.layers import NIN
+from kdrift.prior.shared_calls import ask_together
 from kdrift.runs.hardware import has_fast_bfloat16
 from kdrift.sde.score import level_of, per_image
 
@@ -64,7 +65,7 @@ class NetworkScore:
         if self.fast and network not in _FAST:
             _FAST[network] = _fast_copy(network)
         self.network = _FAST[network] if self.fast else network
-        self.max_images = self.max_images or _FITS.get(self.network, 8 if self.device.type == "cpu" else 64)
+        self.max_images = self.max_images or _FITS.get(self.network, batch_images(self.device.type != "cpu"))
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the score at `x` `(*batch, row, col)`; a real `x` is one image of a one-channel network."""
@@ -101,7 +102,8 @@ class NetworkScore:
         second = torch.int64 if self.conditioning == "level" else torch.float32
         levels = level_of(sigma, images, second).expand(x.shape[:-2]).reshape(-1)
         levels = levels.repeat_interleave(len(images) // len(levels))
-        output = self._in_parts(images, levels)
+        assert self.max_images is not None
+        output = ask_together(id(self.network), self._in_parts, images, levels, self.max_images)
         self.num_images += len(images)
         if not x.is_complex():
             return output.reshape(x.shape)
@@ -129,6 +131,11 @@ class NetworkScore:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.fast)):
             output: Tensor = self.network(padded, levels.to(self.device))
         return output[..., :rows, :cols].to(images.device, images.dtype)
+
+
+def batch_images(accelerator: bool) -> int:
+    """Return how many images a network takes at a time where memory is not short."""
+    return 64 if accelerator else 8
 
 
 _FAST: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()

@@ -247,6 +247,7 @@ def _write_h5(
         file["std"] = acquisition.crop(result.std).numpy()
         if bool(result.std.any()):
             file["lower"], file["upper"] = (acquisition.crop(x).numpy() for x in (result.lower, result.upper))
+        file["zero_filled"] = acquisition.crop(result.zero_filled).numpy()
         file["mask"] = result.mask.numpy()
         if result.samples is not None:
             file["samples"] = acquisition.crop(result.samples).numpy()

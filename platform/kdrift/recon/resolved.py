@@ -236,6 +236,11 @@ class ResolvedPlan:
                 chunks += [dataclasses.replace(chunk, part=part) for chunk in found]
         return chunks + [Chunk((0, CHECK_DRAWS), part="check")] * self.checks
 
+    def chains(self, num_coils: int, chunk: Chunk) -> int:
+        """Return how many complex images ask the network together in a chunk of a slice of so many coils."""
+        coils = chunk.coils[1] - chunk.coils[0] if chunk.coils else num_coils
+        return chunk.num_samples * (coils if self.method.chains.coil_images else 1)
+
     def num_chains(self, num_coils: int) -> int:
         """Return how many chains of samples and mean a slice has: one an image, or one a coil image."""
         return (self.num_samples + self.num_means) * (num_coils if self.method.chains.coil_images else 1)
@@ -244,9 +249,8 @@ class ResolvedPlan:
         """Return how many images go through the network, all steps together, in all chunks or in one."""
         if chunk is None:
             return sum(self.evaluations(num_coils, each) for each in self.split(num_coils))
-        coils = num_coils if self.method.chains.coil_images else 1
         if chunk.part == "check":
+            coils = num_coils if self.method.chains.coil_images else 1
             draws = self.options_of("samples").evaluations
             return coils * (CHECK_DRAWS * draws + self.num_means * self.options.evaluations)
-        images = chunk.num_samples * (chunk.coils[1] - chunk.coils[0] if chunk.coils else coils)
-        return images * self.options_of(chunk.part).evaluations
+        return self.chains(num_coils, chunk) * self.options_of(chunk.part).evaluations

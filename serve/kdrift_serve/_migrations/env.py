@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from kdrift_serve.job_table import VERSION_TABLE
+from kdrift_serve.schema import VERSION_TABLE
 
 context.configure(connection=context.config.attributes["connection"], render_as_batch=True, version_table=VERSION_TABLE)
 with context.begin_transaction():

@@ -74,5 +74,6 @@ METHODS = {
     "dps": Method(
         dps, {"paper": DPSOptions(), "released": DPSOptions(zeta=0.5)},  # the published one for missing pixels
         "DPS: ancestral steps guided by the gradient of the data misfit through the network",
+        through_network=True,
     ),
 }  # fmt: skip

@@ -51,4 +51,8 @@ def pigdm(
     return x
 
 
-METHODS = {"pigdm": Method(pigdm, {"paper": PiGDMOptions()}, "PiGDM: guided by pseudoinverse and network")}
+METHODS = {
+    "pigdm": Method(
+        pigdm, {"paper": PiGDMOptions()}, "PiGDM: guided by pseudoinverse and network", through_network=True
+    ),
+}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from serve_helpers import free_port
+from benchmarks.over_http import free_port
 
 PLACES = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/usr/local/bin"), Path("/usr/bin")]
 
@@ -26,15 +26,18 @@ class Postgres:
         folder.chmod(0o755)
         self._run("initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "kdrift", "--no-sync")
         self.url = f"postgresql+psycopg://kdrift@127.0.0.1:{self.port}/postgres"
+        self.running = False
         self.start()
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
         log = str(self._folder / "log")
         self._run("pg_ctl", "start", "-w", "-D", str(self._folder / "data"), "-l", log, "-o", options)
+        self.running = True
 
     def stop(self) -> None:
         self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._folder / "data"))
+        self.running = False
 
     def _run(self, name: str, *arguments: str) -> None:
         user = {"user": "nobody"} if os.geteuid() == 0 else {}
@@ -43,17 +46,18 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
-    """A server for the block; the test is skipped where PostgreSQL is not installed."""
+def postgres() -> Iterator[Postgres]:
+    """A server for the block; the test is skipped where PostgreSQL is not installed.
+
+    Its folder is not one of pytest's, which the user that it runs as may not enter.
+    """
     binaries = next((place for place in PLACES if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
     if binaries is None:
         pytest.skip("no PostgreSQL here: install the package postgresql")
-    for parent in folder.parents:
-        if parent.owner() == "root" and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    folder.mkdir()
-    server = Postgres(folder, binaries)
-    try:
-        yield server
-    finally:
-        server.stop()
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = Postgres(Path(folder), binaries)
+        try:
+            yield server
+        finally:
+            if server.running:
+                server.stop()
