@@ -231,11 +231,15 @@ def test_evaluation_writes_one_table_and_grows(
     client = tracking.client(uri)
     runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"]
-    assert runs[0].data.metrics["psnr/eq2/cg/simulated"] == pytest.approx(found["rows"][2]["psnr_mean"])
-    assert runs[0].data.metrics["coverage/eq2/annealed/simulated"] == annealed["coverage_mean"]
-    assert runs[0].data.metrics["not_trusted/eq2/annealed/simulated"] == 2
-    assert "coverage/eq2/cg/simulated" not in runs[0].data.metrics
-    assert runs[0].data.tags["verdict"] == "not trusted"
+    assert runs[0].data.metrics["psnr/eq2 cg simulated"] == pytest.approx(found["rows"][2]["psnr_mean"])
+    assert runs[0].data.metrics["coverage/eq2 annealed simulated"] == annealed["coverage_mean"]
+    assert runs[0].data.metrics["not_trusted/eq2 annealed simulated"] == 2
+    assert "coverage/eq2 cg simulated" not in runs[0].data.metrics
+    assert (runs[0].data.tags["verdict"], runs[0].data.tags["kind"]) == ("not trusted", "evaluation")
+    assert runs[0].data.tags["mlflow.note.content"].startswith("| mask |")
+    assert [(each.dataset.name, each.tags[0].value) for each in runs[0].inputs.dataset_inputs] == [
+        ("store.zarr", "evaluation")
+    ]
     assert {item.path for item in client.list_artifacts(runs[0].info.run_id, "panels/eq2")} == {
         f"panels/eq2/{method}" for method in ("zero", "annealed", "cg")
     }

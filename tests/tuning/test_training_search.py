@@ -198,7 +198,7 @@ def test_a_search_finds_a_training_that_kdrift_train_takes(cluster: None, images
         assert float(run.data.params["optimisation.learning_rate"]) == trial.settings["optimisation.learning_rate"]
         history = client.get_metric_history(children[trial.key], "noise_left")
         assert sorted(point.step for point in history) == [row["images"] for row in trial.rows]
-    curve = client.get_metric_history(result.run_id, "best")
+    curve = client.get_metric_history(result.run_id, f"best_{config.measure}")
     assert min(point.value for point in curve) == best.value
     assert {"train.yaml", "trials.csv"} <= {item.path for item in client.list_artifacts(result.run_id)}
 

@@ -276,7 +276,7 @@ def test_a_search_that_was_killed_tries_its_start(
     made = searcher(config, start, Journal(tmp_path / "trials.jsonl"))
     subject = SimpleNamespace(unit="slices", length=4, figures=())
     created: list[str] = []
-    outbox = SimpleNamespace(create=lambda key, name, *rest: created.append(name))
+    outbox = SimpleNamespace(create=lambda key, name, *rest: created.append(name), tag=lambda *words: None)
     again = Journal(tmp_path / "trials.jsonl")
     recorder = Recorder(config, subject, again, outbox, tmp_path, SimpleNamespace(), print)  # type: ignore[arg-type]
     for place in range(1, len(numbers) + 1):

@@ -103,7 +103,7 @@ def test_search_is_better_than_its_start_and_stops_some(searched: Searched) -> N
     assert all(len(trial.rows) == 4 for trial in trials if trial.state == "complete")
     assert all(len(trial.rows) < 4 for trial in trials if trial.state == "stopped")
     assert searched.result.best.value == max(trial.value for trial in trials if trial.state == "complete")
-    curve = tracking.client(searched.result.tracking_uri).get_metric_history(searched.result.run_id, "best")
+    curve = tracking.client(searched.result.tracking_uri).get_metric_history(searched.result.run_id, "best_psnr")
     values = [point.value for point in sorted(curve, key=lambda point: point.step)]
     assert values == sorted(values)
     assert (max(point.step for point in curve), values[-1]) == (8, searched.result.best.value)
@@ -125,8 +125,12 @@ def test_one_parent_run_with_a_child_for_each_trial(searched: Searched) -> None:
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop(searched.result.run_id)
     assert parent.info.status == "FINISHED"
+    assert (parent.data.tags["kind"], {run.data.tags["kind"] for run in runs.values()}) == ("search", {"trial"})
+    assert f"| best: trial {searched.result.best.number} |" in parent.data.tags["mlflow.note.content"]
+    (data,) = parent.inputs.dataset_inputs
+    assert (data.dataset.name, data.tags[0].value) == ("phantom.h5", "search")
     assert parent.data.params["space.noise_scale.high"] == "3000.0"
-    assert parent.data.metrics["best"] == searched.result.best.value
+    assert parent.data.metrics["best_psnr"] == searched.result.best.value
     assert len(runs) == 8
     children = read_json(searched.out / "mlflow" / "runs.json")
     for trial in searched.result.trials:

@@ -121,6 +121,11 @@ def recorded(entry: Mapping[str, Any]) -> tuple[str, list[int | str]]:
     raise ValueError(f"no checksums: expected {' or '.join(CHECKSUMS)}")
 
 
+def array_digest(entry: Mapping[str, Any]) -> str:
+    """Return a digest of the checksums that a volume's attributes have of an array. Raises ValueError without any."""
+    return hashlib.sha256(json.dumps(recorded(entry)[1]).encode()).hexdigest()
+
+
 def checksums(block: np.ndarray, kind: str = next(iter(CHECKSUMS))) -> list[int | str]:
     """Return the checksum of each row of a block: of its bytes in C order, little-endian."""
     function = CHECKSUMS[kind]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -12,7 +10,7 @@ from typing import Any
 
 import kdrift
 from kdrift.data.store import SAFE_NAME, open_store
-from kdrift.data.store_check import recorded
+from kdrift.data.store_check import array_digest
 from kdrift.evaluation.factors import Factors, find_factors
 from kdrift.evaluation.pool import BatchReport, StoreOptions, run_tasks
 from kdrift.evaluation.residuals import Residual, read_residuals
@@ -194,9 +192,7 @@ def _checksums(config: CalibrateConfig, prior: Prior, volumes: Sequence[str]) ->
     trained = {volume.checksum for source in prior.info.data for volume in source.train if volume.checksum}
     for name in volumes:
         arrays = store.attributes(name)["arrays"]
-        digests = {
-            key: hashlib.sha256(json.dumps(recorded(array)[1]).encode()).hexdigest() for key, array in arrays.items()
-        }
+        digests = {key: array_digest(array) for key, array in arrays.items()}
         if trained & set(digests.values()):
             raise ValueError(f"{prior.name} was trained on {name}: calibrate on scans that it has not seen")
         found[name] = digests["kspace"]

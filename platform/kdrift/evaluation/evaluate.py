@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from kdrift.data.store import open_store
+from kdrift.data.store_check import array_digest
 from kdrift.evaluation.cells import CellName, cell_tasks, read_cell, resolve_methods
 from kdrift.evaluation.evaluate_config import EvaluateConfig
 from kdrift.evaluation.html_report import write_report
@@ -16,6 +19,7 @@ from kdrift.evaluation.table import DEVIATION, FIGURES, LEVELS, SPREAD, Cell, co
 from kdrift.evaluation.table_files import write_tables
 from kdrift.evaluation.work import VolumeTask
 from kdrift.recon.report import MARK
+from kdrift.runs import tracking
 from kdrift.runs.home import Home, at_home
 from kdrift.runs.run_folder import TrackedRun, run_folder, tracked_run
 from kdrift.trust.verdict import worst
@@ -81,30 +85,40 @@ def _evaluate(
         comparisons = compare_methods(observed, config.compare) if config.compare else []
         table = write_tables(out, config, cells, rows, observed, comparisons)
         write_report(out / "report.html", config, tasks, rows, observed, comparisons)
-        _log(run, out, tasks, cells, rows)
+        run.outbox.describe(f"{config.title}\n\n{table}".lstrip(), "All of it: `table.md` and `report.html`.")
+        _log(run, config, out, tasks, cells, rows)
         run.fault = f"{len(batch.failed)} volumes failed" if batch.failed else ""
     return EvaluateResult(table, batch, run.uri)
 
 
 def _log(
     run: TrackedRun,
+    config: EvaluateConfig,
     out: Path,
     tasks: Mapping[CellName, Sequence[VolumeTask]],
     cells: Sequence[Cell],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Log the table, of each cell its figures, verdicts and the panel of its first volume, and the worst verdict."""
+    """Log the table, of each cell its figures, verdicts and the panel of its first volume, and the worst verdict.
+
+    MLflow shows figures side by side whose names are alike up to the last slash: one figure of all cells.
+    """
     means = {figure: f"{figure}_mean" for figure in (*FIGURES, *DEVIATION, *SPREAD, "seconds_a_slice")}
     counts = {name: name for name in (*(level.replace(" ", "_") for level in LEVELS), "given")}
     paths = {cell.place: cell.path for cell in cells}
-    values = {
-        f"{figure}/{paths[row['store'], row['mask'], row['method'], row['value']]}/{row['data']}": row[name]
-        for row in rows
-        if row["data"] != "published"
-        for figure, name in (means | counts).items()
-        if row[name] is not None
-    }
+    values: dict[str, float] = {}
+    for row in rows:
+        if row["data"] == "published":
+            continue
+        where = paths[row["store"], row["mask"], row["method"], row["value"]].replace("/", " ")
+        told = means | (counts if any(row[name] for name in counts.values()) else {})  # those that are checked
+        values |= {
+            f"{figure}/{where} {row['data']}": row[name] for figure, name in told.items() if row[name] is not None
+        }
     run.outbox.metrics(values, 0)
+    run.outbox.tag(tracking.KIND, "evaluation")
+    for dataset in _datasets(config, tasks):
+        run.outbox.dataset(*dataset)
     level = worst(count_levels(report for cell in cells for report in cell.reports))
     run.outbox.tag("verdict", level)
     for file in sorted({*out.glob("table.*"), *out.glob("*.parquet"), out / "report.html"}):
@@ -113,3 +127,12 @@ def _log(
         panels = [task.out / "panel.png" for task in cell if (task.out / MARK).is_file()]
         if panels:
             run.outbox.file(panels[0], f"panels/{name.path}")
+
+
+def _datasets(config: EvaluateConfig, tasks: Mapping[CellName, Sequence[VolumeTask]]) -> Iterator[tuple[str, str, str]]:
+    """Yield name and digest of the stores, of the volumes that are used, and what they are for."""
+    for name, choice in config.choices.items():
+        store = open_store(choice.store)
+        used = sorted({task.out.name for cell, of_cell in tasks.items() if cell.store == name for task in of_cell})
+        parts = [f"{volume} {array_digest(store.attributes(volume)['arrays']['kspace'])}" for volume in used]
+        yield PurePath(choice.store).name, hashlib.sha256("\n".join(parts).encode()).hexdigest(), "evaluation"

@@ -71,6 +71,10 @@ class Outbox:
         """Set a tag."""
         self._give("tag", key, {"name": name, "value": value})
 
+    def describe(self, text: str, rest: str) -> None:
+        """Give the main run a description in Markdown; `rest` says where all of it is, if MLflow takes less."""
+        self.tag(tracking.DESCRIPTION, tracking.short_text(text, rest))
+
     def file(self, path: Path, folder: str | None = None, key: str = MAIN) -> None:
         """Copy a file, as it is when it is sent, to the run's artifacts."""
         self._give("file", key, {"path": str(path), "folder": folder})

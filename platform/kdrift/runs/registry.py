@@ -14,7 +14,7 @@ import numpy as np
 
 from kdrift import __version__
 from kdrift.runs.files import file_sha256, made_once, user_cache
-from kdrift.runs.tracking import client
+from kdrift.runs.tracking import client, short_text
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 """The file of a bundle whose SHA-256 names it."""
+CARD = "README.md"
+"""The file of a bundle that describes it, and its version in the registry."""
+ABOUT = (
+    "Prior of kdrift. `models:/{name}@champion` is the version that `kdrift promote` has chosen by evaluations, and"
+    " `models:/{name}@candidate` the newest; both can be named wherever kdrift takes a prior."
+)
+"""Description of a registered model."""
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Aliases of a registered prior: its newest version, and the one that `kdrift promote` has chosen."""
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -113,9 +120,11 @@ def register_prior(uri: str, run_id: str, bundle: Path, name: str) -> str:
     try:
         mlflow.get_registered_model(name)
     except MlflowException:
-        mlflow.create_registered_model(name, description="kdrift prior")
+        mlflow.create_registered_model(name, description=ABOUT.format(name=name))
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/prior"
-    version = mlflow.create_model_version(name, source, run_id, tags=tags).version
+    card = bundle / CARD
+    about = short_text(card.read_text(), f"All of it: `prior/{CARD}` of the run.") if card.is_file() else None
+    version = mlflow.create_model_version(name, source, run_id, tags=tags, description=about).version
     mlflow.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
 

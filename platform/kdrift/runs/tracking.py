@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 EXPERIMENT = "kdrift"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Without it MLflow 3 opens runs in its pages for chat."""
+DESCRIPTION = "mlflow.note.content"
+"""Tag of a run or an experiment that MLflow shows as Markdown above all else."""
+KIND = "kind"
+"""Tag of a run: `training`, `search`, `trial` or `evaluation`, by which the pages of MLflow filter."""
+MOST_TEXT = 5000
+"""Characters of a description that every store of MLflow takes."""
 MOST_PARAMS = 100
 """Parameters that MLflow takes at a time."""
 MOST_METRICS = 1000
@@ -176,6 +182,19 @@ def log_metrics(
 def set_tag(uri: str, run_id: str, name: str, value: str) -> None:
     """Set a tag of a run, by which runs are searched, in place of the value that it had."""
     client(uri).set_tag(run_id, name, value)
+
+
+def short_text(text: str, rest: str) -> str:
+    """Return whole lines of a Markdown text that MLflow takes as a description; `rest` says where all of it is.
+
+    A title is left out: MLflow shows the name above, and only the first lines of a description at once.
+    """
+    if text.startswith("# "):
+        text = text.partition("\n")[2].lstrip("\n")
+    if len(text) <= MOST_TEXT:
+        return text
+    end = f"\n\n{rest}"
+    return text[: MOST_TEXT - len(end)].rpartition("\n")[0] + end
 
 
 def log_file(uri: str, run_id: str, path: Path, folder: str | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import kdrift
 from kdrift.data.data_config import DataConfig
 from kdrift.data.dataset import VolumeEntry, find_volumes
 from kdrift.data.store import Store, open_store
-from kdrift.data.store_check import recorded
+from kdrift.data.store_check import array_digest
 from kdrift.prior.bundle import SHIPPED, WEIGHTS, find_prior, read_sums
 from kdrift.prior.prior_info import DataSource, NoiseLeft, Parent, PriorInfo, VolumeRecord
 from kdrift.runs.command_line import command_line
@@ -62,6 +61,16 @@ def digest_of(source: DataSource, volumes: Sequence[VolumeRecord]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def datasets_of(data: Sequence[DataSource]) -> tuple[tuple[str, str, str], ...]:
+    """Return name, digest and use, `training` or `validation`, of the data of a run."""
+    return tuple(
+        (source.name, digest_of(source, volumes), context)
+        for source in data
+        for context, volumes in (("training", source.train), ("validation", source.validation))
+        if volumes
+    )
+
+
 def read_noise_left(metrics: Mapping[str, float]) -> tuple[NoiseLeft, ...]:
     """Return the rows of the last validation among a run's metrics."""
     return tuple(
@@ -83,7 +92,7 @@ def _record(entry: VolumeEntry, store: Store | None) -> VolumeRecord:
         attributes = store.attributes(entry.name)
         arrays = attributes["arrays"]
         array = arrays[next(name for name in ("complex_image", "image", "target") if name in arrays)]
-        checksum = hashlib.sha256(json.dumps(recorded(array)[1]).encode()).hexdigest()
+        checksum = array_digest(array)
     return VolumeRecord(entry.name, entry.stop - entry.start, checksum)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.data.dataset import TrainingImages
-from kdrift.prior.bundle import check_name, save_prior
+from kdrift.prior.bundle import CARD, check_name, save_prior
 from kdrift.prior.prior_info import PriorInfo
+from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.hardware import worker_environment
@@ -22,7 +23,7 @@ from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import OUTBOX, run_folder, tracked_run
 from kdrift.training.checkpoint import load_checkpoint, newest_checkpoint, newest_sound
 from kdrift.training.loop import new_state
-from kdrift.training.provenance import digest_of, read_figures, read_noise_left, run_info
+from kdrift.training.provenance import datasets_of, read_figures, read_noise_left, run_info
 from kdrift.training.train_config import MAY_CHANGE, TrainConfig
 from kdrift.training.watch import watching
 from kdrift.training.workers import Lent, Workers, fewest_and_most, lend
@@ -95,10 +96,9 @@ def _train(
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri, echo=echo) as run,
     ):
         (out / "progress.json").unlink(missing_ok=True)
-        for source in made_from.data:
-            for context, volumes in (("training", source.train), ("validation", source.validation)):
-                if volumes:
-                    run.outbox.dataset(source.name, digest_of(source, volumes), context)
+        run.outbox.tag(tracking.KIND, "training")
+        for dataset in datasets_of(made_from.data):
+            run.outbox.dataset(*dataset)
         newest_sound(out / "checkpoints", lambda said: echo(f"note: {said}"))
         job = {"config": settings, "out": str(out), "node": None, "tracking_uri": run.uri, "run_id": run.run_id}
         epochs = config.total_images / num_slices
@@ -123,6 +123,7 @@ def _train(
         if outcome["stopped"]:
             raise ValueError(outcome["stopped"])
         bundle = export_prior(config, out, replace(made_from, mlflow_run=run.run_id))
+        run.outbox.describe((bundle / CARD).read_text(), f"All of it: `prior/{CARD}`.")
         run.outbox.register(bundle, config.name)
     version = registered(out / OUTBOX, config.name)
     model = f"models:/{config.name}/{version}" if version else None

@@ -19,7 +19,7 @@ from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import read_json
 from kdrift.runs.hardware import keep_freed_memory
 from kdrift.tuning.journal import TrialRecord
-from kdrift.tuning.objective import Case, describe_data, evaluate_slices, load_cases
+from kdrift.tuning.objective import Case, describe_data, digest, evaluate_slices, load_cases
 from kdrift.tuning.outcome import figures_of
 from kdrift.tuning.search_config import Trainable, start_point
 from kdrift.tuning.tune_config import TuneConfig, check_space
@@ -45,6 +45,8 @@ class MethodSubject:
         self.grace = config.grace_slices
         self.headline = self._resolved.headline(config.device)
         self.notes = tuple(f"{case.volume}: {note}" for case in self._cases for note in case.notes)
+        names = ", ".join(Path(each).name for each in config.data.sources)
+        self.datasets: tuple[tuple[str, str, str], ...] = ((names, digest(self._cases), "search"),)
         preset = self._resolved.preset
         options = parse(METHODS[config.method].options, {**preset.settings, **config.settings})
         self.start = start_point(config.space, {name: getattr(options, name) for name in config.space})

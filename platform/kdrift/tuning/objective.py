@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -121,6 +122,15 @@ def describe_data(config: TuneConfig, cases: list[Case]) -> dict[str, Any]:
         "mask": "as measured" if mask is None else to_dict(mask),
         "virtual_coils": config.data.virtual_coils,
     }
+
+
+def digest(cases: list[Case]) -> str:
+    """Return a digest of the k-space of a search, whatever its order."""
+    parts = []
+    for case in cases:
+        kspace = hashlib.sha256(case.data.kspace.contiguous().cpu().numpy().tobytes()).hexdigest()
+        parts.append(f"{case.volume} {case.data.index} {kspace}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def _volumes(data: TuneData) -> list[tuple[str, int]]:

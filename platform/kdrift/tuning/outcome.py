@@ -59,6 +59,27 @@ def table(config: SearchConfig[Any], figures: Sequence[str], trials: list[TrialR
     return stream.getvalue()
 
 
+def description(config: SearchConfig[Any], headline: str, figures: Sequence[str], trials: list[TrialRecord]) -> str:
+    """Return what a search found as Markdown: where it started, its best trial beside the first, how trials ended."""
+    best = choose_best(config, trials)
+    names = list(figures_of(best, figures))
+    rows = [["", *config.space, *names], ["---"] * (1 + len(config.space) + len(names))]
+    for what, trial in (("start", trials[0]), ("best", best)):
+        found = {**trial.settings, **figures_of(trial, figures)}
+        values = [found.get(name, "") for name in (*config.space, *names)]
+        shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+        rows.append([f"{what}: trial {trial.number}", *shown])
+    states = [trial.state for trial in trials]
+    ended = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    better = "higher" if config.higher_is_better else "lower"
+    return "\n".join((
+        *(f"| {' | '.join(row)} |" for row in rows), "",
+        f"Searched: {', '.join(config.space)}, by {config.measure} ({better} is better). Started from {headline}."
+        f" Trials: {ended}; each is a child run.", "",
+        f"`best_{config.measure}` is the best value so far, after so many trials. psnr is in dB.",
+    ))  # fmt: skip
+
+
 def figures_of(trial: TrialRecord, figures: Sequence[str]) -> dict[str, float]:
     """Return the last figures of a trial, by name."""
     return {name: float(trial.rows[-1][name]) for name in figures if trial.rows and name in trial.rows[-1]}

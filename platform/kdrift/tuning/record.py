@@ -10,6 +10,7 @@ from ray.tune import Callback
 
 from kdrift.runs.outbox import Outbox
 from kdrift.runs.progress import Meter
+from kdrift.runs.tracking import KIND
 from kdrift.tuning.journal import Journal, State, TrialRecord
 from kdrift.tuning.search_config import SearchConfig, Subject
 
@@ -48,6 +49,7 @@ class Recorder(Callback):
         self._numbers[trial.trial_id] = number
         record = self._journal.start(number, settings)
         self._outbox.create(record.key, f"{self._config.name}-{number:03d}", settings, self._artifacts)
+        self._outbox.tag(KIND, "trial", record.key)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -90,7 +92,9 @@ class Recorder(Callback):
         if whole:
             found = (max if config.higher_is_better else min)(whole)
             best = f"{found:.5g}"
-            self._outbox.metrics({"best": found}, len(done))  # the curve of the search, on its own run
+            self._outbox.metrics(
+                {f"best_{config.measure}": found}, len(done)
+            )  # the curve of the search, on its own run
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
         stopped = f" (stopped after {record.rows[-1][self._unit]:.0f} {self._unit})"
         after = " (diverged)" if record.diverged else "" if record.state == "complete" else stopped

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
+from kdrift.runs import tracking
 from kdrift.runs.cluster import ray_session
 from kdrift.runs.config import to_dict
 from kdrift.runs.home import at_home
 from kdrift.runs.progress import progress
 from kdrift.runs.run_folder import end_status, run_folder, tracked_run
 from kdrift.tuning.journal import Journal, TrialRecord
-from kdrift.tuning.outcome import choose_best, leave_tables
+from kdrift.tuning.outcome import choose_best, description, leave_tables
 from kdrift.tuning.search_config import MAY_CHANGE, SearchConfig, Subject, Winner
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ def _tune(
         tracked_run(out, settings, what=what, name=config.name, tracking_uri=tracking_uri, echo=echo) as run,
     ):
         subject.begin()
+        run.outbox.tag(tracking.KIND, "search")
+        for dataset in subject.datasets:
+            run.outbox.dataset(*dataset)
         journal = Journal(out / "trials.jsonl")
         if resume:
             run.outbox.keep_children()
@@ -107,7 +111,9 @@ def _tune(
             written = [*written, *leave_tables(config, subject.figures, trials, out)]
             for path in (*(file for file in written if file.parent == out), *sorted(out.glob("trials.csv"))):
                 run.outbox.file(path)
-            run.outbox.metrics({"best": best.value}, len(trials))
+            run.outbox.metrics({f"best_{config.measure}": best.value}, len(trials))
+            text = description(config, subject.headline, subject.figures, trials)
+            run.outbox.describe(text, "All of it: `trials.csv`.")
         except BaseException as error:
             for trial in journal.trials.values():
                 if trial.state == "unfinished":

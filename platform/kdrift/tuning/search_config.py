@@ -150,6 +150,8 @@ class Subject(Protocol[Found]):
     """A line on what a trial starts from."""
     notes: tuple[str, ...]
     """What the user is to know of the data."""
+    datasets: tuple[tuple[str, str, str], ...]
+    """What the data are: name, digest, and what they are for."""
     start: dict[str, Any]
     """The settings of the first trial; one that the space has no place for is drawn."""
 

@@ -19,7 +19,7 @@ from kdrift.runs.files import write_text
 from kdrift.runs.hardware import keep_freed_memory, set_up
 from kdrift.training.loop import Hooks, NonFiniteLossError, fit, new_state
 from kdrift.training.objectives import held_out_images
-from kdrift.training.provenance import read_noise_left
+from kdrift.training.provenance import datasets_of, describe_data, read_noise_left
 from kdrift.training.train_config import TrainConfig
 from kdrift.training.trainer import absolute
 from kdrift.tuning.journal import TrialRecord
@@ -41,6 +41,7 @@ class TrainingSubject:
         # data that cannot be used are named before anything starts
         used = [TrainingImages(config.train.data, split, config.train.seed) for split in ("train", "validation")]
         self.notes = tuple(f"{each.split} images: {note}" for each in used for note in each.notes)
+        self.datasets = datasets_of(describe_data(config.train.data))
         self.length = config.budget_images
         self.grace = config.grace_reports * (config.budget_images // config.num_reports)
         self.headline = f"the training {config.train.name}: {len(used[0])} slices, judged on {len(used[1])} held out"
