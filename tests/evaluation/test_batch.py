@@ -44,7 +44,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.mark.slow
 @dataclass
 class Killer:
     """Takes the lines of a batch and kills its first actor once a slice is done."""
@@ -69,6 +68,7 @@ class Killer:
                 return
 
 
+@pytest.mark.slow
 def test_a_killed_actor_changes_nothing(cluster: None, inputs: dict[str, str], tmp_path: Path) -> None:
     killer = Killer(tmp_path / "out")
     config = parse(BatchConfig, batch_values(inputs, tmp_path / "out", plan=to_dict(SLOWER), output="h5,bart"))

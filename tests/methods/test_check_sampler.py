@@ -65,13 +65,14 @@ _PRESET = replace(
     ("name", "options", "exact"),
     [
         ("annealed", AnnealedOptions(num_steps=20, sigma_max=20.0, prior_sigma=TAU, cg_iterations=40), True),
-        ("annealed", replace(_PRESET, keep_measured=False), True),
+        pytest.param("annealed", replace(_PRESET, keep_measured=False), True, marks=pytest.mark.slow),
         ("annealed", _PRESET, _put_back),
         pytest.param("pigdm", PiGDMOptions(num_steps=150, prior_sigma=TAU), True, marks=pytest.mark.slow),
-        (
+        pytest.param(
             "pnp_dm",
             PnPDMOptions(num_steps=24, num_prior_steps=3, rho_max=3.0, rho_min=0.3, prior_sigma=TAU),
             partial(gaussian_posterior, coupling=0.3),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "pnp_dm",

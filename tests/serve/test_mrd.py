@@ -212,7 +212,8 @@ def test_two_scans_at_once(world: World) -> None:
         assert_close({"mean": answer.stack("mean"), "std": answer.stack("std")}, expected)
 
 
-@pytest.mark.parametrize("deployment", ["Sampler", pytest.param("Ingress", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("deployment", ["Sampler", "Ingress"])
 def test_a_process_killed_in_the_midst_changes_nothing(world: World, deployment: str) -> None:
     asked = plan(num_samples=8, settings=LONG)
     with ThreadPoolExecutor(1) as pool:

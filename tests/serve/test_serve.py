@@ -423,7 +423,8 @@ def test_a_killed_sampler_changes_nothing(world: World) -> None:
     assert {each.pid for each in world.service.replicas("Sampler")} != {each.pid for each in before}
 
 
-@pytest.mark.parametrize("deployment", ["Ingress", pytest.param("Planner", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("deployment", ["Ingress", "Planner"])
 def test_jobs_outlive_a_killed_process(world: World, deployment: str) -> None:
     """What is finished stays, what ran goes on with the slices that it had, what waited is done."""
     service, asked = world.service, plan(num_samples=8, settings={"num_steps": 60})
