@@ -179,7 +179,11 @@ except BadVolume as error:
 """
 
 
-@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+@pytest.mark.parametrize(
+    "bomb",
+    [pytest.param(each, marks=pytest.mark.slow if each is small_chunks_that_unfold else ()) for each in BOMBS],
+    ids=lambda bomb: bomb.__name__,
+)
 def test_bombs_are_refused_from_their_headers(bomb: Callable[[Path], Path], tmp_path: Path) -> None:
     path = bomb(tmp_path)
     assert path.stat().st_size < 10 * MIB

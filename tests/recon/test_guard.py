@@ -83,7 +83,7 @@ def plan(method: str, steps: int = 6, **values: Any) -> Plan:
     return Plan(method, settings={"num_steps": steps}, precision="float32", **values)
 
 
-@pytest.mark.parametrize("steps", [4, 12])
+@pytest.mark.parametrize("steps", [4, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", WHITE)
 def test_healthy_runs_pass(method: str, steps: int, data: SliceData, prior: Prior) -> None:
     for preset in METHODS[method].presets:

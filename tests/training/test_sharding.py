@@ -101,7 +101,8 @@ def check_equal(found: dict[str, Any], expected: dict[str, Any], tolerance: floa
             assert ours[name] == value, name
 
 
-@pytest.mark.parametrize("at_a_time", [pytest.param(None, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("at_a_time", [None, 3])
 def test_steps_checkpoints_and_average_are_those_of_one_worker(tmp_path: Path, at_a_time: int | None) -> None:
     config = tiny_config(write_images(tmp_path / "images.npz"), hardware={"images_at_a_time": at_a_time})
     config = sharded(replace(config, total_images=48), tmp_path)
