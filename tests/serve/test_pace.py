@@ -97,3 +97,5 @@ def test_speed_is_per_pixel() -> None:
     assert Measured().speed() is None
     measured = Measured(slices=4.0, chunks=30.0, num_slices=2, evaluations=300, pixels=100)
     assert measured.speed() == Speed(0.001, 0.02)
+    classical = Measured(slices=4.0, chunks=6.0, num_slices=2, pixels=100)
+    assert classical.speed() == Speed(0.0, 0.05)

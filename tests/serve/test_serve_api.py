@@ -316,7 +316,12 @@ def test_methods_say_what_they_are_expected_to_take(service: Service, scan: Path
         return answer.json()
 
     found = times(samples=2)
-    assert (found["annealed"]["measured"], found["tv"]["evaluations"], found["tv"]["seconds"]) == (True, 0, None)
+    assert found["annealed"]["measured"]
+    assert (found["loraks"]["evaluations"], found["loraks"]["seconds"]) == (0, None)
+    service.result(service.accepted(scan, plan=plan("cg_sense"), mask=MASK))
+    classical = times()["cg_sense"]
+    assert (classical["evaluations"], classical["measured"]) == (0, True)
+    assert times(slices=40)["cg_sense"]["seconds"] > classical["seconds"] >= 0
     assert found["annealed"]["seconds"] > 0
     assert found["dds"]["seconds"] > 0
     assert not found["dds"]["measured"]
