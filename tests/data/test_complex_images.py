@@ -160,6 +160,7 @@ def test_a_reconstruction_has_a_phase_and_magnitudes_have_none(tmp_path: Path) -
         volume.read_complex_image(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_conversion_with_and_without_kspace_is_another_conversion(tmp_path: Path) -> None:
     scan(tmp_path / "a.h5", head())

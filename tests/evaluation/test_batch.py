@@ -146,6 +146,7 @@ def test_a_batch_that_was_stopped_gives_the_verdicts_of_one_that_was_not(
             assert (told["factor"], told["predictions"]) == (verdict.factor, verdict.evidence.predictions)
 
 
+@pytest.mark.slow
 def test_split_slices_and_failed_volumes(
     cluster: None, inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def recursion(options: CSGMOptions, sde: VESDE) -> tuple[float, float]:
     return mean, variance
 
 
+@pytest.mark.slow
 def test_without_data_it_is_the_known_recursion_and_with_small_steps_the_prior() -> None:
     given = problem(1, 8, 8, 0.1)
     nothing = replace(given, mask=torch.zeros(8, 8, dtype=torch.bool), kspace=0 * given.kspace)

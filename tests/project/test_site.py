@@ -65,6 +65,7 @@ def test_nothing_comes_from_other_hosts(site: Path) -> None:
         assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)]*", sheet.read_text()) == [], sheet
 
 
+@pytest.mark.slow
 def test_every_module_is_in_the_reference(site: Path) -> None:
     spec = importlib.util.spec_from_file_location("site_hooks", REPOSITORY / "docs" / "site_hooks.py")
     assert spec
@@ -78,6 +79,7 @@ def test_every_module_is_in_the_reference(site: Path) -> None:
             assert f'id="{module}"' in pages, f"{module} is in no page of docs/reference"
 
 
+@pytest.mark.slow
 def test_the_pages_say_what_kdrift_is_for(site: Path) -> None:
     assert RESEARCH_ONLY in (site / "index.html").read_text()
     assert RESEARCH_ONLY.rstrip(".") in (REPOSITORY / "README.md").read_text()

@@ -203,6 +203,7 @@ def test_a_classical_method_has_no_deviation_and_says_so(world: World) -> None:
     assert "no std: this method" in answer.texts[0]
 
 
+@pytest.mark.slow
 def test_two_scans_at_once(world: World) -> None:
     configs = [({"plan": plan(seed=8)}, world.sparse, None), ({"plan": plan(seed=9), "mask": MASK}, world.full, MASK)]
     with ThreadPoolExecutor(2) as pool:
@@ -353,6 +354,7 @@ def mrd_process(world: World) -> psutil.Process:
     return found
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_is_started_again_without_what_was_left(world: World) -> None:
     with world.connected() as connection:
         connection.sendall(begun(world, count=64))

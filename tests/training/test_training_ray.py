@@ -83,7 +83,6 @@ def killed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(config, result, out, seen[0], lines)
 
 
-@pytest.mark.slow
 def test_run_completes_after_sigkill(killed: Killed) -> None:
     assert killed.result.images == 3200
     assert killed.killed_after < 3200

@@ -206,6 +206,7 @@ def test_front_without_a_reference(cluster: None, inputs: Inputs, own_presets: P
     assert preset.provenance["search"]["heldout_fraction"] == 0.2
 
 
+@pytest.mark.slow
 def test_a_classical_method_is_tuned_as_any_other(
     cluster: None, inputs: Inputs, own_presets: Path, tmp_path: Path
 ) -> None:
