@@ -102,7 +102,7 @@ class Sources:
             return folder / names[0]
 
         if http.query_params:
-            raise Problem(422, "options of a form go into its field options, not into the query")
+            raise Problem(400, "options of a form go into its field options, not into the query")
         with self._receiving.place(caller.name):
             body = body_parts(http, limit + FORM_BYTES, self._limits)
             await receive_form(kind, body, limit, file, options)

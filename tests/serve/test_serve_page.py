@@ -191,11 +191,11 @@ def test_a_file_is_sent_once_and_kept_over_a_reload(service: Service, tmp_path: 
     with browsing(service) as page:
         sent: list[str] = []
         page.on("request", lambda each: sent.append(each.method) if "/v1/uploads" in each.url else None)
-        choose(page, phantom_file(tmp_path / "volume.h5"))
+        choose(page, phantom_file(tmp_path / "once.h5"))
         assert re.search(r"#/\?upload=[0-9a-f]{32}$", page.url)
         page.reload()
         page.wait_for_selector("#facts", timeout=60_000)
-        assert "volume.h5" in page.inner_text("#facts")
+        assert "once.h5" in page.inner_text("#facts")
         page.check("[name=method][value=cg_sense]")
         page.click("#submit")
         see_result(page)
@@ -204,11 +204,11 @@ def test_a_file_is_sent_once_and_kept_over_a_reload(service: Service, tmp_path: 
         page.wait_for_selector("#facts")
         time = page.locator("label.method.chosen .time")
         expect(time).to_have_text(re.compile(r"^(under 1|\d+) s$"))
-        assert "volume.h5" in uploads()
+        assert "once.h5" in uploads()
         choose(page, phantom_file(tmp_path / "another.h5"))
         expect(page.locator("#facts")).to_contain_text("another.h5")
         assert "another.h5" in uploads()
-        assert "volume.h5" not in uploads()
+        assert "once.h5" not in uploads()
         address = page.url
         service.client.delete(f"/v1/uploads/{address[-32:]}", headers={"Tus-Resumable": "1.0.0"})
     with browsing(service, refused=True) as page:
