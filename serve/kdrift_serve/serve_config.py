@@ -134,7 +134,7 @@ class ServeConfig:
     request names none, the first is used that serves its method, of the images the method was made for if there is
     one. Resolved when the service is deployed, and pinned."""
     tracking_uri: str | None = None
-    """MLflow registry of `models:` priors."""
+    """MLflow registry of `models:` priors; by default that of MLFLOW_TRACKING_URI where the service is deployed."""
     storage: str = "~/.kdrift/serve"
     """Where the data of jobs and their results are: a folder, on a cluster one that all nodes share, or a URL such as
     s3://bucket/serve."""

@@ -43,7 +43,7 @@ from kdrift_serve.problems import Problem
 from kdrift_serve.routes import create_app
 from kdrift_serve.sampler import DeviceFailed, Sampler
 from kdrift_serve.serve_config import AuthConfig, Limits, SamplerConfig, ServeConfig
-from serve_helpers import tiny_prior
+from serve_helpers import free_port, tiny_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own dependencies
 
@@ -109,8 +109,9 @@ def test_pinned_priors(tmp_path: Path) -> None:
         load_pinned(pinned)
 
 
-def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
+def test_registered_priors_are_pinned_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = tracking.default_uri(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def register(seed: int) -> str:
         run_id = tracking.start_run(uri, "tiny", {}, tmp_path / "artifacts")
@@ -128,8 +129,15 @@ def test_registered_priors_are_pinned_by_version(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             pin_prior(reference, uri)
-    with pytest.raises(ValueError, match="needs tracking_uri"):
+    with pytest.raises(ValueError, match="needs the variable MLFLOW_TRACKING_URI"):
         pin_prior("models:/tiny/1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert pin_prior("models:/tiny/1").tracking_uri == uri
+    away = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ValueError, match=f"^the MLflow registry at {away} does not answer: is it running"):
+        pin_prior("models:/tiny/1", away)
+    kept = dataclasses.replace(pin_prior("models:/tiny/2"), tracking_uri=away)
+    assert load_pinned(kept).sha256 == kept.sha256, "a process that starts again needs no registry"
 
 
 def test_pictures_are_of_one_slice(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class Storm:
     accepted: dict[str, str] = field(default_factory=dict)
     """By id: which of `PLANS`."""
     cancelled: set[str] = field(default_factory=set)
+    """For which that was asked, whatever was answered."""
     answers: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -64,10 +65,9 @@ class Storm:
                     self.accepted[answer.json()["id"]] = name
         elif what < 0.5:
             job_id = pick.choice(known)
+            with self.lock:  # before: an ingress that dies may have done it, and not said so
+                self.cancelled.add(job_id)
             answer = http.delete(f"/v1/reconstructions/{job_id}")
-            if answer.status_code == 200:
-                with self.lock:
-                    self.cancelled.add(job_id)
         elif what < 0.6:
             answer = http.post("/v1/reconstructions", json={"path": self.scan.name, "plan": {"method": "anneald"}})
         elif what < 0.8:
@@ -131,6 +131,8 @@ def test_every_job_ends_once_whatever_dies(tmp_path: Path, capsys: pytest.Captur
             states[status["state"]] += 1
             if job_id not in storm.cancelled:
                 assert status["state"] == "done", status
+            assert status["state"] in ("done", "cancelled"), status
+            if status["state"] == "done":
                 assert_same(service.result(job_id), expected[name])
         after = memory(service)
         assert service.client.get("/v1/health").json()["jobs"] == {"running": 0, "queued": 0}

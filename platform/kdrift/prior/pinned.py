@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,35 +35,32 @@ class PinnedPrior:
 def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
     """Resolve a shipped name, the path of a bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION` to fixed weights.
 
-    Raises ValueError if there is no such prior, or a registered one is asked for without `tracking_uri`.
+    The registry is that of `tracking_uri`, by default of MLFLOW_TRACKING_URI. Raises ValueError if there is no such
+    prior, or no registry is named.
     """
     if reference.startswith("models:"):
-        from kdrift.runs.registry import read_reference, registered_version
+        from kdrift.runs.registry import read_reference, registered_version, registry_uri
 
-        asked = read_reference(reference)
-        if not tracking_uri:
-            raise ValueError(f"{reference} needs tracking_uri, the address of its MLflow registry")
-        version, sha256 = registered_version(tracking_uri, asked.name, alias=asked.alias, version=asked.version)
-        return PinnedPrior(asked.name, reference, sha256, version, tracking_uri)
+        asked, uri = read_reference(reference), tracking_uri or registry_uri(reference)
+        version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
+        return PinnedPrior(asked.name, reference, sha256, version, uri)
     folder = find_prior(reference)
     known = reference if folder.parent == SHIPPED else str(folder)
     return PinnedPrior(folder.name, known, read_sums(folder)[WEIGHTS])
 
 
 def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prior:
-    """Load what was pinned.
+    """Load what was pinned; one from a registry that this machine has in its cache without asking the registry.
 
     Raises ValueError if the weights found are not the ones that were pinned.
     """
     if pinned.version is None:
         prior = load_prior(pinned.reference, device)
     else:
-        from kdrift.runs.registry import download_prior
+        from kdrift.runs.registry import kept_prior
 
         assert pinned.tracking_uri is not None
-        with tempfile.TemporaryDirectory(prefix="kdrift-prior-") as folder:
-            bundle, _ = download_prior(pinned.tracking_uri, pinned.name, Path(folder), pinned.version)
-            prior = load_prior(bundle, device)
+        prior = load_prior(kept_prior(pinned.tracking_uri, pinned.name, pinned.version, pinned.sha256), device)
     if prior.sha256 != pinned.sha256:
         raise ValueError(
             f"prior {pinned.reference} has sha256 {prior.sha256[:12]}, pinned was {pinned.sha256[:12]}: it was"

@@ -31,6 +31,8 @@ ABOUT = (
 """Description of a registered model."""
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Aliases of a registered prior: its newest version, and the one that `kdrift promote` has chosen."""
+_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND", "BAD_REQUEST")
+"""Codes of MLflow for what is not in the registry; any other is of a registry that cannot be asked."""
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 LOADER = "kdrift.recon.pyfunc"
 """The module that `mlflow.pyfunc.load_model` loads a bundle by."""
@@ -56,28 +58,39 @@ def read_reference(text: str) -> Reference:
 
 
 def fetch_prior(text: str) -> Path:
-    """Return the folder of a registered prior, downloaded once and kept in the user's cache by its SHA-256.
+    """Return the folder of a registered prior, see `kept_prior`.
 
-    The registry is that of MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI. Raises ValueError where neither is set, the
-    registry has no such prior, or its files hold other weights than it says.
+    Raises ValueError where no registry is named, or it has no such prior.
     """
-    asked = read_reference(text)
+    asked, uri = read_reference(text), registry_uri(text)
+    version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
+    return kept_prior(uri, asked.name, version, sha256)
+
+
+def registry_uri(text: str) -> str:
+    """Return the registry that MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI names. Raises ValueError for neither."""
     uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise ValueError(f"{text} needs the variable MLFLOW_TRACKING_URI, the address of its MLflow registry")
-    version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
-    kept = user_cache("priors") / sha256[:16] / asked.name
+    return uri
+
+
+def kept_prior(uri: str, name: str, version: str, sha256: str) -> Path:
+    """Return the folder of a version of a registered prior, downloaded once into the user's cache, by its SHA-256.
+
+    What is there is used without asking the registry. Raises ValueError where its files hold other weights.
+    """
 
     def download(folder: Path) -> Path:
-        bundle, _ = download_prior(uri, asked.name, folder, version)
+        bundle, _ = download_prior(uri, name, folder, version)
         if (found := file_sha256(bundle / WEIGHTS)) != sha256:
             raise ValueError(
-                f"{text}: the files of version {version} hold weights {found[:12]}, the registry at {uri} says"
+                f"{name}: the files of version {version} hold weights {found[:12]}, the registry at {uri} says"
                 f" {sha256[:12]}: they were damaged or replaced; register the prior again"
             )
         return bundle
 
-    return made_once(kept, download)
+    return made_once(user_cache("priors") / sha256[:16] / name, download)
 
 
 def describe() -> Model:
@@ -174,5 +187,7 @@ def _find_version(uri: str, name: str, alias: str, version: str | None) -> Model
     try:
         return mlflow.get_model_version(name, version) if version else mlflow.get_model_version_by_alias(name, alias)
     except MlflowException as error:
+        if error.error_code not in _MISSING:
+            raise ValueError(f"the MLflow registry at {uri} does not answer: is it running? {error.message}") from None
         hint = f"; kdrift promote {name} chooses one" if not version and alias == CHAMPION else ""
         raise ValueError(f"no prior {name} (version {version or alias}) at {uri}: {error.message}{hint}") from None
