@@ -85,8 +85,8 @@ def kept_prior(uri: str, name: str, version: str, sha256: str) -> Path:
         bundle, _ = download_prior(uri, name, folder, version)
         if (found := file_sha256(bundle / WEIGHTS)) != sha256:
             raise ValueError(
-                f"{name}: the files of version {version} hold weights {found[:12]}, the registry at {uri} says"
-                f" {sha256[:12]}: they were damaged or replaced; register the prior again"
+                f"models:/{name}/{version}: the files of version {version} hold weights {found[:12]}, the registry at"
+                f" {uri} says {sha256[:12]}: they were damaged or replaced; register the prior again"
             )
         return bundle
 
