@@ -97,37 +97,37 @@ class Ingress:
         self._quota.take(caller.name)
         return caller
 
-    def temporary(self) -> Path:
-        """Make and return a folder for what an answer is made in; whoever asked deletes it."""
-        return self._files.temporary(self._own)
+    @asynccontextmanager
+    async def folder(self) -> AsyncIterator[Path]:
+        """Yield a folder for what is received or made for an answer; it goes with the block, whoever hangs up."""
+        made = await asyncio.to_thread(self._files.temporary, self._own)
+        try:
+            yield made
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, made, ignore_errors=True))
 
     # --- new jobs -----------------------------------------------------------------------------------------------------
 
     async def create(self, http: Request, caller: auth.Caller) -> Response:
         """Take on a job from a file that is sent or was uploaded, a path or the example: 202."""
-        folder = await asyncio.to_thread(self.temporary)
-        try:
+        async with self.folder() as folder:
             source = await self._sources.take(http, caller, folder)
             job = Job(uuid.uuid4().hex, "reading", source.name, caller.name, self._own, created=time.time())
             async with self._place(job):
                 job = await self._read(source, job, folder)
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         headers = {"Location": address(http, f"/v1/reconstructions/{job.id}"), **PATIENTS_DATA}
         return JSONResponse(await self.answers.view(job), 202, headers)
 
     async def inspect(self, http: Request, caller: auth.Caller) -> Response:
         """Tell what a file, which is sent or named as for a job, holds, and what is proposed; nothing of it is kept."""
-        folder = await asyncio.to_thread(self.temporary)
-        try:
+        async with self.folder() as folder:
             source = await self._sources.take(http, caller, folder)
             out = folder / SCAN
             out.mkdir(mode=0o700)
-            found = await self._readers.inspect(self._reading(source, out))
-        except Unreadable as error:
-            raise Problem(422, str(error)) from None
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+            try:
+                found = await self._readers.inspect(self._reading(source, out))
+            except Unreadable as error:
+                raise Problem(422, str(error)) from None
         return JSONResponse({"name": source.name, **to_dict(found), "method": DEFAULT_METHOD}, headers=PATIENTS_DATA)
 
     async def times(self, size: Size) -> dict[str, Any]:

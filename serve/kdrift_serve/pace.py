@@ -38,20 +38,12 @@ class Speeds:
     def get(self, prior: str, method: str) -> Speed | None:
         """Return what is known of a method with the prior of this sha256, empty for a method without one; None where no
         job was measured."""
-        speeds = self._speeds
-        with self._table.begin() as connection:
-            row = connection.execute(sa.select(speeds.c.image_s, speeds.c.slice_s).where(self._of(prior, method)))
-            found = row.one_or_none()
-            return None if found is None else Speed(float(found.image_s), float(found.slice_s))
+        return self._first(self._of(prior, method))
 
     def slowest(self, prior: str) -> Speed | None:
         """Return what is known of the slowest method with the prior of this sha256, None where none was measured."""
         speeds = self._speeds
-        mine = (speeds.c.prior == prior) & (speeds.c.samplers == self._samplers)
-        with self._table.begin() as connection:
-            asked = sa.select(speeds.c.image_s, speeds.c.slice_s).where(mine).order_by(speeds.c.image_s.desc()).limit(1)
-            row = connection.execute(asked).one_or_none()
-            return None if row is None else Speed(float(row.image_s), float(row.slice_s))
+        return self._first((speeds.c.prior == prior) & (speeds.c.samplers == self._samplers))
 
     def put(self, prior: str, method: str, speed: Speed) -> None:
         """Keep what a job took, in place of the one before."""
@@ -60,6 +52,14 @@ class Speeds:
             connection.execute(speeds.delete().where(self._of(prior, method)))
             key = {"prior": prior, "method": method, "samplers": self._samplers}
             connection.execute(speeds.insert().values(**key, **asdict(speed)))
+
+    def _first(self, which: sa.ColumnElement[bool]) -> Speed | None:
+        """Return the slowest of these."""
+        speeds = self._speeds
+        asked = sa.select(speeds.c.image_s, speeds.c.slice_s).where(which).order_by(speeds.c.image_s.desc()).limit(1)
+        with self._table.begin() as connection:
+            row = connection.execute(asked).one_or_none()
+            return None if row is None else Speed(float(row.image_s), float(row.slice_s))
 
     def _of(self, prior: str, method: str) -> sa.ColumnElement[bool]:
         speeds = self._speeds

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrift.runs.config import parse, to_dict
-from kdrift_serve.job_table import DiskFull
+from kdrift_serve.job_table import FULL, DiskFull
 from kdrift_serve.reading import ANSWER, Reading
 
 logger = logging.getLogger("ray.serve")
@@ -114,7 +114,7 @@ class Readers:
                 logger.error("a file was not read: %s", answer["fault"])
             raise Unreadable(answer["error"])
         if "fault" in answer:
-            if answer.get("errno") in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if answer.get("errno") in (*FULL, errno.EFBIG):
                 raise DiskFull("the disk of the service has no room for the data of this request")
             raise Unreadable(f"{reading.shown} cannot be read: {answer['fault']}")
         return answer

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -46,18 +44,12 @@ async def result(job_id: str, asks: Asks, service: Serves, format: Form = "h5") 
     job, path = await service.answers.result(job_id, RESULT_H5, asks)
     if format == "h5":
         return _file(path, job.name, RESULT_H5)
-    folder = await asyncio.to_thread(service.temporary)
-    try:
-        made = await asyncio.to_thread(make_form, path, format, folder)
-    except ValueError as error:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        raise Problem(422, f"format {format}: {error}") from None
-    except BaseException:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
-        raise
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        file, size = made.open("rb"), made.stat().st_size  # it stays readable, and nothing is left whoever hangs up
+    async with service.folder() as folder:
+        try:
+            made = await asyncio.to_thread(make_form, path, format, folder)
+        except ValueError as error:
+            raise Problem(422, f"format {format}: {error}") from None
+        file, size = made.open("rb"), made.stat().st_size  # it stays readable
     headers = {"Content-Length": str(size), "Content-Disposition": _attachment(job.name, made.name), **PATIENTS_DATA}
     return StreamingResponse(_parts(file), media_type=MEDIA_TYPES.get(made.suffix, BYTES), headers=headers)
 

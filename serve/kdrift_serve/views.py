@@ -183,9 +183,13 @@ class NotReadyView(ProblemView):
 def _of_class(view: str, cls: type, doc: str, **more: tuple[Any, str]) -> type[BaseModel]:
     """Return the view of a dataclass whose fields are documented, with some more fields."""
     docs, hints = field_docs(cls), get_type_hints(cls)
-    known = {each.name: (hints[each.name], docs.get(each.name, "")) for each in fields(cls)} | more
+    return _view(view, {each.name: (hints[each.name], docs.get(each.name, "")) for each in fields(cls)} | more, doc)
+
+
+def _view(name: str, known: dict[str, tuple[Any, str]], doc: str) -> type[BaseModel]:
+    """Return a view of fields, each with its type and a text."""
     made: dict[str, Any] = {field: (hint, Field(description=text or None)) for field, (hint, text) in known.items()}
-    return create_model(view, __config__=ConfigDict(extra="forbid"), __doc__=doc, **made)
+    return create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=doc, **made)
 
 
 InspectionView = _of_class(
@@ -204,11 +208,7 @@ def _of_job(name: str, chosen: list[str], doc: str) -> type[BaseModel]:
         "method": (str, "Name of its method."),
         "links": (dict[str, str], "Addresses of what it has: itself, its events, its results."),
     }
-    found: dict[str, Any] = {}
-    for field in chosen:
-        hint, text = own.get(field, (hints.get(field), docs.get(field, "")))
-        found[field] = (hint, Field(description=text or None))
-    return create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=doc, **found)
+    return _view(name, {field: own.get(field, (hints.get(field), docs.get(field, ""))) for field in chosen}, doc)
 
 
 _SHOWN = [field.name for field in fields(Job) if field.name not in INTERNAL]

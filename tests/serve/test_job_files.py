@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,10 @@ from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_table import DiskFull, JobTable, StateLost
 from kdrift_serve.serve_config import Limits
 from kdrift_serve.sweep import sweep
-from s3_helpers import KEYS, Server
+from s3_helpers import Server
 from test_job_table import ME, queued
 
 ID = "a" * 32
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.end()
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -35,8 +27,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     if request.param == "folder":
         return str(tmp_path / "store")
     found: Server = request.getfixturevalue("server")
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": found.endpoint, "XDG_CACHE_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return f"s3://{found.bucket()}/serve"
 
 
@@ -78,8 +69,7 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(storage: str, tmp_path: Pa
 def test_copies_of_what_is_elsewhere_do_not_stay(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": server.endpoint, "XDG_CACHE_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     files, other = JobFiles(f"s3://{server.bucket()}/serve"), "b" * 32
     for job_id in (ID, other):
         with files.filling(job_id, "result") as folder:
@@ -102,8 +92,7 @@ def test_storage_is_private(tmp_path: Path) -> None:
 
 
 def test_storage_that_is_gone_is_told(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": server.endpoint, "XDG_CACHE_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     files = JobFiles(f"s3://{server.bucket()}/serve")
     server.stop()
     try:

@@ -24,7 +24,7 @@ from kdrift_serve.sweep import sweep
 from kdrift_serve.upload_table import Moved, Upload
 from kdrift_serve.uploads import Uploads
 from postgres_helpers import Postgres, postgres
-from s3_helpers import KEYS, Server
+from s3_helpers import Server
 
 ONE, TWO = "a" * 32, "b" * 32
 WARD, OTHER = Caller("ward", frozenset(("read", "submit"))), Caller("other", frozenset(("read", "submit")))
@@ -32,16 +32,9 @@ LIMITS = Limits(uploads_a_key=3, key_mb=4)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
+def database() -> Iterator[Postgres]:
     with postgres() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.end()
 
 
 @pytest.fixture(params=["folder and SQLite", "S3 and PostgreSQL"])
@@ -49,10 +42,9 @@ def places(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """Storage and database."""
     if request.param == "folder and SQLite":
         return str(tmp_path / "store"), f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    s3: Server = request.getfixturevalue("bucket")
-    postgresql: Postgres = request.getfixturevalue("server")
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": s3.endpoint, "XDG_CACHE_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    s3: Server = request.getfixturevalue("server")
+    postgresql: Postgres = request.getfixturevalue("database")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return f"s3://{s3.bucket()}/serve", postgresql.url
 
 

@@ -23,6 +23,7 @@ from kdrift.prior.calibration_file import read_calibrations, write_calibrations
 from kdrift.prior.card import model_card
 from kdrift.prior.network_score import NetworkScore
 from kdrift.prior.prior_info import PriorInfo, info_values, read_info
+from kdrift.runs import registry
 from kdrift.runs.config import parse, to_dict
 from kdrift.runs.files import file_sha256, whole_folder
 from kdrift.runs.hint import suggest
@@ -30,7 +31,7 @@ from kdrift.runs.remote import is_url, kept_copy
 from kdrift.sde import SDE, AttenuatedSDE, NoiseProcess, Task
 
 SHIPPED = Path(__file__).parent / "shipped"
-WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.yaml", "README.md", "SHA256SUMS"
+WEIGHTS, CONFIG, CARD, SUMS = registry.WEIGHTS, "config.yaml", registry.CARD, "SHA256SUMS"
 _SUM = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9_.-]+)")
 
 
@@ -135,9 +136,7 @@ def find_prior(name_or_path: str | Path) -> Path:
     Raises ValueError when there is none, naming the nearest shipped name.
     """
     if str(name_or_path).startswith("models:"):
-        from kdrift.runs.registry import fetch_prior
-
-        return fetch_prior(str(name_or_path))
+        return registry.fetch_prior(str(name_or_path))
     if is_url(name_or_path):
         return kept_copy(str(name_or_path), SUMS)
     if isinstance(name_or_path, str) and name_or_path in shipped_priors():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdrift.prior.bundle import SHIPPED, WEIGHTS, Prior, find_prior, load_prior, read_sums
+from kdrift.runs.registry import kept_prior, read_reference, registered_version, registry_uri
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,6 @@ def pin_prior(reference: str, tracking_uri: str | None = None) -> PinnedPrior:
     prior, or no registry is named.
     """
     if reference.startswith("models:"):
-        from kdrift.runs.registry import read_reference, registered_version, registry_uri
-
         asked, uri = read_reference(reference), tracking_uri or registry_uri(reference)
         version, sha256 = registered_version(uri, asked.name, alias=asked.alias, version=asked.version)
         return PinnedPrior(asked.name, reference, sha256, version, uri)
@@ -57,8 +56,6 @@ def load_pinned(pinned: PinnedPrior, device: str | torch.device = "cpu") -> Prio
     if pinned.version is None:
         prior = load_prior(pinned.reference, device)
     else:
-        from kdrift.runs.registry import kept_prior
-
         assert pinned.tracking_uri is not None
         prior = load_prior(kept_prior(pinned.tracking_uri, pinned.name, pinned.version, pinned.sha256), device)
     if prior.sha256 != pinned.sha256:

@@ -92,9 +92,8 @@ class Recorder(Callback):
         if whole:
             found = (max if config.higher_is_better else min)(whole)
             best = f"{found:.5g}"
-            self._outbox.metrics(
-                {f"best_{config.measure}": found}, len(done)
-            )  # the curve of the search, on its own run
+            # the curve of the search, on its own run
+            self._outbox.metrics({f"best_{config.measure}": found}, len(done))
         shown = ", ".join(f"{name} {_short(value)}" for name, value in record.settings.items())
         stopped = f" (stopped after {record.rows[-1][self._unit]:.0f} {self._unit})"
         after = " (diverged)" if record.diverged else "" if record.state == "complete" else stopped
