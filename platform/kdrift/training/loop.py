@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +23,11 @@ from kdrift.networks import Critic, build_network
 from kdrift.prior.bundle import load_prior
 from kdrift.runs.seeds import derive_seed
 from kdrift.training.denoised import autocast
+from kdrift.training.feed import ImageSource, drawn_ahead
 from kdrift.training.objectives import objective_of
 from kdrift.training.sharding import here, set_meeting, whole, whole_network
 from kdrift.training.together import mean_over_ranks
 from kdrift.training.train_config import OptimisationConfig, TrainConfig
-
-
-class ImageSource(Protocol):
-    """Training images as a pure function of the global image index."""
-
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """Return `(batch, channel, row, col)` float32."""
 
 
 class NonFiniteLossError(ValueError):
@@ -193,23 +186,19 @@ def fit(
     """
     if config.batch_size < world_size:
         raise ValueError(f"batch_size {config.batch_size} is less than the {world_size} workers")
-    first, last_one = (config.batch_size * each // world_size for each in (rank, rank + 1))
+    part = range(*(config.batch_size * each // world_size for each in (rank, rank + 1)))
     at_a_time = config.hardware.images_at_a_time or config.batch_size
     modules = [wrap(module) for module in (state.network, state.critic) if module is not None]
     network = modules[0]
     objective = objective_of(config, modules[1] if state.critic is not None else None)
     network.train()
 
-    def load(start: int) -> tuple[Tensor, ...]:
-        indices = range(start + first, start + last_one)
-        return tuple(part.to(device) for part in objective.draw(data.batch(indices), indices))
-
     def accumulate(drawn: tuple[Tensor, ...]) -> float:
         """Add up the gradients of the parts; return the loss, whose mean over ranks is that of the batch."""
         parts = list(zip(*(torch.split(each, at_a_time) for each in drawn), strict=True))
         value = 0.0
-        for number, part in enumerate(parts):
-            share = len(part[0]) * world_size / config.batch_size  # DDP takes the mean over ranks
+        for number, piece in enumerate(parts):
+            share = len(piece[0]) * world_size / config.batch_size  # DDP takes the mean over ranks
             with ExitStack() as stack:
                 last = number + 1 == len(parts)  # ranks meet there alone
                 for module in modules:
@@ -218,19 +207,15 @@ def fit(
                     elif state.skeleton is not None:
                         set_meeting(module, last)
                 with autocast(config, device):
-                    loss = share * objective.loss(network, *part)
+                    loss = share * objective.loss(network, *piece)
                 torch.autograd.backward(loss)
             value += float(loss.detach())
         return value
 
     meter = _Meter()
-    with ThreadPoolExecutor(1, "loader") as loader:
-        pending = loader.submit(load, state.images)
-        while state.images < config.total_images:
-            drawn = pending.result()
+    with drawn_ahead(config, data, part, state.images, device) as batches:
+        for drawn in batches:
             before, after = state.images, state.images + config.batch_size
-            if after < config.total_images:
-                pending = loader.submit(load, after)
             rate = learning_rate(config.optimisation, after, config.total_images)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate

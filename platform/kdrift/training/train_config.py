@@ -58,7 +58,10 @@ class HardwareConfig:
     images_at_a_time: int | None = None
     """Most images that a worker puts through the network at once; the gradients of an optimiser step's parts are added
     up. null: all of the worker's share of `batch_size`. For batches that do not fit into a GPU's memory."""
-
+    loaders: int | None = None
+    """Processes of a worker that draw images, noise and masks ahead, each with a cache of its own (`data.cache_mib`);
+    0: a thread of the worker draws. null: on a GPU one less than the worker has CPUs, else none. The images are the
+    same however many there are."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast where the CPU or GPU computes in it natively, else float32."""
     channels_last: bool = True
@@ -71,7 +74,7 @@ class HardwareConfig:
     those of `none`, where each worker has all of them; weights are not in NHWC order then."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cpus", 1), ("gpus", 0), ("images_at_a_time", 1)):
+        for name, least in (("cpus", 1), ("gpus", 0), ("loaders", 0), ("images_at_a_time", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"hardware.{name} must be null or {least} and more, got {value}")
