@@ -93,9 +93,6 @@ RED_DIFF = (
     _run("CSGM-Langevin, paper", EQUISPACED4, "csgm_langevin", preset="paper"),
 )
 
-SAME_IMAGES = "brain-complex-small"
-"""The prior of VE and VP that saw as many images as the one of HFS-SDE; their default saw fourteen times as many."""
-
 CLAIMS = {
     "hfs_few_steps": Claim(
         "HFS-SDE, section V", "at N = 100 HFS-SDE is above VE and VP at N = 100 and at N = 1000 (10x random)",
@@ -104,8 +101,6 @@ CLAIMS = {
             _run("HFS-SDE searched, N = 100", RANDOM10, "hfs_sde", preset="tuned"),
             _run("VE, N = 100", RANDOM10, "pc_ve", preset="paper_100"),
             _run("VP, N = 100", RANDOM10, "pc_vp", preset="paper_100"),
-            _run("VE, N = 100, " + SAME_IMAGES, RANDOM10, "pc_ve", preset="paper_100", prior=SAME_IMAGES),
-            _run("VP, N = 100, " + SAME_IMAGES, RANDOM10, "pc_vp", preset="paper_100", prior=SAME_IMAGES),
             _run("VE, N = 1000", RANDOM10, "pc_ve", preset="paper"),
             _run("VP, N = 1000", RANDOM10, "pc_vp", preset="paper"),
         ),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -44,22 +45,28 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "claims"
 """Rows of the claims that were tried, kept with the project."""
 
 
-def try_claim(name: str, groups: list[Group], out: Path, *, workers: int, count: int) -> dict[str, Any]:
+def try_claim(
+    name: str, groups: list[Group], out: Path, *, workers: int, count: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Run a claim; write into `RESULTS` and return its rows and whether it held, by group."""
     claim = CLAIMS[name]
     print(f"{name}: {claim.sentence} ({claim.source})", flush=True)
     measured = {"date": time.strftime("%Y-%m-%d"), "kdrift": __version__, **machine()}
     answer: dict[str, Any] = {"source": claim.source, "sentence": claim.sentence, "measured": measured, "groups": {}}
+    devices = set[str]()
     for group in groups:
         chosen = scans(out, groups=(group,), count=count, patients=tuple(SLICES), real=REAL)
         points = [_point(run, scan) for run in claim.runs for scan in chosen]
-        found = measure(points, out / "points", workers=workers)
+        found = measure(points, out / "points", workers=workers, device=device)
+        devices |= {each.device for each in found}
         rows = _rows(claim, found)
         alone = [claim.holds(_rows(claim, [each for each in found if each.scan == scan.name])) for scan in chosen]
         held = {"held": claim.holds(rows), "held_on": sum(alone), "scans": len(chosen)}
         answer["groups"][group] = {**held, "rows": [asdict(row) for row in rows.values()]}
         print(f"{name}, {group}: {_told(held)}", flush=True)
         _draw(out / f"{name}_{group}.png", claim, chosen[0], out / "points", answer["groups"][group])
+    if devices != {"CPU"}:
+        measured["processor"] = " and ".join(sorted(devices))
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n")
     return answer
@@ -135,10 +142,11 @@ def section(name: str, answer: dict[str, Any]) -> str:
                 lines.append(f"{head} diverged | | | | | | |")
                 continue
             less = "" if row.less is None else f"{row.less[0]:.2f} ± {row.less[1]:.2f}"
-            speed = f"{1000 * row.seconds_an_evaluation:.0f}" if row.nfe else ""
+            timed = not math.isnan(row.seconds)
+            speed = f"{1000 * row.seconds_an_evaluation:.0f}" if timed and row.nfe else ""
+            seconds = f"{row.seconds:.1f}" if timed else ""
             lines.append(
-                f"{head}{row.psnr:.2f} | {less} | {row.ssim:.3f} | {row.nfe} | {row.seconds:.1f} | {speed}"
-                f" | {row.std:.4f} |"
+                f"{head}{row.psnr:.2f} | {less} | {row.ssim:.3f} | {row.nfe} | {seconds} | {speed} | {row.std:.4f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -162,6 +170,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--scans", type=int, default=2, help="simulated scans of each of two patients, 1 or 2")
     parser.add_argument("--workers", type=int, default=2, help="reconstructions at a time, each on one core")
+    parser.add_argument("--device", default="cpu", help="cuda: they share a GPU, and nothing is timed")
     parser.add_argument("--out", type=Path, default=Path("build/claims"))
     parser.add_argument("--report", action="store_true", help="write docs/claims.md from the kept rows")
     arguments = parser.parse_args()
@@ -171,7 +180,10 @@ def main() -> None:
         parser.error(f"expected claims of {', '.join(CLAIMS)}, got {', '.join(unknown) or 'none'}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        answer = try_claim(name, arguments.groups, arguments.out, workers=arguments.workers, count=arguments.scans)
+        answer = try_claim(
+            name, arguments.groups, arguments.out, workers=arguments.workers, count=arguments.scans,
+            device=arguments.device,
+        )  # fmt: skip
         print(section(name, answer), flush=True)
     if arguments.report:
         path = REPOSITORY / "docs" / "claims.md"

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -94,14 +94,16 @@ class Measured:
     ssim: float
     nfe: int
     seconds: float
-    """Processor time of the one thread, a start counted, coil maps and reading not."""
+    """Processor time of the one thread, a start counted, coil maps and reading not; NaN on a GPU, which is shared."""
     peak_mib: float
-    """Largest resident memory of the process."""
+    """Largest resident memory of the process; NaN on a GPU."""
     std: float
     """Root mean square of the samples' deviation, over the brightest value of the reference."""
     config: dict[str, Any] = field(default_factory=dict)
     detail: str = ""
     """Why there is no image: all samples diverged."""
+    device: str = "CPU"
+    """Name of the GPU that sampled."""
 
 
 def shown(group: str) -> str:
@@ -145,17 +147,21 @@ def simulate(patient: str, names: list[str], store: Path, options: list[str] = S
         raise SystemExit(f"no data in {DATA}: kdrift fetch-data ms_brain, or set KDRIFT_DATA")
 
 
-def measure(points: list[Point], folder: Path, *, workers: int = 2) -> list[Measured]:
-    """Reconstruct every point in a process of one thread, `workers` at a time; what `folder` has is not done again."""
+def measure(points: list[Point], folder: Path, *, workers: int = 2, device: str = "cpu") -> list[Measured]:
+    """Reconstruct every point in a process of one thread, `workers` at a time; what `folder` has is not done again.
+
+    On a CPU each has a process of its own, so that time and memory are its own; a GPU is shared, and neither is told.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(worker_environment(1) | {"KDRIFT_PRESETS": ""})
     context = multiprocessing.get_context("spawn")
     missing = [point for point in points if not _kept(point, folder).exists()]
     began = time.monotonic()
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        jobs = {pool.submit(_measure, point, folder): point for point in missing}
-        for done, (job, point) in enumerate(jobs.items(), start=1):
-            found = job.result()
+    alone = 1 if device == "cpu" else None
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=alone) as pool:
+        jobs = {pool.submit(_measure, point, folder, device): point for point in missing}
+        for done, job in enumerate(as_completed(jobs), start=1):
+            point, found = jobs[job], job.result()
             left = (time.monotonic() - began) * (len(missing) / done - 1)
             shown = found.detail or f"{found.psnr:.2f} dB, {found.ssim:.3f}, nfe {found.nfe}, {found.seconds:.1f} s"
             print(f"{done}/{len(missing)}  {point.scan.name}: {point.label}: {shown}; {left:.0f} s left", flush=True)
@@ -178,7 +184,7 @@ def _kept(point: Point, folder: Path) -> Path:
     return folder / f"{digest}.json"
 
 
-def _measure(point: Point, folder: Path) -> Measured:
+def _measure(point: Point, folder: Path, device: str) -> Measured:
     import torch
 
     torch.set_num_threads(1)
@@ -188,24 +194,27 @@ def _measure(point: Point, folder: Path) -> Measured:
     mask = scan.mask.expand(scan.kspace.shape[-2:])
     plan = replace(point.plan, start=None, settings={}, maps="espirit").resolve(point.prior)  # the same for all methods
     smaps = plan.prepare(RawSlice(0, torch.where(mask, scan.kspace[0], 0), mask)).smaps[None]
+    name, nan = "CPU" if device == "cpu" else torch.cuda.get_device_name(device), float("nan")
     began = time.process_time()
     try:
         result = reconstruct(
             scan.kspace, scan.mask, plan=point.plan, prior=point.prior, smaps=smaps, slice_indices=scan.slice_indices,
-            device="cpu",
+            device=device,
         )  # fmt: skip
     except Diverged as error:
-        image, nan = torch.zeros_like(scan.reference), float("nan")
-        found = Measured(point.label, point.scan.name, point.scan.group, net, nan, nan, 0, nan, 0, nan, {}, str(error))
+        image, head = torch.zeros_like(scan.reference), (point.label, point.scan.name, point.scan.group, net)
+        found = Measured(*head, nan, nan, 0, nan, 0, nan, detail=str(error), device=name)
     else:
         image = scan.crop(result.mean)
         values = evaluate(scan.reference, image)
         std = float(scan.crop(result.std).square().mean().sqrt() / scan.reference.max())
-        seconds = time.process_time() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds, peak = nan, nan
+        if device == "cpu":
+            seconds = time.process_time() - began
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found = Measured(
             point.label, point.scan.name, point.scan.group, net, values["psnr"], values["ssim"], result.nfe, seconds,
-            peak, std, result.config,
+            peak, std, result.config, device=name,
         )  # fmt: skip
     target = _kept(point, folder)
     np.savez(target.with_suffix(".npz"), image=image[0].numpy(), reference=scan.reference[0].numpy())

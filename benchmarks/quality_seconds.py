@@ -56,7 +56,7 @@ LINES = (
         "annealed",
         (5, 10, 20, 40, 80),
         "tuned",
-        "brain-magnitude-small",
+        "brain-magnitude",
         name="annealed, former default",
         settings=FORMER,
     ),

@@ -67,7 +67,7 @@ def test_info_of_a_method(capsys: Capture, own_presets: Path) -> None:
     assert "brain-complex (used by default)" in found["prior"]["those shipped that serve"]
     assert "sigma_max: float = 3.0." in printed(capsys, "info", "annealed")
     assert "none: a classical method" in printed(capsys, "info", "tv")
-    both = rows(capsys, "info", "tv", "brain-hfs-small")
+    both = rows(capsys, "info", "tv", "brain-hfs")
     assert [each["what"] for each in both] == ["method tv", "prior"]
     assert "nothing: no such file or folder" in printed(capsys, "info", "nothing", status=1)
 

@@ -93,7 +93,7 @@ def test_prior_bundle(tmp_path: Path) -> None:
     shipped = describe("brain-complex-small")
     assert shipped["trained_for"] == "white"
     assert "annealed" in shipped["serves"]
-    assert "score_mri_real" in describe("brain-magnitude-small")["serves"]
+    assert "score_mri_real" in describe("brain-magnitude")["serves"]
     assert "score_mri_real" not in describe("brain-complex-small")["serves"]
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="not a readable safetensors file"):

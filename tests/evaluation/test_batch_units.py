@@ -265,7 +265,7 @@ def test_table_says_what_diverged() -> None:
 
 
 def test_every_method_has_its_own_prior_where_none_is_named() -> None:
-    wanted = {"annealed": "brain-complex", "score_mri": "brain-magnitude-small", "hfs_sde": "brain-hfs-small"}
+    wanted = {"annealed": "brain-complex", "score_mri": "brain-magnitude", "hfs_sde": "brain-hfs"}
     for method, name in wanted.items():
         prior = load_prior_of(method)
         assert prior is not None

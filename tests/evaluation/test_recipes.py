@@ -167,8 +167,8 @@ def test_every_method_has_its_own_prior() -> None:
     }  # fmt: skip
     plans, priors = resolve_methods(parse(EvaluateConfig, {**BASE, "methods": methods, "prior": None}))
     used = {str(entry): plan.prior.name if plan.prior else None for entry, plan in plans.items()}
-    assert used == {"one": "brain-complex-small", "two": "brain-complex", "hfs": "brain-hfs-small", "tv": None}
-    assert sorted(prior.name for prior in priors) == ["brain-complex", "brain-complex-small", "brain-hfs-small"]
+    assert used == {"one": "brain-complex-small", "two": "brain-complex", "hfs": "brain-hfs", "tv": None}
+    assert sorted(prior.name for prior in priors) == ["brain-complex", "brain-complex-small", "brain-hfs"]
     methods["tv"]["prior"] = "brain-complex"
     with pytest.raises(ValueError, match=r"methods\.tv: tv takes no prior"):
         resolve_methods(parse(EvaluateConfig, {**BASE, "methods": methods}))

@@ -261,9 +261,9 @@ def test_the_scale_of_its_training_and_the_command_are_kept(tmp_path: Path) -> N
     assert "the maximum of each image's magnitudes is 1 (of the network's own images it is 2)" in (
         (tmp_path / "mine" / "README.md").read_text()
     )
-    with pytest.raises(ValueError, match="brain-hfs-small is the name of a prior that comes with kdrift"):
-        import_checkpoint(saved(content, tmp_path), tmp_path / "brain-hfs-small")
-    assert not (tmp_path / "brain-hfs-small").exists()
+    with pytest.raises(ValueError, match="brain-hfs is the name of a prior that comes with kdrift"):
+        import_checkpoint(saved(content, tmp_path), tmp_path / "brain-hfs")
+    assert not (tmp_path / "brain-hfs").exists()
 
 
 def test_info_recognises_published_files(tmp_path: Path) -> None:

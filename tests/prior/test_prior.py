@@ -230,13 +230,13 @@ def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:
 
 
 def test_a_bundle_at_a_url(server: Server, url: str) -> None:
-    folder = find_prior("brain-hfs-small")
+    folder = find_prior("brain-hfs")
     for path in folder.iterdir():
         server.write(f"{url}/{path.name}", path.read_bytes())
     server.write(f"{url}/.hidden", b"not of it")
     found = find_prior(url)
     assert sorted(path.name for path in found.iterdir()) == sorted(path.name for path in folder.iterdir())
-    assert load_prior(url).sha256 == load_prior("brain-hfs-small").sha256
+    assert load_prior(url).sha256 == load_prior("brain-hfs").sha256
     assert find_prior(f"{url}/") == found, "copied once"
     with pytest.raises(ValueError, match="it has no SHA256SUMS"):
         find_prior(f"{url}/nothing")

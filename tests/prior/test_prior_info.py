@@ -234,6 +234,6 @@ def test_names_of_shipped_priors_are_taken() -> None:
 
 
 def test_shipped_priors_are_chosen_by_what_they_say() -> None:
-    assert shipped_for("high_frequency") == ("brain-hfs-small",)
-    assert shipped_for("white", "magnitude") == ("brain-magnitude-small",)
+    assert shipped_for("high_frequency") == ("brain-hfs",)
+    assert shipped_for("white", "magnitude") == ("brain-magnitude",)
     assert shipped_for("attenuated", "magnitude") == ()

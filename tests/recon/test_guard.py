@@ -344,8 +344,8 @@ def test_the_methods_own_prior_is_used_where_none_is_named(data: SliceData, prio
 
 
 def test_real_images_need_a_magnitude_prior() -> None:
-    sentence = "needs a prior of magnitude images, .* of complex images; .* serve it: brain-magnitude-small$"
+    sentence = "needs a prior of magnitude images, .* of complex images; .* serve it: brain-magnitude$"
     with pytest.raises(ValueError, match=sentence):
         resolve(plan("score_mri_real", 2), "brain-complex-small")
-    assert resolve(plan("score_mri_real", 2)).config["prior"]["name"] == "brain-magnitude-small"
+    assert resolve(plan("score_mri_real", 2)).config["prior"]["name"] == "brain-magnitude"
     assert resolve(plan("score_mri", 2), "brain-complex-small").config["prior"]["name"] == "brain-complex-small"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_shipped_prior_has_a_method() -> None:
     found = {name: method_for(load_prior(name)) for name in shipped_priors()}
     assert found["brain-complex"] == "annealed"
-    assert found["brain-hfs-small"] == "hfs_sde"
+    assert found["brain-hfs"] == "hfs_sde"
     assert found["brain-unet"] == "unet"
 
 

@@ -135,9 +135,9 @@ def test_register_verb_puts_a_shipped_prior_into_the_registry(
 ) -> None:
     uri = tracking.default_uri(tmp_path)
     for version in ("1", "2"):
-        assert main(["register", "brain-magnitude-small", "--tracking-uri", uri]) == 0
-        assert f"brain-magnitude-small version {version} (alias candidate)" in capsys.readouterr().out
-    bundle, _ = registry.download_prior(uri, "brain-magnitude-small", tmp_path / "downloaded", "2")
-    assert load_prior(bundle).sha256 == load_prior("brain-magnitude-small").sha256
-    assert main(["register", "brain-magnitud-small", "--tracking-uri", uri]) == 1
-    assert "did you mean 'brain-magnitude-small'" in capsys.readouterr().err
+        assert main(["register", "brain-magnitude", "--tracking-uri", uri]) == 0
+        assert f"brain-magnitude version {version} (alias candidate)" in capsys.readouterr().out
+    bundle, _ = registry.download_prior(uri, "brain-magnitude", tmp_path / "downloaded", "2")
+    assert load_prior(bundle).sha256 == load_prior("brain-magnitude").sha256
+    assert main(["register", "brain-magnitud", "--tracking-uri", uri]) == 1
+    assert "did you mean 'brain-magnitude'" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_registered_priors_are_pinned_by_version(tmp_path: Path, monkeypatch: py
     assert load_pinned(pin_prior("models:/tiny/2", uri)).name == "tiny"
     for reference, text in (
         ("models:/tiny", "expected models:/NAME@ALIAS"), ("models:/tiny@best", "no prior tiny"),
-        ("models:/tyni/1", "no prior tyni"), ("brain-magnitude-smal", "did you mean 'brain-magnitude-small'"),
+        ("models:/tyni/1", "no prior tyni"), ("brain-magnitud", "did you mean 'brain-magnitude'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             pin_prior(reference, uri)

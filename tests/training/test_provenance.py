@@ -151,7 +151,7 @@ def test_names_of_shipped_priors_are_refused(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "out").exists()
     prior = save_prior(tmp_path / "p", new_state(config, CPU).network, config.network, PriorInfo(_white()))
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    given = ["register", str(prior), "--tracking-uri", database, "--name", "brain-hfs-small"]
+    given = ["register", str(prior), "--tracking-uri", database, "--name", "brain-hfs"]
     assert main(given) == 1
     assert "give yours another name" in capsys.readouterr().err
     assert not (tmp_path / "mlflow.db").exists()

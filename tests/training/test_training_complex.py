@@ -199,7 +199,7 @@ def test_shipped_configurations_fit_the_prior_they_start_from(name: str, kind: s
     config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
     small = load_config(TrainConfig, CONFIGS / "brain_small.yaml")
     assert config.noise.kind == kind
-    assert config.init_from == "brain-magnitude-small"
+    assert config.init_from == "brain-magnitude"
     assert replace(config.network, ncsnpp=replace(config.network.ncsnpp, channels=1)) == small.network
     network = new_state(config, CPU).network
     given = load_prior(config.init_from).network.state_dict()
