@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -60,6 +61,34 @@ def test_no_library_function_rounds_it() -> None:
     turn = ((angle >> 30).double() + (angle & 2**30 - 1).double() / 2**30 - 0.5) * math.pi / 2
     noise = complex_normal(key_words([1 + 2**32]), 0, 10_000)[0, ::2]
     torch.testing.assert_close(noise.to(torch.complex128), torch.polar(r, turn), atol=1e-5, rtol=1e-5)
+
+
+def test_every_operation_is_rounded_as_ieee_754_has_it() -> None:
+    """NumPy's are: torch's square root of float32 is not on all CPUs, and devices would differ."""
+    words = [torch.arange(100_000), *(torch.zeros(100_000, dtype=torch.int64),) * 3]
+    radius, angle = (word.numpy() for word in philox(words, [torch.tensor(1), torch.tensor(0)])[:2])
+    number = np.float32
+    x = (radius.astype(number) + number(0.5)) * number(2**-32)
+    exponent = (x.view(np.int32) - 0x3F3504F3) >> 23
+    m = (x.view(np.int32) - (exponent << 23)).view(number)
+    s = (m - number(1)) / (m + number(1))
+    series = _horner(s * s, (2, 2 / 3, 2 / 5, 2 / 7, 2 / 9)) * s
+    r = np.sqrt((exponent.astype(number) * number(math.log(2)) + series) * number(-2))
+    a = ((angle & 2**30 - 1).astype(number) - number(2**29)) * number(math.pi / 2 * 2**-30)
+    sine = _horner(a * a, (1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880)) * a * r
+    cosine = _horner(a * a, (1, -1 / 2, 1 / 24, -1 / 720, 1 / 40320, -1 / 3628800)) * r
+    quarter = angle >> 30
+    expected = np.choose(quarter, [cosine, -sine, -cosine, sine]) + 1j * np.choose(
+        quarter, [sine, cosine, -sine, -cosine]
+    )
+    assert np.array_equal(complex_normal(key_words([1]), 0, 200_000)[0, ::2].numpy(), expected.astype(np.complex64))
+
+
+def _horner(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
+    value = x * np.float32(coefficients[-1])
+    for coefficient in coefficients[-2:0:-1]:
+        value = (value + np.float32(coefficient)) * x
+    return value + np.float32(coefficients[0])
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ same way on every device, where those of mathematical libraries differ in the la
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 _ROOT_HALF = 0x3F3504F3
 """Bits of sqrt(1/2) as a float32 number."""
-_CPU_BLOCKS = 2**16
+_CPU_BLOCKS = 2**15
 """Counters at a time on a CPU, so that what is between the rounds stays in its caches."""
 
 
@@ -30,18 +31,36 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Te
     Words are int64 tensors that hold 0 to 2^32 - 1: those of the counter of one shape, to which those of the key
     broadcast.
     """
-    a, b, c, d = (word.clone() for word in counter)
-    left, right = key
-    first, second = torch.empty_like(a), torch.empty_like(c)
-    for _ in range(_ROUNDS):
-        torch.mul(a, _MULTIPLIERS[0], out=first)  # 64 bits; the sign of int64 is the highest of them
-        torch.mul(c, _MULTIPLIERS[1], out=second)
-        torch.bitwise_right_shift(second, 32, out=a).bitwise_and_(_WORD).bitwise_xor_(b).bitwise_xor_(left)
-        torch.bitwise_right_shift(first, 32, out=c).bitwise_and_(_WORD).bitwise_xor_(d).bitwise_xor_(right)
-        b, second = second.bitwise_and_(_WORD), b
-        d, first = first.bitwise_and_(_WORD), d
-        left, right = left + _KEY_STEPS[0] & _WORD, right + _KEY_STEPS[1] & _WORD
-    return a, b, c, d
+    first, second, third, fourth = counter
+    keys = torch.stack([word.expand_as(first) for word in key])
+    even, odd = _rounds(torch.stack([first, third]), torch.stack([second, fourth]), keys)
+    return even[0], odd[0], even[1], odd[1]
+
+
+def _rounds(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the words 0 and 2, and 1 and 3, of what Philox makes of counters in that order, which it overwrites.
+
+    Both halves of a round are done at once: an accelerator's time is that of starting so many small operations. They
+    cross in every round; they are left where they are, and factors and keys cross instead.
+    """
+    factors, steps = (each.view(*each.shape, *(1,) * (key.ndim - 1)) for each in _constants(even.device))
+    keys = torch.stack([key.flip(0), key]).repeat(_ROUNDS // 2, *(1,) * key.ndim).add_(steps).bitwise_and_(_WORD)
+    for number in range(_ROUNDS):
+        product = even * factors[number % 2]  # 64 bits; the sign of int64 is the highest of them
+        torch.bitwise_right_shift(product, 32, out=even).bitwise_and_(_WORD).bitwise_xor_(keys[number])
+        even[0].bitwise_xor_(odd[1])
+        even[1].bitwise_xor_(odd[0])
+        odd = product.bitwise_and_(_WORD)
+    return even, odd
+
+
+@functools.cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the factors of a round and of the next one, and what is added to the key in each round, on the device."""
+    factors = torch.tensor([_MULTIPLIERS, _MULTIPLIERS[::-1]])
+    steps = torch.arange(_ROUNDS)[:, None] * torch.tensor(_KEY_STEPS)
+    steps[::2] = steps[::2].flip(1)
+    return factors.to(device), steps.to(device)
 
 
 def key_words(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -58,20 +77,21 @@ def complex_normal(keys: Tensor, draw: int, count: int) -> Tensor:
     """
     blocks, num_keys = (count + 1) // 2, keys.shape[1]
     step = max(1, _CPU_BLOCKS // num_keys) if keys.device.type == "cpu" else blocks
-    noise = torch.empty(num_keys, 2 * blocks, 2, device=keys.device)
+    noise = torch.empty(num_keys, blocks, 2, 2, device=keys.device)
     for first in range(0, blocks, step):
         position = torch.arange(first, min(first + step, blocks), device=keys.device).expand(num_keys, -1)
-        zero = torch.zeros_like(position)
-        counter = position & _WORD, position >> 32, zero + (draw & _WORD), zero + (draw >> 32)
-        words = philox(counter, (keys[0], keys[1]))
-        pairs = torch.stack([*_box_muller(*words[:2]), *_box_muller(*words[2:])], -1)
-        noise[:, 2 * first : 2 * (first + position.shape[1])] = pairs.reshape(num_keys, -1, 2)
-    return torch.view_as_complex(noise)[:, :count]
+        even = torch.stack([position & _WORD, torch.full_like(position, draw & _WORD)])
+        odd = torch.stack([position >> 32, torch.full_like(position, draw >> 32)])
+        pairs = _box_muller(*_rounds(even, odd, keys))
+        torch.stack(pairs, -1, out=noise[:, first : first + position.shape[1]].permute(2, 0, 1, 3))
+    return torch.view_as_complex(noise).reshape(num_keys, -1)[:, :count]
 
 
 def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Return r cos a and r sin a, float32, with r = sqrt(-2 ln u), u uniform in (0, 1] and a uniform."""
-    r = _log(radius.to(torch.float32).add_(0.5).mul_(2.0**-32)).mul_(-2).sqrt_()
+    u = radius.to(torch.float32).add_(0.5).mul_(2.0**-32)
+    # by float64: some libraries round a root of float32 otherwise than IEEE 754, by half a unit more
+    r = _log(u).mul_(-2).to(torch.float64).sqrt_().to(torch.float32)
     quarter = (angle >> 30).to(torch.int32)
     # around one of the four half axes, from -pi/4 to pi/4
     a = (angle & 2**30 - 1).to(torch.float32).sub_(2.0**29).mul_(math.pi / 2 * 2.0**-30)
