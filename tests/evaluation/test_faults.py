@@ -108,6 +108,7 @@ def _batch(inputs: dict[str, str], out: Path) -> tuple[object, list[str]]:
     return reconstruct_batch(config, echo=lines.append), lines
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_broken_device_is_put_aside(cluster, inputs, as_worker, tmp_path) -> None:  # type: ignore[no-untyped-def]
     as_worker(BrokenDevice)

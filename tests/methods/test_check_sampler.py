@@ -16,14 +16,20 @@ from kdrift.methods.samplers.pnp_dm import PnPDMOptions
 from kdrift.methods.samplers.smrd import SMRDOptions
 from kdrift.testing import TAU, check_sampler, dense_matrix, gaussian_posterior
 
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.samples or not method.needs_prior])
-def test_every_method_keeps_what_the_table_asks(name: str) -> None:
-    check_sampler(METHODS[name], stops_early=name == "smrd")
-
-
 LONG = ("daps", "pnp_dm", "smrd")
 """Many evaluations a step."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name, method in METHODS.items()
+        if method.samples or not method.needs_prior
+    ],
+)
+def test_every_method_keeps_what_the_table_asks(name: str) -> None:
+    check_sampler(METHODS[name], stops_early=name == "smrd")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ _PRESET = replace(
     [
         ("annealed", AnnealedOptions(num_steps=20, sigma_max=20.0, prior_sigma=TAU, cg_iterations=40), True),
         pytest.param("annealed", replace(_PRESET, keep_measured=False), True, marks=pytest.mark.slow),
-        ("annealed", _PRESET, _put_back),
+        pytest.param("annealed", _PRESET, _put_back, marks=pytest.mark.slow),
         pytest.param("pigdm", PiGDMOptions(num_steps=150, prior_sigma=TAU), True, marks=pytest.mark.slow),
         pytest.param(
             "pnp_dm",

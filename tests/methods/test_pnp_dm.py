@@ -160,7 +160,7 @@ def _beside(samples: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, f
     return float((samples.var(0).sum() / 2 / variance).sqrt()), float((error / variance).sqrt())
 
 
-@pytest.mark.parametrize(("sweeps", "off"), [(40, 0.28), (80, 0.115), (160, 0.07)])
+@pytest.mark.parametrize(("sweeps", "off"), [(40, 0.28), (80, 0.115), pytest.param(160, 0.07, marks=pytest.mark.slow)])
 def test_a_chain_of_pnp_dm_needs_more_sweeps_the_smaller_rho_is(sweeps: int, off: float) -> None:
     """From one coil and an object in air, at half the noise; the error of the mean falls to that of 400 chains."""
     prior, score = _head()

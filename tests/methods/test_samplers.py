@@ -112,7 +112,9 @@ def test_annealed_last_step_keeps_what_was_measured_and_adds_no_noise() -> None:
 
 
 @pytest.mark.parametrize(("released", "corrector_first"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize(("snr", "num_steps", "bias"), [(0.16, 300, 0.12), (0.04, 1200, 0.03)])
+@pytest.mark.parametrize(
+    ("snr", "num_steps", "bias"), [(0.16, 300, 0.12), pytest.param(0.04, 1200, 0.03, marks=pytest.mark.slow)]
+)
 def test_predictor_corrector_samples_the_prior(
     released: bool, corrector_first: bool, snr: float, num_steps: int, bias: float
 ) -> None:

@@ -375,7 +375,7 @@ def test_the_predictor_weighs_data_by_lambda_1_and_the_corrector_by_lambda_2(nam
         ("score_mri_hybrid", {"num_corrector_steps": 3}),
         ("ak_diffusion", {"num_corrector_steps": 0}),
         ("ak_diffusion", {"num_corrector_steps": 2}),
-        ("daps", {"num_ode_steps": 2}),
+        pytest.param("daps", {"num_ode_steps": 2}, marks=pytest.mark.slow),
         ("csgm_langevin", {"inner_steps": 1, "late_inner_steps": 2, "late_level": 1500}),
         ("smrd", {"inner_steps": 2, "early_stopping": False, "learn_until": 1700}),
         ("smrd", {"lambda_learning_rate": 0.0, "early_stopping": False}),

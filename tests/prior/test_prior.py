@@ -196,7 +196,10 @@ def test_gradients_pass_to_the_image_and_not_to_the_network() -> None:
     torch.testing.assert_close(x.grad, 2 * (0.25 / 0.34) ** 2 * x.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved_and_that_is_remembered() -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED, no memory")]
+)
+def test_a_batch_that_memory_does_not_hold_is_halved_and_that_is_remembered(error: RuntimeError) -> None:
     class Small(_Linear):
         def __init__(self, holds: int) -> None:
             super().__init__()
@@ -205,7 +208,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_that_is_remembered() ->
         def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
             result = super().forward(x, sigma)
             if len(x) > self.holds:
-                raise torch.OutOfMemoryError("no memory")
+                raise error
             return result
 
     network, x = Small(2), torch.randn(7, 4, 4, dtype=torch.complex64)
@@ -213,8 +216,20 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_that_is_remembered() ->
     assert torch.equal(found, NetworkScore(_Linear(), returns="image", fast=False)(x, 0.5))
     assert network.calls == [8, 4, *[2] * 7]
     assert NetworkScore(network, returns="image", fast=False).max_images == 2
-    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+    with pytest.raises(type(error), match="no memory"):
         NetworkScore(Small(0), returns="image", fast=False)(x, 0.5)
+
+
+def test_another_error_halves_nothing() -> None:
+    class Broken(_Linear):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            self.calls.append(len(x))
+            raise RuntimeError("sizes do not match")
+
+    network = Broken()
+    with pytest.raises(RuntimeError, match="sizes"):
+        NetworkScore(network, returns="image", fast=False)(torch.randn(7, 4, 4, dtype=torch.complex64), 0.5)
+    assert network.calls == [8]
 
 
 def test_prior_of_high_frequencies_says_so(tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ from kdrift.testing import gaussian_problem
 
 ASKS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero")
 INDEXES = ("aten::index", "aten::index_put", "aten::index_put_")
-SAMPLERS = [name for name, method in METHODS.items() if method.samples]
+SAMPLERS = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("daps", "pnp_dm", "smrd") else ())
+    for name, method in METHODS.items()
+    if method.samples
+]
 STOP_BY_THEMSELVES = {"smrd"}
 """Methods that ask which chains are left by design."""
 

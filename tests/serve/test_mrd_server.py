@@ -130,6 +130,7 @@ def test_a_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pyte
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_beside_a_cluster_it_runs_by_a_file(tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "mrd.yaml"
     path.write_text(f"{{port: {port}, folder: {tmp_path}/scans, service: '{NOWHERE}'}}")

@@ -67,7 +67,8 @@ def measured(folder: Path, world: int) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{world}_{rank}.pt") for rank in range(world)]
 
 
-@pytest.mark.parametrize("kind", ["score", pytest.param("reconstructor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["score", "reconstructor"])
 def test_figures_do_not_depend_on_the_number_of_workers(kind: str, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images.npz")
     write_yaml(tmp_path / "config.yaml", to_dict(tiny_config(images, **CHANGES[kind](str(images)))))

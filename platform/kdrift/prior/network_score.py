@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdrift.networks import Conditioning, Returns
 from kdrift.networks.layers import NIN
 from kdrift.prior.shared_calls import ask_together
-from kdrift.runs.hardware import has_fast_bfloat16
+from kdrift.runs.hardware import has_fast_bfloat16, lacks_memory
 from kdrift.sde.score import level_of, per_image
 
 
@@ -116,8 +116,8 @@ class NetworkScore:
             parts = zip(torch.split(images, self.max_images), torch.split(levels, self.max_images), strict=True)
             try:
                 return torch.cat([self._network(part, level) for part, level in parts])
-            except torch.OutOfMemoryError:
-                if self.max_images == 1:
+            except RuntimeError as error:
+                if not lacks_memory(error) or self.max_images == 1:
                     raise
                 _FITS[self.network] = self.max_images = max(1, min(self.max_images, len(images)) // 2)
             if self.device.type == "cuda":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from kdrift.mri.fourier import fft2c
@@ -80,7 +80,7 @@ def region_mean(
     if len(means) < 2:
         return RegionMean(index, pixels, value)
     std = max((factor**2 * float(means.var()) + noise**2) ** 0.5, least)
-    width = float(student.ppf(0.5 + level / 2, len(means) - 1)) * std
+    width = float(stdtrit(len(means) - 1, 0.5 + level / 2)) * std
     return RegionMean(index, pixels, value, std, noise, max(0.0, value - width), value + width)
 
 

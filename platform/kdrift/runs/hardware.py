@@ -33,6 +33,12 @@ def asks_freely(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether a device's memory was too small: cuDNN and cuBLAS say so by names of their own."""
+    names = "ALLOC_FAILED", "ALLOCATION_FAILED", "out of memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(name in str(error) for name in names)
+
+
 def keep_freed_memory() -> bool:
     """Make glibc keep large freed blocks for this process; return whether it did.
 

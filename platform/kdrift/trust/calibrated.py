@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from scipy.ndimage import gaussian_filter
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 WIDTH = 1.0
@@ -41,7 +41,7 @@ def interval(mean: Tensor, std: Tensor, level: float) -> tuple[Tensor, Tensor]:
     """
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval must lie between 0 and 1, got {level:g}")
-    width = float(norm.ppf(0.5 + level / 2)) * std
+    width = float(ndtri(0.5 + level / 2)) * std
     return (mean - width).clamp(min=0), mean + width
 
 

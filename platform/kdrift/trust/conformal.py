@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 LEAST = 0.05
@@ -29,7 +29,7 @@ def pixel_scores(error: Tensor, spread: Tensor, noise: float, level: float) -> T
     The interval is z sqrt((c spread)^2 + noise^2), z the half width of a normal distribution at `level`; infinite where
     there is an error beyond noise and no spread.
     """
-    beyond = (error.double() / float(norm.ppf(0.5 + level / 2))).square() - noise**2
+    beyond = (error.double() / float(ndtri(0.5 + level / 2))).square() - noise**2
     beyond = beyond.clamp(min=0).sqrt()
     return torch.where(beyond > 0, beyond / spread.double(), 0.0)
 
@@ -50,7 +50,7 @@ def region_scores(error: Tensor, std: Tensor, inside: Tensor, size: int, level: 
     count = kept.sum(1)
     mean = (blocks(error) * kept).sum(1) / count.clamp(min=1)
     deviation = ((blocks(std).square() * kept).sum(1) / count.clamp(min=1)).sqrt()
-    scores = mean.abs() / (float(norm.ppf(0.5 + level / 2)) * deviation)
+    scores = mean.abs() / (float(ndtri(0.5 + level / 2)) * deviation)
     return scores[(2 * count >= size * size) & (deviation > 0)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.stats import norm, rankdata, t
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from kdrift.mri.linop import LinearOperator
@@ -134,6 +134,8 @@ def spearman(std: Tensor, error: Tensor, mask: Tensor | None = None) -> float:
 
     Raises ValueError for unequal shapes, fewer than two pixels, or a map that is constant.
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     x, y = (torch.from_numpy(rankdata(v.cpu().numpy())) for v in _selected(mask, std=std, error=error))
     x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
@@ -167,9 +169,9 @@ def coverage(
     found = {}
     for level in levels:
         if num_samples is None:
-            width = float(norm.ppf(0.5 + level / 2))
+            width = float(ndtri(0.5 + level / 2))
         else:
-            width = float(t.ppf(0.5 + level / 2, num_samples - 1)) * math.sqrt(1 + 1 / num_samples)
+            width = float(stdtrit(num_samples - 1, 0.5 + level / 2)) * math.sqrt(1 + 1 / num_samples)
         found[float(level)] = float((distance <= width * s).double().mean())
     return found
 
