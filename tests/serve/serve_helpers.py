@@ -224,13 +224,16 @@ def client_of(port: int, key: str | None) -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
 
 
-def start(folder: Path, args: dict[str, Any], *options: str, key: str | None = None) -> Service:
-    """Start `kdrift serve` with some options and wait until it answers."""
+def start(
+    folder: Path, args: dict[str, Any], *options: str, key: str | None = None, source: Path | None = None
+) -> Service:
+    """Start `kdrift serve` with some options, of another checkout if `source` is one, and wait until it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "serve.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "KDRIFT_API_KEYS": key or ""}
     counting = str(Path(__file__).parent / "counting")
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (counting, os.environ.get("PYTHONPATH"))))
+    others = [str(source / part) for part in ("platform", "serve")] if source else [os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (counting, *others)))
     environment["KDRIFT_CALLS"] = str(folder / CALLS)
     command = [sys.executable, "-m", "kdrift", "serve", "--config", str(serve_file(folder, args, port)), *options]
     with log.open("a") as stream:

@@ -158,7 +158,8 @@ def _coil_noise(
     return sde, sde.project
 
 
-# Found on a simulated slice of patient 09 with brain-ak, which needs the data in every step.
+# Found on a simulated slice of patient 09 with brain-ak-small, the prior before brain-ak, which needs the data in every
+# step.
 _TUNED = AKDiffusionOptions(num_corrector_steps=0, sigma_last=0.25, lam=0.01, correct_score=True, keep_measured=True)
 METHODS = {
     "ak_diffusion": Method(
