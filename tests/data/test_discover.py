@@ -266,6 +266,9 @@ def test_archives_copies_and_empty_files_are_said(tmp_path: Path) -> None:
     for name, said in {"dicom.zip": "ZIP.*run unzip first", "b.h5.xz": "xz.*run unxz", "all.tar": "tar -xf"}.items():
         with pytest.raises(ValueError, match=f"{name}: it is packed .*{said}"):
             open_volume(folder / name)
+    np.savez(folder / "none.npz")
+    with pytest.raises(ValueError, match=r"none.npz: it is an archive with nothing in it"):
+        open_volume(folder / "none.npz")
     with open_volume(folder / "a.h5.part") as volume:  # it was named
         assert volume.info.kind == "kspace"
 

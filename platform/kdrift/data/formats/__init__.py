@@ -68,6 +68,7 @@ class Format:
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
+_EMPTY_ZIP = b"PK\x05\x06"
 _ARCHIVES = {
     _GZIP: "gzip: gunzip", b"PK\x03\x04": "ZIP: unzip", b"BZh": "bzip2: bunzip2", b"\xfd7zXZ\0": "xz: unxz",
     b"(\xb5/\xfd": "Zstandard: unzstd", b"7z\xbc\xaf'\x1c": "7-Zip: 7z x", b"Rar!": "RAR: unrar x",
@@ -175,6 +176,8 @@ def _open_local(path: str, shown: str, how: ReadOptions) -> Volume:
     half = by_suffix == "nifti" and (head.startswith(_GZIP) or bool(other_halves(path)))
     if kind is None and (by_suffix == "bart" or half):
         kind = by_suffix  # .cfl and .img are raw numbers; what is damaged says so itself
+    if head.startswith(_EMPTY_ZIP):
+        raise BadVolume(shown, "it is an archive with nothing in it, as an .npz without arrays is: write it again")
     if kind is None and (what := archive(head)) is not None:
         name_of, _, command = what.partition(": ")
         raise BadVolume(shown, f"it is packed ({name_of}) and not unpacked here: run {command} first")
