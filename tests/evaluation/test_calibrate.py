@@ -73,6 +73,7 @@ def calibrated(cluster: None, inputs: dict[str, str], tmp_path_factory: pytest.T
     return folder / "mine"
 
 
+@pytest.mark.slow
 def test_what_is_written_says_what_it_comes_from(calibrated: Path, inputs: dict[str, str]) -> None:
     (entry,) = load_prior(calibrated).calibrations
     assert load_prior(inputs["seeing"]).calibrations == ()
@@ -90,6 +91,7 @@ def test_what_is_written_says_what_it_comes_from(calibrated: Path, inputs: dict[
     assert "phantom, lines at 1.5 to 2.8x" in (calibrated / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_reconstructions_of_the_family_use_it_and_others_say_so(calibrated: Path, inputs: dict[str, str]) -> None:
     volume = phantom_volume(3, 32, 32, 4, seed=3)
     kspace = torch.as_tensor(np.asarray(volume.kspace)[:1])

@@ -59,10 +59,10 @@ def killed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
     config = tiny_config(
         write_images(folder / "images.npz"),
-        total_images=3200,
+        total_images=1600,
         optimisation={"learning_rate": 1e-4, "warmup_images": 160, "ema_halflife_images": 160},
         monitoring={
-            "log_every_images": 80, "validate_every_images": 1600, "validation_images": 4,
+            "log_every_images": 80, "validate_every_images": 800, "validation_images": 4,
             "validation_sigmas": [0.1, 1.0], "num_samples": 2, "sample_steps": 4,
         },
         checkpoint={"every_images": 160, "keep": 100},
@@ -84,11 +84,11 @@ def killed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 
 def test_run_completes_after_sigkill(killed: Killed) -> None:
-    assert killed.result.images == 3200
-    assert killed.killed_after < 3200
+    assert killed.result.images == 1600
+    assert killed.killed_after < 1600
     assert any("a worker was lost: training goes on from image" in line for line in killed.lines)
     names = [path.name for path in list_checkpoints(killed.out / "checkpoints")]
-    assert names == [f"images_{count:012d}" for count in range(160, 3201, 160)]
+    assert names == [f"images_{count:012d}" for count in range(160, 1601, 160)]
 
 
 def test_one_mlflow_run_and_losses_continue(killed: Killed) -> None:
@@ -98,14 +98,14 @@ def test_one_mlflow_run_and_losses_continue(killed: Killed) -> None:
     assert [(run.info.run_id, run.info.status) for run in runs] == [(killed.result.run_id, "FINISHED")]
     assert runs[0].data.params["network.ncsnpp.nf"] == "8"
     history = client.get_metric_history(killed.result.run_id, "train/loss")
-    assert sorted({point.step for point in history}) == list(range(80, 3201, 80))
+    assert sorted({point.step for point in history}) == list(range(80, 1601, 80))
     replayed = {}
     for point in history:  # a step that was trained again has the same loss again
         assert point.value == pytest.approx(replayed.setdefault(point.step, point.value), rel=1e-3)
     left = client.get_metric_history(killed.result.run_id, "validation/noise_left_sigma_1")
-    assert {point.step for point in left} == {1600, 3200}
+    assert {point.step for point in left} == {800, 1600}
     previews = {item.path for item in client.list_artifacts(killed.result.run_id, "previews")}
-    assert {"previews/samples_000000003200.png", "previews/denoised_000000003200.png"} <= previews
+    assert {"previews/samples_000000001600.png", "previews/denoised_000000001600.png"} <= previews
 
 
 def test_one_worker_equals_two(killed: Killed) -> None:
