@@ -138,7 +138,7 @@ def test_registry_round_trip(killed: Killed, tmp_path: Path) -> None:
     prior = load_prior(fetched)
     assert prior.sha256 == digest
     assert prior.sigma_range == (0.01, 20.0)
-    saved = load_checkpoint(killed.out / "checkpoints" / "images_000000003200")["ema"]
+    saved = load_checkpoint(killed.out / "checkpoints" / "images_000000001600")["ema"]
     for name, value in prior.network.state_dict().items():
         assert torch.equal(value, saved[name])
 
