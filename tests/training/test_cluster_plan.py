@@ -32,7 +32,7 @@ def test_the_figures_follow_from_the_rates() -> None:
     plan = plan_training(CONFIG, COST, CLUSTER, DATA)
     assert plan.workers == 8
     assert plan.limits["GPUs"] == pytest.approx(8 * 0.5 * 20)
-    assert plan.limits["CPUs that load"] == pytest.approx((32 - 8) * 2849)
+    assert plan.limits["CPUs that load"] == pytest.approx(8 * 2849)  # a thread of each worker
     assert plan.limits["storage"] == pytest.approx(500e6 / (4 * 96**2))
     assert (plan.saturates, plan.images_per_second) == ("GPUs", plan.limits["GPUs"])
     assert plan.hours == pytest.approx(720_000 / 80 / 3600)
@@ -94,6 +94,21 @@ def test_stores_say_what_is_read_of_them(tmp_path: Path, capsys: pytest.CaptureF
     assert main(known[:-2]) == 1
     assert "expected both, or neither" in capsys.readouterr().err
     assert main([*absent, "--volumes", "10"]) == 2
+
+
+def test_loaders_draw_more_read_more_and_keep_less(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", **{f"v{i}": np.ones((8, 64, 64), dtype=np.float32) for i in range(4)})  # 256 KiB kept
+    data = DataConfig([str(tmp_path / "i.npz")], crop=64, cache_mib=1)
+    assert [DataSize.of(data, loaders).in_memory for loaders in (0, 4, 8)] == [True, True, False]
+    assert [DataSize.assumed(data, "float32", 4, 32, loaders).in_memory for loaders in (0, 4, 8)] == [True, True, False]
+    config = load_config(TrainConfig, find_config("train", "tiny"))
+    cluster, cost = ClusterSpec(nodes=1, gpus=1, cpus=8, gpu_memory_gib=80), training_cost(config)
+    limits = []
+    for loaders in (0, 4, 100):
+        given = replace(config, hardware=replace(config.hardware, loaders=loaders))
+        limits.append(plan_training(given, cost, cluster, DataSize(4 * 96**2, 1000, 10, by_volume=True)).limits)
+    assert [round(each["CPUs that load"] / limits[0]["CPUs that load"]) for each in limits] == [1, 4, 7]
+    assert limits[1]["storage"] < limits[0]["storage"]
 
 
 @pytest.mark.parametrize("normalise", ["slice", "volume"])

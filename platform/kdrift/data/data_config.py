@@ -55,7 +55,8 @@ class DataConfig:
     min_foreground: float = 0.1
     """Least fraction of pixels above 0.05 in a random crop; the best of 8 tries is taken if none has it."""
     cache_mib: int = 4096
-    """Images are held in memory as float16 if they need no more than this, else read slice by slice."""
+    """Images are held in memory as float16 if they need no more than this, in all loaders of a worker together; else
+    they are read slice by slice."""
 
     def __post_init__(self) -> None:
         if self.crop < 1:

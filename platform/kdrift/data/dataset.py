@@ -46,9 +46,12 @@ class VolumeEntry:
 
 
 class TrainingImages:
-    """Images of one split. Pickles without its cache, so it may be sent to workers."""
+    """Images of one split. Pickles without its cache, so it may be sent to workers.
 
-    def __init__(self, config: DataConfig, split: Split = "train", seed: int = 0) -> None:
+    `copies` says how many processes will hold what they have read, each for itself: `cache_mib` is of all of them.
+    """
+
+    def __init__(self, config: DataConfig, split: Split = "train", seed: int = 0, copies: int = 1) -> None:
         self.config, self.split, self.seed = config, split, seed
         self.volumes = tuple(find_volumes(config, split))
         if not self.volumes:
@@ -58,7 +61,7 @@ class TrainingImages:
         self._first = np.concatenate([[0], np.cumsum(counts)])
         parts = [2 if entry.has_phase and config.wants_phase else 1 for entry in self.volumes]
         num_bytes = sum(2 * p * n * v.rows * v.cols for p, n, v in zip(parts, counts, self.volumes, strict=True))
-        self.in_memory = num_bytes <= config.cache_mib * 2**20
+        self.in_memory = copies * num_bytes <= config.cache_mib * 2**20
         """Whether what was read is kept."""
         self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._scales: dict[int, np.ndarray] = {}

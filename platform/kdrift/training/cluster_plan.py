@@ -86,18 +86,20 @@ class DataSize:
     """Whether a volume is read as a whole, at the first of its slices, since its scale needs all of it."""
 
     @classmethod
-    def of(cls, config: DataConfig) -> DataSize:
-        """Look into the stores.
+    def of(cls, config: DataConfig, loaders: int = 0) -> DataSize:
+        """Look into the stores; each of the loaders that a worker has keeps what it has read for itself.
 
         Raises ValueError or OSError where one is not there, or they hold no images of the training split.
         """
-        data = TrainingImages(config, "train")
+        data = TrainingImages(config, "train", copies=max(1, loaders))
         slice_bytes = sum(each.num_bytes for each in data.volumes) / data.num_slices
         by_volume = config.normalise == "volume"
         return cls(slice_bytes, data.num_slices, len(data.volumes), data.in_memory, by_volume)
 
     @classmethod
-    def assumed(cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0) -> DataSize:
+    def assumed(
+        cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0, loaders: int = 0
+    ) -> DataSize:
         """Assume images of `config.crop` of stores that are not there yet, and how many there will be, where known.
 
         Raises ValueError where volumes and slices are not both known or both not.
@@ -108,21 +110,22 @@ class DataSize:
         slice_bytes = value_bytes * config.crop**2 / (2 if precision == "float16" else 1)
         if not slices:
             return cls(slice_bytes)
-        in_memory = slices * value_bytes / 2 * config.crop**2 <= config.cache_mib * 2**20
+        kept = max(1, loaders) * slices * value_bytes / 2 * config.crop**2
+        in_memory = kept <= config.cache_mib * 2**20
         return cls(slice_bytes, slices, volumes, in_memory, config.normalise == "volume")
 
-    def read_bytes(self, images: int, workers: int) -> float:
-        """Return what the workers read for so many training images together, each for itself.
+    def read_bytes(self, images: int, readers: int) -> float:
+        """Return what all who read, workers or their loaders, read for so many training images, each for itself.
 
         One that draws n times from N has seen N (1 - exp(-n / N)) of them. Without stores it is a slice an image.
         """
         if self.num_slices is None:
             return images * self.slice_bytes
-        drawn = images / workers
+        drawn = images / readers
         units = self.num_volumes if self.by_volume else self.num_slices
         first = self.num_slices * -math.expm1(-drawn / units)
         again = 0.0 if self.in_memory else drawn
-        return workers * self.slice_bytes * (first + again if self.by_volume or self.in_memory else again)
+        return readers * self.slice_bytes * (first + again if self.by_volume or self.in_memory else again)
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,12 @@ def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec, data: D
         notes.append(f"{asked} images at a time do not fit a GPU: --set hardware.images_at_a_time={fits}")
     scaling = rates.scaling if workers > 1 else 1.0
     pixels = config.data.crop**2 / 96**2
-    cores = max(1, cluster.nodes * cluster.cpus - workers)
+    cores, readers = max(1, cluster.nodes * cluster.cpus - workers), workers * max(1, config.hardware.loaders)
     images = config.total_images
     limits = {
         "GPUs": workers * scaling * rates.tflops * 1e12 / cost.flop,
-        "CPUs that load": cores * rates.loader_images / pixels,
-        "storage": rates.read_mb * 1e6 * images / data.read_bytes(images, workers),
+        "CPUs that load": min(cores, readers) * rates.loader_images / pixels,
+        "storage": rates.read_mb * 1e6 * images / data.read_bytes(images, readers),
     }
     hours = images / min(limits.values()) / 3600
     checkpoint = cost.parameters * 16 * config.checkpoint.keep / GIB

@@ -43,8 +43,6 @@ def drawn_ahead(
     the same however many there are. A thread copies one batch to the device while the step of the one before runs.
     """
     loaders = config.hardware.loaders
-    if loaders is None:
-        loaders = max(torch.get_num_threads() - 1, 0) if device.type == "cuda" else 0
     batches = DataLoader(
         _Draws(objective_of(config), data, part),
         batch_size=None,  # they are batches

@@ -58,10 +58,10 @@ class HardwareConfig:
     images_at_a_time: int | None = None
     """Most images that a worker puts through the network at once; the gradients of an optimiser step's parts are added
     up. null: all of the worker's share of `batch_size`. For batches that do not fit into a GPU's memory."""
-    loaders: int | None = None
-    """Processes of a worker that draw images, noise and masks ahead, each with a cache of its own (`data.cache_mib`);
-    0: a thread of the worker draws. null: on a GPU one less than the worker has CPUs, else none. The images are the
-    same however many there are."""
+    loaders: int = 0
+    """Processes of a worker that draw images, noise and masks ahead, for GPUs that are faster than one core draws; 0: a
+    thread of the worker draws. The images are the same however many there are. Each process reads for itself and holds
+    what it has read: `data.cache_mib` is of all of them together."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast where the CPU or GPU computes in it natively, else float32."""
     channels_last: bool = True

@@ -61,7 +61,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     def draw(state: TrainState) -> Sheets:
         return objective_of(config).sheets(state.averaged(), validation, device)
 
-    group, data = _group(config, device, job["threads"]), TrainingImages(config.data, "train", config.seed)
+    group = _group(config, device, job["threads"])
+    data = TrainingImages(config.data, "train", config.seed, max(1, config.hardware.loaders))
     stopped = None
     with ExitStack() as closing:
         hooks = Hooks(preview=draw, checkpoint=lambda state: give_parts(state.state_dict()))
