@@ -113,7 +113,8 @@ def configuration(arm: str, folder: Path, args: argparse.Namespace) -> TrainConf
         config.data, stores=[str(folder / "images.npz")], validation=held_out, drop_first=0, drop_last=0,
         augment_phase=ARMS[arm],
     )  # fmt: skip
-    return replace(config, name=f"brain-complex-{arm}", total_images=args.images, data=data)
+    hardware = replace(config.hardware, loaders=0) if args.quick else config.hardware
+    return replace(config, name=f"brain-complex-{arm}", total_images=args.images, data=data, hardware=hardware)
 
 
 def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, list[NoiseLeft]]:
