@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.table import main
 from kdrift.data.phantom import phantom_volume
@@ -50,9 +51,8 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
 
 def reconstruction(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     """Time the default with 8 samples on 15 coils of 320 x 320 at 4x, without and with its maps and check."""
-    size, coils, samples = (48, 4, 2) if quick else (320, 15, 8)
-    kspace = torch.from_numpy(phantom_volume(1, size, size, coils, seed=0).kspace)
-    mask = make_mask("equispaced", (size, size), acceleration=4, acs_fraction=0.2 if quick else 0.08).mask
+    kspace, mask, samples = _scan(quick)
+    coils, size = kspace.shape[1:3]
     rows = []
     for name, plan in (
         ("ESPIRiT's maps, no check", Plan(num_samples=samples, maps="espirit", check=False)),
@@ -71,13 +71,19 @@ def reconstruction(device: torch.device, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def pieces(device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Time what a step of the default is made of, by itself: network, solve, operator, noise; and ESPIRiT."""
+def _scan(quick: bool) -> tuple[Tensor, Tensor, int]:
+    """Return k-space `(1, coil, row, col)` of a phantom, a mask, and how many samples are drawn."""
     size, coils, samples = (48, 4, 2) if quick else (320, 15, 8)
     mask = make_mask("equispaced", (size, size), acceleration=4, acs_fraction=0.2 if quick else 0.08).mask
-    kspace = torch.from_numpy(phantom_volume(1, size, size, coils, seed=0).kspace)[0].to(device)
-    smaps, sampled = espirit_maps(kspace), torch.as_tensor(mask).to(device)
-    operator, score = sense_operator(smaps, sampled), load_prior("brain-complex", device).score()
+    return torch.from_numpy(phantom_volume(1, size, size, coils, seed=0).kspace), torch.as_tensor(mask), samples
+
+
+def pieces(device: torch.device, quick: bool) -> list[dict[str, Any]]:
+    """Time what a step of the default is made of, by itself: network, solve, operator, noise; and ESPIRiT."""
+    volume, mask, samples = _scan(quick)
+    kspace, (coils, size) = volume[0].to(device), volume.shape[1:3]
+    operator = sense_operator(espirit_maps(kspace), mask.to(device))
+    score = load_prior("brain-complex", device).score()
     x = torch.randn(samples, size, size, dtype=torch.complex64, device=device)
     keys = key_words(range(samples), device)
     works: dict[str, Callable[[], object]] = {

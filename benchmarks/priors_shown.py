@@ -1,4 +1,4 @@
-"""What priors make of the same real k-space: figures, and a picture of images and errors side by side.
+"""What priors make of the same real k-space: figures, and a panel of their images and errors.
 
     python -m benchmarks.priors_shown brain-complex-small brain-complex [--acceleration 4 8] [--out build/priors]
 
@@ -9,16 +9,18 @@ settings but the prior. PSNR and SSIM are fastMRI's; the last figure is how much
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from benchmarks.held_out import DATA
+from benchmarks.held_out import DATA, FOUR
 from kdrift.measures.metrics import evaluate
 from kdrift.recon.acquisition import load_acquisition
+from kdrift.recon.panel import save_panel
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
-from kdrift.recon.request import AcquisitionRequest, MaskRequest
+from kdrift.recon.request import AcquisitionRequest
 from kdrift.trust.uncertainty import object_mask
 
 
@@ -35,34 +37,24 @@ def main() -> None:
 
 
 def show(priors: list[str], acceleration: float, path: Path) -> None:
-    """Reconstruct with each prior, print a line for it, and draw."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    mask = MaskRequest("equispaced", acceleration=acceleration, acs_fraction=0.08)
-    scan = load_acquisition(AcquisitionRequest(source=str(DATA / "kspace" / "graz_t2_4ch.h5"), mask=mask))
+    """Reconstruct with each prior, print a line for it, and draw them."""
+    source, mask = str(DATA / "kspace" / "graz_t2_4ch.h5"), replace(FOUR, acceleration=acceleration)
+    scan = load_acquisition(AcquisitionRequest(source=source, mask=mask))
     assert scan.reference is not None
-    top = float(scan.reference.max()) * 0.8
-    figure, axes = plt.subplots(2, len(priors) + 1, figsize=(3.4 * (len(priors) + 1), 6.8), layout="constrained")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    axes[0, 0].imshow(scan.reference[0], cmap="gray", vmin=0, vmax=top)
-    axes[0, 0].set_title("reference", fontsize=9)
-    for column, prior in enumerate(priors, start=1):
+    images = dict[str, Tensor]()
+    for prior in priors:
         result = reconstruct(scan.kspace, scan.mask, plan=Plan(), prior=prior, slice_indices=scan.slice_indices)
         image, lower, upper = (scan.crop(each) for each in (result.mean, result.lower, result.upper))
         figures = evaluate(scan.reference, image)
         held = ((scan.reference >= lower) & (scan.reference <= upper))[object_mask(scan.reference)].float().mean()
         line = f"{figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}, {100 * held:.0f} % within intervals"
         print(f"{acceleration:g}x  {prior}: {line}, {result.seconds:.0f} s", flush=True)
-        axes[0, column].imshow(image[0], cmap="gray", vmin=0, vmax=top)
-        axes[0, column].set_title(f"{prior}\n{figures['psnr']:.2f} dB, {figures['ssim']:.3f}", fontsize=9)
-        axes[1, column].imshow(torch.abs(image - scan.reference)[0], cmap="inferno", vmin=0, vmax=top / 8)
-        axes[1, column].set_title("error x 8", fontsize=8)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+        images[prior] = image[0]
+    last = images.pop(priors[-1])
+    save_panel(
+        path, zero_filled=scan.crop(result.zero_filled)[0], baselines=images, mean=last, mean_title=priors[-1],
+        reference=scan.reference[0], mask=scan.mask, title=scan.sampling,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

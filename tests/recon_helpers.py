@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 
 from kdrift.data.phantom import phantom_volume
+from kdrift.methods import METHODS, Method
 from kdrift.mri.masks import make_mask
 from kdrift.networks import NCSNppConfig, NetworkConfig, build_network
 from kdrift.prior.bundle import Prior
@@ -18,6 +21,18 @@ from kdrift.recon.resolved import ResolvedPlan
 from kdrift.recon.sampling import Steps, run_chunk
 from kdrift.recon.slices import RawSlice, SliceData, prepare_slice
 from kdrift.sde import WhiteNoise
+
+LONG = ("daps", "pnp_dm", "smrd")
+"""Methods of many evaluations a step."""
+
+
+def method_names(wanted: Callable[[Method], bool]) -> list[Any]:
+    """Names of the methods that are wanted, as parameters of a test; those of `LONG` belong to the long tests."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
+        for name, method in METHODS.items()
+        if wanted(method)
+    ]
 
 
 def tiny_prior(image_size: int = 32) -> Prior:

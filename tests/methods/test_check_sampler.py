@@ -15,31 +15,15 @@ from kdrift.methods.samplers.pigdm import PiGDMOptions
 from kdrift.methods.samplers.pnp_dm import PnPDMOptions
 from kdrift.methods.samplers.smrd import SMRDOptions
 from kdrift.testing import TAU, check_sampler, dense_matrix, gaussian_posterior
-
-LONG = ("daps", "pnp_dm", "smrd")
-"""Many evaluations a step."""
+from recon_helpers import method_names
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
-        for name, method in METHODS.items()
-        if method.samples or not method.needs_prior
-    ],
-)
+@pytest.mark.parametrize("name", method_names(lambda method: method.samples or not method.needs_prior))
 def test_every_method_keeps_what_the_table_asks(name: str) -> None:
     check_sampler(METHODS[name], stops_early=name == "smrd")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
-        for name, method in METHODS.items()
-        if method.samples
-    ],
-)
+@pytest.mark.parametrize("name", method_names(lambda method: method.samples))
 def test_every_preset_costs_what_it_states(name: str) -> None:
     for preset in METHODS[name].presets.values():
         short = replace(preset, num_steps=min(21, preset.num_steps))  # type: ignore[call-arg, attr-defined]

@@ -29,14 +29,11 @@ from kdrift.prior.network_score import NetworkScore
 from kdrift.recon.guard import Guard
 from kdrift.sde.noise_config import NoiseConfig
 from kdrift.testing import gaussian_problem
+from recon_helpers import method_names
 
 ASKS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero")
 INDEXES = ("aten::index", "aten::index_put", "aten::index_put_")
-SAMPLERS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("daps", "pnp_dm", "smrd") else ())
-    for name, method in METHODS.items()
-    if method.samples
-]
+SAMPLERS = method_names(lambda method: method.samples)
 STOP_BY_THEMSELVES = {"smrd"}
 """Methods that ask which chains are left by design."""
 

@@ -99,8 +99,8 @@ def test_stores_say_what_is_read_of_them(tmp_path: Path, capsys: pytest.CaptureF
 def test_loaders_draw_more_read_more_and_keep_less(tmp_path: Path) -> None:
     np.savez(tmp_path / "i.npz", **{f"v{i}": np.ones((8, 64, 64), dtype=np.float32) for i in range(4)})  # 256 KiB kept
     data = DataConfig([str(tmp_path / "i.npz")], crop=64, cache_mib=1)
-    assert [DataSize.of(data, loaders).in_memory for loaders in (0, 4, 8)] == [True, True, False]
-    assert [DataSize.assumed(data, "float32", 4, 32, loaders).in_memory for loaders in (0, 4, 8)] == [True, True, False]
+    assert [DataSize.of(data, readers).in_memory for readers in (1, 4, 8)] == [True, True, False]
+    assert [DataSize.assumed(data, "float32", 4, 32, readers).in_memory for readers in (1, 4, 8)] == [True, True, False]
     config = load_config(TrainConfig, find_config("train", "tiny"))
     cluster, cost = ClusterSpec(nodes=1, gpus=1, cpus=8, gpu_memory_gib=80), training_cost(config)
     limits = []

@@ -477,16 +477,3 @@ def test_a_batch_in_parts_makes_the_same_step(images: Path, at_a_time: int) -> N
         states.append(state.network.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
-
-
-def test_processes_that_draw_draw_the_same(images: Path) -> None:
-    """From the middle of a run too, as where it is resumed."""
-    config = tiny_config(images, total_images=24, hardware={"precision": "float32"})
-    states = []
-    for loaders in (0, 2):
-        one = replace(config, hardware=replace(config.hardware, loaders=loaders))
-        state = new_state(one, torch.device("cpu"))
-        state.images = one.batch_size
-        fit(one, state, TrainingImages(one.data, "train", one.seed), Hooks(), device=torch.device("cpu"))
-        states.append(state.network.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

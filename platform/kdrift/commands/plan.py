@@ -54,15 +54,15 @@ def run(options: Options) -> int:
 
     config = load_config(TrainConfig, find_config("train", options.config), options.set)
     cluster = load_config(ClusterSpec, find_config("plan", options.cluster), options.cluster_set)
-    cost, loaders = training_cost(config), config.hardware.loaders
+    cost, readers = training_cost(config), config.hardware.readers
     notes: tuple[str, ...] = ()
     if options.precision is None and (options.volumes or options.slices):
         raise Misuse("--volumes and --slices go with --precision: without it the stores are counted")
     assumed = None
     if options.precision is not None:
-        assumed = DataSize.assumed(config.data, options.precision, options.volumes, options.slices, loaders)
+        assumed = DataSize.assumed(config.data, options.precision, options.volumes, options.slices, readers)
     try:
-        data = DataSize.of(config.data, loaders) if assumed is None else assumed
+        data = DataSize.of(config.data, readers) if assumed is None else assumed
     except (ValueError, OSError) as error:
         data = DataSize.assumed(config.data, "float32")
         notes = (f"images are counted as float32 of {config.data.crop} x {config.data.crop} ({first_line(error)})",)

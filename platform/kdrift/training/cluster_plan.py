@@ -86,19 +86,19 @@ class DataSize:
     """Whether a volume is read as a whole, at the first of its slices, since its scale needs all of it."""
 
     @classmethod
-    def of(cls, config: DataConfig, loaders: int = 0) -> DataSize:
-        """Look into the stores; each of the loaders that a worker has keeps what it has read for itself.
+    def of(cls, config: DataConfig, readers: int = 1) -> DataSize:
+        """Look into the stores; each of the processes of a worker that read keeps what it has read for itself.
 
         Raises ValueError or OSError where one is not there, or they hold no images of the training split.
         """
-        data = TrainingImages(config, "train", copies=max(1, loaders))
+        data = TrainingImages(config, "train", copies=readers)
         slice_bytes = sum(each.num_bytes for each in data.volumes) / data.num_slices
         by_volume = config.normalise == "volume"
         return cls(slice_bytes, data.num_slices, len(data.volumes), data.in_memory, by_volume)
 
     @classmethod
     def assumed(
-        cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0, loaders: int = 0
+        cls, config: DataConfig, precision: Precision, volumes: int = 0, slices: int = 0, readers: int = 1
     ) -> DataSize:
         """Assume images of `config.crop` of stores that are not there yet, and how many there will be, where known.
 
@@ -110,8 +110,7 @@ class DataSize:
         slice_bytes = value_bytes * config.crop**2 / (2 if precision == "float16" else 1)
         if not slices:
             return cls(slice_bytes)
-        kept = max(1, loaders) * slices * value_bytes / 2 * config.crop**2
-        in_memory = kept <= config.cache_mib * 2**20
+        in_memory = readers * slices * value_bytes / 2 * config.crop**2 <= config.cache_mib * 2**20
         return cls(slice_bytes, slices, volumes, in_memory, config.normalise == "volume")
 
     def read_bytes(self, images: int, readers: int) -> float:
@@ -180,7 +179,7 @@ def plan_training(config: TrainConfig, cost: Cost, cluster: ClusterSpec, data: D
         notes.append(f"{asked} images at a time do not fit a GPU: --set hardware.images_at_a_time={fits}")
     scaling = rates.scaling if workers > 1 else 1.0
     pixels = config.data.crop**2 / 96**2
-    cores, readers = max(1, cluster.nodes * cluster.cpus - workers), workers * max(1, config.hardware.loaders)
+    cores, readers = max(1, cluster.nodes * cluster.cpus - workers), workers * config.hardware.readers
     images = config.total_images
     limits = {
         "GPUs": workers * scaling * rates.tflops * 1e12 / cost.flop,

@@ -74,14 +74,21 @@ class HardwareConfig:
     those of `none`, where each worker has all of them; weights are not in NHWC order then."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cpus", 1), ("gpus", 0), ("loaders", 0), ("images_at_a_time", 1)):
+        for name, least in (("cpus", 1), ("gpus", 0), ("images_at_a_time", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"hardware.{name} must be null or {least} and more, got {value}")
+        if self.loaders < 0:
+            raise ValueError(f"hardware.loaders must be 0 or more, got {self.loaders}")
         if self.accelerator_type is not None and self.gpus == 0:
             raise ValueError(f"hardware.accelerator_type {self.accelerator_type} asks for a GPU, hardware.gpus is 0")
         if self.sharding == "full" and self.compile:
             raise ValueError("hardware.sharding full takes no hardware.compile: set one of them back")
+
+    @property
+    def readers(self) -> int:
+        """Processes of a worker that read images: its loaders, or itself."""
+        return max(1, self.loaders)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         return objective_of(config).sheets(state.averaged(), validation, device)
 
     group = _group(config, device, job["threads"])
-    data = TrainingImages(config.data, "train", config.seed, max(1, config.hardware.loaders))
+    data = TrainingImages(config.data, "train", config.seed, config.hardware.readers)
     stopped = None
     with ExitStack() as closing:
         hooks = Hooks(preview=draw, checkpoint=lambda state: give_parts(state.state_dict()))
