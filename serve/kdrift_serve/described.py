@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
@@ -21,10 +22,12 @@ from kdrift_serve.views import PreviewView, ProblemView
 
 ABOUT = f"""Reconstructs undersampled k-space by sampling the posterior. Send a file, or name one, follow the job and
 fetch its images. {RESEARCH_ONLY}"""
+JOBS = "/v1/reconstructions"
 SECTIONS = {"plan": Plan, "mask": MaskRequest}
 """Options whose own options go into the query with a dot."""
 SIMPLE = ("string", "integer", "number", "boolean")
 NOT_IN_QUERY = ("path", "example", "upload")
+"""Of which a JSON body has one; the name of a file goes with an upload alone."""
 PROBLEMS = {
     400: "the body is empty, truncated or no JSON", 401: "no API key, or an unknown one",
     403: "the key may not do this; a path outside of the folders that are read; a keyless service asked from elsewhere",
@@ -57,7 +60,9 @@ def request_body() -> dict[str, Any]:
     body = {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/JobRequest", "oneOf": [*map(_named_by, NOT_IN_QUERY)]}
+            },
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
                 "schema": {
@@ -76,6 +81,13 @@ def request_body() -> dict[str, Any]:
     return {"requestBody": body, "parameters": list(_query_options())}
 
 
+def _named_by(name: str) -> dict[str, Any]:
+    """Return the schema of a request whose data are named by one of `NOT_IN_QUERY`."""
+    empty = [*(other for other in NOT_IN_QUERY if other != name), *(() if name == "upload" else ("name",))]
+    properties = {name: {"type": "string"}} | {other: {"type": "null"} for other in empty}
+    return {"required": [name], "properties": properties}
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the description of all routes, made once."""
     if app.openapi_schema is None:
@@ -87,8 +99,19 @@ def describe(app: FastAPI) -> dict[str, Any]:
             schemas |= _schemas(cls)
         for name in ("HTTPValidationError", "ValidationError"):  # no answer of this service
             schemas.pop(name, None)
+        found["paths"][JOBS]["post"]["responses"]["202"]["links"] = dict(_links(found["paths"]))
         app.openapi_schema = found
     return app.openapi_schema
+
+
+def _links(paths: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what there is to ask of a job that was accepted, by its id."""
+    job = {"job_id": "$response.body#/id"}
+    for path, item in paths.items():
+        for method, route in item.items() if path.startswith(f"{JOBS}/{{job_id}}") else ():
+            name = f"{method} {path.removeprefix(f'{JOBS}/{{job_id}}').strip('/')}".strip()
+            link = {"operationId": route["operationId"], "parameters": job, "description": route["description"]}
+            yield re.sub(r"[^a-zA-Z0-9._-]+", "-", name), link
 
 
 def _query_options() -> Iterator[dict[str, Any]]:

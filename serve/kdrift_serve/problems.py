@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from kdrift_serve.job_table import FULL, DiskFull, StateLost
 from kdrift_serve.problem_details import MEDIA_TYPE, NOTHING_HERE, UNEXPECTED, details
@@ -52,7 +53,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         text = {404: NOTHING_HERE, 405: "this address does not take that method"}
-        return answer(error.status_code, text.get(error.status_code, str(error.detail)), dict(error.headers or {}))
+        headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
+        return answer(error.status_code, text.get(error.status_code, str(error.detail)), headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -69,3 +71,13 @@ def install(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected error", exc_info=error)
         return answer(500, UNEXPECTED)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that an address takes; HEAD, which `front` makes GET, goes with it."""
+    found = [
+        method
+        for method in ("DELETE", "GET", "OPTIONS", "PATCH", "POST")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ", ".join(found + ["HEAD"] * ("GET" in found))

@@ -154,6 +154,7 @@ def test_what_tus_clients_ask_and_are_told(service: Service) -> None:
         assert told.headers["tus-max-size"] == str(2 << 20)
         assert "creation" in told.headers["tus-extension"]
         assert nobody.head("/v1/uploads/x", headers=TUS).status_code == 401
+        assert nobody.delete("/v1/uploads/x").status_code == 401, "no version is asked of who has no key"
     address = begun(service, **{"Upload-Metadata": metadata("Hügel 1.h5".encode())})
     head = service.client.head(address, headers=TUS)
     assert (head.status_code, head.headers["upload-offset"], head.headers["upload-length"]) == (200, "0", "6")

@@ -339,6 +339,33 @@ def test_what_was_measured_with_gaps_gets_no_mask(service: Service, tmp_path: Pa
         assert "no reference" in page.inner_text("#result")
 
 
+@pytest.mark.parametrize(
+    ("name", "coils", "mask", "panels"),
+    [("graz_t2_4ch.h5", 4, "equispaced", EVERY[:-1]),
+     ("ucb_prospective_8ch.npy", 8, "", ["mean", "std", "zero_filled", "lower", "upper"])],
+    ids=["fully-sampled", "undersampled"],
+)  # fmt: skip
+def test_a_measured_scan(
+    service: Service, pictures: Path, shared_data: Path, name: str, coils: int, mask: str, panels: list[str]
+) -> None:
+    """What was measured is proposed for as it was measured, and its posterior is looked at."""
+    with browsing(service, color_scheme="dark") as page:
+        choose(page, shared_data / "kspace" / name)
+        assert f"{coils} coils" in page.inner_text("#facts")
+        assert ("undersampled" in page.inner_text("#facts")) == (mask == "")
+        assert page.input_value("#mask") == mask
+        for field, text in (("samples", "4"), ("steps", "8")):
+            page.fill(f"#{field}", text)
+        page.click("#submit")
+        see_result(page)
+        assert shown(page) == panels
+        assert page.inner_text("#level").lower() in ("trusted", "caution", "not trusted")
+        assert "brain-complex" in page.inner_text("#ran")
+        accessible(page)
+        page.evaluate("scrollTo(0, 0)")
+        keep(page, pictures, f"measured_{name.partition('_')[0]}")
+
+
 def test_mistakes_are_told_beside_what_caused_them(service: Service, pictures: Path, tmp_path: Path) -> None:
     scan = phantom_file(tmp_path / "scan.h5")
     (tmp_path / "broken.h5").write_bytes(scan.read_bytes()[:4000])

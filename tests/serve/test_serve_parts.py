@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import torch
 
@@ -255,15 +256,55 @@ def service(tmp_path: Path, *jobs: Job) -> Ingress:
     return made
 
 
-def get(made: Ingress, path: str) -> httpx.Response:
+def get(made: Ingress, path: str, method: str = "GET") -> httpx.Response:
     """Ask the application itself, without a server."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(made))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
-            return await http.get(path)
+            return await http.request(method, path)
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/", "GET, HEAD"),
+        ("/v1/reconstructions/0", "DELETE, GET, HEAD"),
+        ("/v1/uploads", "GET, OPTIONS, POST, HEAD"),
+        ("/v1/uploads/0", "DELETE, GET, OPTIONS, PATCH, POST, HEAD"),
+        ("/v1/inspections", "POST"),
+    ],
+)
+def test_an_address_tells_which_methods_it_takes(tmp_path: Path, path: str, methods: str) -> None:
+    answer = get(service(tmp_path, job()), path, "TRACE")
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_description_says_what_a_request_needs(tmp_path: Path) -> None:
+    described = get(service(tmp_path, job()), "/openapi.json").json()
+    paths = described["paths"]
+    for method, path, names in (
+        ("post", "/v1/uploads", {"Tus-Resumable", "Upload-Length"}),
+        ("patch", "/v1/uploads/{upload_id}", {"upload_id", "Tus-Resumable", "Upload-Offset"}),
+        ("post", "/v1/uploads/{upload_id}", {"upload_id", "Tus-Resumable", "X-HTTP-Method-Override"}),
+        ("delete", "/v1/uploads/{upload_id}", {"upload_id", "Tus-Resumable"}),
+        ("options", "/v1/uploads/{upload_id}", {"upload_id"}),
+    ):
+        assert {each["name"] for each in paths[path][method]["parameters"] if each["required"]} == names
+    create = paths["/v1/reconstructions"]["post"]
+    operations = {route["operationId"] for item in paths.values() for route in item.values()}
+    links = create["responses"]["202"]["links"]
+    assert {"get", "delete", "get-result", "get-events", "get-images-name-.npy"} <= set(links)
+    assert {link["operationId"] for link in links.values()} <= operations
+    asked = create["requestBody"]["content"]["application/json"]["schema"]
+    check = jsonschema.Draft202012Validator({**asked, "components": described["components"]})
+    for named in ({"path": "a.h5"}, {"example": "phantom"}, {"upload": "0", "name": "a.h5"}):
+        check.validate(named)
+    for unnamed in ({}, {"path": None}, {"path": "a.h5", "example": "phantom"}, {"path": "a.h5", "name": "b.h5"}):
+        assert not check.is_valid(unnamed), unnamed
 
 
 def test_a_diverged_job_is_a_problem_and_no_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

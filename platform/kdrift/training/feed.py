@@ -52,16 +52,20 @@ def drawn_ahead(
         multiprocessing_context="spawn" if loaders else None,  # forks of a process that has threads may hang
     )
 
-    def load(drawn: Iterator[tuple[Tensor, ...]]) -> tuple[Tensor, ...] | None:
-        parts = next(drawn, None)
+    held = [iter(batches)]
+
+    def load() -> tuple[Tensor, ...] | None:
+        parts = next(held[0], None)
         return parts and tuple(part.to(device, non_blocking=True) for part in parts)
 
     def batches_ahead(thread: ThreadPoolExecutor) -> Iterator[tuple[Tensor, ...]]:
-        drawn = iter(batches)
-        pending = thread.submit(load, drawn)
+        pending = thread.submit(load)
         while (found := pending.result()) is not None:
-            pending = thread.submit(load, drawn)
+            pending = thread.submit(load)
             yield found
 
-    with ThreadPoolExecutor(1, "loader") as thread:
-        yield batches_ahead(thread)
+    try:
+        with ThreadPoolExecutor(1, "loader") as thread:
+            yield batches_ahead(thread)
+    finally:
+        held.clear()  # processes end with the iterator, which frames of an error may outlive
