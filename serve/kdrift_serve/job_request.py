@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,25 +186,42 @@ def resolve_plan(request: JobRequest, priors: Mapping[str, Prior], limits: Limit
                 f"start_prior: this service reads no networks by path, and none that comes with kdrift is called"
                 f" {plan.start_prior!r}{suggest(plan.start_prior, shipped_priors())}"
             )
+        _check_whole(request, limits)
         resolved = plan.resolve(priors[choose_prior(request, priors)])
-        if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
-            raise ValueError(
-                f"at most num_samples {limits.samples} and batch_samples {limits.batch_samples}, got"
-                f" {plan.num_samples} and {plan.batch_samples}"
-            )
-        if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
-            raise ValueError("seed must be below 2^63")
         chains = [resolved.options, *([resolved.spread] if resolved.spread else [])]
         evaluations, most = max(each.evaluations for each in chains), limits.evaluations
         if evaluations > most:
             raise ValueError(f"{evaluations} network evaluations a chain, this service takes at most {most}")
-        for name, value in asdict(resolved.options).items():
-            if isinstance(value, int) and value > limits.iterations:
-                raise ValueError(f"{name} is {value}, this service takes at most {limits.iterations}")
         check_cost(resolved, 1, 1, limits)
     except (ValueError, TypeError) as error:
         raise Problem(422, without_folders(str(error))) from None
     return resolved
+
+
+def _check_whole(request: JobRequest, limits: Limits) -> None:
+    """Raise ValueError for whole numbers beyond the limits; before a plan is resolved, which counts up to some."""
+    plan = request.plan
+    if plan.num_samples > limits.samples or plan.batch_samples > limits.batch_samples:
+        raise ValueError(
+            f"at most num_samples {limits.samples} and batch_samples {limits.batch_samples}, got"
+            f" {plan.num_samples} and {plan.batch_samples}"
+        )
+    if max(plan.seed, request.mask.seed if request.mask else 0) >= 2**63:
+        raise ValueError("seed must be below 2^63")
+    known = fields(METHODS[plan.method].options) if plan.method in METHODS else ()
+    for name in (each.name for each in known if str(each.type).startswith("int")):
+        if _beyond(plan.settings.get(name), limits.iterations):
+            raise ValueError(f"{name} is {plan.settings[name]}, this service takes at most {limits.iterations}")
+
+
+def _beyond(value: Any, most: int) -> bool:
+    """Whether a value is a number above `most`; what is no number is told where it is parsed."""
+    try:
+        return float(value) > most
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False
 
 
 def check_cost(plan: ResolvedPlan, num_slices: int, num_coils: int, limits: Limits) -> None:

@@ -267,6 +267,16 @@ def get(made: Ingress, path: str, method: str = "GET") -> httpx.Response:
     return asyncio.run(ask())
 
 
+@pytest.mark.parametrize("value", [5001, 10**27, 10**400, 1e300, "9" * 400])
+def test_no_whole_number_is_counted_up_to_before_it_is_refused(value: Any) -> None:
+    for name, method in METHODS.items():
+        for option in dataclasses.fields(method.options):
+            request = from_json(json.dumps({"plan": {"method": name, "settings": {option.name: value}}}).encode())
+            if str(option.type).startswith("int"):
+                with pytest.raises(Problem, match=f"{option.name} is .* at most 5000"):
+                    resolve_plan(request, {}, Limits())
+
+
 @pytest.mark.parametrize(
     ("path", "methods"),
     [

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from kdrift.runs.hint import one_line, suggest
 
 T = TypeVar("T")
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+"""What checks the values of a class; to make it costs ten times what a check does."""
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration") -> T:
@@ -28,7 +31,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str = "configuration")
     """
     _check_keys(cls, values, where, "")
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        parsed: T = _adapter(cls).validate_python(dict(values))
+        return parsed
     except ValidationError as error:
         first = error.errors()[0]
         place = ": ".join(filter(None, (where, ".".join(str(part) for part in first["loc"]))))
