@@ -351,7 +351,7 @@ def test_a_measured_scan(
     """What was measured is proposed for as it was measured, and its posterior is looked at."""
     with browsing(service, color_scheme="dark") as page:
         choose(page, shared_data / "kspace" / name)
-        assert f"{coils} coils" in page.inner_text("#facts")
+        assert re.search(rf"Coils\s+{coils}\b", page.inner_text("#facts"))
         assert ("undersampled" in page.inner_text("#facts")) == (mask == "")
         assert page.input_value("#mask") == mask
         for field, text in (("samples", "4"), ("steps", "8")):
