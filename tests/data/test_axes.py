@@ -226,7 +226,7 @@ def test_axes_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
             open_volume(pair)
 
 
-def test_what_three_axes_were_taken_for_is_said(tmp_path: Path) -> None:
+def test_what_axes_were_taken_for_is_said(tmp_path: Path) -> None:
     kspace = random_kspace((6, 20, 18))
     np.save(tmp_path / "a.npy", kspace)
     np.savez(tmp_path / "a.npz", kspace=kspace)
@@ -248,6 +248,13 @@ def test_what_three_axes_were_taken_for_is_said(tmp_path: Path) -> None:
         with open_volume(tmp_path / name, ReadOptions(axes=tuple(sentence.rpartition(" ")[2].split(",")))) as volume:
             assert (volume.info.num_slices, volume.info.num_coils) == shape[::-1]
             assert not volume.info.notes
-    for name in ("single.h5", "stacked.npy"):
-        with open_volume(tmp_path / name) as volume:
-            assert not volume.info.notes
+    with open_volume(tmp_path / "single.h5") as volume:
+        assert not volume.info.notes
+    stacked = tmp_path / "stacked.npy"
+    with open_volume(stacked) as volume:
+        assert volume.info.notes == (
+            "4 axes were taken as slice,coil,row,col, 2 slices of 6 coils; if they are 6 slices of 2 coils, say --axes"
+            " coil,slice,row,col",
+        )
+    with open_volume(stacked, ReadOptions(axes=("coil", "slice", "row", "col"))) as volume:
+        assert (volume.info.num_slices, volume.info.num_coils, volume.info.notes) == (6, 2, ())

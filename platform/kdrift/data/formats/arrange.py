@@ -52,7 +52,7 @@ def arrange(
     """Return an array with its axes in our order: those that were stated, else `default`, the last ones of these first.
 
     Complex values are k-space unless they are said to be `images`, others images. Where neither the request nor the
-    file (`known`) says whether three axes of k-space have coils or slices, a note says which was assumed. Raises
+    file (`known`) says which axes of k-space have coils and which slices, a note says what was assumed. Raises
     BadVolume for another number of axes, names that do not fit, and sizes that no scan has.
     """
     is_kspace = source.dtype.kind == "c" and not images
@@ -74,12 +74,18 @@ def arrange(
 
 
 def unsaid_axes(names: Names, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Return the note on three axes that were taken as those of one slice, or of one coil."""
-    if len(names) != 3 or 1 in shape:
-        return ()
+    """Return the note on three axes that were taken as those of one slice or of one coil, and on four with both."""
     taken = [str(name) for name in names]
+    others = ",".join({"slice": "coil", "coil": "slice"}.get(name, name) for name in taken)
+    if 1 in shape or set(taken) - set(AXES):
+        return ()
+    if len(taken) == 4:
+        slices, coils = (shape[taken.index(name)] for name in ("slice", "coil"))
+        told = f"4 axes were taken as {','.join(taken)}, {slices} slices of {coils} coils"
+        return (f"{told}; if they are {coils} slices of {slices} coils, say --axes {others}",)
+    if len(taken) != 3:
+        return ()
     one, other = ("coil", "slice") if "coil" in taken else ("slice", "coil")
-    others = ",".join(other if name == one else name for name in taken)
     return (
         f"3 axes were taken as {','.join(taken)}, {one}s of one {other}; if they are {other}s, say --axes {others}",
     )
