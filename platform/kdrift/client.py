@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -10,13 +9,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
 from kdrift import resumable
+from kdrift.client_request import flat, number, opened, plain
 from kdrift.resumable import Progress
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kdrift.recon.plan import Plan
     from kdrift.recon.request import MaskRequest
 
+T = TypeVar("T")
 Job = dict[str, Any]
 """A job as the service tells it: id, state, progress, config, notes, verdicts, report, links and more."""
 Following = Callable[[Job], object]
@@ -34,7 +35,10 @@ KEY_VARIABLE = "KDRIFT_API_KEY"
 ACTIVE = ("queued", "running")
 RESUMABLE_BYTES = 32 << 20
 """Larger files are sent so that a lost connection does not begin them again."""
+AWAY_S = 300.0
+"""How long the end of a job is waited for while the service does not answer, as when it is started again."""
 _POLL_S = 1.0
+_AWAY = (0, 502, 503, 504)
 _TRIES, _LONGEST_PAUSE_S = 5, 30.0
 _JOBS = "/v1/reconstructions"
 
@@ -71,13 +75,16 @@ class Client:
     address
         Where the service is, such as https://mri.example.org.
     key
-        API key; None: that of the environment variable KDRIFT_API_KEY, if it is set.
+        API key; None: that of the environment variable KDRIFT_API_KEY, if it is set. White space around it, as at the
+        end of a file, is left out.
     timeout_s
         Seconds that the service may be silent.
     """
 
     def __init__(self, address: str = ADDRESS, key: str | None = None, *, timeout_s: float = 60.0) -> None:
-        key = os.environ.get(KEY_VARIABLE) if key is None else key
+        key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
+        if not all("!" <= letter <= "~" for letter in key):
+            raise ValueError("the API key has characters that no key has: expected letters, digits and signs of ASCII")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout_s)
 
@@ -107,7 +114,8 @@ class Client:
         Raises `ServiceError` where the service refuses it, or it ends without a result.
         """
         job_id = self.submit(source, plan=plan, mask=mask, progress=progress, **options)
-        return self.result(self.wait(job_id, follow=follow, timeout_s=timeout_s)["id"])
+        self.wait(job_id, follow=follow, timeout_s=timeout_s)
+        return self._though_away(job_id, lambda: self.result(job_id))
 
     def submit(
         self,
@@ -126,17 +134,17 @@ class Client:
         all. Files of the service's machine go by `submit_path`. Raises `ServiceError`; FileNotFoundError where there
         is no such file.
         """
-        asked = {"plan": _plain(plan), "mask": _plain(mask), **options}
-        with _opened(source) as (name, file):
+        asked = {"plan": plain(plan), "mask": plain(mask), **options}
+        with opened(source) as (name, file):
             size = file.seek(0, io.SEEK_END)
             if size <= RESUMABLE_BYTES:
                 file.seek(0)
-                query = dict(_flat({"name": name, **asked}))
+                query = {**dict(flat(asked)), "name": name}
                 kind = {"Content-Type": "application/octet-stream"}
                 answer = self._ask("POST", _JOBS, params=query, content=file.read(), headers=kind)
                 if progress is not None:
                     progress(size, size)
-                return str(answer.json()["id"])
+                return str(_json(answer)["id"])
             upload = self._upload(file, size, name, progress)
         try:
             return self._submit({"upload": upload, **asked})
@@ -160,36 +168,51 @@ class Client:
         **options: Any,
     ) -> str:
         """Name a file below the roots of the service, or a volume of a store, and return the id of its job."""
-        return self._submit({"path": path, "plan": _plain(plan), "mask": _plain(mask), **options})
+        return self._submit({"path": path, "plan": plain(plan), "mask": plain(mask), **options})
 
     def _submit(self, asked: Mapping[str, Any]) -> str:
         given = {name: value for name, value in asked.items() if value is not None}
-        return str(self._ask("POST", _JOBS, json=given).json()["id"])
+        content = json.dumps(given, default=number)
+        headers = {"Content-Type": "application/json"}
+        return str(_json(self._ask("POST", _JOBS, content=content, headers=headers))["id"])
 
     def page(self, job_id: str) -> str:
         """Return the address of the service's page with a job in it, for a browser."""
-        return str(self._http.base_url.join(f"/#/jobs/{job_id}"))
+        return f"{str(self._http.base_url).rstrip('/')}/#/jobs/{job_id}"
 
     def status(self, job_id: str, *, wait_s: float = 0.0) -> Job:
         """Return a job: when it has ended, at the latest after `wait_s` seconds (60 at most)."""
-        found: Job = self._ask("GET", f"{_JOBS}/{job_id}", params={"wait": wait_s}).json()
-        return found
+        return _json(self._ask("GET", f"{_JOBS}/{job_id}", params={"wait": wait_s}))
 
     def wait(self, job_id: str, *, follow: Following | None = None, timeout_s: float | None = None) -> Job:
         """Return a job when it has ended; `follow` is called about once a second until then, and with the last.
 
-        Raises TimeoutError after `timeout_s` seconds: the job goes on.
+        A service that does not answer, as one that is started again, is asked for `AWAY_S` seconds. Raises TimeoutError
+        after `timeout_s` seconds: the job goes on.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = _POLL_S if until is None else min(_POLL_S, until - time.monotonic())
-            job = self.status(job_id, wait_s=max(0.0, left))
+            job = self._though_away(job_id, lambda: self.status(job_id, wait_s=max(0.0, left)))  # noqa: B023 (now)
             if follow is not None:
                 follow(job)
             if job["state"] not in ACTIVE:
                 return job
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"job {job_id} is {job['state']} after {timeout_s:g} s; it goes on")
+
+    def _though_away(self, job_id: str, ask: Callable[[], T]) -> T:
+        """Ask, again and again while nobody answers. Raises `ServiceError`, which names the job."""
+        began = time.monotonic()
+        while True:
+            try:
+                return ask()
+            except ServiceError as error:
+                if error.status not in _AWAY:
+                    raise
+                if time.monotonic() - began > AWAY_S:
+                    raise ServiceError(f"{error}; job {job_id} may have gone on", error.status) from None
+                time.sleep(_POLL_S)
 
     def result(self, job_id: str) -> ServiceResult:
         """Return the images of a job that is done. Raises `ServiceError` where it has none, with the reason."""
@@ -210,8 +233,7 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job that waits or runs. Raises `ServiceError` (409) where it has ended."""
-        found: Job = self._ask("DELETE", f"{_JOBS}/{job_id}").json()
-        return found
+        return _json(self._ask("DELETE", f"{_JOBS}/{job_id}"))
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, with its results. Raises `ServiceError` (409) where it has not."""
@@ -221,7 +243,7 @@ class Client:
         """Yield the jobs of the key, the newest first, each in brief."""
         address: str | None = f"{_JOBS}?count=100{f'&state={state}' if state is not None else ''}"
         while address is not None:
-            found = self._ask("GET", address).json()
+            found = _json(self._ask("GET", address))
             yield from found["reconstructions"]
             address = found["links"]["next"]
 
@@ -237,14 +259,35 @@ class Client:
                 raise self._away(error) from None
             if answer.is_success:
                 return answer
+            if answer.is_redirect:
+                raise ServiceError(f"the service at {self._http.base_url} has moved: {answer.headers.get('location')}")
             if answer.status_code != 429 or method != "GET":
                 break
-            time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_PAUSE_S))
+            time.sleep(_pause_s(answer))
         raise ServiceError(sentence_of(answer), answer.status_code)
 
     def _away(self, error: httpx.HTTPError) -> ServiceError:
         said = str(error) or type(error).__name__
         return ServiceError(f"the service at {self._http.base_url} does not answer: {said}")
+
+
+def _json(answer: httpx.Response) -> dict[str, Any]:
+    """Return the values of an answer. Raises `ServiceError` where it has none, as what is no kdrift service gives."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ServiceError(f"{answer.url.copy_with(query=None)} answers something else: is this address a service's?")
+    return found
+
+
+def _pause_s(answer: httpx.Response) -> float:
+    """Return how long to wait before asking again; a date, as of what stands before the service, is a second."""
+    try:
+        return min(max(float(answer.headers["Retry-After"]), 0.0), _LONGEST_PAUSE_S)
+    except (KeyError, ValueError):
+        return _POLL_S
 
 
 def sentence_of(answer: httpx.Response) -> str:
@@ -253,33 +296,3 @@ def sentence_of(answer: httpx.Response) -> str:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):  # not of the service, but of what stands before it
         return f"the service answered {answer.status_code} {answer.reason_phrase}".strip()
-
-
-@contextlib.contextmanager
-def _opened(source: Any) -> Iterator[tuple[str, BinaryIO]]:
-    """Yield name and content of what is uploaded."""
-    if isinstance(source, (str, os.PathLike)):
-        with Path(source).open("rb") as file:
-            yield Path(source).name, file
-        return
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(source), allow_pickle=False)
-    yield "array.npy", buffer
-
-
-def _plain(values: Any) -> Any:
-    """Return a plan or a mask as plain values, without what a request leaves at its default."""
-    if not dataclasses.is_dataclass(values) or isinstance(values, type):
-        return values
-    default = {field.name: field.default for field in dataclasses.fields(values)}
-    found = {name: value for name, value in vars(values).items() if value != default[name]}
-    return {name: value for name, value in found.items() if value not in ({}, None)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the options of a query; what is None is left out."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdrift_serve.auth import Caller
+from kdrift_serve.auth import Caller, Scope
 from kdrift_serve.job_files import JobFiles
 from kdrift_serve.job_preview import PREVIEW_FILE
 from kdrift_serve.job_table import JobTable, StateLost
@@ -35,9 +35,9 @@ class Answers:
         self.quota = quota
         self._table, self._files, self._watch = table, files, Watch(table)
 
-    async def find(self, job_id: str, caller: Caller) -> Job:
-        """Return a job or raise a `Problem` (404)."""
-        caller.need("read")
+    async def find(self, job_id: str, caller: Caller, scope: Scope = "read") -> Job:
+        """Return a job to a caller of some scope or raise a `Problem` (403, 404)."""
+        caller.need(scope)
         job = await asyncio.to_thread(self._table.get, job_id)
         if job is None or job.state == "reading" or not caller.may_see(job.key):
             raise Problem(404, "there is no reconstruction of this id")
@@ -111,17 +111,17 @@ class Answers:
 
     async def cancel(self, job_id: str, caller: Caller) -> Job:
         """Cancel a job or raise a `Problem` (404, 409)."""
-        job = await self.find(job_id, caller)
+        job = await self.find(job_id, caller, "submit")
         if not await asyncio.to_thread(self._table.ask_to_cancel, job_id):
-            state = (await self.find(job_id, caller)).state
+            state = (await self.find(job_id, caller, "submit")).state
             raise Problem(409, f"this reconstruction is {state} already; with ?results=true it is deleted")
         await self._watch.end(job_id, CANCEL_S)
-        job = await self.find(job_id, caller)
+        job = await self.find(job_id, caller, "submit")
         return job
 
     async def delete(self, job_id: str, caller: Caller) -> None:
         """Delete a job that has ended with all that it has, or raise a `Problem` (404, 409)."""
-        job = await self.find(job_id, caller)
+        job = await self.find(job_id, caller, "submit")
         if job.state in ACTIVE:
             raise Problem(409, f"this reconstruction is {job.state}: cancel it first, by DELETE without results")
         await asyncio.to_thread(self._table.remove, [job_id])

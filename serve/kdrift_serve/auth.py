@@ -79,8 +79,10 @@ class Keys:
 
     environment: list[NamedKey]
     file: Path | None
+    fault: str = ""
+    """Why the file, as it is now, is not used, and the keys of before are."""
     _stamp: tuple[int, int] = (0, 0)
-    _of_file: list[NamedKey] = field(default_factory=list)
+    _of_file: list[NamedKey] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.environment) or self.file is not None
@@ -88,18 +90,27 @@ class Keys:
     def all(self) -> list[NamedKey]:
         """Return the keys as they are now: the file is read again where it has changed.
 
-        A file that cannot be read any more leaves the keys as they were.
+        A file that cannot be used any more leaves the keys as they were, and `fault` says so. Raises ValueError where
+        none could be used yet.
         """
-        if self.file is not None:
-            try:
-                stat = self.file.stat()
-                if (stat.st_mtime_ns, stat.st_size) != self._stamp:
-                    self._of_file = load_config(KeyFile, self.file).keys
-                    self._stamp = stat.st_mtime_ns, stat.st_size
-            except (OSError, ValueError) as error:
-                if self._stamp == (0, 0):
-                    raise ValueError(f"auth.keys_file cannot be read: {error}") from None
-                logger.error("the file of API keys cannot be read, its keys stay as they were: %s", error)
+        if self.file is None:
+            return self.environment
+        try:
+            stat = self.file.stat()
+            stamp = stat.st_mtime_ns, stat.st_size
+            if stamp == self._stamp:
+                return [*self.environment, *(self._of_file or ())]
+            self._stamp = stamp
+            found = load_config(KeyFile, self.file).keys
+            _check_names([*self.environment, *found])
+            self._of_file, self.fault = found, ""
+        except (OSError, ValueError) as error:
+            if self._of_file is None:
+                raise ValueError(f"auth.keys_file cannot be used: {error}") from None
+            fault = f"the file of API keys cannot be used, so the keys of before hold, removed ones too: {error}"
+            if fault != self.fault:
+                logger.error("%s", fault)
+            self.fault = fault
         return [*self.environment, *self._of_file]
 
 
@@ -119,13 +130,17 @@ def load_keys(config: AuthConfig) -> Keys:
             f"no API keys: set {config.keys_env} or auth.keys_file, or, for requests from this machine alone,"
             " auth.keyless_on_loopback: true"
         )
-    names = [key.name for key in keys.all()]
+    _check_names(keys.all())
+    return keys
+
+
+def _check_names(keys: list[NamedKey]) -> None:
+    names = [key.name for key in keys]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(
             f"several API keys are called {', '.join(sorted(twice))}: jobs belong to a name, give each its own"
         )
-    return keys
 
 
 def keys_given(config: AuthConfig) -> list[str]:

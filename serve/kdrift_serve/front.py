@@ -146,8 +146,10 @@ class Front:
 
 
 _SENTENCES = {
+    400: "the request, or one of its headers, cannot be understood",
     404: NOTHING_HERE,
     408: "the request took too long",
+    416: "the file has no such range: Content-Range says how many bytes it has",
     500: UNEXPECTED,
     503: "the service cannot answer now: try again in a few seconds",
 }

@@ -207,7 +207,7 @@ class Ingress:
         """Return the request with as many steps as its time is for, its plan, and what is to be said of it."""
         if request.max_seconds is None:
             return request, plan, []
-        speed = self._speeds.get(plan.prior.sha256, plan.plan.method) if plan.prior else None
+        speed = self._speeds.get(plan.prior.sha256, plan.plan.method, found.pixels) if plan.prior else None
         pace = Pace(self._priors, self._config.limits, self._config.samplers.replicas)
         request, plan, note = pace.fit(request, plan, found, speed)
         return request, plan, [note]
@@ -231,6 +231,11 @@ class Ingress:
     def methods(self) -> dict[str, Any]:
         """Return what a request may name: samplers, classical methods and masks."""
         return list_methods(self._priors)
+
+    def warnings(self) -> list[str]:
+        """Return what an operator is to mend, in words that need no key."""
+        self._keys.all()
+        return [self._keys.fault.partition(":")[0]] if self._keys.fault else []
 
     async def health(self) -> dict[str, Any]:
         """Return that this process answers, whether it asks for keys, and how busy the service is."""

@@ -8,6 +8,7 @@ from kdrift.data.measured import common_mask, has_gaps
 from kdrift.recon.acquisition import load_acquisition, open_source
 from kdrift.recon.request import AcquisitionRequest, MaskRequest
 from kdrift.runs.config import to_dict
+from kdrift_serve.job_request import in_our_words
 
 FEW_COLUMNS = 64
 """Matrices with fewer columns are proposed to be undersampled 2 times, all others 4 times."""
@@ -41,7 +42,7 @@ def inspect_source(request: AcquisitionRequest, shown: str) -> dict[str, Any]:
         "has_reference": info.has_reference,
         "simulated": bool(info.attrs.get("simulated", False)),
         "stated": {name: str(info.attrs[name]) for name in TEXTS if name in info.attrs},
-        "notes": list(found.notes),
+        "notes": [*map(in_our_words, found.notes)],
         **_proposed(gaps, found.net_acceleration, cols),
     }
 

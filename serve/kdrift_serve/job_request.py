@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -94,10 +95,10 @@ def from_query(items: Iterable[tuple[str, str]]) -> JobRequest:
                     raise Problem(422, f"{section} is given both as a whole and in parts")
         if last in place:
             raise Problem(422, f"{key[:80]} is given twice")
-        try:
-            place[last] = json.loads(text, object_pairs_hook=_once)
-        except (ValueError, RecursionError):
-            place[last] = text
+        place[last] = text
+        if key != "name":  # a file may be called 12345, or null
+            with contextlib.suppress(ValueError, RecursionError):
+                place[last] = json.loads(text, object_pairs_hook=_once)
     return options_of(values)
 
 
@@ -141,6 +142,12 @@ def _check_finite(values: Any, where: str = "request") -> None:
         raise ValueError(f"{where} holds half a character (a lone surrogate)")
     for key, value in values.items() if isinstance(values, dict) else ():
         _check_finite(value, f"{where}: {key}")
+
+
+def in_our_words(text: str) -> str:
+    """Return a sentence that names options of the command with those of a request in their place."""
+    text = re.sub(r"--not-centred\b", "centred: false", re.sub(r"--centred\b", "centred: true", text))
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
 
 
 def upload_name(name: str | None) -> str:
@@ -292,8 +299,7 @@ def load(request: JobRequest, source: Path, shown: str, roots: list[Path], max_b
         text = str(error)
         for name, path in allowed.items():
             text = text.replace(path, name)
-        text = text.replace(str(source), shown).replace(str(source.parent), "")
-        raise ValueError(re.sub(r"--(?=[a-z])", "", text)) from None
+        raise ValueError(in_our_words(text.replace(str(source), shown).replace(str(source.parent), ""))) from None
     if not bool((acquisition.kspace != 0).any()):
         raise ValueError(f"{shown}: {named(acquisition.slice_indices[0], ZERO)}")
     return acquisition

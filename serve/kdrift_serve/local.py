@@ -62,8 +62,13 @@ def serve_here(
             asked = "API keys are asked for" if keys else "open to this machine, without API keys"
             echo(f"serving at http://{shown}:{http.port} ({asked}); jobs in {config.storage}; Ctrl-C stops")
         with mrd_beside(None if stop.is_set() else mrd, key, echo) as look_after:
+            told = ""
             while not stop.wait(1.0):  # a wait without end would not see signals
                 look_after()
+                keys.all()
+                if keys.fault != told:
+                    told = keys.fault
+                    echo(told or "the file of API keys is used again")
         echo("stopping")  # with Ray; asking Serve first only adds its time-outs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -28,42 +29,46 @@ class Speed:
 
 
 class Speeds:
-    """The table of speeds, in the database of the jobs."""
+    """The table of speeds, in the database of the jobs.
+
+    A small image takes longer a pixel, so speeds are kept by size, a power of two of pixels, and one of images that are
+    less than a quarter of those asked for says nothing of them.
+    """
 
     def __init__(self, table: JobTable, samplers: SamplerConfig) -> None:
         self._table, self._samplers = table, f"{samplers.device}, {samplers.num_gpus:g} GPU, {samplers.num_cpus} CPU"
         with table.begin() as connection:
             self._speeds = sa.Table("serve_speeds", sa.MetaData(), autoload_with=connection)
 
-    def get(self, prior: str, method: str) -> Speed | None:
-        """Return what is known of a method with the prior of this sha256, empty for a method without one; None where no
-        job was measured."""
-        return self._first(self._of(prior, method))
+    def get(self, prior: str, method: str, pixels: int) -> Speed | None:
+        """Return what is known of a method with the prior of this sha256, empty for a method without one, with images
+        of so many pixels; None where no job was measured."""
+        return self._nearest(self._speeds.c.method == method, prior, pixels).get(method)
 
-    def slowest(self, prior: str) -> Speed | None:
+    def slowest(self, prior: str, pixels: int) -> Speed | None:
         """Return what is known of the slowest method with the prior of this sha256, None where none was measured."""
-        speeds = self._speeds
-        return self._first((speeds.c.prior == prior) & (speeds.c.samplers == self._samplers))
+        found = self._nearest(sa.true(), prior, pixels)
+        return max(found.values(), key=lambda speed: speed.image_s, default=None)
 
-    def put(self, prior: str, method: str, speed: Speed) -> None:
-        """Keep what a job took, in place of the one before."""
-        speeds = self._speeds
+    def put(self, prior: str, method: str, pixels: int, speed: Speed) -> None:
+        """Keep what a job took, in place of the one before of this size."""
+        speeds, size = self._speeds, 1 << round(math.log2(pixels))
         with self._table.begin() as connection:
-            connection.execute(speeds.delete().where(self._of(prior, method)))
-            key = {"prior": prior, "method": method, "samplers": self._samplers}
+            same = (speeds.c.method == method) & (speeds.c.pixels == size)
+            connection.execute(speeds.delete().where(self._of(prior) & same))
+            key = {"prior": prior, "method": method, "samplers": self._samplers, "pixels": size}
             connection.execute(speeds.insert().values(**key, **asdict(speed)))
 
-    def _first(self, which: sa.ColumnElement[bool]) -> Speed | None:
-        """Return the slowest of these."""
-        speeds = self._speeds
-        asked = sa.select(speeds.c.image_s, speeds.c.slice_s).where(which).order_by(speeds.c.image_s.desc()).limit(1)
+    def _nearest(self, which: sa.ColumnElement[bool], prior: str, pixels: int) -> dict[str, Speed]:
+        """Return the speed of each of these methods that was measured with images of the nearest size."""
         with self._table.begin() as connection:
-            row = connection.execute(asked).one_or_none()
-            return None if row is None else Speed(float(row.image_s), float(row.slice_s))
+            rows = connection.execute(sa.select(self._speeds).where(self._of(prior) & which)).all()
+        able = [row for row in rows if 4 * row.pixels >= pixels]
+        far = sorted(able, key=lambda row: abs(math.log2(row.pixels / pixels)), reverse=True)
+        return {row.method: Speed(float(row.image_s), float(row.slice_s)) for row in far}  # the last is the nearest
 
-    def _of(self, prior: str, method: str) -> sa.ColumnElement[bool]:
-        speeds = self._speeds
-        return (speeds.c.prior == prior) & (speeds.c.method == method) & (speeds.c.samplers == self._samplers)
+    def _of(self, prior: str) -> sa.ColumnElement[bool]:
+        return (self._speeds.c.prior == prior) & (self._speeds.c.samplers == self._samplers)
 
 
 @dataclass
@@ -97,7 +102,7 @@ def chunks_a_slice(samplers: int, slices: int) -> int:
 def expected_seconds(plan: ResolvedPlan, found: Found, coils: int, speed: Speed, samplers: int) -> float:
     """Return how long a job would take on so many samplers that do nothing else: the longest work first, each piece to
     whichever sampler is free."""
-    pixels, slices = found.shape[0] * found.shape[1], len(found.slices)
+    pixels, slices = found.pixels, len(found.slices)
     chunks = plan.split(coils, chunks_a_slice(samplers, slices))
     work = [speed.image_s * pixels * plan.evaluations(coils, chunk) for chunk in chunks] * slices
     work += [speed.slice_s * pixels] * slices
@@ -132,7 +137,10 @@ class Pace:
         """
         asked, limit, method = check_steps(plan), request.max_seconds or 0.0, plan.plan.method
         if speed is None or plan.prior is None:
-            note = f"max_seconds {limit:g} was not kept to: no job of {method} with this prior was measured here yet"
+            note = (
+                f"max_seconds {limit:g} was not kept to: no job of {method} with this prior and images of such a size"
+                " was measured here yet"
+            )
             return request, plan, f"{note}, so all {asked} steps are done"
         coils = min(found.coils, request.virtual_coils or found.coils)
 

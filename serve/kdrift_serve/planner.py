@@ -211,10 +211,11 @@ class Planner:
 
     async def _measure(self, entry: RunningJob, done: Done) -> None:
         """Keep how fast a job ran whose chains all came to their end."""
-        speed, prior = entry.measured.speed(), entry.plan.prior
+        measured, prior = entry.measured, entry.plan.prior
+        speed, sha256 = measured.speed(), prior.sha256 if prior else ""
         if speed is not None and not (done.report["failed"] or done.report["diverged"]):
             with contextlib.suppress(StateLost):  # the next job is measured too
-                await asyncio.to_thread(self._speeds.put, prior.sha256 if prior else "", entry.plan.plan.method, speed)
+                await asyncio.to_thread(self._speeds.put, sha256, entry.plan.plan.method, measured.pixels, speed)
 
     async def _end(self, job: Job) -> None:
         """Delete the data of a job and write down what became of it, again and again until the table takes it."""

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -43,6 +44,11 @@ class Found:
     """Rows and columns of k-space."""
     sampling: str
     notes: list[str]
+
+    @property
+    def pixels(self) -> int:
+        """Positions of a slice."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kdrift.recon.request import AcquisitionRequest
 from kdrift.runs.config import parse
 from kdrift.runs.files import write_json
 from kdrift_serve.inspecting import inspect_source
-from kdrift_serve.job_request import JobRequest, load
+from kdrift_serve.job_request import JobRequest, in_our_words, load
 from kdrift_serve.problems import Problem
 from kdrift_serve.spool import write_spool
 
@@ -78,7 +78,7 @@ def read(asked: Reading) -> dict[str, Any]:
         "coils": acquisition.kspace.shape[1],
         "shape": list(acquisition.kspace.shape[2:]),
         "sampling": acquisition.sampling,
-        "notes": list(acquisition.notes),
+        "notes": [*map(in_our_words, acquisition.notes)],
     }
 
 

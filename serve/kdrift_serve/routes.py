@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 
 from kdrift.notice import RESEARCH_ONLY
+from kdrift.runs.hint import suggest
 from kdrift_serve import problems
 from kdrift_serve.access import Asks, Serves, caller_of
 from kdrift_serve.auth import Caller
@@ -23,6 +24,7 @@ from kdrift_serve.ingress import PATIENTS_DATA, Ingress
 from kdrift_serve.jobs import Job
 from kdrift_serve.problem_details import MEDIA_TYPE as PROBLEM_TYPE
 from kdrift_serve.problem_details import details
+from kdrift_serve.problems import Problem
 from kdrift_serve.result_routes import results
 from kdrift_serve.times import Size
 from kdrift_serve.upload_routes import open_uploads, uploads
@@ -54,6 +56,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+API = "/v1"
 MAX_WAIT_S = 60.0
 """How long a request for a status may wait for the end of the job."""
 MAX_COUNT = 100
@@ -181,19 +184,31 @@ async def ready(service: Serves) -> Response:
     """Tell whether a job that is sent now would be run: table, storage, planner and sampler are there; needs no key."""
     missing = await service.readiness.missing()
     if not missing:
-        return JSONResponse({"ready": True, "missing": {}})
+        return JSONResponse({"ready": True, "missing": {}, "warnings": service.warnings()})
     told = {**details(503, "; ".join(missing.values())), "ready": False, "missing": missing}
     return JSONResponse(told, 503, media_type=PROBLEM_TYPE)
 
 
+def _known_options(http: Request, asks: Asks) -> None:
+    """Raise a `Problem` (422) for an option in a query that an address does not have.
+
+    New jobs, whose options are not all listed, look by themselves.
+    """
+    described = describe(http.app)["paths"][f"{API}{http.scope['route'].path}"][http.method.lower()]
+    known = [each["name"] for each in described.get("parameters", ()) if each["in"] == "query"]
+    for name in http.query_params if http.method != "POST" else ():
+        if name not in known:
+            raise Problem(422, f"unknown option {name[:80]!r}{suggest(name, known)}")
+
+
 def create_app(service: Ingress) -> FastAPI:
     """Return the routes of the service."""
-    app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="kdrift", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     problems.install(app)
     app.state.service = service
     app.add_middleware(Taking)
     bearer = HTTPBearer(auto_error=False, description="An API key; not needed where the service has none.")
-    api = APIRouter(prefix="/v1", dependencies=[Depends(caller_of), Depends(bearer)])
+    api = APIRouter(prefix=API, dependencies=[Depends(caller_of), Depends(bearer), Depends(_known_options)])
     for part in (jobs, results, uploads, what_there_is):
         api.include_router(part)
     app.include_router(api)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The version of the tables that this code reads and writes: the newest file of `_migrations/versions`."""
 VERSION_TABLE = "serve_version"
 """Where the database says which version its tables have: others may have tables of theirs in it."""

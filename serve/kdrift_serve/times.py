@@ -27,7 +27,8 @@ class Expected:
     evaluations: int | None = None
     """Network images of all its slices and chains; 0 for a classical method."""
     seconds: float | None = None
-    """Once a sampler is free; null where no job with this prior, or of this classical method, was measured here yet."""
+    """Once a sampler is free; null where no job with this prior, or of this classical method, and of images that are
+    not far smaller, was measured here yet."""
     measured: bool = False
     """Whether a job of this method was measured; else the slowest one with the same prior stands for it."""
     fault: str | None = None
@@ -39,7 +40,7 @@ class Size(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
-    shape: str = Field(pattern=r"^\d{1,5}x\d{1,5}$")
+    shape: str = Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")
     """Rows and columns of k-space, such as 320x320."""
     coils: int = Field(ge=1, le=MOST)
     """How many there are."""
@@ -97,8 +98,8 @@ class Times:
             return Expected(fault=str(error))
         evaluations = len(found.slices) * plan.evaluations(found.coils)
         prior = plan.prior.sha256 if plan.prior else ""
-        own = self.speeds.get(prior, name)
-        speed = own or (self.speeds.slowest(prior) if prior else None)
+        own = self.speeds.get(prior, name, found.pixels)
+        speed = own or (self.speeds.slowest(prior, found.pixels) if prior else None)
         if speed is None:
             return Expected(evaluations)
         seconds = expected_seconds(plan, found, found.coils, speed, self.samplers)

@@ -160,6 +160,8 @@ class ReadyView(View):
     ready: bool
     missing: dict[str, str]
     """What is missing of table, storage, planner and sampler, and what is wrong with it."""
+    warnings: list[str]
+    """What an operator is to mend although jobs run; the log has the details."""
 
 
 class ProblemView(View):

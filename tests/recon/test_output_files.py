@@ -27,7 +27,7 @@ def test_images_are_read_as_they_were_written(plan: Plan, tmp_path: Path) -> Non
     scan = load_acquisition(AcquisitionRequest(source=str(tmp_path / "scan.h5"), mask=mask, slices=(1, 3)))
     result = reconstruct(scan.kspace, scan.mask, plan=plan, slice_indices=scan.slice_indices)
     save_result(tmp_path / "out", scan, result)
-    expected, _ = image_set(scan, result)
+    expected = image_set(scan, result)
     found = read_image_set(tmp_path / "out" / "reconstruction.h5")
     assert set(found.images) == set(expected.images)
     assert all(np.array_equal(found.images[kind], expected.images[kind]) for kind in found.images)
@@ -37,6 +37,8 @@ def test_images_are_read_as_they_were_written(plan: Plan, tmp_path: Path) -> Non
     assert dict(found.attrs) == dict(expected.attrs)
     assert [found.told(i) for i in range(2)] == [expected.told(i) for i in range(2)]
     assert found.verdict == expected.verdict
+    assert found.notes == expected.notes
+    assert any("states no position" in note for note in found.notes)
 
 
 def test_an_older_result_is_refused_with_a_sentence(tmp_path: Path) -> None:

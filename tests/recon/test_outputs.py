@@ -96,6 +96,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "r"
 
 
+def bart_files(kinds: list[str]) -> list[str]:
+    return [f"{kind}.{suffix}" for kind in kinds for suffix in ("cfl", "hdr")]
+
+
 def from_nifti(out: Path) -> tuple[np.ndarray, np.ndarray]:
     image: Any = nibabel.load(out / "mean.nii.gz")
     assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (1, 1)
@@ -163,7 +167,7 @@ def test_all_outputs_hold_the_same_values(out: Path) -> None:
     stored = np.fromfile(out / "mean.cfl", np.complex64).reshape(dims, order="F")
     np.testing.assert_array_equal(stored[:, :, *(0,) * 11].transpose(2, 0, 1, 3, 4)[..., 0, 0], expected)
     report = json.loads((out / "metrics.json").read_text())
-    assert report["outputs"] == ["mean.nii.gz", "dicom/mean", "images.h5", "mean.cfl"]
+    assert report["outputs"] == ["mean.nii.gz", "dicom/mean", "images.h5", "mean.cfl", "mean.hdr"]
     assert report["geometry"]["voxel_mm"] == pytest.approx([ROW_MM, COL_MM, SLICE_MM])
     assert report["geometry"]["stated"]
 
@@ -237,7 +241,7 @@ def test_uncertainty_is_a_series_of_its_own(tmp_path: Path) -> None:
         tmp_path, acquisition_of(result, (12, 14), place), result, outputs=read_outputs("dicom,ismrmrd,bart")
     )
     kinds = ("mean", "std", "lower", "upper")
-    assert report["outputs"] == [*(f"dicom/{kind}" for kind in kinds), "images.h5", *(f"{kind}.cfl" for kind in kinds)]
+    assert report["outputs"] == [*(f"dicom/{kind}" for kind in kinds), "images.h5", *bart_files(kinds)]
     mean, std = (pydicom.dcmread(tmp_path / "dicom" / kind / "0000.dcm") for kind in ("mean", "std"))
     assert mean.SeriesInstanceUID != std.SeriesInstanceUID
     assert mean.StudyInstanceUID == std.StudyInstanceUID
@@ -272,6 +276,10 @@ def test_what_the_source_does_not_state_is_said(tmp_path: Path) -> None:
     assert any("left and right are not to be taken" in note for note in report["notes"])
     image: Any = nibabel.load(tmp_path / "mean.nii.gz")
     assert int(image.header["qform_code"]) == 2
+    said = image.header.extensions[0].get_content()
+    assert "states no voxel size" in (said.decode() if isinstance(said, bytes) else said)
+    assert "left and right are not" in pydicom.dcmread(tmp_path / "dicom" / "mean" / "0000.dcm").DerivationDescription
+    assert report["geometry"]["notes"] == report["notes"][-2:]
     assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
     given = acquisition_of(
         result, (12, 14), None, fov_mm="24 x 42 x 6", frame_of_reference_uid=FRAME, study_uid="not a UID"
@@ -299,5 +307,5 @@ def test_an_output_that_fails_costs_itself_alone(tmp_path: Path) -> None:
     result = result_of(1, 12, 14)
     (tmp_path / "mean.nii.gz").mkdir()
     report = save_result(tmp_path, acquisition_of(result, (12, 14), None), result, outputs=("nifti", "bart"))
-    assert report["outputs"] == ["mean.cfl", "std.cfl", "lower.cfl", "upper.cfl"]
+    assert report["outputs"] == bart_files(["mean", "std", "lower", "upper"])
     assert any(note.startswith("output nifti was not written: ") for note in report["notes"])

@@ -85,12 +85,27 @@ def test_what_cannot_be_kept_to_is_said(priors: dict[str, Prior]) -> None:
 
 def test_speeds_are_of_samplers_of_a_kind(table: JobTable) -> None:
     speeds = Speeds(table, SamplerConfig())
-    assert speeds.get("f" * 64, "dps") is None
-    speeds.put("f" * 64, "dps", Speed(1.0, 2.0))
-    speeds.put("f" * 64, "dps", Speed(3.0, 4.0))
-    assert speeds.get("f" * 64, "dps") == Speed(3.0, 4.0)
-    assert speeds.get("f" * 64, "daps") is None
-    assert Speeds(table, SamplerConfig(num_gpus=1)).get("f" * 64, "dps") is None
+    assert speeds.get("f" * 64, "dps", 4096) is None
+    speeds.put("f" * 64, "dps", 4096, Speed(1.0, 2.0))
+    speeds.put("f" * 64, "dps", 4100, Speed(3.0, 4.0))
+    assert speeds.get("f" * 64, "dps", 4096) == Speed(3.0, 4.0)
+    assert speeds.get("f" * 64, "daps", 4096) is None
+    assert Speeds(table, SamplerConfig(num_gpus=1)).get("f" * 64, "dps", 4096) is None
+
+
+def test_a_small_image_says_nothing_of_large_ones(table: JobTable) -> None:
+    speeds = Speeds(table, SamplerConfig())
+    speeds.put("f" * 64, "dps", 65536, Speed(1.0, 1.0))
+    speeds.put("f" * 64, "dps", 256, Speed(6.0, 6.0))  # takes longer a pixel
+    speeds.put("f" * 64, "daps", 16384, Speed(2.0, 2.0))
+    for pixels, known in ((256, 6.0), (300, 6.0), (16384, 1.0), (65536, 1.0), (200_000, 1.0)):
+        assert speeds.get("f" * 64, "dps", pixels) == Speed(known, known), pixels
+    assert speeds.get("f" * 64, "dps", 300_000) is None
+    assert speeds.get("f" * 64, "daps", 65536) == Speed(2.0, 2.0)
+    assert speeds.get("f" * 64, "daps", 65537) is None
+    assert speeds.slowest("f" * 64, 65536) == Speed(2.0, 2.0)
+    assert speeds.slowest("f" * 64, 200_000) == Speed(1.0, 1.0)
+    assert speeds.slowest("f" * 64, 10**6) is None
 
 
 def test_speed_is_per_pixel() -> None:

@@ -22,6 +22,7 @@ from serve_helpers import KEY, LONG, MASK, Service, client_of, phantom_file, pla
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 OTHER, ADMIN = "another-key-of-somebody", "the-key-of-the-administrator"
+SENDER = "the-key-of-a-scanner"
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     import yaml
 
     folder = tmp_path_factory.mktemp("api")
-    admin = {"name": "admin", "sha256": hashlib.sha256(ADMIN.encode()).hexdigest(), "scopes": ["admin"]}
-    (folder / "keys.yaml").write_text(yaml.safe_dump({"keys": [admin]}))
+    scopes = {"admin": (ADMIN, ["admin"]), "scanner": (SENDER, ["submit"])}
+    keys = [
+        {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": may}
+        for name, (key, may) in scopes.items()
+    ]
+    (folder / "keys.yaml").write_text(yaml.safe_dump({"keys": keys}))
     args = {
         "priors": {"tiny": str(tiny_prior(folder / "tiny"))},
         "storage": str(folder / "store"),
@@ -136,6 +141,48 @@ def test_a_list_has_ones_own_jobs_and_goes_on(service: Service, scan: Path) -> N
         assert other.delete(f"/v1/reconstructions/{made[0]}?results=true").status_code == 404
 
 
+def test_a_key_that_sends_may_cancel_and_not_read(service: Service, scan: Path) -> None:
+    with as_key(service, SENDER) as scanner:
+        asked = {
+            "name": scan.name,
+            "plan.settings.num_steps": 5000,
+            **{f"mask.{key}": value for key, value in MASK.items()},
+        }
+        kind = {"content-type": "application/octet-stream"}
+        sent = scanner.post("/v1/reconstructions", params=asked, content=scan.read_bytes(), headers=kind)
+        assert sent.status_code == 202, sent.text
+        address = sent.headers["location"]
+        assert scanner.get(address).status_code == 403
+        assert scanner.delete(address).json()["state"] == "cancelled"
+        assert scanner.delete(address, params={"results": True}).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "sentence"),
+    [
+        ("/v1/reconstructions?stat=done", 422, "unknown option 'stat', did you mean 'state'?"),
+        ("/v1/reconstructions/0/result?fromat=nifti", 422, "did you mean 'format'?"),
+        ("/v1/reconstructions/0/mean.png?slices=3", 422, "did you mean 'slice'?"),
+        ("/v1/priors?name=x", 422, "unknown option 'name'"),
+        ("/v1/times?shape=32x32&coils=4&size=3", 422, "size"),
+        ("/v1/times?shape=0x32&coils=4", 422, "shape"),
+        ("/v1/priors/", 404, "there is nothing"),
+        ("/v1/reconstructions/", 404, "there is nothing"),
+    ],
+)
+def test_what_an_address_does_not_have_is_refused(service: Service, address: str, status: int, sentence: str) -> None:
+    answer = service.client.get(address)
+    assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
+
+
+@pytest.mark.parametrize("name", ["12345", "null", "true", "[1]"])
+def test_a_file_is_called_what_it_is_called(service: Service, scan: Path, name: str) -> None:
+    kind = {"content-type": "application/octet-stream"}
+    params = {"name": name, "plan.method": "zero_filled"}
+    answer = service.client.post("/v1/reconstructions", params=params, content=scan.read_bytes(), headers=kind)
+    assert (answer.status_code, answer.json()["name"]) == (202, name.replace("[", "_").replace("]", "_"))
+
+
 def test_a_job_that_has_ended_is_deleted_with_its_results(service: Service, scan: Path) -> None:
     job_id = service.accepted(scan, plan=plan(settings=LONG), mask=MASK)
     address = f"/v1/reconstructions/{job_id}"
@@ -155,7 +202,7 @@ def test_a_job_that_has_ended_is_deleted_with_its_results(service: Service, scan
 
 
 def test_results_come_in_forms(service: Service, scan: Path) -> None:
-    job_id = service.accepted(scan, plan=plan(num_samples=2), mask=MASK, output="h5,nifti")
+    job_id = service.accepted(scan, plan=plan(num_samples=2), mask=MASK, output="h5,nifti,bart")
     content = service.result(job_id)
     address = f"/v1/reconstructions/{job_id}/result"
 
@@ -174,7 +221,8 @@ def test_results_come_in_forms(service: Service, scan: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(form("nifti"))) as made, zipfile.ZipFile(io.BytesIO(asked)) as before:
         import gzip
 
-        assert made.namelist() == sorted(before.namelist())
+        pairs = [f"{kind}.{suffix}" for kind in ("lower", "mean", "std", "upper") for suffix in ("cfl", "hdr")]
+        assert sorted(before.namelist()) == sorted([*made.namelist(), *pairs])
         for name in made.namelist():
             assert gzip.decompress(made.read(name)) == gzip.decompress(before.read(name)), name
     with zipfile.ZipFile(io.BytesIO(form("png"))) as pictures:
@@ -363,7 +411,7 @@ def test_images_come_as_numbers(service: Service, scan: Path) -> None:
 def test_readiness_is_told_apart_from_health(service: Service) -> None:
     with as_key(service, "") as nobody:
         answer = nobody.get("/v1/ready")
-        assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": {}})
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "missing": {}, "warnings": []})
         (sampler,) = service.replicas("Sampler")
         sampler.kill()
         limit = time.monotonic() + 30

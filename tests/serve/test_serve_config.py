@@ -102,11 +102,17 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path, monkeypatch: pytest.
     admin = auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward"))
     admin.need("submit")
     assert admin.may_see("b")
-    file.write_text("keys: [{")
-    assert auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward")).name == "a"
+    assert keys.fault == ""
+    twice = f"{{name: a, sha256: {digest(KEY)}}}"
+    for text, why in (("keys: [{", "not valid YAML"), (f"keys: [{twice}, {twice}]", "give each its own")):
+        file.write_text(text)
+        assert auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward")).name == "a"
+        assert "the keys of before hold, removed ones too" in keys.fault
+        assert why in keys.fault
     file.write_text(f"keys: [{{name: a, sha256: {digest(KEY)}, expires: 2020-01-01}}]")
     with pytest.raises(Problem, match="expired on 2020-01-01"):
         auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}"))
+    assert keys.fault == ""
     for text, sentence in (
         (f"keys: [{{name: a, sha256: {KEY}}}]", "is no SHA-256"),
         (f"keys: [{{name: a, sha256: {digest('x')}, scope: [read]}}]", "did you mean 'scopes'"),

@@ -19,7 +19,7 @@ from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.mri.mask_place import check_mask
 from kdrift.mri.unit import unit_of
-from kdrift.recon.given_maps import noise_doubts, read_coils, read_maps
+from kdrift.recon.given_maps import check_noise_sigma, noise_doubts, read_coils, read_maps
 from kdrift.recon.reference import ReferenceFit, reference_of
 from kdrift.recon.request import AcquisitionRequest
 from kdrift.recon.seen import Doubts, Seen
@@ -193,6 +193,7 @@ def _look(opened: Volume, request: AcquisitionRequest, chosen: range, judge: boo
     marks, coils = Marks.of(levels), read_coils(request, opened)
     sampling, given = _sampled(opened, request, chosen, marks)
     if request.noise_cov is None:  # that may be in any unit
+        check_noise_sigma(request.noise_sigma, kspace)
         doubts = replace(doubts, sentences=(*doubts.sentences, *noise_doubts(coils, kspace)))
     rows = sampling.measured.shape[-2]
     if rows < kspace.shape[-2]:

@@ -23,7 +23,7 @@ from kdrift.mri.plausibility import check_kspace
 from kdrift.mri.unit import out_of_range
 from kdrift.prior.bundle import Prior
 from kdrift.recon import reconstruct as engine
-from kdrift.recon.given_maps import check_maps
+from kdrift.recon.given_maps import check_maps, check_noise_sigma
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
 from kdrift.recon.result import ReconstructionResult
 from kdrift.recon.slices import Coils, RawSlice
@@ -141,6 +141,8 @@ def reconstruct(
     if virtual_coils is not None and not 1 <= virtual_coils <= count:
         raise ValueError(f"virtual_coils must lie between 1 and the {count} coils of kspace, got {virtual_coils}")
     cov = None if noise_cov is None else check_noise_cov(_tensor(noise_cov, "noise_cov"), count, "noise_cov")
+    if noise_cov is None:  # that may be in any unit
+        check_noise_sigma(noise_sigma, data)
     coils = Coils(cov, "noise_cov" if noise_cov is not None else "", noise_sigma, virtual_coils)
     measured = torch.from_numpy(np.array(sampling.measured)).to(data.device)
 

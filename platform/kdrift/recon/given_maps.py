@@ -102,6 +102,16 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
     return Coils(checked, name, options.noise_sigma, asked)
 
 
+def check_noise_sigma(sigma: float | None, kspace: Tensor) -> None:
+    """Raise ValueError for a stated noise that is above all of k-space as read, which holds some noise too."""
+    most = 0.0 if sigma is None else float(kspace.abs().max())
+    if sigma is not None and 0 < most < sigma:
+        raise ValueError(
+            f"noise_sigma is {sigma:g}, and the largest value of k-space {most:.3g}: expected the standard deviation of"
+            " each real component of the noise, in the unit of the data"
+        )
+
+
 def noise_doubts(coils: Coils, kspace: Tensor) -> tuple[str, ...]:
     """Return what is doubtful about the noise that was measured, beside k-space `(slice, coil, row, col)` as read.
 

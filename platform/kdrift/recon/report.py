@@ -59,16 +59,17 @@ def save_result(
     before = earlier_outputs(out)
     if "key" in _read_report(out / MARK):  # what a batch had finished here is no more
         (out / MARK).unlink()
-    images, notes = image_set(acquisition, result)
+    images = image_set(acquisition, result)
     report = measurements(acquisition, result)
     report["geometry"] = {
         "voxel_mm": list(images.geometry.voxel_mm),
         "affine_lps": images.affine_lps.tolist(),
         "stated": images.geometry.stated,
+        "notes": list(images.notes),
     }
     report["outputs"], failed = write_outputs(out, images, outputs)
     if outputs:
-        report["notes"] += [*notes, *failed]
+        report["notes"] += [*images.notes, *failed]
     report["removed"] = [name for name in before if name not in report["outputs"]]
     _write_h5(out / "reconstruction.h5", acquisition, result, report, keep_smaps)
     shown = [i for i, index in enumerate(acquisition.slice_indices) if index not in result.failed]
@@ -110,8 +111,8 @@ def _read_report(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def image_set(acquisition: AcquisitionFacts, result: ReconstructionResult) -> tuple[ImageSet, tuple[str, ...]]:
-    """Return what outputs are written from, and notes on what of their geometry is a guess."""
+def image_set(acquisition: AcquisitionFacts, result: ReconstructionResult) -> ImageSet:
+    """Return what outputs are written from."""
     geometry, notes = place_of(acquisition.info, *acquisition.image_shape)
     images = {"mean": result.mean} | ({"std": result.std} if result.nfe else {})
     images |= {"lower": result.lower, "upper": result.upper} if bool(result.std.any()) else {}
@@ -123,7 +124,8 @@ def image_set(acquisition: AcquisitionFacts, result: ReconstructionResult) -> tu
         method_line(result.config, result.nfe, acquisition.sampling),
         acquisition.info.attrs,
         tuple(result.verdict_of(index) for index in result.numbers),
-    ), notes
+        notes,
+    )
 
 
 @contextlib.contextmanager

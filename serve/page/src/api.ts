@@ -14,7 +14,9 @@ export class Problem extends Error {
   }
 }
 
+/** Raises an error for what no header can hold. */
 export function keepKey(text: string): void {
+  if (!/^[!-~]*$/.test(text.trim())) throw new Error("An API key has letters, digits and signs of ASCII alone.");
   key.value = text.trim();
   if (key.value) sessionStorage.setItem(KEPT, key.value);
   else sessionStorage.removeItem(KEPT);

@@ -80,8 +80,12 @@ function AskKey() {
   const typed = useSignal("");
   const given = (event: Event) => {
     event.preventDefault();
-    keepKey(typed.value);
-    void begin();
+    try {
+      keepKey(typed.value);
+      void begin();
+    } catch (error) {
+      trouble.value = (error as Error).message;
+    }
   };
   return (
     <form class="card narrow" onSubmit={given}>

@@ -156,6 +156,11 @@ export async function submit(): Promise<void> {
     document.getElementById("file")?.focus();
     return;
   }
+  const wrong = noNumber();
+  if (wrong) {
+    errors.value = { [wrong]: "Give a number." };
+    return show(wrong);
+  }
   batch(() => ([errors.value, busy.value] = [{}, "Sending"]));
   try {
     const job = await post<Job>("v1/reconstructions", { ...request(), ...named(chosen) });
@@ -165,8 +170,18 @@ export async function submit(): Promise<void> {
     const { message, status } = error as Error & { status?: number };
     const field = status === 422 ? ABOUT.find(([words]) => words.test(message))?.[1] : undefined;
     batch(() => ([errors.value, busy.value] = [{ [field ?? "submit"]: message }, ""]));
-    const element = document.getElementById(field ?? "");
-    element?.closest("details")?.setAttribute("open", "");
-    element?.focus();
+    show(field ?? "");
   }
+}
+
+/** The first field whose text is no number, or that is empty where a number was proposed. */
+function noNumber(): string | undefined {
+  const inputs = [...document.querySelectorAll<HTMLInputElement>("#form input[type=number]")];
+  return inputs.find((each) => each.validity.badInput || (each.required && !each.value))?.id;
+}
+
+function show(field: string): void {
+  const element = document.getElementById(field);
+  element?.closest("details")?.setAttribute("open", "");
+  element?.focus();
 }

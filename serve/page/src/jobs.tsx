@@ -7,6 +7,8 @@ import type { Brief } from "./types";
 import { age, duration, isActive, methodName, STATES } from "./words";
 
 const EVERY_MS = 3000;
+/** Jobs that the service lists at once. */
+const MOST = 100;
 interface Listed {
   reconstructions: Brief[];
   links: { next: string | null };
@@ -16,16 +18,27 @@ export function Jobs({ recent = 0 }: { recent?: number }) {
   const jobs = useSignal<Brief[] | null>(null);
   const next = useSignal<string | null>(null);
   const count = useSignal(recent || 20);
+  const older = useSignal(""); // where the list begins; empty: with the newest
   const trouble = useSignal("");
   const asked = useSignal("");
 
   const look = async () => {
     try {
-      const found = await getJson<Listed>(`v1/reconstructions?count=${count.value}`);
+      const found = await getJson<Listed>(older.value || `v1/reconstructions?count=${count.value}`);
       [jobs.value, next.value, trouble.value] = [found.reconstructions, found.links.next, ""];
     } catch (error) {
       trouble.value = (error as Error).message;
     }
+  };
+  const begin = (at: string) => {
+    older.value = at;
+    scrollTo(0, 0);
+    void look();
+  };
+  const more = () => {
+    if (count.value === MOST) return begin(next.value!.slice(1));
+    count.value = Math.min(MOST, count.value + 40);
+    void look();
   };
   const act = (work: Promise<unknown>) => work.catch((error: Error) => (trouble.value = error.message)).then(look);
   useEffect(() => {
@@ -79,7 +92,8 @@ export function Jobs({ recent = 0 }: { recent?: number }) {
           ))}
         </ul>
       )}
-      {next.value && recent === 0 && <button type="button" onClick={() => { count.value = Math.min(100, count.value + 40); void look(); }}>More</button>}
+      {older.value && <button type="button" onClick={() => begin("")}>Newest</button>}
+      {next.value && recent === 0 && <button type="button" onClick={more}>{count.value === MOST ? "Older" : "More"}</button>}
     </section>
   );
 }

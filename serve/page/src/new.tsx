@@ -126,6 +126,7 @@ interface FieldGiven {
   step?: string;
   placeholder?: string;
   disabled?: boolean;
+  required?: boolean;
   options?: [string, string][];
 }
 
@@ -165,7 +166,7 @@ function Undersampling() {
       <h2 id="mask-title">Undersampling</h2>
       <div class="grid">
         <Field name="mask" label="Mask" options={kinds} hint={kind ? catalogue.value!.masks[kind] : undefined} />
-        {kind && <Field name="acceleration" label="Acceleration" min={1} step="any" />}
+        {kind && <Field name="acceleration" label="Acceleration" min={1} step="any" required />}
         {kind && <Field name="acs" label="Centre lines (ACS)" min={0} placeholder="by acceleration" />}
       </div>
       {found.undersampled && kind && <p class="note">These data have gaps already: the service will refuse to draw another mask.</p>}
@@ -201,7 +202,7 @@ function Settings() {
         <p class="dim">{methodName(fields.method.value)} makes one image from the data alone: it has no samples and no prior.</p>
       ) : (
         <div class="grid wide">
-          {known.samples && <Field name="samples" label="Samples" min={1} hint="two or more show the deviation" />}
+          {known.samples && <Field name="samples" label="Samples" min={1} required hint="two or more show the deviation" />}
           {known.samples && <Field name="steps" label="Steps" min={2} placeholder={presetSteps()} hint="fewer are faster and worse" />}
           {known.needs !== null && <Field name="prior" label={known.samples ? "Prior" : "Network"} options={[["", `${names[0]?.[1] ?? "none"} (default)`], ...names.slice(1)]} />}
         </div>

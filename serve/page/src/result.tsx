@@ -75,7 +75,7 @@ function Figures({ job }: { job: Job }) {
           <tbody>{rows.map(([name, own, other]) => (<tr><th scope="row">{name}</th><td>{own}</td><td class="dim">{other}</td></tr>))}</tbody>
         </table>
       )}
-      {rows.length === 0 && <p class="dim">There is no reference to compare with: the data were measured undersampled.</p>}
+      {rows.length === 0 && <p class="dim">{job.report.net_acceleration > 1 ? "There is no reference to compare with: the data were measured undersampled." : "Nothing was left out of the data, so there is nothing to compare with: choose a mask for that."}</p>}
       <dl class="pairs">{more.map(([name, value]) => (<div><dt>{name}</dt><dd>{value}</dd></div>))}</dl>
     </section>
   );
@@ -128,6 +128,7 @@ function Files({ job }: { job: Job }) {
         {job.links["outputs.zip"] && button("outputs", "outputs.zip", "outputs.zip", "what the request asked for besides")}
       </ul>
       {trouble.value && <p class="error" role="alert">{trouble}</p>}
+      {(job.report.geometry?.notes ?? []).map((note) => (<p class="note">{sentence(note)}</p>))}
       <p class="dim">Each has {job.slices.length > 1 ? `the slices ${ranges(job.slices)}` : `slice ${job.slices[0]}`}.</p>
     </section>
   );

@@ -106,7 +106,7 @@ export interface Report {
   data_residual?: number | Record<string, number>;
   diverged: Record<string, Record<string, string>>;
   fallback: number[];
-  geometry?: { stated: boolean };
+  geometry?: { stated: boolean; notes?: string[] };
   outputs?: string[];
   versions: Record<string, string>;
 }

@@ -56,7 +56,7 @@ def read_outputs(text: str) -> tuple[str, ...]:
 
 
 def remove_output(folder: Path, name: str) -> None:
-    """Remove what a writer once named as written: a file, with the header of a BART pair, or a folder of a series."""
+    """Remove what a writer once named as written: a file, or a folder of a series."""
     path = folder / name
     if path.is_dir():
         shutil.rmtree(path)
@@ -64,8 +64,6 @@ def remove_output(folder: Path, name: str) -> None:
             path.parent.rmdir()
         return
     path.unlink(missing_ok=True)
-    if path.suffix == ".cfl":
-        path.with_suffix(".hdr").unlink(missing_ok=True)
 
 
 def write_outputs(folder: Path, images: ImageSet, names: Sequence[str]) -> tuple[list[str], list[str]]:

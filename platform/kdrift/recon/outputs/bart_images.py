@@ -12,4 +12,4 @@ def write_bart_images(folder: Path, images: ImageSet) -> list[str]:
     """Write each kind of image as a BART pair: rows in dimension 0, columns in 1, slices in 13, no geometry."""
     for kind, values in images.images.items():
         write_bart(folder / kind, values[:, None])
-    return [f"{kind}.cfl" for kind in images.images]
+    return [f"{kind}.{suffix}" for kind in images.images for suffix in ("cfl", "hdr")]

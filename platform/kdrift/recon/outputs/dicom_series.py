@@ -125,7 +125,7 @@ def _slices(images: ImageSet, kind: str, common: dict[str, Any]) -> list[FileDat
             "ImageComments": f"{RESEARCH_ONLY} {told}{' ' * bool(told)}{kind} of {images.name}, {images.method}"[
                 :10240
             ],
-            "DerivationDescription": f"{kind}, {images.method}. {told}"[:1024].strip(),
+            "DerivationDescription": " ".join((f"{kind}, {images.method}.", *images.notes, told))[:1024].strip(),
             "InstanceNumber": images.first_slice + index + 1,
             "ImagePositionPatient": [_decimal(x) for x in corner[:3]],
             "SliceLocation": _decimal(float(np.dot(corner[:3], _normal(images)))),

@@ -39,6 +39,7 @@ def read_image_set(path: Path) -> ImageSet:
         report["volume"], images, geometry, first,
         method_line(report["config"], report["nfe"], report["sampling"]), attrs,
         tuple(_verdict(report, str(index)) for index in report["slices"]),
+        tuple(report["geometry"].get("notes", ())),
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class ImageSet:
     """What the source said: patient_id, study_uid, frame_of_reference_uid, field_T, ..."""
     verdicts: tuple[Verdict, ...] = ()
     """Verdict on each slice; empty where nothing is said."""
+    notes: tuple[str, ...] = ()
+    """What of the geometry is a guess."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -77,6 +77,7 @@ def _attributes(kind: str, images: ImageSet, position: int) -> str:
         "Unit": ["of the k-space, arbitrary"],
         "VoxelSize_mm": [f"{x:.6g}" for x in voxel_mm],
         "GeometryStated": [str(geometry.stated).lower()],
+        **({"GeometryNotes": images.notes} if images.notes else {}),
         "Notice": [RESEARCH_ONLY],
     }
     if images.verdicts:

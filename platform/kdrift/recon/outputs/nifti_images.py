@@ -18,9 +18,13 @@ _DESCRIPTION_MOST = 79
 
 
 def write_nifti_images(folder: Path, images: ImageSet) -> list[str]:
-    """Write each kind of image as `KIND.nii.gz`; the verdict stands in `descrip`, and of each slice in a comment."""
+    """Write each kind of image as `KIND.nii.gz`.
+
+    The verdict stands in `descrip`; that of each slice, and what of the geometry is a guess, in a comment.
+    """
     numbers = range(images.first_slice, images.first_slice + images.shape[0])
     lines = [f"slice {number}: {verdict}" for number, verdict in zip(numbers, images.verdicts, strict=False)]
+    lines += images.notes
     for kind, values in images.images.items():
         path, stated = folder / f"{kind}.nii.gz", images.geometry.stated
         write_nifti(path, values, images.affine_ras, stated=stated, verdict=images.verdict, comment="\n".join(lines))
