@@ -21,9 +21,14 @@ from mlflow_helpers import Server
 from training_helpers import tiny_config, write_images
 from tuning_helpers import tiny_search, write_inputs
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 AWAY_S = float(os.environ.get("KDRIFT_OUTAGE_S", "15"))
 """How long MLflow is away."""
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(max(600, 15 * AWAY_S)),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 IMAGES = 80 * int(3 * AWAY_S)
 
 
