@@ -105,6 +105,8 @@ class Keys:
             _check_names([*self.environment, *found])
             self._of_file, self.fault = found, ""
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                self._stamp = (0, 0)  # it is looked at again, even if it comes back as it was
             if self._of_file is None:
                 raise ValueError(f"auth.keys_file cannot be used: {error}") from None
             fault = f"the file of API keys cannot be used, so the keys of before hold, removed ones too: {error}"

@@ -109,6 +109,12 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path, monkeypatch: pytest.
         assert auth.check(keys, request("10.0.0.1", key="Bearer another key of the ward")).name == "a"
         assert "the keys of before hold, removed ones too" in keys.fault
         assert why in keys.fault
+    file.write_text(f"keys: [{{name: a, sha256: {digest('another key of the ward')}}}]")
+    assert (keys.all()[0].name, keys.fault) == ("a", "")
+    file.rename(tmp_path / "away")
+    assert (keys.all()[0].name, "No such file" in keys.fault) == ("a", True)
+    (tmp_path / "away").rename(file)
+    assert (keys.all()[0].name, keys.fault) == ("a", "")
     file.write_text(f"keys: [{{name: a, sha256: {digest(KEY)}, expires: 2020-01-01}}]")
     with pytest.raises(Problem, match="expired on 2020-01-01"):
         auth.check(keys, request("10.0.0.1", key=f"Bearer {KEY}"))
