@@ -28,7 +28,7 @@ from kdrift.notice import RESEARCH_ONLY
 from mrd_helpers import encoding, header, lines, write
 from serve_helpers import KEY, MASK, Service, assert_close, free_port, library, plan, running, tiny_prior
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 SIZE, COILS, SLICES, UID = 32, 4, 2, 4711
 IDLE_S = 4.0
 HELD_OUT = {**MASK, "acs_lines": 12}
@@ -203,7 +203,6 @@ def test_a_classical_method_has_no_deviation_and_says_so(world: World) -> None:
     assert "no std: this method" in answer.texts[0]
 
 
-@pytest.mark.slow
 def test_two_scans_at_once(world: World) -> None:
     configs = [({"plan": plan(seed=8)}, world.sparse, None), ({"plan": plan(seed=9), "mask": MASK}, world.full, MASK)]
     with ThreadPoolExecutor(2) as pool:
@@ -213,7 +212,6 @@ def test_two_scans_at_once(world: World) -> None:
         assert_close({"mean": answer.stack("mean"), "std": answer.stack("std")}, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("deployment", ["Sampler", "Ingress"])
 def test_a_process_killed_in_the_midst_changes_nothing(world: World, deployment: str) -> None:
     asked = plan(num_samples=8, settings=LONG)
@@ -354,7 +352,6 @@ def mrd_process(world: World) -> psutil.Process:
     return found
 
 
-@pytest.mark.slow
 def test_a_server_that_is_killed_is_started_again_without_what_was_left(world: World) -> None:
     with world.connected() as connection:
         connection.sendall(begun(world, count=64))
