@@ -25,6 +25,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--mask", "gaussian", "--acceleration", "4"], "is no file, and no kind of mask, did you mean 'gaussian"),
         (["--mask", "m.txt"], "it is no array file, expected .npy, .npz, .h5, .mat or a .cfl of BART"),
         (["--mask", "equispaced", "--prior", "brain-complex"], "--prior brain-complex: zero_filled uses no prior"),
+        (["--mask", "equispaced", "--samples", "4"], "--samples 4: zero_filled makes one image"),
         (["--mask", "equispaced", "--steps", "5"], "--steps 5: zero_filled has no number of steps, leave it out"),
         (["--mask", "equispaced", "--smaps", "maps.npy"], "probably row,col,coil: store them coils first"),
     ],

@@ -253,8 +253,8 @@ def test_what_axes_were_taken_for_is_said(tmp_path: Path) -> None:
     stacked = tmp_path / "stacked.npy"
     with open_volume(stacked) as volume:
         assert volume.info.notes == (
-            "4 axes were taken as slice,coil,row,col, 2 slices of 6 coils; if they are 6 slices of 2 coils, say --axes"
-            " coil,slice,row,col",
+            "4 axes were taken as slice,coil,row,col, 2 slices of 6 coils; if they stand in another order, such as"
+            " coil,slice,row,col, say it by --axes",
         )
     with open_volume(stacked, ReadOptions(axes=("coil", "slice", "row", "col"))) as volume:
         assert (volume.info.num_slices, volume.info.num_coils, volume.info.notes) == (6, 2, ())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 import kdrift
@@ -15,6 +16,7 @@ from kdrift.data.describe import describe
 from kdrift.data.formats.bart import write_bart
 from kdrift.data.phantom import phantom_volume
 from kdrift.data.store import open_store
+from kdrift.data.volume import ReadOptions
 from kdrift.mri.coils import rss
 from kdrift.mri.fourier import ifft2c
 from kdrift.recon.acquisition import load_acquisition
@@ -56,6 +58,39 @@ def test_the_same_words_at_every_reading(
         assert main(["convert", str(source), "--store", str(tmp_path / "x.zarr"), "--quiet", *more]) == 1
         assert sentence in capsys.readouterr().err
     assert open_store(tmp_path / "x.zarr").list_volumes() == []
+
+
+ORDERS = {
+    "slice,row,col,coil": "say --axes slice,row,col,coil",
+    "slice,row,coil,col": "say --axes slice,row,coil,col",
+    "row,col,coil,slice": "row,col,slice,coil or row,col,coil,slice (say which by --axes",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_that_is_advised_is_that_of_the_file(order: str, tmp_path: Path) -> None:
+    kspace = np.asarray(phantom_volume(5, 48, 40, 4, seed=4).kspace)
+    names = order.split(",")
+    stored = kspace.transpose([("slice", "coil", "row", "col").index(name) for name in names])
+    np.save(tmp_path / "a.npy", stored)
+    assert any(ORDERS[order] in note for note in describe(str(tmp_path / "a.npy"))["notes"])
+    with pytest.raises(ValueError, match="are unlikely") as error:
+        kdrift.reconstruct(stored, "full", method="zero_filled")
+    assert "--" not in str(error.value)
+    assert 'axes="' in str(error.value)
+    right = describe(str(tmp_path / "a.npy"), how=ReadOptions(axes=tuple(names)))
+    assert not any("unlikely" in note for note in right["notes"])
+
+
+def test_the_order_that_is_advised_is_one_of_matlab(tmp_path: Path) -> None:
+    """What was saved with coils first, where MATLAB has them last; who follows wrong advice is told so."""
+    kspace = np.asarray(phantom_volume(1, 48, 40, 4, seed=4).kspace)[0]
+    scipy.io.savemat(tmp_path / "a.mat", {"kspace": kspace})
+    path = str(tmp_path / "a.mat")
+    assert any("say --axes coil,row,col;" in note for note in describe(path)["notes"])
+    wrong = describe(path, how=ReadOptions(axes=("row", "coil", "col")))["notes"]
+    assert any("are the axes what --axes says?" in note for note in wrong)
+    assert describe(path, how=ReadOptions(axes=("coil", "row", "col")))["notes"] == []
 
 
 @pytest.mark.ray

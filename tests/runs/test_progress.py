@@ -53,6 +53,13 @@ def test_the_line_says_count_rate_and_time_left(clock: Clock) -> None:
     meter = Meter(100, "images")
     meter.update(40, rate=2.0)
     assert meter.line == "40/100 images  40.0 %  2.0 images/s  0:00:30 left"
+    clock.now += 60  # of another kind of work
+    meter = Meter(0, "evaluations")
+    clock.now += 600
+    meter.begin()
+    clock.now += 30
+    meter.update(10, total=40)
+    assert meter.line == "10/40 evaluations  25.0 %  20.0 evaluations/min  0:01:30 left"
     assert Meter(0, "slices").line == "0/0 slices  100.0 %  0.0 slices/s"
     assert [format_seconds(seconds) for seconds in (0, 61.4, 36_000)] == ["0:00:00", "0:01:01", "10:00:00"]
 
@@ -65,6 +72,11 @@ def test_plain_lines_come_now_and_then(clock: Clock) -> None:
             meter.update(second)
         meter.update(100)
     assert [int(line.partition("/")[0]) for line in lines] == [5, 35, 65, 100]
+    with progress(4, "images", echo=lines.append) as meter:
+        for done in (3, 4, 4, 4):  # it goes on with something else
+            clock.now += 100
+            meter.update(done)
+    assert [line.partition(" ")[0] for line in lines[4:]] == ["3/4", "4/4"]
     lines.clear()
     with progress(2, "slices", quiet=True, echo=lines.append) as meter:
         meter.update(2)

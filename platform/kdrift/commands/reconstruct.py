@@ -117,8 +117,12 @@ def _run_one(options: Options, source: str, out: Path) -> int:
     outputs = read_outputs(f"{options.output}{',nifti' if options.nifti else ''}")
     check_outputs(out, source)
     mask, plan, device = _mask(options.mask), _plan(options), choose_device(options.device)
-    if options.prior is not None and plan.method in METHODS and not METHODS[plan.method].needs_prior:
-        raise Misuse(f"--prior {options.prior}: {plan.method} uses no prior, leave it out")
+    if plan.method in METHODS:
+        method = METHODS[plan.method]
+        if options.prior is not None and not method.needs_prior:
+            raise Misuse(f"--prior {options.prior}: {plan.method} uses no prior, leave it out")
+        if "num_samples" in options.plan and plan.num_samples > 1 and not method.samples:
+            raise Misuse(f"--samples {plan.num_samples}: {plan.method} makes one image, leave it out")
     prior = load_prior_of(plan.method, options.prior, device)
     resolved = plan.resolve(prior)
     echo(resolved.headline(device))
@@ -133,6 +137,8 @@ def _run_one(options: Options, source: str, out: Path) -> int:
     ) as meter:
 
         def show(position: int, done: int, steps: int) -> None:
+            if not meter.done:
+                meter.begin()  # the pace of evaluations is not that of what prepared the first slice
             meter.update(position * steps + done, total=slices * steps, note=f"slice {position + 1}/{slices}")
 
         raw = [acquisition.raw(position) for position in range(slices)]
@@ -162,7 +168,8 @@ def _run_one(options: Options, source: str, out: Path) -> int:
         print("  ".join(figures) + doubtful, end="  ")
     evaluations = f"{result.network_images} evaluations, {result.nfe} a chain, " if result.nfe else ""
     print(f"{evaluations}{result.seconds:.1f} s")
-    print(f"written: {options.out}/reconstruction.h5 metrics.json panel.png", *report["outputs"])
+    made = [name for name in ("reconstruction.h5", "metrics.json", "panel.png") if (out / name).exists()]
+    print(f"written: {options.out}/{made[0]}", *made[1:], *report["outputs"])
     if report["removed"]:
         print("removed, since an earlier run wrote it and this one does not:", *report["removed"])
     return 0

@@ -182,6 +182,17 @@ def find_volumes(config: DataConfig, split: Split) -> list[VolumeEntry]:
     return entries
 
 
+def unmatched(config: DataConfig) -> list[str]:
+    """Return a sentence on each pattern of `include`, `exclude` and `validation` that names none of the volumes."""
+    names = _names(config)
+    return [
+        f"data.{which}: {pattern} names none of the volumes, which are {_listed(names)}"
+        for which in ("include", "exclude", "validation")
+        for pattern in getattr(config, which)
+        if not any(_matches(name, [pattern]) for name in names)
+    ]
+
+
 def _image_volumes(location: str) -> list[VolumeEntry]:
     """Return all image series at a location, with all their slices."""
     if location.endswith((".npy", ".npz")):
@@ -257,9 +268,16 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _names(config: DataConfig) -> list[str]:
+    return [each.name for location in config.stores for each in _image_volumes(location)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
 def _nothing_found(config: DataConfig, split: Split) -> str:
-    names = [each.name for location in config.stores for each in _image_volumes(location)]
-    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "no image volumes"
+    listed = _listed(_names(config)) or "no image volumes"
     return (
         f"no volume for the {split} split: include {config.include}, exclude {config.exclude}, validation"
         f" {config.validation}, drop {config.drop_first} + {config.drop_last} slices; there is {listed}"

@@ -88,8 +88,9 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
             for item in value:
                 first, *rest = to_text(item, indent + "    ").split("\n")
                 lines += [f"{indent}  - {first.strip()}", *rest]
-        elif key == "notes" and value:  # sentences, which have commas themselves
-            lines += [f"{indent}{key}:", *(f"{indent}  - {note}" for note in value)]
+        elif key == "notes" and value:  # sentences, which have commas themselves; a result has them in lines
+            notes = value.splitlines() if isinstance(value, str) else value
+            lines += [f"{indent}{key}:", *(f"{indent}  - {note}" for note in notes)]
         elif isinstance(value, list):
             lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
         else:

@@ -129,6 +129,8 @@ class Volume:
     """Complex images, where the source has them; the magnitude images are then theirs."""
     how: ReadOptions = AS_THE_FILE_SAYS
     """What was said of the file when it was opened, or converted."""
+    names: tuple[str, ...] = ()
+    """Axes as they are stored; empty: slice, coil, row, col."""
     known_finite: bool = False
     """Whether what is loaded was found finite when it was written, and is checked to be that."""
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -204,11 +206,12 @@ class Volume:
 
         Raises BadVolume where they surely are no k-space with these axes, unless axes or centring were stated.
         """
-        leading, stated = "slice," if self.info.num_slices > 1 else "", self.how
+        stated = self.how
+        names = stated.axes or self.names or AXES[0 if self.info.num_slices > 1 else 1 :]
         mask = self._mask_from(start, len(kspace))
         try:
             found = check_kspace(
-                kspace, axes_stated=stated.axes is not None, centring_stated=stated.centred is not None, leading=leading
+                kspace, axes_stated=stated.axes is not None, centring_stated=stated.centred is not None, names=names
             )
             if mask is None:
                 return found
@@ -262,7 +265,10 @@ class Volume:
         finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
         if not finite.all():
             first = start + int(np.argmin(finite))
-            expected = ", expected an image: set them to zero, or take the reference out of the file" if what else ""
+            others = ": --slices leaves it out" if self.info.num_slices > 1 else ""
+            expected = (
+                ", expected an image: set them to zero, or take the reference out of the file" if what else others
+            )
             raise BadVolume(self.path, f"{what}slice {first} holds NaN or infinite values{expected}")
         return data
 

@@ -110,9 +110,9 @@ class Comparison:
     """Volumes that they are of: a test and an interval have one pair of means of each, as slices of one are alike."""
     difference: float
     """Mean over volumes of `against` minus `method`."""
-    low: float
-    """Lower end of its bootstrap interval."""
-    high: float
+    low: float | None
+    """Lower end of its bootstrap interval; None of one volume, of which there is nothing to draw again."""
+    high: float | None
     """Upper end of its bootstrap interval."""
     limit_low: float
     """Lower limit of agreement, of slices or volumes."""
@@ -160,7 +160,7 @@ def _compared(place: tuple[Any, ...], pairs: Mapping[str, Sequence[tuple[float, 
     first, second = np.array([pair for of_volume in pairs.values() for pair in of_volume]).T
     limits = bland_altman(first, second)
     own, theirs = np.array(sorted(np.mean(of_volume, axis=0).tolist() for of_volume in pairs.values())).T
-    low, high = bootstrap_interval(own - theirs)
+    low, high = bootstrap_interval(own - theirs) if len(pairs) > 1 else (None, None)
     p = wilcoxon_p(own, theirs)
     store, mask, value, data, figure, other, against = place
     return Comparison(

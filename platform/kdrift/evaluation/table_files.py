@@ -86,7 +86,7 @@ def comparison_cells(row: Comparison) -> list[str]:
     mask = " ".join(filter(None, (row.store, row.mask, value)))
     return [
         heading, mask, row.data, row.method, str(row.pairs), str(row.volumes), f"{row.difference:{sign}}",
-        f"{row.low:{sign}} to {row.high:{sign}}",
+        "-" if row.low is None else f"{row.low:{sign}} to {row.high:{sign}}",
         f"{row.limit_low:{sign}} to {row.limit_high:{sign}}" if row.pairs > 1 else "-",
         f"{row.p:.2g}", f"{row.p_holm:.2g}{' *' if row.p_holm < SIGNIFICANT else ''}",
     ]  # fmt: skip

@@ -6,6 +6,7 @@ contradicts that is an array with other axes, with zero frequency elsewhere, or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +46,19 @@ class Doubt:
 
 
 def check_kspace(
-    kspace: npt.NDArray[Any], *, axes_stated: bool = False, centring_stated: bool = False, leading: str = ""
-) -> tuple[str, ...]:
+    kspace: npt.NDArray[Any], *, axes_stated: bool = False, centring_stated: bool = False,
+    names: Sequence[str] = ("coil", "row", "col"),
+) -> tuple[str, ...]:  # fmt: skip
     """Return what is doubtful about slices `(slice, coil, row, col)`, as sentences, and refuse what is surely wrong.
 
     The one with most energy is looked at. Who states axes or centring is believed, with a doubt where zero frequency
-    seems to lie elsewhere. `leading` are names of axes before
-    the coils. Raises ValueError with the likely cause and the option that says otherwise.
+    seems to lie elsewhere, or coils in another place. `names` are those of the axes as they are stored. Raises
+    ValueError with the likely cause and the option that says otherwise.
     """
     energies = np.array([np.abs(each).max(initial=0) for each in kspace])
     if not energies.any():
         return ()
-    found = doubts(kspace[int(energies.argmax())], axes_stated, centring_stated, leading)
+    found = doubts(kspace[int(energies.argmax())], axes_stated, centring_stated, names)
     for doubt in found:
         if doubt.is_sure:
             raise ValueError(doubt.sentence)
@@ -64,13 +66,14 @@ def check_kspace(
 
 
 def doubts(
-    kspace: npt.NDArray[Any], axes_stated: bool = False, centring_stated: bool = False, leading: str = ""
-) -> list[Doubt]:
+    kspace: npt.NDArray[Any], axes_stated: bool = False, centring_stated: bool = False,
+    names: Sequence[str] = ("coil", "row", "col"),
+) -> list[Doubt]:  # fmt: skip
     """Return what is odd about one slice `(coil, row, col)` that is not zero; see `check_kspace`."""
     scaled = kspace / np.abs(kspace).max()  # squares of the data's own unit may overflow
     power = np.square(np.abs(scaled), dtype=np.float64)
     power /= power.sum()
-    axes = [] if axes_stated else _axes(power, leading)
+    axes = _axes(power, names, axes_stated)
     if any(doubt.is_sure for doubt in axes):
         return axes
     plane = power.sum(0)
@@ -110,25 +113,42 @@ def is_peaked(kspace: npt.NDArray[Any]) -> bool:
     return len(energies) < 2 or not energies.any() or _concentration(energies / energies.sum()) > 0.5
 
 
-def _axes(power: Power, leading: str) -> list[Doubt]:
-    """Look for coils in the place of rows or columns."""
+def _axes(power: Power, names: Sequence[str], stated: bool) -> list[Doubt]:
+    """Look for coils in the place of rows or columns; who states the axes is told, and believed."""
     coils, rows, cols = power.shape
     spread = [_concentration(power.sum(other)) for other in ((1, 2), (0, 2), (0, 1))]
     side = min(rows, cols)
     last = spread[2] <= spread[1] if min(spread[1:]) < 0.5 else cols <= rows
     by_energy = coils >= SMALLEST_SIDE and spread[0] > 0.7 and min(spread[1:]) < 0.5
     if coils > MOST_COILS or (coils > MANY_COILS and side < SMALLEST_SIDE) or by_energy:
-        likely = f"{leading}{'row,col,coil' if last else 'row,coil,col'}"
-        return [
-            Doubt(
-                f"{coils} coils of {rows} x {cols} are unlikely: the axes are probably {likely} (say --axes {likely};"
-                f" or --axes {leading}coil,row,col if they are as they seem)",
-                True,
-            )
-        ]
-    if coils > MOST_COILS // 2:
+        told = f"{coils} coils of {rows} x {cols} are unlikely"
+        if stated:
+            return [Doubt(f"{told}: are the axes what --axes says?", False)]
+        seeming = f"--axes {','.join(names)} if they are as they seem"
+        if "slice" in names and max(rows, cols) < SMALLEST_SIDE:
+            one, other = (_exchanged(names, sides) for sides in (("slice", "coil"), ("coil", "slice")))
+            return [Doubt(f"{told}: the axes are probably {one} or {other} (say which by --axes; or {seeming})", True)]
+        likely = _renamed(names, last)
+        return [Doubt(f"{told}: the axes are probably {likely} (say --axes {likely}; or {seeming})", True)]
+    if coils > MOST_COILS // 2 and not stated:
         return [Doubt(f"{coils} coils are many: if these are slices of one coil, say --axes slice,row,col", False)]
     return []
+
+
+def _renamed(names: Sequence[str], last: bool) -> str:
+    """Return names of stored axes with coils in the place of columns (`last`) or rows, and rows before columns."""
+    place = "col" if last else "row"
+    sides = iter(("row", "col"))
+    return ",".join(
+        "coil" if name == place else next(sides) if name in ("row", "col", "coil") else name for name in names
+    )
+
+
+def _exchanged(names: Sequence[str], sides: tuple[str, str]) -> str:
+    """Return names of stored axes with rows and columns in the places of slices and coils, these named by `sides`."""
+    images, others = iter(("row", "col")), iter(sides)
+    named = {"slice": images, "coil": images, "row": others, "col": others}
+    return ",".join(next(named[name]) if name in named else name for name in names)
 
 
 def _kind(scaled: npt.NDArray[Any], plane: Power) -> Doubt | None:
@@ -205,7 +225,13 @@ def _image_place(scaled: npt.NDArray[Any]) -> list[Doubt]:
     """Look for an image around the corner of its matrix."""
     corner, middle = _shares(scaled)
     if corner > max(0.5, 3 * middle):
-        return [Doubt("the image lies around the corner of its matrix: it was not shifted before its transform", False)]
+        return [
+            Doubt(
+                "the image lies around the corner of its matrix: it was not shifted before its transform, and stays so;"
+                " multiply k-space by (-1)^(row + column) to have it in the middle",
+                False,
+            )
+        ]
     return []
 
 

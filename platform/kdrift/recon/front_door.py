@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -131,7 +132,14 @@ def reconstruct(
     if centred is False:
         centre, moved = from_corner(data[len(data) // 2].cpu().numpy())
         data, lines = _moved(data, centre), None if lines is None else _moved(lines, centre)
-    doubts = moved + check_kspace(data.cpu().numpy(), axes_stated=axes is not None, centring_stated=centred is not None)
+    names, stated_axes = _names(axes) or AXES[0 if sliced else 1 :], axes is not None
+    try:
+        doubts = check_kspace(
+            data.cpu().numpy(), axes_stated=stated_axes, centring_stated=centred is not None, names=names
+        )
+    except ValueError as error:
+        raise ValueError(_as_keywords(str(error))) from None
+    doubts = tuple(map(_as_keywords, moved + doubts))
     stated = _stated_mask(mask, data, axes, centred)
     if stated is not None:
         doubts += check_mask(data.cpu().numpy(), stated, "mask", stated=centred is True)
@@ -179,6 +187,13 @@ def _tensor(array: Any, name: str) -> Tensor:
     elif isinstance(array, str | PathLike):
         hint = ": files are read by kdrift.recon.acquisition.load_acquisition, or by the command kdrift reconstruct"
     raise ValueError(f"{name} is a {type(array).__name__}, expected an array of NumPy, torch or CuPy{hint}")
+
+
+def _as_keywords(text: str) -> str:
+    """Return a sentence that names options of the command with the keywords of this function in their place."""
+    text = re.sub(r"--axes ([a-z]+(?:,[a-z]+)+)", r'axes="\1"', text)
+    text = text.replace("--not-centred", "centred=False").replace("--centred", "centred=True")
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
 
 
 def _kspace(array: Any, axes: str | Sequence[str] | None, name: str = "kspace") -> tuple[Tensor, bool]:

@@ -29,8 +29,13 @@ class Meter:
         self._fraction: float | None = None
         self._rate: float | None = None
         self._note = ""
+        self._said_last = False
         self._began = time.monotonic()
         self._due = self._began + FIRST_S
+
+    def begin(self) -> None:
+        """Count time from here on: what came before was of another kind."""
+        self._began, self._begun_at = time.monotonic(), self.done
 
     @property
     def elapsed(self) -> float:
@@ -65,10 +70,10 @@ class Meter:
         self.show()
 
     def show(self) -> None:
-        """Print a plain line if it is time for one, or all is done."""
-        now = time.monotonic()
-        if self._show_line is not None and (now >= self._due or self.done == self.total):
-            self._due = now + INTERVAL_S
+        """Print a plain line if it is time for one, or all is done, which is said once."""
+        now, last = time.monotonic(), self.done == self.total
+        if self._show_line is not None and not (last and self._said_last) and (now >= self._due or last):
+            self._due, self._said_last = now + INTERVAL_S, last
             self._show_line(self.line)
 
     def _part(self, done: int) -> float:

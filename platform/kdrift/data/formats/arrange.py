@@ -82,7 +82,7 @@ def unsaid_axes(names: Names, shape: tuple[int, ...]) -> tuple[str, ...]:
     if len(taken) == 4:
         slices, coils = (shape[taken.index(name)] for name in ("slice", "coil"))
         told = f"4 axes were taken as {','.join(taken)}, {slices} slices of {coils} coils"
-        return (f"{told}; if they are {coils} slices of {slices} coils, say --axes {others}",)
+        return (f"{told}; if they stand in another order, such as {others}, say it by --axes",)
     if len(taken) != 3:
         return ()
     one, other = ("coil", "slice") if "coil" in taken else ("slice", "coil")

@@ -118,7 +118,7 @@ def matlab_volume(path: str, name: str, variables: list[Variable], how: ReadOpti
         name, "kspace", slices, coils, rows, cols, rows, cols, has_mask=mask is not None,
         attrs={"source_format": "matlab", "variable": variable.name}, notes=(*notes, *said),
     )  # fmt: skip
-    return Volume(path, info, load_kspace, load_mask=lambda: mask)
+    return Volume(path, info, load_kspace, load_mask=lambda: mask, names=tuple(axes))
 
 
 def _listed(unread: list[Variable]) -> str:
