@@ -68,7 +68,12 @@ JSON: dict[str, tuple[Any, int, str]] = {
     "unknown preset": ({"path": "scan.h5", "plan": {"preset": "best"}}, 422, "there are tuned"),
     "unknown setting": ({"path": "scan.h5", "plan": {"settings": {"step": 3}}}, 422, "did you mean"),
     "setting of another type": ({"path": "scan.h5", "plan": {"settings": {"num_steps": [3]}}}, 422, "num_steps"),
-    "endless": ({"path": "scan.h5", "plan": {"settings": {"num_steps": 10**9}}}, 422, "at most 20000"),
+    "endless": ({"path": "scan.h5", "plan": {"settings": {"num_steps": 10**9}}}, 422, "at most 5000"),
+    "endless by two": (
+        {"path": "scan.h5", "plan": {"method": "pc_ve", "settings": {"num_steps": 5000, "num_corrector_steps": 4}}},
+        422,
+        "at most 20000",
+    ),
     "endless solver": ({"path": "scan.h5", "plan": {"method": "tv", "settings": {"max_iter": 10**9}}}, 422, "at most"),
     "text as weight": ({"path": "scan.h5", "plan": {"method": "tv", "settings": {"weight": "a"}}}, 422, "a number"),
     "NaN": (b'{"path": "scan.h5", "mask": {"kind": "random", "acceleration": NaN}}', 422, "finite"),
