@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,20 @@ def test_an_inverted_mask_is_refused(kspace: np.ndarray, tmp_path: Path) -> None
         load_acquisition(request)
     with pytest.raises(ValueError, match="mask marks exactly the empty part of k-space"):
         kdrift.reconstruct(kspace * lines, ~lines, method="zero_filled")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"prior": "brain-complex"}, "method tv uses no prior: leave prior out"),
+        ({"steps": 4}, "method tv has no number of steps: leave steps out"),
+    ],
+)
+def test_the_library_refuses_what_a_method_does_not_use(
+    more: dict[str, Any], sentence: str, kspace: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        kdrift.reconstruct(kspace, "full", method="tv", **more)
 
 
 def test_the_library_looks_at_masks_too(kspace: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from kdrift.data.centring import Centre, from_corner
 from kdrift.data.formats.arrange import arrange_mask
 from kdrift.data.measured import BoolArray, Sampling, find_sampling, magnitudes
 from kdrift.data.volume import AXES, ReadOptions
+from kdrift.methods import METHODS
 from kdrift.methods.presets import Preset
 from kdrift.mri.mask_place import check_mask
 from kdrift.mri.noise import check_noise_cov
@@ -126,6 +127,7 @@ def reconstruct(
         For arrays that are no such k-space, mask or maps, a name or setting that there is not, a prior that cannot
         serve, and a slice whose samples all diverged.
     """
+    _check_used(method, prior, steps)
     data, sliced = _kspace(kspace, axes)
     lines = None if calibration is None else _calibration(calibration, data, axes)
     moved: tuple[str, ...] = ()
@@ -137,12 +139,12 @@ def reconstruct(
         doubts = check_kspace(
             data.cpu().numpy(), axes_stated=stated_axes, centring_stated=centred is not None, names=names
         )
+        stated = _stated_mask(mask, data, axes, centred)
+        if stated is not None:
+            doubts += check_mask(data.cpu().numpy(), stated, "mask", stated=centred is True)
     except ValueError as error:
         raise ValueError(_as_keywords(str(error))) from None
     doubts = tuple(map(_as_keywords, moved + doubts))
-    stated = _stated_mask(mask, data, axes, centred)
-    if stated is not None:
-        doubts += check_mask(data.cpu().numpy(), stated, "mask", stated=centred is True)
     sampling = _sampling(stated, data, is_full=isinstance(mask, str))
     given = _smaps(smaps, data, sliced=sliced)
     count = data.shape[1]
@@ -169,6 +171,15 @@ def reconstruct(
     result = engine.reconstruct_slices(slices, plan=plan, prior=prior, device=device, progress=progress)
     notes = (*doubts, *sampling.notes, *result.notes)
     return replace(result, net_acceleration=sampling.net_acceleration, notes=notes)
+
+
+def _check_used(method: str, prior: Prior | str | None, steps: int | None) -> None:
+    """Raise ValueError for what a method does not use."""
+    found = METHODS.get(method)
+    if found is not None and prior is not None and not found.needs_prior:
+        raise ValueError(f"method {method} uses no prior: leave prior out")
+    if found is not None and steps is not None and all(each.name != "num_steps" for each in fields(found.options)):
+        raise ValueError(f"method {method} has no number of steps: leave steps out")
 
 
 def _tensor(array: Any, name: str) -> Tensor:
