@@ -27,7 +27,7 @@ SECTIONS = {"plan": Plan, "mask": MaskRequest}
 """Options whose own options go into the query with a dot."""
 SIMPLE = ("string", "integer", "number", "boolean")
 NOT_IN_QUERY = ("path", "example", "upload")
-"""Of which a JSON body has one; the name of a file goes with an upload alone."""
+"""What a JSON body names its data by, one of these; the name of a file goes with an upload alone."""
 PROBLEMS = {
     400: "the body is empty, truncated or no JSON", 401: "no API key, or an unknown one",
     403: "the key may not do this; a path outside of the folders that are read; a keyless service asked from elsewhere",

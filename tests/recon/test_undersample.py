@@ -243,7 +243,7 @@ def test_axes_and_centring_at_the_library_and_in_files(full: np.ndarray, tmp_pat
     for wrong, sentence in (("row,col", "do not name these"), ("row,row,col", "axes are")):
         with pytest.raises(ValueError, match=sentence):
             kdrift.reconstruct(full[0], axes=wrong, method="cg_sense")
-    with pytest.raises(ValueError, match="--axes row,col,coil"):
+    with pytest.raises(ValueError, match='axes="row,col,coil"'):
         kdrift.reconstruct(full[0].transpose(1, 2, 0), method="cg_sense")
     np.save(tmp_path / "a.npy", corner[0].transpose(1, 2, 0) * np.fft.ifftshift(LINES)[:, None])
     arguments = ["reconstruct", str(tmp_path / "a.npy"), "--out", str(tmp_path / "r"), "--method", "cg_sense"]

@@ -88,9 +88,8 @@ def to_text(description: Mapping[str, Any], indent: str = "") -> str:
             for item in value:
                 first, *rest = to_text(item, indent + "    ").split("\n")
                 lines += [f"{indent}  - {first.strip()}", *rest]
-        elif key == "notes" and value:  # sentences, which have commas themselves; a result has them in lines
-            notes = value.splitlines() if isinstance(value, str) else value
-            lines += [f"{indent}{key}:", *(f"{indent}  - {note}" for note in notes)]
+        elif key == "notes" and value:  # sentences, which have commas themselves
+            lines += [f"{indent}{key}:", *(f"{indent}  - {note}" for note in value)]
         elif isinstance(value, list):
             lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
         else:
@@ -315,7 +314,7 @@ def _describe_result(path: str, file: h5py.File, names: list[str]) -> Descriptio
     }
     attrs = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in file.attrs.items()}
     attrs = {key: value.decode() if isinstance(value, bytes) else value for key, value in attrs.items()}
-    if "kdrift" in attrs:
-        with contextlib.suppress(ValueError):
-            attrs["kdrift"] = json.loads(attrs["kdrift"])
+    attrs |= {"notes": attrs["notes"].splitlines()} if "notes" in attrs else {}
+    with contextlib.suppress(ValueError, KeyError):
+        attrs["kdrift"] = json.loads(attrs["kdrift"])
     return {"what": "reconstruction", "path": path, "arrays": arrays, "attributes": attrs}

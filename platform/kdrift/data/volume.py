@@ -201,21 +201,17 @@ class Volume:
         return sampling_of(marks, self._mask_from(start, len(marks.nonzero)), self.info.attrs)
 
     def doubts(self, kspace: ComplexArray, start: int) -> tuple[str, ...]:
-        """Return what is doubtful about the slices from `start` on, whose k-space was read, and about their mask, as
-        `check_kspace` and `check_mask` do.
+        """Return what `check_kspace` and `check_mask` doubt of the slices from `start` on, whose k-space was read.
 
         Raises BadVolume where they surely are no k-space with these axes, unless axes or centring were stated.
         """
-        stated = self.how
-        names = stated.axes or self.names or AXES[0 if self.info.num_slices > 1 else 1 :]
+        axes, centred = self.how.axes, self.how.centred
+        names = axes or self.names or AXES[0 if self.info.num_slices > 1 else 1 :]
         mask = self._mask_from(start, len(kspace))
         try:
-            found = check_kspace(
-                kspace, axes_stated=stated.axes is not None, centring_stated=stated.centred is not None, names=names
-            )
-            if mask is None:
-                return found
-            return (*found, *check_mask(kspace, mask, "the mask of the file", stated=stated.centred is True))
+            found = check_kspace(kspace, axes_stated=bool(axes), centring_stated=centred is not None, names=names)
+            what = "the mask of the file"
+            return found if mask is None else (*found, *check_mask(kspace, mask, what, stated=centred is True))
         except ValueError as error:
             raise BadVolume(self.path, str(error)) from None
 
@@ -264,12 +260,10 @@ class Volume:
                 raise BadVolume(self.path, f"slices {start}:{stop}: {fault}")
         finite = np.isfinite(data).reshape(stop - start, -1).all(axis=1)
         if not finite.all():
-            first = start + int(np.argmin(finite))
-            others = ": --slices leaves it out" if self.info.num_slices > 1 else ""
-            expected = (
-                ", expected an image: set them to zero, or take the reference out of the file" if what else others
-            )
-            raise BadVolume(self.path, f"{what}slice {first} holds NaN or infinite values{expected}")
+            cure = ": --slices leaves it out" if self.info.num_slices > 1 else ""
+            if what:
+                cure = ", expected an image: set them to zero, or take the reference out of the file"
+            raise BadVolume(self.path, f"{what}slice {start + int(finite.argmin())} holds NaN or infinite values{cure}")
         return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import h5py
@@ -105,7 +106,7 @@ def read_coils(options: AcquisitionOptions, volume: Volume) -> Coils:
 def check_noise_sigma(sigma: float | None, kspace: Tensor) -> None:
     """Raise ValueError for a stated noise that is above all of k-space as read, which holds some noise too."""
     most = 0.0 if sigma is None else float(kspace.abs().max())
-    if sigma is not None and 0 < most < sigma:
+    if sigma is not None and 0 < most < sigma < math.inf:
         raise ValueError(
             f"noise_sigma is {sigma:g}, and the largest value of k-space {most:.3g}: expected the standard deviation of"
             " each real component of the noise, in the unit of the data"
