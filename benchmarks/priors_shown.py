@@ -21,7 +21,7 @@ from kdrift.recon.panel import save_panel
 from kdrift.recon.plan import Plan
 from kdrift.recon.reconstruct import reconstruct
 from kdrift.recon.request import AcquisitionRequest
-from kdrift.trust.uncertainty import object_mask
+from kdrift.trust.uncertainty import summary
 
 
 def main() -> None:
@@ -44,10 +44,9 @@ def show(priors: list[str], acceleration: float, path: Path) -> None:
     images = dict[str, Tensor]()
     for prior in priors:
         result = reconstruct(scan.kspace, scan.mask, plan=Plan(), prior=prior, slice_indices=scan.slice_indices)
-        image, lower, upper = (scan.crop(each) for each in (result.mean, result.lower, result.upper))
-        figures = evaluate(scan.reference, image)
-        held = ((scan.reference >= lower) & (scan.reference <= upper))[object_mask(scan.reference)].float().mean()
-        line = f"{figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}, {100 * held:.0f} % within intervals"
+        image, std = (scan.crop(each) for each in (result.mean, result.std))
+        figures = evaluate(scan.reference, image) | summary(image, std, scan.reference)
+        line = f"{figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f}, {figures['coverage']:.0%} within intervals"
         print(f"{acceleration:g}x  {prior}: {line}, {result.seconds:.0f} s", flush=True)
         images[prior] = image[0]
     last = images.pop(priors[-1])

@@ -106,10 +106,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _links(paths: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what there is to ask of a job that was accepted, by its id."""
-    job = {"job_id": "$response.body#/id"}
+    job, base = {"job_id": "$response.body#/id"}, f"{JOBS}/{{job_id}}"
     for path, item in paths.items():
-        for method, route in item.items() if path.startswith(f"{JOBS}/{{job_id}}") else ():
-            name = f"{method} {path.removeprefix(f'{JOBS}/{{job_id}}').strip('/')}".strip()
+        for method, route in item.items() if path.startswith(base) else ():
+            name = f"{method}{path.removeprefix(base)}"
             link = {"operationId": route["operationId"], "parameters": job, "description": route["description"]}
             yield re.sub(r"[^a-zA-Z0-9._-]+", "-", name), link
 

@@ -23,7 +23,7 @@ from kdrift.recon.outputs import read_outputs
 from kdrift.recon.plan import Plan
 from kdrift.recon.request import AcquisitionOptions, MaskRequest
 from kdrift.recon.resolved import ResolvedPlan
-from kdrift.recon.sentences import named
+from kdrift.recon.sentences import named, without_dashes
 from kdrift.recon.slices import ZERO
 from kdrift.runs.config import parse
 from kdrift.runs.hint import suggest
@@ -146,8 +146,7 @@ def _check_finite(values: Any, where: str = "request") -> None:
 
 def in_our_words(text: str) -> str:
     """Return a sentence that names options of the command with those of a request in their place."""
-    text = re.sub(r"--not-centred\b", "centred: false", re.sub(r"--centred\b", "centred: true", text))
-    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+    return without_dashes(text, centred="centred: true", not_centred="centred: false")
 
 
 def upload_name(name: str | None) -> str:

@@ -168,7 +168,7 @@ async def times(asks: Asks, service: Serves, size: Annotated[Size, Query()]) -> 
     return JSONResponse(await service.times(size))
 
 
-open_to_all = APIRouter(prefix="/v1", tags=["health"])
+open_to_all = APIRouter(prefix=API, tags=["health"])
 
 
 @open_to_all.get("/health", response_model=HealthView, responses={503: problem_responses()[503]})

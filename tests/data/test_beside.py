@@ -31,7 +31,9 @@ def test_trajectories_are_no_cartesian_grid(name: str, tmp_path: Path) -> None:
 def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", kspace=KSPACE, mask=np.ones(20), licence="CC-BY", sens=KSPACE)
     with open_volume(tmp_path / "a.npz") as volume:
-        assert volume.info.notes[-1] == "what the file holds besides is not used: licence, sens"
+        axes, besides = volume.info.notes
+        assert axes.startswith("4 axes were taken as slice,coil,row,col, 2 slices of 3 coils")
+        assert besides == "what the file holds besides is not used: licence, sens"
     assert check_beside("a", ["kspace", "triangle", "tract"], ["kspace"]) == (
         "what the file holds besides is not used: triangle, tract",
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kdrift.data.augment import crop_centre, crop_random, smooth_phase
 from kdrift.data.data_config import DataConfig
-from kdrift.data.dataset import TrainingImages, unmatched
+from kdrift.data.dataset import TrainingImages
 from kdrift.data.store import open_store
 from kdrift.data.store_write import write_volume
 from kdrift.data.volume import Volume, VolumeInfo
@@ -50,8 +50,10 @@ def test_split_patterns_and_dropped_slices(location: str) -> None:
     train, held = TrainingImages(config), TrainingImages(config, "validation")
     assert [(v.name, v.start, v.stop) for v in train.volumes] == [("p1_T1", 1, 4)]  # p3_raw has 2 slices, both dropped
     assert [(v.name, v.start, v.stop) for v in held.volumes] == [("p2_T1", 1, 5)]
-    assert unmatched(config) == []
-    (note,) = unmatched(replace(config, exclude=["*_T2", "patient12*"]))
+    assert list(train.notes) == []
+    more = replace(config, exclude=["*_T2", "patient12*"])
+    (note,) = TrainingImages(more).notes
+    assert list(TrainingImages(more, "validation").notes) == []
     assert note.startswith("data.exclude: patient12* names none of the volumes, which are p1_T1, p1_T2, p2_T1")
     everything = TrainingImages(replace(PLAIN, stores=[location]))
     assert [v.name for v in everything.volumes] == ["p1_T1", "p1_T2", "p2_T1", "p3_raw"]

@@ -114,7 +114,8 @@ def test_a_variable_of_several_is_said(write, tmp_path: Path) -> None:
     kspace, image = random_kspace((12, 9, 2, 2)), np.ones((12, 9))
     path = write(tmp_path / "k.mat", kspace=kspace, img=image, mask=np.ones((12, 9)))
     with open_volume(path) as volume:
-        note = volume.info.notes[0]
+        note, axes = volume.info.notes
+        assert axes.startswith("4 axes were taken as row,col,coil,slice")
         assert note.startswith("variable kspace of 2 (")
         assert note.endswith(") was taken; --select variable=NAME takes another")
     with open_volume(path, ReadOptions({"variable": "img"})) as volume:
@@ -258,4 +259,6 @@ def test_cells_and_texts_are_named(tmp_path: Path) -> None:
         open_volume(tmp_path / "a.mat")
     scipy.io.savemat(tmp_path / "a.mat", {"kspace": random_kspace((12, 9, 2, 3)), "info": "words"})
     with open_volume(tmp_path / "a.mat") as volume:
-        assert volume.info.notes[0] == "not read: info (text)"
+        unread, axes = volume.info.notes
+        assert unread == "not read: info (text)"
+        assert axes.startswith("4 axes were taken as row,col,coil,slice")

@@ -75,7 +75,9 @@ def test_all_slices_empty_is_an_error_in_one_line(tmp_path: Path, capsys: pytest
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 20, 20), np.complex64))
     assert main(["reconstruct", str(tmp_path / "a.npy"), "--out", str(tmp_path / "r"), "--method", "cg_sense"]) == 1
     error = capsys.readouterr().err
-    assert error.splitlines()[1:] == ["kdrift: error: slice 0: kspace is zero everywhere: nothing to reconstruct"]
+    note, said = error.splitlines()
+    assert note.startswith("note: 4 axes were taken as slice,coil,row,col")
+    assert said == "kdrift: error: slice 0: kspace is zero everywhere: nothing to reconstruct"
     assert not (tmp_path / "r").exists()
 
 
@@ -217,5 +219,6 @@ def test_odd_arrays_give_an_image_or_a_sentence(
 
 def test_the_reading_is_told_of_its_notes(kspace: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.roll(kspace, 8, axis=-1))
-    notes = load_acquisition(AcquisitionRequest(source=str(tmp_path / "a.npy"))).notes
-    assert any("by +0 rows and +8 columns" in note for note in notes)
+    axes, note = load_acquisition(AcquisitionRequest(source=str(tmp_path / "a.npy"))).notes
+    assert axes.startswith("4 axes were taken as slice,coil,row,col")
+    assert "by +0 rows and +8 columns" in note

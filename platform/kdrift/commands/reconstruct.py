@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +107,7 @@ def _run_one(options: Options, source: str, out: Path) -> int:
     from kdrift.recon.plan import load_prior_of
     from kdrift.recon.reconstruct import reconstruct_slices
     from kdrift.recon.region_files import acquired_regions, with_regions
-    from kdrift.recon.report import check_outputs, save_result
+    from kdrift.recon.report import RESULTS, check_outputs, save_result
     from kdrift.recon.sampling import choose_device
     from kdrift.recon.sentences import divergence_lines, failure_lines
     from kdrift.runs.hardware import keep_freed_memory
@@ -168,7 +168,7 @@ def _run_one(options: Options, source: str, out: Path) -> int:
         print("  ".join(figures) + doubtful, end="  ")
     evaluations = f"{result.network_images} evaluations, {result.nfe} a chain, " if result.nfe else ""
     print(f"{evaluations}{result.seconds:.1f} s")
-    made = [name for name in ("reconstruction.h5", "metrics.json", "panel.png") if (out / name).exists()]
+    made = [name for name in RESULTS if (out / name).exists()]
     print(f"written: {options.out}/{made[0]}", *made[1:], *report["outputs"])
     if report["removed"]:
         print("removed, since an earlier run wrote it and this one does not:", *report["removed"])
@@ -219,7 +219,7 @@ def _plan(options: Options) -> Plan:
     if options.steps is not None:
         settings["num_steps"] = options.steps
         method = METHODS.get(given.get("method", Plan().method))
-        if method is not None and all(each.name != "num_steps" for each in fields(method.options)):
+        if method is not None and not method.has_steps:
             raise Misuse(f"--steps {options.steps}: {given['method']} has no number of steps, leave it out")
     if str(given.get("preset")).endswith((".yaml", ".yml")):
         given["preset"] = read_preset(given["preset"])

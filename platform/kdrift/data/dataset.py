@@ -53,10 +53,13 @@ class TrainingImages:
 
     def __init__(self, config: DataConfig, split: Split = "train", seed: int = 0, copies: int = 1) -> None:
         self.config, self.split, self.seed = config, split, seed
-        self.volumes = tuple(find_volumes(config, split))
+        whole = _whole_volumes(config)
+        self.volumes = tuple(_of_split(whole, config, split))
+        names = [each.name for each in whole]
         if not self.volumes:
-            raise ValueError(_nothing_found(config, split))
-        self.notes = _phase_notes(config, self.volumes)
+            raise ValueError(_nothing_found(names, config, split))
+        said = _unmatched(names, config) if split == "train" else ()
+        self.notes = (*said, *_phase_notes(config, self.volumes))
         counts = [entry.stop - entry.start for entry in self.volumes]
         self._first = np.concatenate([[0], np.cumsum(counts)])
         parts = [2 if entry.has_phase and config.wants_phase else 1 for entry in self.volumes]
@@ -169,22 +172,28 @@ class TrainingImages:
 
 def find_volumes(config: DataConfig, split: Split) -> list[VolumeEntry]:
     """List the volumes of a split over all stores and array files, in order of store and name."""
+    return _of_split(_whole_volumes(config), config, split)
+
+
+def _whole_volumes(config: DataConfig) -> list[VolumeEntry]:
     if not config.stores:
         raise ValueError("data.stores is empty: name at least one store or array file")
+    return [whole for location in config.stores for whole in _image_volumes(location)]
+
+
+def _of_split(volumes: Sequence[VolumeEntry], config: DataConfig, split: Split) -> list[VolumeEntry]:
     entries: list[VolumeEntry] = []
-    for location in config.stores:
-        for whole in _image_volumes(location):
-            held_out = _matches(whole.name, config.validation)
-            wanted = _matches(whole.name, config.include) and not _matches(whole.name, config.exclude)
-            stop = whole.stop - config.drop_last
-            if wanted and held_out == (split == "validation") and stop > config.drop_first:
-                entries.append(replace(whole, start=config.drop_first, stop=stop))
+    for whole in volumes:
+        held_out = _matches(whole.name, config.validation)
+        wanted = _matches(whole.name, config.include) and not _matches(whole.name, config.exclude)
+        stop = whole.stop - config.drop_last
+        if wanted and held_out == (split == "validation") and stop > config.drop_first:
+            entries.append(replace(whole, start=config.drop_first, stop=stop))
     return entries
 
 
-def unmatched(config: DataConfig) -> list[str]:
+def _unmatched(names: Sequence[str], config: DataConfig) -> list[str]:
     """Return a sentence on each pattern of `include`, `exclude` and `validation` that names none of the volumes."""
-    names = _names(config)
     return [
         f"data.{which}: {pattern} names none of the volumes, which are {_listed(names)}"
         for which in ("include", "exclude", "validation")
@@ -268,16 +277,12 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _names(config: DataConfig) -> list[str]:
-    return [each.name for location in config.stores for each in _image_volumes(location)]
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
-def _nothing_found(config: DataConfig, split: Split) -> str:
-    listed = _listed(_names(config)) or "no image volumes"
+def _nothing_found(names: Sequence[str], config: DataConfig, split: Split) -> str:
+    listed = _listed(names) or "no image volumes"
     return (
         f"no volume for the {split} split: include {config.include}, exclude {config.exclude}, validation"
         f" {config.validation}, drop {config.drop_first} + {config.drop_last} slices; there is {listed}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, get_args
 
 from torch import Tensor, nn
@@ -167,6 +167,11 @@ class Method:
     def samples(self) -> bool:
         """Whether it is a sampler; any other method makes one image, or one a coil."""
         return self.noise is not None
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it has a number of steps, the setting `num_steps`."""
+        return any(each.name == "num_steps" for each in fields(self.options))
 
     @property
     def noise(self) -> Noise | None:

@@ -19,6 +19,7 @@ from kdrift.mri.spikes import spikes
 
 Power = npt.NDArray[np.float64]
 
+AXES = ("coil", "row", "col")
 MOST_COILS = 128
 """No receive array has more channels."""
 MANY_COILS = 32
@@ -47,7 +48,7 @@ class Doubt:
 
 def check_kspace(
     kspace: npt.NDArray[Any], *, axes_stated: bool = False, centring_stated: bool = False,
-    names: Sequence[str] = ("coil", "row", "col"),
+    names: Sequence[str] = AXES,
 ) -> tuple[str, ...]:  # fmt: skip
     """Return what is doubtful about slices `(slice, coil, row, col)`, as sentences, and refuse what is surely wrong.
 
@@ -66,9 +67,8 @@ def check_kspace(
 
 
 def doubts(
-    kspace: npt.NDArray[Any], axes_stated: bool = False, centring_stated: bool = False,
-    names: Sequence[str] = ("coil", "row", "col"),
-) -> list[Doubt]:  # fmt: skip
+    kspace: npt.NDArray[Any], axes_stated: bool = False, centring_stated: bool = False, names: Sequence[str] = AXES
+) -> list[Doubt]:
     """Return what is odd about one slice `(coil, row, col)` that is not zero; see `check_kspace`."""
     scaled = kspace / np.abs(kspace).max()  # squares of the data's own unit may overflow
     power = np.square(np.abs(scaled), dtype=np.float64)
@@ -139,9 +139,7 @@ def _renamed(names: Sequence[str], last: bool) -> str:
     """Return names of stored axes with coils in the place of columns (`last`) or rows, and rows before columns."""
     place = "col" if last else "row"
     sides = iter(("row", "col"))
-    return ",".join(
-        "coil" if name == place else next(sides) if name in ("row", "col", "coil") else name for name in names
-    )
+    return ",".join("coil" if name == place else next(sides) if name in AXES else name for name in names)
 
 
 def _exchanged(names: Sequence[str], sides: tuple[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from kdrift.recon import reconstruct as engine
 from kdrift.recon.given_maps import check_maps, check_noise_sigma
 from kdrift.recon.plan import DEFAULT_METHOD, Plan
 from kdrift.recon.result import ReconstructionResult
+from kdrift.recon.sentences import without_dashes
 from kdrift.recon.slices import Coils, RawSlice
 
 
@@ -178,7 +179,7 @@ def _check_used(method: str, prior: Prior | str | None, steps: int | None) -> No
     found = METHODS.get(method)
     if found is not None and prior is not None and not found.needs_prior:
         raise ValueError(f"method {method} uses no prior: leave prior out")
-    if found is not None and steps is not None and all(each.name != "num_steps" for each in fields(found.options)):
+    if found is not None and steps is not None and not found.has_steps:
         raise ValueError(f"method {method} has no number of steps: leave steps out")
 
 
@@ -203,8 +204,7 @@ def _tensor(array: Any, name: str) -> Tensor:
 def _as_keywords(text: str) -> str:
     """Return a sentence that names options of the command with the keywords of this function in their place."""
     text = re.sub(r"--axes ([a-z]+(?:,[a-z]+)+)", r'axes="\1"', text)
-    text = text.replace("--not-centred", "centred=False").replace("--centred", "centred=True")
-    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+    return without_dashes(text, centred="centred=True", not_centred="centred=False")
 
 
 def _kspace(array: Any, axes: str | Sequence[str] | None, name: str = "kspace") -> tuple[Tensor, bool]:

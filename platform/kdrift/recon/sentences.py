@@ -12,7 +12,15 @@ from kdrift.trust.verdict import Level, Verdict, worst
 
 SINGLY = 3
 """Slices that fail alike and are still named one by one."""
+_OPTION = re.compile(r"--([a-z][a-z-]*)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def without_dashes(text: str, *, centred: str, not_centred: str) -> str:
+    """Return a sentence that names options of the command with the names that they have elsewhere, and these for
+    `--centred` and `--not-centred`, which are one option there."""
+    known = {"centred": centred, "not-centred": not_centred}
+    return _OPTION.sub(lambda found: known.get(found[1], found[1].replace("-", "_")), text)
 
 
 def verdict_lines(verdicts: Mapping[int, Verdict], unchecked: Mapping[int, str]) -> list[str]:

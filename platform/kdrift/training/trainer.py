@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdrift.data.dataset import TrainingImages, unmatched
+from kdrift.data.dataset import TrainingImages
 from kdrift.prior.bundle import CARD, check_name, save_prior
 from kdrift.prior.prior_info import PriorInfo
 from kdrift.runs import tracking
@@ -104,8 +104,6 @@ def _train(
         epochs = config.total_images / num_slices
         echo(f"training {config.name} on {num_slices} slices, {config.total_images} images ({epochs:.1f} epochs)")
         echo(f"{fewest if fewest == most else f'{fewest} to {most}'} worker(s), output in {out}")
-        for note in unmatched(config.data):
-            echo(f"note: {note}")
         for split in used:
             for note in split.notes:
                 echo(f"note: {split.split} images: {note}")
